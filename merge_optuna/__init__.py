@@ -1,0 +1,85 @@
+"""Search for the best merge of several fine-tuned models with Optuna.
+
+Everything public is reachable from here and imported on first use, so that
+``import merge_optuna`` loads neither torch nor transformers nor datasets.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from merge_optuna._version import __version__
+
+if TYPE_CHECKING:
+    from merge_optuna import engine, errors, evaluators, methods, presets, recipes, samplers
+    from merge_optuna.checkpoints import Checkpoint
+    from merge_optuna.engine import Engine, write
+    from merge_optuna.recipes import Recipe, depth, free, per_group
+    from merge_optuna.study import (
+        MergeObjective,
+        MergeStudy,
+        export,
+        recipe_of,
+        remaining,
+        scores,
+        set_scores,
+        storage,
+    )
+
+_MODULES = ("engine", "errors", "evaluators", "methods", "presets", "recipes", "samplers")
+_NAMES = {
+    "Checkpoint": "checkpoints",
+    "Engine": "engine",
+    "write": "engine",
+    "Recipe": "recipes",
+    "depth": "recipes",
+    "free": "recipes",
+    "per_group": "recipes",
+    "MergeObjective": "study",
+    "MergeStudy": "study",
+    "export": "study",
+    "recipe_of": "study",
+    "remaining": "study",
+    "scores": "study",
+    "set_scores": "study",
+    "storage": "study",
+}
+
+__all__ = [
+    "Checkpoint",
+    "Engine",
+    "MergeObjective",
+    "MergeStudy",
+    "Recipe",
+    "__version__",
+    "depth",
+    "engine",
+    "errors",
+    "evaluators",
+    "export",
+    "free",
+    "methods",
+    "per_group",
+    "presets",
+    "recipe_of",
+    "recipes",
+    "remaining",
+    "samplers",
+    "scores",
+    "set_scores",
+    "storage",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
