@@ -1,0 +1,9 @@
+"""Where weights come from and go to: local folders, modules in memory, the writer."""
+
+from __future__ import annotations
+
+from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._names import checkpoint_views
+from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
+
+__all__ = ["Checkpoint", "TensorSpec", "WritePlan", "checkpoint_views", "write_checkpoint"]

@@ -1,0 +1,70 @@
+"""The names that tensors have in a checkpoint, seen from a live module.
+
+transformers renames, splits and stacks tensors while it loads a checkpoint (a ViT's
+``encoder.layer.0.attention.attention.query`` becomes ``layers.0.attention.q_proj``, the experts
+of a mixture are stacked into one parameter). Its own conversion, run backwards over a state
+dict, gives views of the live parameters under checkpoint names: what is copied into them is in
+the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from merge_optuna.errors import CheckpointError
+
+
+def is_pretrained(module: nn.Module) -> bool:
+    """Whether ``module`` is a transformers ``PreTrainedModel`` (asked without importing it)."""
+    return any(
+        c.__name__ == "PreTrainedModel" and c.__module__.startswith("transformers.")
+        for c in type(module).__mro__
+    )
+
+
+def checkpoint_views(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the module's state under checkpoint names, as views that share its memory.
+
+    Tied tensors appear once, under the name that comes first in the module.
+
+    Raises:
+        CheckpointError: If the checkpoint form of a tensor is not a view of live memory, so that
+            it cannot be refilled in place.
+    """
+    live = without_aliases(module.state_dict(keep_vars=False))
+    if not is_pretrained(module):
+        return live
+    from transformers.core_model_loading import revert_weight_conversion
+
+    views: dict[str, Tensor] = revert_weight_conversion(module, dict(live))
+    memory = {_memory(t) for t in live.values()}
+    copies = [name for name, t in views.items() if _memory(t) not in memory]
+    if copies:
+        raise CheckpointError(
+            f"{type(module).__name__} keeps {len(copies)} tensors in another form than its "
+            f"checkpoint and they cannot be refilled in place: {', '.join(copies[:10])}. "
+            "Please report this architecture."
+        )
+    return views
+
+
+def without_aliases(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Drops entries that are not tensors and all but the first name of tied tensors."""
+    seen: set[tuple[Any, ...]] = set()
+    unique: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        place = (_memory(tensor), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if tensor.numel() == 0 or place not in seen:
+            seen.add(place)
+            unique[name] = tensor
+    return unique
+
+
+def _memory(tensor: Tensor) -> tuple[torch.device, int]:
+    return tensor.device, tensor.untyped_storage().data_ptr()

@@ -1,0 +1,224 @@
+"""Writes a checkpoint folder: streamed safetensors shards and the files around them.
+
+Everything goes into a temporary folder beside the target, which is renamed at the very end: a
+killed export leaves no half checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._store import DTYPES, INDEX
+from merge_optuna.errors import CheckpointError, ExportError
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_MODEL_FILES = ("config.json", "generation_config.json", "*.py")
+_TEXT_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "*preprocessor_config.json",
+    "processor_config.json",
+    "chat_template*",
+    "additional_chat_templates",
+)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, data type and shape of a tensor to be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """What goes into a folder besides the tensors' values.
+
+    Attributes:
+        frame: The source of config, generation config and custom code.
+        tokenizer: The source of tokenizer, processor and chat template files.
+        specs: The tensors in the order in which they will be written.
+        texts: Further files by name, e.g. the model card.
+        max_shard_size: Bytes of tensor data per safetensors file.
+    """
+
+    frame: Checkpoint
+    tokenizer: Checkpoint
+    specs: Sequence[TensorSpec]
+    texts: Mapping[str, str]
+    max_shard_size: int = 5_000_000_000
+
+
+def check_target(folder: Path, *, force: bool) -> None:
+    """Refuses a target that holds something.
+
+    Raises:
+        ExportError: If ``folder`` is a file, or not empty and ``force`` is not set.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{str(folder)!r} is a file. Choose a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise ExportError(
+            f"The folder {str(folder)!r} is not empty. Choose another one, or replace it with "
+            "force=True (--force)."
+        )
+
+
+def write_checkpoint(
+    folder: Path, plan: WritePlan, tensors: Iterable[tuple[str, Tensor]], *, force: bool = False
+) -> None:
+    """Writes ``tensors``, which come in the order of ``plan.specs``, and the files around them.
+
+    One tensor is held at a time.
+
+    Raises:
+        ExportError: If ``folder`` is not empty and ``force`` is not set.
+        OSError: If the disk is full or not writable; the target is then untouched.
+    """
+    check_target(folder, force=force)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    with _replaced(folder) as partial:
+        _copy_files(plan.frame, _MODEL_FILES, partial)
+        _copy_files(plan.tokenizer, _TEXT_FILES, partial)
+        _save_config(plan, partial)
+        for name, text in plan.texts.items():
+            (partial / name).write_text(text)
+        _write_shards(partial, plan, iter(tensors))
+
+
+@contextlib.contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder that takes the place of ``folder`` if the block succeeds."""
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Clears what killed exports to the same target left, unless their process still runs."""
+    for path in folder.parent.glob(f".{folder.name}.*-*"):
+        kind, _, pid = path.name.removeprefix(f".{folder.name}.").partition("-")
+        if kind in ("partial", "replaced") and pid.isdigit() and not Path("/proc", pid).exists():
+            if kind == "replaced" and not folder.exists():
+                path.rename(folder)  # killed between the two renames: the old one is whole
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> None:
+    if source.folder is None:
+        return
+    for pattern in patterns:
+        for path in sorted(source.folder.glob(pattern)):
+            if path.is_dir():
+                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(path, target / path.name)
+
+
+def _save_config(plan: WritePlan, target: Path) -> None:
+    """Writes the config of a module in memory, and the dtype of the new weights into any."""
+    module = plan.frame.module
+    if module is not None and plan.frame.config is not None:
+        module.config.save_pretrained(target)  # type: ignore[union-attr,operator]
+        config = json.loads((target / "config.json").read_text())
+        config["architectures"] = [type(module).__name__]
+        generation = getattr(module, "generation_config", None)
+        if generation is not None:
+            generation.save_pretrained(target)
+    elif (target / "config.json").is_file():
+        config = json.loads((target / "config.json").read_text())
+    else:
+        return
+    floats = {s.dtype for s in plan.specs if s.dtype.is_floating_point}
+    if len(floats) == 1:
+        key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+        config[key] = str(floats.pop()).removeprefix("torch.")
+    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_shards(folder: Path, plan: WritePlan, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    shards = list(_shards(plan.specs, plan.max_shard_size))
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        single = len(shards) == 1
+        name = "model.safetensors" if single else f"model-{i:05}-of-{len(shards):05}.safetensors"
+        with open(folder / name, "xb") as file:
+            _write_safetensors(file, shard, tensors)
+        weight_map |= {spec.name: name for spec in shard}
+    if len(shards) > 1:
+        total = sum(spec.nbytes for spec in plan.specs)
+        index: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _shards(specs: Sequence[TensorSpec], limit: int) -> Iterator[list[TensorSpec]]:
+    shard: list[TensorSpec] = []
+    for spec in specs:
+        if shard and sum(s.nbytes for s in shard) + spec.nbytes > limit:
+            yield shard
+            shard = []
+        shard.append(spec)
+    yield shard
+
+
+def _write_safetensors(
+    file: BinaryIO, specs: Sequence[TensorSpec], tensors: Iterator[tuple[str, Tensor]]
+) -> None:
+    """Streams one file: 8 bytes of header length, the JSON header, the data back to back.
+
+    The safetensors library writes from a complete dict; here one tensor is alive at a time.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for spec in specs:
+        header[spec.name] = {
+            "dtype": DTYPE_NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
+        }
+        offset += spec.nbytes
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    file.write(struct.pack("<Q", len(encoded)) + encoded)
+    for spec in specs:
+        name, tensor = next(tensors)
+        if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.dtype, spec.shape):
+            raise CheckpointError(
+                f"Expected {spec} next, but got {name} {tensor.dtype} {tuple(tensor.shape)}."
+            )
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        file.write(data.numpy().data)

@@ -1,0 +1,89 @@
+"""Writes a merged model to a folder, streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.engine._card import model_card
+from merge_optuna.engine._tensors import Source, frame_of, tensors
+from merge_optuna.errors import RecipeError
+from merge_optuna.recipes import Recipe
+
+
+def write(
+    recipe: Source,
+    folder: str | Path,
+    *,
+    force: bool = False,
+    dtype: torch.dtype | str | None = None,
+    tokenizer: str | None = None,
+    device: torch.device | str = "cpu",
+    max_shard_size: int = 5_000_000_000,
+    score: Mapping[str, Any] | None = None,
+    command: str | None = None,
+) -> Path:
+    """Writes a merged model as a Hugging Face checkpoint.
+
+    Tensors are computed and written one at a time. The folder holds the safetensors files, config
+    and generation config of the base, tokenizer, processor and chat template files, a model card,
+    and ``recipe.yaml``. It appears at its place only when it is complete.
+
+    Args:
+        recipe: A recipe without free numbers, or a checkpoint.
+        folder: Where to.
+        force: Replace a folder that is not empty.
+        dtype: Data type of float tensors; that of the base when omitted.
+        tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
+        device: Where to compute.
+        max_shard_size: Bytes per safetensors file.
+        score: Results by name, for the model card.
+        command: How to make this model again, for the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: If the folder is not empty and ``force`` is not set.
+        RecipeError: If numbers are still free, or no source is called ``tokenizer``.
+    """
+    folder = Path(folder)
+    out = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    frame = frame_of(recipe)
+    specs = [
+        TensorSpec(name, out or own if own.is_floating_point else own, frame.shape(name))
+        for name in frame.names()
+        for own in [frame.dtype(name)]
+    ]
+    texts = {"README.md": model_card(recipe, folder.name, score, command)}
+    if isinstance(recipe, Recipe):
+        texts["recipe.yaml"] = recipe.to_yaml()
+    plan = WritePlan(frame, _source(recipe, tokenizer), specs, texts, max_shard_size)
+    write_checkpoint(folder, plan, _with_progress(recipe, out, device, len(specs)), force=force)
+    return folder
+
+
+def _source(recipe: Source, name: str | None) -> Checkpoint:
+    leaves = recipe.leaves() if isinstance(recipe, Recipe) else (recipe,)
+    if name is None:
+        return frame_of(recipe)
+    for leaf in leaves:
+        if leaf.name == name:
+            return leaf
+    raise RecipeError(
+        f"No source is called {name!r}; tokenizer must be one of "
+        f"{', '.join(leaf.name for leaf in leaves)}."
+    )
+
+
+def _with_progress(
+    recipe: Source, dtype: torch.dtype | None, device: torch.device | str, total: int
+) -> Iterator[tuple[str, Tensor]]:
+    stream = tensors(recipe, dtype=dtype, device=device)
+    yield from tqdm(stream, "Writing", total=total, delay=2, leave=False, unit="tensor")

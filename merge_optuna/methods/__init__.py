@@ -1,0 +1,46 @@
+"""How tensors merge: for each method a frozen spec of its parameters and a pure kernel.
+
+A kernel takes the base tensor (or None), the tensors of the merged models and the values of the
+method's parameters – a list with one number per model where the parameter is ``per_model`` – and
+returns the merged tensor. Kernels compute in the data type they are given (the engine gives
+float32) and know nothing of checkpoints, recipes or names.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from merge_optuna.errors import RecipeError
+from merge_optuna.methods import dare, linear, slerp, task_arithmetic, ties
+from merge_optuna.methods._random import mask_key
+from merge_optuna.methods._sparsify import Cut
+from merge_optuna.methods._spec import Method, Parameter
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        linear.LINEAR,
+        slerp.SLERP,
+        task_arithmetic.TASK_ARITHMETIC,
+        ties.TIES,
+        dare.DARE_LINEAR,
+        dare.DARE_TIES,
+    )
+}
+"""Every method by name."""
+
+
+def get(name: str) -> Method:
+    """Returns a method by name.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    close = difflib.get_close_matches(name, METHODS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise RecipeError(f"Unknown method {name!r}.{hint} Methods: {', '.join(METHODS)}.")
+
+
+__all__ = ["METHODS", "Cut", "Method", "Parameter", "get", "mask_key"]

@@ -1,0 +1,54 @@
+"""Counter-based random numbers: the value at an index is a function of (key, index) alone.
+
+SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", with the
+constants of Vigna's reference code) is counter-based as it stands: its n-th output is a mix of
+``key + (n + 1) * golden``. So a mask is the same on any device, with any number of threads, and
+for any part of a tensor on its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX1 = 0xBF58476D1CE4E5B9
+_MIX2 = 0x94D049BB133111EB
+
+
+def mask_key(seed: int, model: str, tensor: str) -> int:
+    """64-bit key of the random mask of one tensor of one model."""
+    text = f"{seed}\0{model}\0{tensor}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def random_bits(key: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Returns ``n`` uniform integers in [0, 2^32), int64.
+
+    Each 64-bit output gives two values: its low half at the even index, its high half at the odd.
+    """
+    z = torch.arange(1, (n + 1) // 2 + 1, dtype=torch.int64, device=device)
+    z = z * _signed(_GOLDEN) + _signed(key)  # int64 products wrap, as the algorithm wants
+    z = (z ^ _shift(z, 30)) * _signed(_MIX1)
+    z = (z ^ _shift(z, 27)) * _signed(_MIX2)
+    z = z ^ _shift(z, 31)
+    low, high = z & 0xFFFFFFFF, _shift(z, 32)
+    return torch.stack((low, high), dim=1).reshape(-1)[:n]
+
+
+def keep_mask(key: int, shape: torch.Size, density: float, device: torch.device) -> Tensor:
+    """Boolean mask that is true with probability ``density`` (a 32-bit compare)."""
+    threshold = round(density * 2**32)
+    return (random_bits(key, shape.numel(), device) < threshold).reshape(shape)
+
+
+def _signed(value: int) -> int:
+    """A 64-bit pattern as the int64 that has it."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own copies the sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,56 @@
+"""Two ways to make a task vector sparse: trimming by magnitude and random dropping."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from merge_optuna.methods._random import keep_mask
+from merge_optuna.methods._reduce import stable_sum
+
+
+class Cut(NamedTuple):
+    """What is larger than ``threshold`` stays, and of its equals the first ``ties``."""
+
+    threshold: float
+    ties: int
+
+
+def cut_at(delta: Tensor, density: float) -> Cut:
+    """The cut that keeps the ``max(1, ⌊density · n⌋)`` largest magnitudes (none at density 0)."""
+    if density == 0:
+        return Cut(float("inf"), 0)
+    magnitude = delta.abs().reshape(-1)
+    keep = max(1, int(density * magnitude.numel()))
+    threshold = torch.kthvalue(magnitude, magnitude.numel() - keep + 1).values
+    return Cut(float(threshold), keep - int((magnitude > threshold).sum()))
+
+
+def trim(delta: Tensor, cut: Cut) -> Tensor:
+    """Zeroes everything below the cut; among equals the lowest flat indices stay."""
+    magnitude = delta.abs().reshape(-1)
+    equal = magnitude == cut.threshold
+    keep = (magnitude > cut.threshold) | (equal & (torch.cumsum(equal, 0) <= cut.ties))
+    return torch.where(keep.reshape(delta.shape), delta, 0)
+
+
+def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
+    """Keeps each element with probability ``density`` and rescales the rest (DARE, eq. 1–3).
+
+    ``rescale="density"`` divides by the realised density, which keeps the sum unbiased and cannot
+    blow up when a small tensor keeps few elements; ``"l1"`` restores the tensor's L1 norm;
+    ``"none"`` leaves the values. Density 0 and an empty mask give zeros.
+    """
+    if density == 1:
+        return delta
+    mask = keep_mask(key, delta.shape, density, delta.device)
+    kept = torch.where(mask, delta, 0)
+    if rescale == "none":
+        return kept
+    if rescale == "density":
+        count = int(mask.sum())
+        return kept * (delta.numel() / count) if count else kept
+    norm = stable_sum(kept.abs())
+    return kept * (stable_sum(delta.abs()) / norm) if norm else kept

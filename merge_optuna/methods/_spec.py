@@ -1,0 +1,134 @@
+"""What a method is: its parameters, how many models it takes, and its kernel."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from merge_optuna.errors import RecipeError
+
+Scalar = float | int | bool | str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method.
+
+    Attributes:
+        name: As in ``mo.recipes.<method>`` and in YAML.
+        default: The value when none is given.
+        low: Smallest allowed number.
+        high: Largest allowed number.
+        choices: The allowed words; a parameter with choices cannot be free.
+        per_model: Whether each merged model has its own value.
+        grouped: Whether it may differ between layers or tensors.
+        summary: One line for ``merge-optuna methods`` and the docs.
+    """
+
+    name: str
+    default: Scalar
+    summary: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    per_model: bool = False
+    grouped: bool = True
+
+    def check(self, value: object) -> None:
+        """Checks one value.
+
+        Raises:
+            RecipeError: If it has the wrong type or lies outside the range.
+        """
+        if self.choices:
+            if value not in self.choices:
+                raise RecipeError(f"{self.name} must be {self.range}, not {value!r}.")
+        elif isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise RecipeError(f"{self.name} must be true or false, not {value!r}.")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise RecipeError(f"{self.name} must be a number, not {value!r}.")
+        elif not self.low <= value <= self.high or not math.isfinite(value):
+            raise RecipeError(f"{self.name} must be in {self.range}, not {value!r}.")
+        elif isinstance(self.default, int) and not isinstance(value, int):
+            raise RecipeError(f"{self.name} must be a whole number, not {value!r}.")
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is a real number, so that it can be free."""
+        return isinstance(self.default, float)
+
+    @property
+    def range(self) -> str:
+        """The allowed values in words."""
+        if self.choices:
+            return " or ".join(repr(c) for c in self.choices)
+        if isinstance(self.default, bool):
+            return "true or false"
+        left = "(-∞" if self.low == -math.inf else f"[{self.low:g}"
+        right = "∞)" if self.high == math.inf else f"{self.high:g}]"
+        return f"{left}, {right}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One merge method.
+
+    Attributes:
+        name: As in ``mo.recipes.<name>``.
+        kernel: ``kernel(base, models, **values) -> merged``, tensors of equal shape. A method
+            that draws random masks also gets ``keys``, one 64-bit number per model.
+        parameters: The spec of each parameter.
+        base: Whether a base model is needed; if not, none is accepted.
+        models: Smallest and largest number of merged models.
+        random: Whether masks are drawn.
+        source: The paper.
+    """
+
+    name: str
+    kernel: Callable[..., Tensor]
+    parameters: tuple[Parameter, ...]
+    source: str
+    base: bool = True
+    models: tuple[int, float] = (1, math.inf)
+    random: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of the kernel's docstring."""
+        return (self.kernel.__doc__ or "").strip().partition("\n")[0]
+
+    def parameter(self, name: str) -> Parameter:
+        """Returns a parameter's spec by name.
+
+        Raises:
+            RecipeError: If the method has none of that name.
+        """
+        names = [p.name for p in self.parameters]
+        if name in names:
+            return self.parameters[names.index(name)]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise RecipeError(
+            f"{self.name} has no parameter {name!r}.{hint} Its parameters: {', '.join(names)}."
+        )
+
+    def check_sources(self, base: Any, models: int) -> None:
+        """Checks that the right number of models is given.
+
+        Raises:
+            RecipeError: If there are too few or too many, or a base where none belongs.
+        """
+        if self.base and base is None:
+            raise RecipeError(f"{self.name} needs a base model.")
+        if not self.base and base is not None:
+            raise RecipeError(f"{self.name} takes no base model.")
+        low, high = self.models
+        if not low <= models <= high:
+            wanted = f"{low}" if low == high else f"at least {low}"
+            raise RecipeError(f"{self.name} merges {wanted} models, not {models}.")

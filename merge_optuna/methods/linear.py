@@ -1,0 +1,51 @@
+"""Weighted average of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from merge_optuna.errors import InfeasibleRecipe
+from merge_optuna.methods._spec import Method, Parameter
+
+_MAX_AMPLIFICATION = 10.0
+
+
+def total_weight(weight: Sequence[float]) -> float:
+    """The sum that weights are divided by.
+
+    Raises:
+        InfeasibleRecipe: If it is zero, or so small beside weights of mixed sign that dividing
+            would amplify the models more than tenfold.
+    """
+    total = sum(weight)
+    if abs(total) * _MAX_AMPLIFICATION < sum(map(abs, weight)) or total == 0:
+        raise InfeasibleRecipe(
+            f"The weights {[round(w, 6) for w in weight]} sum to {total:.3g} and cannot be "
+            "normalised. Use weights of one sign, or normalize=False."
+        )
+    return total
+
+
+def linear(
+    base: None, models: Sequence[Tensor], *, weight: Sequence[float], normalize: bool
+) -> Tensor:
+    """Weighted average: Σ w·θ, divided by Σ w when normalised."""
+    scale = 1 / total_weight(weight) if normalize else 1.0
+    merged = models[0] * (weight[0] * scale)
+    for theta, w in zip(models[1:], weight[1:], strict=True):
+        merged += theta * (w * scale)
+    return merged
+
+
+LINEAR = Method(
+    name="linear",
+    kernel=linear,
+    parameters=(
+        Parameter("weight", 1.0, "coefficient of each model", per_model=True),
+        Parameter("normalize", True, "divide by the sum of the weights", grouped=False),
+    ),
+    base=False,
+    source="Wortsman et al. 2022, Model soups, arXiv 2203.05482",
+)

@@ -1,0 +1,208 @@
+"""What to merge: one function per method, each returning a recipe.
+
+Every numeric parameter may be a number; a free number, ``mo.free(low, high, per=...)``; one value
+per layer group, ``mo.per_group([...])``; or ``{filter: value, "*": value}`` by tensor name.
+``weight`` and ``density`` belong to each model: give one value for all, or a list with one each.
+
+``exclude`` takes name filters: matching tensors come unchanged from the base (from the first model
+for methods without one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.recipes._tree import Recipe, merge
+from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
+from merge_optuna.recipes.groups import Depth, Layout, depth
+
+Source = Checkpoint | Recipe
+Setting = float | Free | PerGroup | Mapping[str, Any]
+PerModel = Setting | Sequence[Setting]
+
+
+def linear(
+    models: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    normalize: bool = True,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Weighted average of models.
+
+    Args:
+        models: At least one.
+        weight: Coefficient of each model, any number.
+        normalize: Divide by the sum of the weights. A free weight is then searched as n − 1
+            shares, since only proportions matter.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"weight": weight, "normalize": normalize}
+    return merge("linear", None, models, values, exclude=exclude, name=name)
+
+
+def slerp(
+    a: Source,
+    b: Source,
+    *,
+    t: Setting = 0.5,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Spherical interpolation from ``a`` (t = 0) to ``b`` (t = 1), tensor by tensor."""
+    return merge("slerp", None, [a, b], {"t": t}, exclude=exclude, name=name)
+
+
+def task_arithmetic(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    lambda_: Setting = 1.0,
+    normalize: bool = False,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Base plus ``lambda_`` times the weighted sum of the experts' task vectors."""
+    values = {"weight": weight, "lambda_": lambda_, "normalize": normalize}
+    return merge("task_arithmetic", base, experts, values, exclude=exclude, name=name)
+
+
+def ties(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    lambda_: Setting = 1.0,
+    normalize: bool = True,
+    elect: str = "mass",
+    trim_over: str = "tensor",
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """TIES: trim each task vector, elect a sign per entry, average the entries that agree.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        weight: Coefficient of each task vector; at least 0 when normalised.
+        density: Share of each task vector that is kept, in [0, 1].
+        lambda_: Scale of the merged task vector.
+        normalize: Mean of the agreeing entries (the paper) instead of their sum.
+        elect: Sign of the weighted sum (``"mass"``) or of the majority (``"count"``).
+        trim_over: Rank the entries of each ``"tensor"`` or of the whole ``"model"``.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "lambda_": lambda_,
+        "normalize": normalize,
+        "elect": elect,
+        "trim_over": trim_over,
+    }
+    return merge("ties", base, experts, values, exclude=exclude, name=name)
+
+
+def dare_linear(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    lambda_: Setting = 1.0,
+    rescale: str = "density",
+    normalize: bool = False,
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """DARE: drop entries of each task vector at random, rescale, then task arithmetic.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        weight: Coefficient of each task vector.
+        density: Probability with which an entry is kept, in [0, 1]; 0 drops the expert.
+        lambda_: Scale of the merged task vector.
+        rescale: Divide what is kept by the realised ``"density"``, restore the tensor's ``"l1"``
+            norm, or ``"none"``.
+        normalize: Divide by the sum of the weights.
+        seed: Of the masks, which are keyed by (seed, expert's name, tensor's name).
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "seed": seed,
+    }
+    return merge("dare_linear", base, experts, values, exclude=exclude, name=name)
+
+
+def dare_ties(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    lambda_: Setting = 1.0,
+    rescale: str = "density",
+    normalize: bool = False,
+    elect: str = "mass",
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """DARE, then TIES sign election and the sum of the entries that agree.
+
+    The arguments are those of :func:`dare_linear` and ``elect`` of :func:`ties`.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "elect": elect,
+        "seed": seed,
+    }
+    return merge("dare_ties", base, experts, values, exclude=exclude, name=name)
+
+
+__all__ = [
+    "ByName",
+    "Depth",
+    "Free",
+    "Layout",
+    "PerGroup",
+    "Recipe",
+    "Value",
+    "dare_linear",
+    "dare_ties",
+    "depth",
+    "free",
+    "linear",
+    "per_group",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+]

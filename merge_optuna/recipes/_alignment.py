@@ -1,0 +1,134 @@
+"""What is merged and what is left out, from the headers of the checkpoints alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.errors import CheckpointMismatch
+from merge_optuna.recipes._values import matches
+from merge_optuna.recipes.groups import Layout
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the tensors of several checkpoints fit together.
+
+    Attributes:
+        layout: The tensors that are merged.
+        copied: The tensors that come unchanged from the frame, with the reason.
+    """
+
+    layout: Layout
+    copied: dict[str, str]
+
+
+@lru_cache(maxsize=64)
+def align(
+    frame: Checkpoint, others: tuple[Checkpoint, ...], exclude: tuple[str, ...]
+) -> Alignment:
+    """Decides for each tensor of ``frame`` whether it is merged with those of ``others``.
+
+    Merged are float tensors that all have in equal shape. Task heads are left out when they
+    differ; so is what matches ``exclude``. Anything else that differs is an error.
+
+    Raises:
+        CheckpointMismatch: With all mismatches counted and the first ten shown.
+    """
+    head = _Head(frame, others)
+    differing = {
+        other: _differences(frame, other) for other in dict.fromkeys(others) if other != frame
+    }
+    anywhere = set().union(*differing.values())
+
+    def reason(name: str) -> str | None:
+        """Why a tensor is left out, or None."""
+        specs = frame.store.specs()
+        if name in specs and not specs[name][0].is_floating_point:
+            return "not a float tensor"
+        if any(matches(pattern, name) for pattern in exclude):
+            return "excluded"
+        return "task head" if head.is_left_out(name, differs=name in anywhere) else None
+
+    for other, found in differing.items():
+        left = {name: why for name, why in found.items() if reason(name) is None}
+        if left:
+            raise CheckpointMismatch(_message(frame, other, left))
+    copied = {name: why for name in frame.names() if (why := reason(name)) is not None}
+    merged = tuple(name for name in frame.names() if name not in copied)
+    if not merged:
+        raise CheckpointMismatch(
+            f"Nothing is left to merge: all {len(copied)} tensors of {frame.name!r} are "
+            f"{', '.join(sorted(set(copied.values())))}. Check exclude=."
+        )
+    return Alignment(Layout(merged), copied)
+
+
+def _differences(frame: Checkpoint, other: Checkpoint) -> dict[str, str]:
+    mine, theirs = frame.store.specs(), other.store.specs()
+    found = {}
+    for name, (dtype, shape) in mine.items():
+        if name not in theirs:
+            if dtype.is_floating_point:
+                found[name] = "is missing"
+        elif theirs[name][1] != shape:
+            found[name] = f"{theirs[name][1]} != {shape}"
+    for name, (dtype, _) in theirs.items():
+        if name not in mine and dtype.is_floating_point:
+            found[name] = "is only there"
+    return found
+
+
+def _message(frame: Checkpoint, other: Checkpoint, found: dict[str, str]) -> str:
+    facts = []
+    for key in ("model_type", "num_hidden_layers", "n_layer", "hidden_size", "vocab_size"):
+        mine, theirs = (frame.config or {}).get(key), (other.config or {}).get(key)
+        if mine is not None and theirs is not None and mine != theirs:
+            facts.append(f"{key} {theirs} != {mine}")
+    listed = "; ".join(f"{name} {why}" for name, why in list(found.items())[:_SHOWN])
+    rest = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    total = len(frame.names())
+    return (
+        f"{len(found)} of {total} tensors differ between {other.name!r} and {frame.name!r}"
+        f"{' (' + ', '.join(facts) + ')' if facts else ''}: {listed}{rest}. "
+        "Merge models of one architecture, or leave tensors out with exclude=[...]."
+    )
+
+
+class _Head:
+    """The task head: tensors outside the ``base_model_prefix`` of the frame's architecture."""
+
+    def __init__(self, frame: Checkpoint, others: Sequence[Checkpoint]) -> None:
+        self._frame = frame
+        labels = [(c.config or {}).get("id2label") for c in (frame, *others)]
+        self._labels_differ = any(label != labels[0] for label in labels)
+
+    def is_left_out(self, name: str, *, differs: bool) -> bool:
+        if not (differs or self._labels_differ):
+            return False
+        prefix = base_model_prefix(self._frame)
+        return prefix is not None and not name.startswith(prefix + ".")
+
+
+@lru_cache(maxsize=64)
+def base_model_prefix(checkpoint: Checkpoint) -> str | None:
+    """Name of the headless model inside a model with a head, e.g. ``model`` or ``bert``.
+
+    None when the architecture is unknown, or the checkpoint holds the headless model itself.
+    """
+    if checkpoint.module is not None:
+        prefix = getattr(checkpoint.module, "base_model_prefix", "")
+    else:
+        architectures = (checkpoint.config or {}).get("architectures") or []
+        if not architectures:
+            return None
+        import transformers
+
+        architecture = getattr(transformers, architectures[0], None)
+        prefix = getattr(architecture, "base_model_prefix", "")
+    inside = any(name.startswith(f"{prefix}.") for name in checkpoint.names())
+    return prefix if prefix and inside else None

@@ -1,0 +1,205 @@
+"""A recipe with free numbers as a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import FloatDistribution
+
+from merge_optuna.errors import RecipeError
+from merge_optuna.recipes._values import (
+    Free,
+    PerGroup,
+    filled,
+    free_paths,
+    numbers_in,
+    numbers_of,
+)
+
+if TYPE_CHECKING:
+    from merge_optuna.recipes._tree import Recipe
+    from merge_optuna.recipes.groups import Layout, Per
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One free number of a recipe.
+
+    Attributes:
+        name: The trial's parameter, e.g. ``weight/math/07``.
+        distribution: Where it is drawn from.
+        start: Where a search begins.
+    """
+
+    name: str
+    distribution: FloatDistribution
+    start: float
+
+
+def slots(recipe: Recipe) -> Iterator[Slot]:
+    """Every free number, in the order of the method's parameters, models and groups."""
+    for key, value in recipe.parameters:
+        if not isinstance(value, tuple):
+            for path, free, start in free_paths(value, recipe.alignment.layout, key):
+                yield Slot(path, free.distribution(), start)
+            continue
+        shares = _Shares(recipe, key, value)
+        for i, (model, one) in enumerate(zip(recipe.model_names, value, strict=True)):
+            for path, free, start in free_paths(one, recipe.alignment.layout):
+                if path not in shares:
+                    yield Slot(f"{key}/{model}{path}", free.distribution(), start)
+                elif i < len(value) - 1:
+                    yield Slot(
+                        f"share/{model}{path}", FloatDistribution(0.0, 1.0), shares.start(i, path)
+                    )
+    for prefix, inner in recipe.nested:
+        for slot in inner.slots:
+            yield Slot(f"{prefix}/{slot.name}", slot.distribution, slot.start)
+
+
+def bind(recipe: Recipe, params: Mapping[str, float]) -> Recipe:
+    """The recipe with ``params`` in place of its free numbers."""
+    layout = recipe.alignment.layout
+    parameters: list[tuple[str, Any]] = []
+    for key, value in recipe.parameters:
+        if not isinstance(value, tuple):
+            parameters.append((key, filled(value, layout, params, key)))
+            continue
+        numbers = _weights(recipe, key, value, params)
+        bound = tuple(
+            filled(one, layout, numbers[i]) if numbers[i] else one for i, one in enumerate(value)
+        )
+        parameters.append((key, bound))
+    nested = {prefix: inner.bind(_below(params, prefix)) for prefix, inner in recipe.nested}
+    return recipe.changed(tuple(parameters), nested)
+
+
+def params_of(recipe: Recipe, bound: Recipe) -> dict[str, float]:
+    """The parameters with which ``recipe`` gives ``bound``."""
+    if (bound.method, len(bound.models)) != (recipe.method, len(recipe.models)):
+        raise RecipeError(
+            f"A {bound.method} recipe of {len(bound.models)} models is not of this space, "
+            f"which is {recipe.method} of {len(recipe.models)}."
+        )
+    layout = recipe.alignment.layout
+    params: dict[str, float] = {}
+    for key, value in recipe.parameters:
+        other = bound.values[key]
+        if not isinstance(value, tuple):
+            params |= numbers_of(value, other, layout, key)
+            continue
+        shares = _Shares(recipe, key, value)
+        numbers = [numbers_of(v, o, layout) for v, o in zip(value, other, strict=True)]
+        for i, model in enumerate(recipe.model_names):
+            for path, number in numbers[i].items():
+                if path not in shares:
+                    params[f"{key}/{model}{path}"] = number
+                elif i < len(value) - 1:
+                    rest = sum(n[path] for n in numbers[i:])
+                    params[f"share/{model}{path}"] = number / rest if rest else 0.0
+    for (prefix, inner), (_, other) in zip(recipe.nested, bound.nested, strict=True):
+        params |= {f"{prefix}/{k}": v for k, v in inner.params_of(other).items()}
+    return params
+
+
+def freed(
+    recipe: Recipe, names: Sequence[str], per: Per, low: float | None, high: float | None
+) -> Recipe:
+    """The recipe with the named parameters free around their present values."""
+    parameters = dict(recipe.parameters)
+    for name in names:
+        spec = recipe.spec.parameter(name)
+        if not spec.numeric:
+            raise RecipeError(f"{name} cannot be free: it is {spec.range}.")
+        value = parameters[name]
+        values = value if isinstance(value, tuple) else (value,)
+        try:
+            every = [_fixed(number) for one in values for number in numbers_in(one)]
+            largest = 1.0 if max(every) <= 1 else 2 * max(every)
+            bottom = max(spec.low, min([0.0, *every])) if low is None else low
+            top = min(spec.high, largest) if high is None else high
+            around = tuple(
+                _around(one, recipe.alignment.layout, per, bottom, top) for one in values
+            )
+        except RecipeError as error:
+            raise RecipeError(f"{name} cannot be freed per {per}: {error}") from error
+        parameters[name] = around if isinstance(value, tuple) else around[0]
+    return recipe.changed(tuple(parameters.items()))
+
+
+def _fixed(number: object) -> float:
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise RecipeError("it is free already.")
+    return float(number)
+
+
+def _around(value: Any, layout: Layout, per: Per, low: float, high: float) -> Free:
+    """A free number that starts at a present value."""
+    labels = layout.grouping(per).labels
+    if isinstance(value, PerGroup) and value.per == per:
+        start = tuple(_fixed(number) for number in value.values)
+    elif isinstance(value, (int, float)):
+        start = (float(value),) * len(labels)
+    else:
+        raise RecipeError("its values are given in another granularity.")
+    if not all(low <= s <= high for s in start):
+        raise RecipeError(f"its values {start} lie outside [{low}, {high}].")
+    return Free(low=low, high=high, per=per, start=start)
+
+
+class _Shares:
+    """Paths at which the free weights of all models only matter by their proportions.
+
+    With ``normalize=True`` scaling all weights changes nothing, so n free weights would leave the
+    search a dead direction. Instead n − 1 shares are free: each model takes its share of what the
+    models before it have left, which reaches every proportion.
+    """
+
+    def __init__(self, recipe: Recipe, key: str, value: Sequence[Any]) -> None:
+        layout = recipe.alignment.layout
+        self._starts: list[dict[str, float]] = []
+        self._paths: set[str] = set()
+        if key != "weight" or not recipe.values.get("normalize"):
+            return
+        found = [{path: (f, start) for path, f, start in free_paths(v, layout)} for v in value]
+        self._paths = set.intersection(*(set(f) for f in found))
+        self._starts = [{path: f[path][1] for path in self._paths} for f in found]
+        if any(f[path][0].low != 0 for f in found for path in self._paths):
+            raise RecipeError(
+                "With normalize=True only the proportions of the weights matter. "
+                "Use weight=mo.free(0, 1, ...), or normalize=False."
+            )
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
+
+    def start(self, model: int, path: str) -> float:
+        rest = sum(starts[path] for starts in self._starts[model:])
+        return self._starts[model][path] / rest if rest else 0.0
+
+
+def _weights(
+    recipe: Recipe, key: str, value: Sequence[Any], params: Mapping[str, float]
+) -> list[dict[str, float]]:
+    """For each model the numbers at its free paths."""
+    shares = _Shares(recipe, key, value)
+    left: dict[str, float] = {}
+    numbers: list[dict[str, float]] = []
+    for i, (model, one) in enumerate(zip(recipe.model_names, value, strict=True)):
+        numbers.append({})
+        for path, _, _ in free_paths(one, recipe.alignment.layout):
+            if path not in shares:
+                numbers[i][path] = params[f"{key}/{model}{path}"]
+                continue
+            remaining = left.get(path, 1.0)
+            share = params[f"share/{model}{path}"] if i < len(value) - 1 else 1.0
+            numbers[i][path] = remaining * share
+            left[path] = remaining * (1 - share)
+    return numbers
+
+
+def _below(params: Mapping[str, float], prefix: str) -> dict[str, float]:
+    start = f"{prefix}/"
+    return {k.removeprefix(start): v for k, v in params.items() if k.startswith(start)}

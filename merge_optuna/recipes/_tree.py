@@ -1,0 +1,462 @@
+"""The recipe: a frozen tree that says what to merge and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from optuna.distributions import FloatDistribution
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+from merge_optuna import methods
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.errors import CheckpointError, MergeOptunaError, RecipeError
+from merge_optuna.recipes import _space
+from merge_optuna.recipes._alignment import Alignment, align
+from merge_optuna.recipes._values import (
+    ByName,
+    Free,
+    PerGroup,
+    Value,
+    as_value,
+    numbers_in,
+    value_at,
+)
+from merge_optuna.recipes.groups import Per
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.trial import BaseTrial
+
+FORMAT = 1
+
+_Parameters = Annotated[
+    tuple[tuple[str, Value | tuple[Value, ...]], ...],
+    BeforeValidator(lambda v: tuple(v.items()) if isinstance(v, Mapping) else v),
+    PlainSerializer(lambda v: dict(v)),
+]
+
+
+def _as_source(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return Recipe(**value) if "method" in value else Checkpoint(**value)
+
+
+class Recipe(BaseModel):
+    """What to merge and how: a frozen, hashable value that round-trips through YAML and JSON.
+
+    Made by the functions of ``mo.recipes``. Numbers may be free (:func:`mo.free`); then the
+    recipe is a search space: ``recipe(trial)`` suggests them and returns the bound recipe.
+    A recipe can stand wherever a checkpoint can.
+
+    Attributes:
+        method: A name in ``mo.methods.METHODS``.
+        base: The model that task vectors are taken from, for methods that have one.
+        models: The models that are merged.
+        parameters: Pairs of name and value for every parameter of the method; one value per model
+            where the method's spec says so.
+        exclude: Name filters of tensors that are taken from the base unchanged.
+        name: Prefix of the parameter names when it stands inside another recipe.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    base: Annotated[Checkpoint | Recipe | None, BeforeValidator(_as_source)] = None
+    models: tuple[Annotated[Checkpoint | Recipe, BeforeValidator(_as_source)], ...]
+    parameters: _Parameters = ()
+    exclude: tuple[str, ...] = ()
+    name: str | None = None
+
+    def __init__(self, **data: Any):
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _unwrapped(error) from error
+        completed = _complete(self)
+        object.__setattr__(self, "parameters", completed)
+
+    # -- what it is made of ---------------------------------------------------------------
+
+    @cached_property
+    def spec(self) -> methods.Method:
+        """The spec of the method."""
+        return methods.get(self.method)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Parameters by name."""
+        return dict(self.parameters)
+
+    @property
+    def sources(self) -> tuple[Checkpoint | Recipe, ...]:
+        """Base and models."""
+        return (() if self.base is None else (self.base,)) + self.models
+
+    def leaves(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint in the tree, once."""
+        found: dict[Checkpoint, None] = {}
+        for source in self.sources:
+            inner = source.leaves() if isinstance(source, Recipe) else (source,)
+            found |= dict.fromkeys(inner)
+        return tuple(found)
+
+    @cached_property
+    def frame(self) -> Checkpoint:
+        """The checkpoint that gives the config and what is not merged: the base, or the first."""
+        first = self.sources[0]
+        return first.frame if isinstance(first, Recipe) else first
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Which tensors are merged.
+
+        Raises:
+            CheckpointMismatch: If the sources do not fit together.
+        """
+        frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
+        return align(frames[0], tuple(frames[1:]), self.exclude)
+
+    def with_sources(self, sources: Mapping[str, Checkpoint]) -> Recipe:
+        """The recipe with checkpoints replaced by name, e.g. modules of another process.
+
+        Raises:
+            CheckpointError: If the content of a replacement differs from what was recorded.
+        """
+
+        def replaced(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
+            if isinstance(source, Recipe):
+                return source.with_sources(sources)
+            given = sources.get(source.name, source)
+            if given != source:
+                raise CheckpointError(
+                    f"The given source {source.name!r} is {given.name!r} with digest "
+                    f"{given.digest}, but {source.digest} was recorded. Pass the model that the "
+                    "study was made with, under the same name."
+                )
+            return given
+
+        data = self._fields()
+        data["base"] = None if self.base is None else replaced(self.base)
+        data["models"] = tuple(replaced(model) for model in self.models)
+        return Recipe(**data)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """How the merged models are called in parameter names and mask keys."""
+        return tuple(source_name(model, i) for i, model in enumerate(self.models))
+
+    @property
+    def nested(self) -> tuple[tuple[str, Recipe], ...]:
+        """Recipes among the sources, with the prefix of their parameter names."""
+        base = [(self.base.name or "base", self.base)] if isinstance(self.base, Recipe) else []
+        named = zip(self.model_names, self.models, strict=True)
+        return (*base, *((name, model) for name, model in named if isinstance(model, Recipe)))
+
+    def changed(self, parameters: Any, nested: Mapping[str, Recipe] | None = None) -> Recipe:
+        """The recipe with other parameters, and nested recipes replaced by their prefix."""
+        nested = nested or {}
+        data = {**self._fields(), "parameters": parameters}
+        if isinstance(self.base, Recipe):
+            data["base"] = nested.get(self.base.name or "base", self.base)
+        data["models"] = tuple(
+            nested.get(name, model) if isinstance(model, Recipe) else model
+            for name, model in zip(self.model_names, self.models, strict=True)
+        )
+        return Recipe(**data)
+
+    def values_at(self, name: str) -> dict[str, Any]:
+        """The method's arguments for one merged tensor.
+
+        Raises:
+            RecipeError: If numbers are still free.
+        """
+        layout = self.alignment.layout
+        return {
+            key: [value_at(v, name, layout) for v in value]
+            if isinstance(value, tuple)
+            else value_at(value, name, layout)
+            for key, value in self.parameters
+        }
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    # -- as a value -----------------------------------------------------------------------
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits over everything but the places of the sources."""
+        content = json.dumps(_without_refs(self.to_data()))
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def to_data(self) -> dict[str, Any]:
+        """The recipe as plain dicts, lists, numbers and strings."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Recipe:
+        """Inverse of :meth:`to_data`.
+
+        Raises:
+            RecipeError: If ``data`` is no recipe.
+        """
+        return cls(**data)
+
+    def to_json(self) -> str:
+        """The recipe as JSON."""
+        return json.dumps({"merge_optuna": FORMAT, **self.to_data()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Inverse of :meth:`to_json`."""
+        return cls._from_document(json.loads(text), "the JSON text")
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """The recipe as YAML; also written to ``path`` if given."""
+        text: str = yaml.safe_dump({"merge_optuna": FORMAT, **self.to_data()}, sort_keys=False)
+        if path is not None:
+            Path(path).write_text(text)
+        return text
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Recipe:
+        """Reads a recipe from a YAML file, or from YAML text.
+
+        Raises:
+            RecipeError: If the content is no recipe.
+            FileNotFoundError: If a path is given and no file is there.
+        """
+        is_text = isinstance(source, str) and "\n" in source
+        text = str(source) if is_text else Path(source).read_text()
+        where = "the YAML text" if is_text else str(source)
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{where} is not valid YAML: {error}") from error
+        return cls._from_document(document, where)
+
+    @classmethod
+    def _from_document(cls, document: Any, where: str) -> Recipe:
+        if not isinstance(document, dict) or document.pop("merge_optuna", None) != FORMAT:
+            raise RecipeError(
+                f"{where} is not a recipe: it does not say 'merge_optuna: {FORMAT}'."
+            )
+        return cls.from_data(document)
+
+    # -- as a space -----------------------------------------------------------------------
+
+    def __call__(self, trial: BaseTrial) -> Recipe:
+        """Same as :meth:`suggest`."""
+        return self.suggest(trial)
+
+    @cached_property
+    def slots(self) -> tuple[_space.Slot, ...]:
+        """Every free number with its parameter name, in order."""
+        return tuple(_space.slots(self))
+
+    def distributions(self) -> dict[str, FloatDistribution]:
+        """The search space: Optuna distribution by parameter name; empty if nothing is free."""
+        return {slot.name: slot.distribution for slot in self.slots}
+
+    def start(self) -> dict[str, float]:
+        """The parameters at which a search begins."""
+        return {slot.name: slot.start for slot in self.slots}
+
+    def suggest(self, trial: BaseTrial) -> Recipe:
+        """Lets a trial choose the free numbers and returns the bound recipe."""
+        return self.bind(
+            {
+                name: trial.suggest_float(name, d.low, d.high, log=d.log)
+                for name, d in self.distributions().items()
+            }
+        )
+
+    def bind(self, params: Mapping[str, float]) -> Recipe:
+        """The recipe with the free numbers replaced by a trial's parameters.
+
+        Raises:
+            RecipeError: If a parameter is missing.
+        """
+        missing = [slot.name for slot in self.slots if slot.name not in params]
+        if missing:
+            raise RecipeError(
+                f"{len(missing)} parameters are missing: {', '.join(missing[:10])}. "
+                "Do they belong to this recipe?"
+            )
+        return _space.bind(self, params)
+
+    def params_of(self, recipe: Recipe) -> dict[str, float]:
+        """Inverse of :meth:`bind`: the parameters with which this space gives ``recipe``.
+
+        Raises:
+            RecipeError: If ``recipe`` is not of this space.
+        """
+        return _space.params_of(self, recipe)
+
+    def free(
+        self,
+        *names: str,
+        per: Per = "model",
+        low: float | None = None,
+        high: float | None = None,
+    ) -> Recipe:
+        """A space around this recipe: the named parameters are freed and start at their values.
+
+        Args:
+            names: Parameters to free, e.g. ``"weight", "density"``.
+            per: As in :func:`mo.free`.
+            low: Lower bound; the spec's, or 0 where it has none.
+            high: Upper bound; the spec's, or 1 where it has none (twice the largest value if that
+                lies outside).
+
+        Raises:
+            RecipeError: If a parameter does not exist or cannot be free.
+        """
+        return _space.freed(self, names, per, low, high)
+
+    def sampler(self, *, seed: int | None = None, **overrides: Any) -> BaseSampler:
+        """The sampler for this space: CMA-ES from its start, one dimension per free number.
+
+        Args:
+            seed: Of all random numbers; fixed in the study when omitted.
+            overrides: Arguments of :class:`merge_optuna.samplers.CmaEsSampler`.
+
+        Raises:
+            RecipeError: If nothing is free.
+        """
+        from merge_optuna.samplers import CmaEsSampler
+
+        if not self.slots:
+            raise RecipeError("Nothing is free in this recipe. Use mo.free for some parameter.")
+        arguments: dict[str, Any] = {"x0": self.start(), **overrides}
+        return CmaEsSampler(self.distributions(), seed=seed, **arguments)
+
+
+def _complete(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
+    """Checks all parameters against the method's spec and fills in defaults, in spec order."""
+    spec = methods.get(recipe.method)
+    spec.check_sources(recipe.base, len(recipe.models))
+    _check_names(recipe.models)
+    given = dict(recipe.parameters)
+    for name in given:
+        spec.parameter(name)
+    if given.get("trim_over") == "model" and any(
+        isinstance(d, (PerGroup, ByName)) or (isinstance(d, Free) and d.per != "model")
+        for d in _checked(given.get("density", 1.0), spec.parameter("density"), len(recipe.models))
+    ):
+        raise RecipeError("trim_over='model' needs one density per model, not per group.")
+    return tuple(
+        (p.name, _checked(given.get(p.name, p.default), p, len(recipe.models)))
+        for p in spec.parameters
+    )
+
+
+def _checked(value: Any, parameter: methods.Parameter, models: int) -> Any:
+    if parameter.per_model:
+        if not isinstance(value, tuple):
+            value = (value,) * models
+        if len(value) != models:
+            raise RecipeError(
+                f"{parameter.name} has {len(value)} values for {models} models. Give one value "
+                "per model; for one per layer use mo.per_group([...])."
+            )
+        return tuple(_checked_one(v, parameter) for v in value)
+    if isinstance(value, tuple):
+        raise RecipeError(
+            f"{parameter.name} is one value for all models. For one per layer use "
+            "mo.per_group([...])."
+        )
+    return _checked_one(value, parameter)
+
+
+def _checked_one(value: Any, parameter: methods.Parameter) -> Any:
+    if not parameter.grouped and not isinstance(value, (bool, int, float, str)):
+        raise RecipeError(f"{parameter.name} must be one plain value, not {value!r}.")
+    for number in numbers_in(value):
+        if isinstance(number, Free):
+            parameter.check(float(number.low))
+            parameter.check(float(number.high))
+        else:
+            parameter.check(number)
+    return value
+
+
+def _check_names(models: Sequence[Checkpoint | Recipe]) -> None:
+    names = [source_name(model, i) for i, model in enumerate(models)]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise RecipeError(
+            f"Several models are called {', '.join(sorted(twice))}. Give each its own name: "
+            "mo.Checkpoint(folder, name=...)."
+        )
+
+
+def source_name(source: Checkpoint | Recipe, index: int) -> str:
+    """How a merged model is called in parameter names and mask keys."""
+    if isinstance(source, Checkpoint):
+        return source.name
+    return source.name or f"recipe{index}"
+
+
+def merge(
+    method: str,
+    base: Checkpoint | Recipe | None,
+    models: Sequence[Checkpoint | Recipe],
+    parameters: Mapping[str, Any],
+    *,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Makes a recipe from what users write: lists per model, filters as dicts."""
+    for source in (base, *models):
+        if source is not None and not isinstance(source, (Checkpoint, Recipe)):
+            raise RecipeError(
+                f"Expected a mo.Checkpoint or a recipe, not {source!r}. "
+                "Wrap a folder: mo.Checkpoint(folder)."
+            )
+    if isinstance(exclude, str):
+        exclude = (exclude,)
+    return Recipe(
+        method=method,
+        base=base,
+        models=tuple(models),
+        parameters=tuple((key, _as_given(value)) for key, value in parameters.items()),
+        exclude=tuple(exclude),
+        name=name,
+    )
+
+
+def _as_given(value: Any) -> Value | tuple[Value, ...]:
+    if isinstance(value, (list, tuple)):
+        return tuple(as_value(v) for v in value)
+    return as_value(value)
+
+
+def _without_refs(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: _without_refs(v) for k, v in data.items() if k != "ref"}
+    if isinstance(data, list):
+        return [_without_refs(v) for v in data]
+    return data
+
+
+def _unwrapped(error: ValidationError) -> MergeOptunaError:
+    """The error of ours inside a validation error, or its list as one."""
+    causes = _causes(error)
+    for cause in causes:
+        if isinstance(cause, MergeOptunaError):
+            return cause
+    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
+    return RecipeError(f"Not a recipe: {'; '.join(lines)}.")
+
+
+def _causes(error: ValidationError) -> Iterator[Any]:
+    for entry in error.errors():
+        yield entry.get("ctx", {}).get("error")

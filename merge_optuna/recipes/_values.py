@@ -1,0 +1,278 @@
+"""Values a recipe's parameter may have: a number, a free number, one per group, by name."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from optuna.distributions import FloatDistribution
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+)
+
+from merge_optuna.errors import RecipeError
+from merge_optuna.recipes.groups import Depth, Layout, Per, parse_per
+
+Number = StrictBool | StrictInt | StrictFloat | StrictStr
+PerField = Annotated[
+    str | int | Depth,
+    BeforeValidator(parse_per),
+    PlainSerializer(lambda per: str(per) if isinstance(per, Depth) else per),
+]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Free(_Value):
+    """A number that a trial chooses; made by :func:`mo.free`."""
+
+    low: float
+    high: float
+    per: PerField = "model"
+    start: float | tuple[float, ...] | None = None
+    log: bool = False
+
+    def distribution(self) -> FloatDistribution:
+        """The Optuna distribution of each of its numbers."""
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def starts(self, labels: Sequence[str]) -> list[float]:
+        """Where a search begins, one number per group."""
+        if isinstance(self.start, tuple):
+            if len(self.start) != len(labels):
+                raise RecipeError(
+                    f"start has {len(self.start)} numbers, but there are {len(labels)} groups per "
+                    f"{self.per}: {', '.join(labels)}."
+                )
+            return list(self.start)
+        if self.start is not None:
+            return [self.start] * len(labels)
+        middle = (
+            math.sqrt(self.low * self.high) if self.log else self.low + (self.high - self.low) / 2
+        )
+        return [middle] * len(labels)
+
+
+class PerGroup(_Value):
+    """One value per layer group; made by :func:`mo.per_group`."""
+
+    per: PerField
+    values: tuple[Number | Free, ...]
+
+    def labelled(self, layout: Layout) -> list[tuple[str, Any]]:
+        """Pairs of group label and value.
+
+        Raises:
+            RecipeError: If there are not as many values as groups.
+        """
+        labels = layout.grouping(self.per).labels
+        if len(labels) != len(self.values):
+            raise RecipeError(
+                f"{len(self.values)} values for {len(labels)} groups per {self.per}: "
+                f"{', '.join(labels)}. Give one value per group, or per=mo.depth(k)."
+            )
+        return list(zip(labels, self.values, strict=True))
+
+
+class ByName(_Value):
+    """A value for the tensors whose name matches; written as ``{filter: value, "*": value}``.
+
+    A filter with ``*``, ``?`` or ``[`` is a shell pattern for the whole name, any other one a part
+    of it. The first that matches counts.
+    """
+
+    filters: Annotated[
+        tuple[tuple[str, Number | Free | PerGroup], ...],
+        BeforeValidator(lambda v: tuple(v.items()) if isinstance(v, Mapping) else v),
+        PlainSerializer(lambda v: {k: _plain(inner) for k, inner in v}),
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return (
+        value.model_dump(mode="json", exclude_defaults=True)
+        if isinstance(value, _Value)
+        else value
+    )
+
+
+Value = Number | Free | PerGroup | ByName
+
+
+def free(
+    low: float,
+    high: float,
+    *,
+    per: Per = "model",
+    start: float | Sequence[float] | None = None,
+    log: bool = False,
+) -> Free:
+    """A number for the search to choose, in [low, high].
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        per: How many numbers: one for the ``"model"``; one per ``"layer"`` (embedding, each
+            block, head); one per ``k`` consecutive layers; per ``"module"`` (attention and MLP of
+            each block); per ``"tensor"``; or ``mo.depth(k)`` numbers interpolated over the layers.
+        start: Where the search begins; the middle of the range when omitted. A sequence gives one
+            number per group.
+        log: Whether to search on a logarithmic scale; needs ``low > 0``.
+
+    Raises:
+        RecipeError: If the range is empty or the start lies outside.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise RecipeError(f"mo.free needs finite low < high, not [{low}, {high}].")
+    if log and low <= 0:
+        raise RecipeError(f"mo.free(log=True) needs low > 0, not {low}.")
+    starts = () if start is None else (start,) if isinstance(start, (int, float)) else tuple(start)
+    if any(not low <= s <= high for s in starts):
+        raise RecipeError(f"start={start} lies outside [{low}, {high}].")
+    if start is not None and not isinstance(start, (int, float)):
+        start = tuple(float(s) for s in start)
+    return Free(low=low, high=high, per=parse_per(per), start=start, log=log)
+
+
+def per_group(values: Sequence[float | Free], *, per: Per = "layer") -> PerGroup:
+    """One value per group, in order; with ``per=mo.depth(k)`` ``k`` values interpolated."""
+    return PerGroup(per=parse_per(per), values=tuple(values))
+
+
+def as_value(value: object) -> Value:
+    """Returns ``value`` as one of the value types, reading dicts as name filters.
+
+    Raises:
+        RecipeError: If it is none, or filters leave some tensors without a value.
+    """
+    if isinstance(value, (Free, PerGroup, ByName, bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        if "*" not in value:
+            raise RecipeError(
+                f"The filters {list(value)} leave other tensors without a value. Add '*'."
+            )
+        return ByName(filters=tuple((str(k), as_value(v)) for k, v in value.items()))  # type: ignore[misc]
+    raise RecipeError(f"Expected a number, mo.free, mo.per_group or filters, not {value!r}.")
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name filter matches a tensor name."""
+    if any(c in pattern for c in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    return pattern in name
+
+
+def numbers_in(value: Value) -> Iterator[Number | Free]:
+    """Every number, word and free number in a value."""
+    if isinstance(value, PerGroup):
+        yield from value.values
+    elif isinstance(value, ByName):
+        for _, inner in value.filters:
+            yield from numbers_in(inner)
+    else:
+        yield value
+
+
+def value_at(value: Value, name: str, layout: Layout) -> Any:
+    """The number that holds for one tensor.
+
+    Raises:
+        RecipeError: If it is still free.
+    """
+    if isinstance(value, Free):
+        raise RecipeError(
+            "This recipe has free numbers. Bind them first: recipe.suggest(trial), "
+            "recipe.bind(params) or mo.recipe_of(study)."
+        )
+    if isinstance(value, PerGroup):
+        value.labelled(layout)
+        pairs = layout.grouping(value.per).shares[name]
+        if len(pairs) == 1:
+            return value_at(value.values[pairs[0][0]], name, layout)
+        return sum(value_at(value.values[i], name, layout) * share for i, share in pairs)
+    if isinstance(value, ByName):
+        for pattern, inner in value.filters:
+            if matches(pattern, name):
+                return value_at(inner, name, layout)
+    return value
+
+
+def free_paths(
+    value: Value, layout: Layout, prefix: str = ""
+) -> Iterator[tuple[str, Free, float]]:
+    """Every free number in a value: its path, what it is drawn from, and its start."""
+    if isinstance(value, Free):
+        labels = layout.grouping(value.per).labels
+        for label, start in zip(labels, value.starts(labels), strict=True):
+            yield prefix + (f"/{label}" if label else ""), value, start
+    elif isinstance(value, PerGroup):
+        for label, inner in value.labelled(layout):
+            if isinstance(inner, Free):
+                yield f"{prefix}/{label}", inner, inner.starts([label])[0]
+    elif isinstance(value, ByName):
+        for pattern, inner in value.filters:
+            yield from free_paths(inner, layout, f"{prefix}/{pattern}")
+
+
+def filled(value: Value, layout: Layout, numbers: Mapping[str, float], prefix: str = "") -> Value:
+    """The value with ``numbers`` (by path) in place of its free numbers."""
+    if isinstance(value, Free):
+        if value.per == "model":
+            return numbers[prefix]
+        labels = layout.grouping(value.per).labels
+        return PerGroup(per=value.per, values=tuple(numbers[f"{prefix}/{n}"] for n in labels))
+    if isinstance(value, PerGroup):
+        return PerGroup(
+            per=value.per,
+            values=tuple(
+                numbers[f"{prefix}/{label}"] if isinstance(inner, Free) else inner
+                for label, inner in value.labelled(layout)
+            ),
+        )
+    if isinstance(value, ByName):
+        return ByName(
+            filters=tuple(
+                (pattern, filled(inner, layout, numbers, f"{prefix}/{pattern}"))  # type: ignore[misc]
+                for pattern, inner in value.filters
+            )
+        )
+    return value
+
+
+def numbers_of(value: Value, bound: Value, layout: Layout, prefix: str = "") -> dict[str, float]:
+    """Inverse of :func:`filled`: the number at each path of ``value``, read from ``bound``.
+
+    Raises:
+        RecipeError: If ``bound`` does not have the same form.
+    """
+    numbers: dict[str, float] = {}
+    if isinstance(value, ByName):
+        if not isinstance(bound, ByName) or [p for p, _ in bound.filters] != [
+            p for p, _ in value.filters
+        ]:
+            raise RecipeError(f"Expected filters {[p for p, _ in value.filters]}, not {bound!r}.")
+        for (pattern, inner), (_, other) in zip(value.filters, bound.filters, strict=True):
+            numbers |= numbers_of(inner, other, layout, f"{prefix}/{pattern}")
+        return numbers
+    for path, _, _ in free_paths(value, layout, prefix):
+        label = path.removeprefix(prefix).removeprefix("/")
+        if isinstance(bound, PerGroup) and bound.per == getattr(value, "per", None):
+            found = dict(bound.labelled(layout))[label]
+        else:
+            found = bound
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            raise RecipeError(f"Expected a number at {path!r}, not {found!r}.")
+        numbers[path] = float(found)
+    return numbers
