@@ -1,0 +1,8 @@
+"""How good a model is: per-example scores and the value they add up to."""
+
+from __future__ import annotations
+
+from merge_optuna.evaluators._base import Evaluator, Function, as_evaluator
+from merge_optuna.evaluators.classification import Classification
+
+__all__ = ["Classification", "Evaluator", "Function", "as_evaluator"]

@@ -1,0 +1,187 @@
+"""Reads labelled examples from a data set, a JSON lines file or a pair of arrays."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._inputs import Images, Inputs, Labels, Tensors, Texts, Where, few
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns to read."""
+
+    text: str
+    text_pair: str | None
+    image: str | None
+    label: str
+
+
+def read(
+    data: Any, columns: Columns, tokenizer: Any, max_length: int | None
+) -> tuple[Inputs, Labels]:
+    """Reads what :class:`Classification` takes as data.
+
+    Raises:
+        EvaluationError: If it is none of these, or damaged, or a column is missing.
+    """
+    datasets = sys.modules.get("datasets")  # whoever has a Dataset has imported it
+    if datasets is not None and isinstance(data, datasets.Dataset):
+        return _from_dataset(data, columns, tokenizer, max_length)
+    if isinstance(data, (str, os.PathLike)):
+        return _from_json_lines(Path(data), columns, tokenizer, max_length)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return _from_pair(*data)
+    if isinstance(data, Mapping):
+        raise EvaluationError(
+            f"{type(data).__name__} holds {few(list(map(str, data)))}: pass one split of it."
+        )
+    raise EvaluationError(
+        "data must be a datasets.Dataset, the path of a JSON lines file, or a pair of arrays "
+        f"(inputs, labels), not {type(data).__name__}."
+    )
+
+
+def _from_dataset(
+    data: Any, columns: Columns, tokenizer: Any, max_length: int | None
+) -> tuple[Inputs, Labels]:
+    data = data.with_format(None)  # strings, integers and PIL images whatever its format is
+    there = list(data.column_names)
+    inputs = columns.image or columns.text
+    pair = _pair_column(columns, there)
+    for name in (inputs, columns.label, *([pair] if pair else [])):
+        if name not in there:
+            raise EvaluationError(
+                f"The data set has no column {name!r}, only {few(there)}. "
+                "Name the columns with text=, text_pair=, image= and label=."
+            )
+    labels = _labels(list(data[columns.label]), _row)
+    names = getattr(data.features[columns.label], "names", None)
+    labels = Labels(labels.values, labels.where, names)
+    if columns.image is not None:
+        return Images(data.select_columns([columns.image]), columns.image), labels
+    pairs = _texts(list(data[pair]), _row) if pair else None
+    return Texts(_texts(list(data[inputs]), _row), pairs, tokenizer, max_length), labels
+
+
+def _from_json_lines(
+    path: Path, columns: Columns, tokenizer: Any, max_length: int | None
+) -> tuple[Inputs, Labels]:
+    if columns.image is not None:
+        raise EvaluationError(f"{path}: images are read from a datasets.Dataset only.")
+    lines, rows = _read_json_lines(path)
+
+    def where(row: int) -> str:
+        return f"{path}, line {lines[row]}"
+
+    def column(name: str) -> list[Any]:
+        for row, fields in enumerate(rows):
+            if name not in fields:
+                raise EvaluationError(
+                    f"{where(row)}: no field {name!r}, only {few(list(fields))}. "
+                    "Name the fields with text=, text_pair= and label=."
+                )
+        return [fields[name] for fields in rows]
+
+    labels = _labels(column(columns.label), where)
+    pair = _pair_column(columns, list(rows[0]) if rows else [])
+    pairs = _texts(column(pair), where) if pair else None
+    return Texts(_texts(column(columns.text), where), pairs, tokenizer, max_length), labels
+
+
+def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    if not path.is_file():
+        raise EvaluationError(
+            f"No file {str(path)!r}. Check the path; a data set of the hub is loaded with "
+            "datasets.load_dataset() first."
+        )
+    lines: list[int] = []
+    rows: list[dict[str, Any]] = []
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    lines.append(number)
+                    rows.append(_parse(line, path, number))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} cannot be read: {error}. Restore the file.") from error
+    return lines, rows
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise EvaluationError(
+            f"{path}, line {number}: not JSON: {error}. Mend the line."
+        ) from error
+    if not isinstance(fields, dict):
+        raise EvaluationError(
+            f'{path}, line {number}: not an object {{"text": ..., "label": ...}} but '
+            f"{type(fields).__name__}."
+        )
+    return fields
+
+
+def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels]:
+    tensor = inputs if isinstance(inputs, Tensor) else _numbers(inputs)
+    values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
+    if tensor.ndim == 0 or len(tensor) != len(values):
+        raise EvaluationError(
+            f"The inputs have shape {tuple(tensor.shape)}, but there are {len(values)} labels: "
+            "one label per input is needed."
+        )
+    return Tensors(tensor.detach()), _labels(values, _row)
+
+
+def _numbers(inputs: Any) -> Tensor:
+    array = np.asarray(inputs)
+    if array.dtype.kind not in "biuf":
+        raise EvaluationError(
+            "The inputs of a pair (inputs, labels) must be numbers of one shape, not "
+            f"{array.dtype}. Pass texts and images as a datasets.Dataset."
+        )
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _labels(values: list[Any], where: Where) -> Labels:
+    if not values:
+        raise EvaluationError("The data set is empty: there is nothing to score a model on.")
+    named = isinstance(values[0], str)
+    for row, value in enumerate(values):
+        if not isinstance(value, str if named else Integral):
+            raise EvaluationError(
+                f"Label {value!r} ({where(row)}) is not {'a name' if named else 'an integer'}: "
+                "labels must be all class numbers or all class names."
+            )
+    return Labels(values if named else [int(value) for value in values], where)
+
+
+def _texts(values: list[Any], where: Where) -> list[str]:
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise EvaluationError(f"{where(row)}: {value!r} is not a text.")
+    return values
+
+
+def _pair_column(columns: Columns, there: list[str]) -> str | None:
+    if columns.image is not None:
+        return None
+    return columns.text_pair or ("text2" if "text2" in there else None)
+
+
+def _row(row: int) -> str:
+    return f"row {row}"

@@ -1,0 +1,279 @@
+"""The inputs and labels of examples as a model takes them, and the order they are scored in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from merge_optuna.errors import EvaluationError
+
+Ids: TypeAlias = NDArray[np.int64]
+Where: TypeAlias = Callable[[int], str]
+
+# A folder without a tokenizer gives an empty one in transformers 5, not an error: special tokens
+# and at most two others. (An alphabet of DNA bases has four.)
+_MOST_TOKENS_OF_AN_EMPTY_TOKENIZER = 2
+
+
+class Arguments(NamedTuple):
+    """What a model is called with."""
+
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Tensor]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Arguments:
+        """Applies ``fn`` to every tensor."""
+        return Arguments(tuple(map(fn, self.args)), {k: fn(t) for k, t in self.kwargs.items()})
+
+    @property
+    def width(self) -> int:
+        """Elements per example."""
+        return sum(t[0].numel() for t in (*self.args, *self.kwargs.values()))
+
+    def describe(self) -> str:
+        """Names, shapes and dtypes."""
+        named = {**{f"input {i}": t for i, t in enumerate(self.args)}, **self.kwargs}
+        return ", ".join(f"{k} {tuple(t.shape)} {t.dtype}" for k, t in named.items())
+
+
+class Inputs(Protocol):
+    """The inputs of all examples."""
+
+    def lengths(self) -> Ids:
+        """A length per example that does not depend on the model; it decides who is batched."""
+
+    def key(self, model: nn.Module) -> Hashable:
+        """Models with equal keys get equal arguments."""
+
+    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
+        """The arguments for each batch of examples, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class numbers or names, one per example."""
+
+    values: Sequence[int | str]
+    where: Where
+    names: Sequence[str] | None = None  # of a datasets.ClassLabel
+
+    def key(self, model: nn.Module) -> Hashable:
+        """Models with equal keys number the classes alike."""
+        return tuple(_label2id(model).items())
+
+    def ids(self, model: nn.Module) -> Ids:
+        """Class numbers in the model's order.
+
+        Names go through the model's ``config.label2id``. Numbers are taken as they are, unless
+        the data set names its classes and the model knows all these names.
+
+        Raises:
+            EvaluationError: If the model does not know a name.
+        """
+        label2id = _label2id(model)
+        names = self.names if self.names is not None and set(self.names) <= set(label2id) else ()
+        ids = np.empty(len(self.values), np.int64)
+        for row, value in enumerate(self.values):
+            if not isinstance(value, str):
+                # Without a name, e.g. the -1 of a hidden label, it is left to the range check.
+                ids[row] = label2id[names[value]] if 0 <= value < len(names) else value
+            elif value in label2id:
+                ids[row] = label2id[value]
+            else:
+                raise EvaluationError(
+                    self._unknown(row, sorted(label2id, key=label2id.__getitem__))
+                )
+        return ids
+
+    def _unknown(self, row: int, known: list[str]) -> str:
+        return (
+            f"Label {self.values[row]!r} ({self.where(row)}) is unknown to the model, which has "
+            f"{len(known)} labels{': ' if known else ''}{few(known)}. Rename the labels of the "
+            "data, set config.label2id of the model, pass class numbers, or pass head= with a "
+            "checkpoint that was trained on them."
+        )
+
+
+def _label2id(model: nn.Module) -> dict[str, int]:
+    return getattr(getattr(model, "config", None), "label2id", None) or {}
+
+
+class Texts:
+    """Texts or pairs of texts, tokenised with the tokenizer of the model's checkpoint."""
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.texts = texts
+        self.pairs = pairs
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def lengths(self) -> Ids:
+        """Characters: tokens would make the order depend on the tokenizer."""
+        pairs = self.pairs or [""] * len(self.texts)
+        return np.array([len(a) + len(b) for a, b in zip(self.texts, pairs, strict=True)])
+
+    def key(self, model: nn.Module) -> Hashable:
+        source = _origin(model) if self.tokenizer is None else None
+        return source, _positions(model) if self.max_length is None else None
+
+    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
+        tokenizer = self._tokenizer(model)
+        limits = [self.max_length] if self.max_length else [_positions(model)]
+        limits.append(tokenizer.model_max_length)
+        limit = min((x for x in limits if x), default=None)
+        known = limit is not None and limit < 1e9  # transformers writes "no limit" as 1e30
+        return [
+            Arguments(
+                (),
+                dict(
+                    tokenizer(
+                        [self.texts[i] for i in ids],
+                        None if self.pairs is None else [self.pairs[i] for i in ids],
+                        padding=True,
+                        truncation=known,
+                        max_length=limit if known else None,
+                        return_tensors="pt",
+                    )
+                ),
+            )
+            for ids in batches
+        ]
+
+    def _tokenizer(self, model: nn.Module) -> Any:
+        tokenizer = self.tokenizer
+        if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = _load_tokenizer(str(tokenizer or _origin(model)))
+        if getattr(tokenizer, "pad_token", None) is None:
+            raise EvaluationError(
+                f"{type(tokenizer).__name__} has no padding token. Set tokenizer.pad_token (and "
+                "pad_token_id in the model's config) and pass it as tokenizer=."
+            )
+        return tokenizer
+
+
+class Images:
+    """Images of a data set, prepared by the image processor of the model's checkpoint."""
+
+    def __init__(self, data: Any, column: str) -> None:
+        self.data = data
+        self.column = column
+
+    def lengths(self) -> Ids:
+        return np.zeros(len(self.data), np.int64)
+
+    def key(self, model: nn.Module) -> Hashable:
+        return _origin(model)
+
+    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
+        from transformers import AutoImageProcessor
+
+        folder = _origin(model)
+        try:
+            processor = AutoImageProcessor.from_pretrained(folder)
+        except (OSError, ValueError, ImportError) as error:
+            raise EvaluationError(
+                f"No image processor for the model of {folder or 'unknown origin'!r}: {error} "
+                "Save one into that folder, or pass (pixel_values, labels) as data."
+            ) from error
+        colour = getattr(getattr(model, "config", None), "num_channels", 3) == 3
+        return [
+            Arguments((), dict(processor(self._images(ids, colour), return_tensors="pt")))
+            for ids in batches
+        ]
+
+    def _images(self, ids: Ids, colour: bool) -> list[Any]:
+        images = [self.data[int(i)][self.column] for i in ids]
+        if not colour:
+            return images
+        return [im.convert("RGB") if hasattr(im, "convert") else im for im in images]
+
+
+class Tensors:
+    """Inputs that a model takes as they are."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+    def lengths(self) -> Ids:
+        return np.zeros(len(self.inputs), np.int64)
+
+    def key(self, model: nn.Module) -> Hashable:
+        return getattr(model, "main_input_name", None)
+
+    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
+        parts = [self.inputs[torch.from_numpy(ids)] for ids in batches]
+        # transformers models say what their first input is called, others take it by position
+        name = getattr(model, "main_input_name", None)
+        return [Arguments((), {name: p}) if name else Arguments((p,), {}) for p in parts]
+
+
+def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:
+    """Splits examples into batches of similar length, in an order that favours no length.
+
+    The order depends on nothing but the lengths and the batch size: neither on the model nor on
+    the machine. Batches differ by at most one in size, so that each weighs alike in a race.
+
+    Args:
+        lengths: Length per example, shape (n,), n > 0.
+        batch_size: Largest batch.
+
+    Returns:
+        Example ids, each once.
+    """
+    n = len(lengths)
+    count = -(-n // batch_size)
+    # Raw bits of a counter-based generator: its permutations may change between numpy versions.
+    draws = np.random.Philox(key=0).random_raw(n + count)
+    mixed = np.argsort(draws[:n], kind="stable")  # data sets are often sorted by class
+    by_length = mixed[np.argsort(lengths[mixed], kind="stable")]
+    batches = np.array_split(by_length, count)
+    return [batches[i] for i in np.argsort(draws[n:], kind="stable")]
+
+
+def few(names: Sequence[str], most: int = 10) -> str:
+    """Lists names, the first ``most`` of them."""
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _load_tokenizer(source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, ImportError) as error:
+        raise _no_tokenizer(source, f" ({error})") from error
+    ordinary = len(tokenizer) - len(tokenizer.all_special_tokens)
+    if ordinary <= _MOST_TOKENS_OF_AN_EMPTY_TOKENIZER:
+        raise _no_tokenizer(source, "")
+    return tokenizer
+
+
+def _no_tokenizer(source: str, reason: str) -> EvaluationError:
+    return EvaluationError(
+        f"There is no tokenizer in {source or 'a model without a folder'!r}{reason}. Save one "
+        "there with tokenizer.save_pretrained(), or pass tokenizer= (a tokenizer or a folder)."
+    )
+
+
+def _origin(model: nn.Module) -> str:
+    """Folder or hub id that the model was loaded from; empty if it was not."""
+    config = getattr(model, "config", None)
+    return str(getattr(config, "_name_or_path", "") or getattr(model, "name_or_path", ""))
+
+
+def _positions(model: nn.Module) -> int | None:
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)

@@ -1,0 +1,248 @@
+"""Classification of texts, images or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._base import Batch
+from merge_optuna.evaluators._data import Columns, read
+from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._inputs import Arguments, Ids, in_batches
+
+if TYPE_CHECKING:
+    from merge_optuna.checkpoints import Checkpoint
+
+Scores: TypeAlias = NDArray[np.float64]
+
+
+class Classification:
+    """Accuracy or macro-F1 of a classifier on labelled examples.
+
+    The model runs in eval mode, without gradients, on its own device and in its own dtype; it
+    returns logits of shape (b, number of labels), as a tensor or as ``.logits``. Inputs are
+    prepared once and stay on the model's device.
+
+    Scores per example are 1 (right) or 0 (wrong), for macro-F1 a row of three: right or wrong,
+    the predicted and the true class number. Logits with a NaN score NaN (and predict -1).
+
+    Attributes:
+        directions: ``("maximize",)``.
+        metric_names: ``(metric,)``.
+    """
+
+    directions = ("maximize",)
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        metric: str = "accuracy",
+        text: str = "text",
+        text_pair: str | None = None,
+        image: str | None = None,
+        label: str = "label",
+        tokenizer: Any = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        head: Checkpoint | None = None,
+    ) -> None:
+        """Reads the examples.
+
+        Args:
+            data: A ``datasets.Dataset``; the path of a JSON lines file (``.gz`` or not) with one
+                ``{"text": ..., "label": ...}`` per line; or a pair of tensors or arrays
+                ``(inputs, labels)``, with inputs as the model takes them first, e.g.
+                ``pixel_values`` of shape (n, channels, height, width).
+            metric: ``"accuracy"`` or ``"macro_f1"``.
+            text: Column of texts.
+            text_pair: Column of second texts; ``"text2"`` where the data has it.
+            image: Column of images. If given, the model is an image model.
+            label: Column of labels: class numbers, or names that the model's ``label2id`` knows.
+                A ``ClassLabel`` column counts by its names if the model knows them all.
+            tokenizer: A tokenizer, or the folder or hub id of one; by default the one in the
+                model's own checkpoint. (Images use the image processor there.)
+            max_length: Longest text in tokens; by default what tokenizer and model can take.
+            batch_size: Largest batch.
+            head: Score with the task head of this checkpoint in place of the model's own; its
+                ``label2id`` counts. So experts with different heads can share an encoder, with
+                one evaluator for each task.
+
+        Raises:
+            EvaluationError: If the data cannot be read, is empty, or an argument is not valid.
+        """
+        if metric not in _METRICS:
+            raise EvaluationError(f"Unknown metric {metric!r}. Metrics: {', '.join(_METRICS)}.")
+        for name, number in (("batch_size", batch_size), ("max_length", max_length)):
+            if number is not None and number < 1:
+                raise EvaluationError(f"{name} must be at least 1, not {number}.")
+        self.metric_names = (metric,)
+        self._metric = _METRICS[metric]
+        columns = Columns(text, text_pair, image, label)
+        self._inputs, self._labels = read(data, columns, tokenizer, max_length)
+        self._order = in_batches(self._inputs.lengths(), batch_size)
+        self._head = None if head is None else Head(head)
+        self._ready: _Ready | None = None
+
+    def __len__(self) -> int:
+        return len(self._labels.values)
+
+    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+        """Scores the examples batch by batch.
+
+        Batches hold examples of similar length, in an order that is random but always the same.
+
+        Args:
+            model: Put into eval mode if it is not.
+
+        Yields:
+            Example ids, shape (b,), and scores, shape (b,) or (b, 3).
+
+        Raises:
+            EvaluationError: If the model cannot be scored; :meth:`check` tells before.
+        """
+        scored = self._scored(model)
+        ready = self._prepare(model, scored)
+        for batch in ready.batches:
+            predicted, width = _predict(scored, batch.arguments)
+            self._check_range(ready.classes, width)
+            right = np.where(predicted < 0, np.nan, predicted == batch.classes)
+            yield batch.ids, self._metric.scores(right, predicted, batch.classes)
+
+    def value(self, scores: Scores) -> float:
+        """The metric over the scores of any of the examples.
+
+        Macro-F1 is averaged over the labels with a true example among those given: over all
+        labels of the data when all its examples are there. On a part of them, a rare label that
+        has not come up yet neither counts as 0 nor lives by a chance prediction. NaN if a score
+        is NaN.
+        """
+        return self._metric.value(np.asarray(scores))
+
+    def check(self, model: nn.Module) -> None:
+        """Runs two examples, the longest, and compares all labels with the shape of the logits.
+
+        Raises:
+            EvaluationError: If this model cannot be scored on these examples.
+        """
+        scored = self._scored(model)
+        ready = self._prepare(model, scored)
+        longest = max(ready.batches, key=lambda batch: batch.arguments.width)
+        probe = longest.arguments.map(lambda tensor: tensor[:2])
+        try:
+            _, width = _predict(scored, probe)
+        except EvaluationError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise EvaluationError(
+                f"{type(scored).__name__} cannot be run on {probe.describe()}: {error}"
+            ) from error
+        self._check_range(ready.classes, width)
+
+    def _scored(self, model: nn.Module) -> nn.Module:
+        if model.training:
+            model.eval()
+        return model if self._head is None else self._head.on(model)
+
+    def _prepare(self, model: nn.Module, scored: nn.Module) -> _Ready:
+        device, dtype = _place(model)
+        # The model itself is no part of the key: a search over layer paths makes a new one for
+        # every trial.
+        key = (self._inputs.key(model), self._labels.key(scored), device, dtype)
+        if self._ready is None or self._ready.key != key:
+            self._ready = None  # frees the old batches before the new ones are made
+            classes = self._labels.ids(scored)
+            arguments = self._inputs.collate(self._order, model)
+            batches = [
+                _Batch(ids, classes[ids], a.map(lambda tensor: _put(tensor, device, dtype)))
+                for ids, a in zip(self._order, arguments, strict=True)
+            ]
+            self._ready = _Ready(key, classes, batches)
+        return self._ready
+
+    def _check_range(self, classes: Ids, width: int) -> None:
+        outside = (classes < 0) | (classes >= width)
+        if outside.any():
+            row = int(outside.argmax())
+            raise EvaluationError(
+                f"Label {self._labels.values[row]!r} ({self._labels.where(row)}) is class "
+                f"{classes[row]}, but the model has {width} labels, numbered 0 to {width - 1}. "
+                "Drop or renumber these examples, or pass head= with a checkpoint that was "
+                "trained on them."
+            )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    ids: Ids
+    classes: Ids
+    arguments: Arguments
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Everything but the forward pass, for all models with the same key."""
+
+    key: Hashable
+    classes: Ids
+    batches: list[_Batch]
+
+
+def _predict(model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
+    """Predicted classes (-1: not a number), shape (b,), and the number of classes."""
+    # Not around the loop of the caller, which would leave it on while the generator waits.
+    with torch.inference_mode():
+        output = model(*arguments.args, **arguments.kwargs)
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+            raise EvaluationError(
+                f"{type(model).__name__} returns {found}, not logits of shape (batch, labels). "
+                "Merge models with a classification head, or pass head=."
+            )
+        best, predicted = logits.max(-1)
+        predicted = predicted.masked_fill(best.isnan(), -1)
+        return predicted.cpu().numpy(), logits.shape[1]
+
+
+def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    tensors = (t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point())
+    first = next(tensors, torch.empty(0))
+    return first.device, first.dtype
+
+
+def _put(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """What is kept of right or wrong, predicted and true class, and what it adds up to."""
+
+    scores: Callable[[Scores, Ids, Ids], Scores]
+    value: Callable[[Scores], float]
+
+
+def _macro_f1(scores: Scores) -> float:
+    from sklearn.metrics import f1_score
+
+    if np.isnan(scores).any():
+        return float("nan")
+    _, predicted, true = scores.astype(np.int64).T
+    return float(f1_score(true, predicted, labels=np.unique(true), average="macro"))
+
+
+_METRICS = {
+    "accuracy": _Metric(lambda right, predicted, true: right, lambda scores: float(scores.mean())),
+    "macro_f1": _Metric(
+        lambda right, predicted, true: np.stack([right, predicted, true], 1), _macro_f1
+    ),
+}
