@@ -1,0 +1,165 @@
+"""Tiny models of real architectures, and families of them: a base and experts around it.
+
+Everything is a function of its seed alone; no global random state is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import merge_optuna as mo
+
+M = TypeVar("M", bound=nn.Module)
+
+EXPERTS = ("ja", "math", "code", "law")
+
+
+def llama(seed: int = 0, *, tied: bool = False, layers: int = 2, **config: object) -> nn.Module:
+    """A Llama with grouped queries; 18 thousand parameters with two layers."""
+    settings = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    made = LlamaConfig(
+        **{**settings, **config}, num_hidden_layers=layers, tie_word_embeddings=tied
+    )
+    return _initialised(LlamaForCausalLM, made, seed)
+
+
+def gpt2(seed: int = 0, *, layers: int = 2, **config: object) -> nn.Module:
+    """A GPT-2; its head is tied to its embedding, its projections are Conv1D."""
+    settings = {
+        "vocab_size": 64,
+        "n_embd": 32,
+        "n_head": 2,
+        "n_positions": 32,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return _initialised(
+        GPT2LMHeadModel, GPT2Config(**{**settings, **config}, n_layer=layers), seed
+    )
+
+
+def bert(
+    seed: int = 0,
+    *,
+    labels: Sequence[str] = ("negative", "positive"),
+    layers: int = 2,
+    **config: object,
+) -> nn.Module:
+    """A BERT with a classification head."""
+    settings = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 32,
+    }
+    made = BertConfig(**{**settings, **config}, num_hidden_layers=layers, **_labels(labels))
+    return _initialised(BertForSequenceClassification, made, seed)
+
+
+def vit(
+    seed: int = 0,
+    *,
+    labels: Sequence[str] = ("cat", "dog", "owl"),
+    layers: int = 2,
+    **config: object,
+) -> nn.Module:
+    """A ViT with a classification head; transformers renames its tensors while loading."""
+    settings = {
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    made = ViTConfig(**{**settings, **config}, num_hidden_layers=layers, **_labels(labels))
+    return _initialised(ViTForImageClassification, made, seed)
+
+
+def noised(model: M, seed: int, scale: float = 0.02) -> M:
+    """A copy of the model with normal noise on every parameter: a fine-tuned expert."""
+    made = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter += (noise * scale).to(parameter.dtype)
+    return made
+
+
+def save(
+    model: nn.Module,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    sharded: bool = False,
+) -> Path:
+    """Saves a copy of the model in ``dtype``, in one file or in shards of 16 kB."""
+    assert isinstance(model, PreTrainedModel)
+    saved = copy.deepcopy(model).to(dtype)
+    saved.save_pretrained(folder, max_shard_size="16KB" if sharded else "5GB")
+    return folder
+
+
+def family(
+    root: Path,
+    make: Callable[[], nn.Module] = llama,
+    *,
+    experts: int = 3,
+    dtype: torch.dtype = torch.float32,
+    sharded: bool = False,
+    scale: float = 0.02,
+) -> list[mo.Checkpoint]:
+    """Saves a base and experts below ``root``; returns their checkpoints, the base first.
+
+    Names are ``base`` and then those of ``EXPERTS``, and so are the folders'.
+    """
+    base = make()
+    models = {"base": base}
+    models |= {name: noised(base, 100 + i, scale) for i, name in enumerate(EXPERTS[:experts])}
+    return [
+        mo.Checkpoint(save(model, root / name, dtype=dtype, sharded=sharded), name=name)
+        for name, model in models.items()
+    ]
+
+
+def _initialised(architecture: type[PreTrainedModel], config: object, seed: int) -> nn.Module:
+    # Large weights, so that outputs differ; noise, so that no bias is 0 and no norm weight 1.
+    config.initializer_range = 0.2  # type: ignore[attr-defined]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = architecture(config)
+    return noised(model, seed, 0.05).eval()
+
+
+def _labels(labels: Sequence[str]) -> dict[str, object]:
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
