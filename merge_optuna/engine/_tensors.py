@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -52,21 +52,26 @@ def frame_of(source: Source) -> Checkpoint:
     return source.frame if isinstance(source, Recipe) else source
 
 
-def check_finite(checkpoints: Iterable[Checkpoint]) -> None:
-    """Reads every tensor of every checkpoint once and looks for NaN and infinity.
+def check_finite(recipe: Recipe) -> None:
+    """Reads every tensor that enters a merge once and looks for NaN and infinity.
 
     Raises:
         CheckpointError: Naming the first such tensor.
     """
-    todo = [(c, name) for c in checkpoints for name in c.names()]
-    for checkpoint, name in tqdm(todo, "Checking sources", delay=2, leave=False, unit="tensor"):
-        if checkpoint.dtype(name).is_floating_point:
-            bad = int((~torch.isfinite(checkpoint.tensor(name).float())).sum())
-            if bad:
-                raise CheckpointError(
-                    f"{name} of {checkpoint.name!r} ({checkpoint.ref}) has {bad} values that are "
-                    "NaN or infinite. Use another checkpoint, or leave it out with exclude=[...]."
-                )
+    frame, merged = recipe.frame, set(recipe.alignment.layout.names)
+    todo = [
+        (leaf, name)
+        for leaf in recipe.leaves()
+        for name in leaf.names()
+        if (leaf == frame or name in merged) and leaf.dtype(name).is_floating_point
+    ]
+    for leaf, name in tqdm(todo, "Checking sources", delay=2, leave=False, unit="tensor"):
+        bad = int((~torch.isfinite(leaf.tensor(name).float())).sum())
+        if bad:
+            raise CheckpointError(
+                f"{name} of {leaf.name!r} ({leaf.ref}) has {bad} values that are NaN or "
+                "infinite. Use another checkpoint, or leave the tensor out with exclude=[...]."
+            )
 
 
 def _tensor(source: Source, name: str, device: torch.device) -> Tensor:

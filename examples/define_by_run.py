@@ -1,0 +1,28 @@
+"""The same search in Optuna's define-by-run style: the space is a function of the trial.
+
+    python examples/define_by_run.py BASE EXPERT_A EXPERT_B dev.jsonl
+"""
+
+import sys
+
+import optuna
+
+import merge_optuna as mo
+
+base, a, b = (mo.Checkpoint(folder, name=name) for folder, name in zip(sys.argv[1:4], "zab"))
+dev = sys.argv[4]
+
+
+def recipe(trial: optuna.Trial) -> mo.Recipe:
+    if trial.suggest_categorical("method", ["ties", "task_arithmetic"]) == "ties":
+        density = trial.suggest_float("density", 0.1, 1)
+        return mo.recipes.ties(base, [a, b], density=density)
+    weight = trial.suggest_float("weight", 0, 1)
+    return mo.recipes.task_arithmetic(base, [a, b], weight=weight)
+
+
+objective = mo.MergeObjective(recipe, mo.evaluators.Classification(dev))
+study = optuna.create_study(directions=objective.directions)  # any sampler of Optuna
+study.optimize(objective, n_trials=30)
+print(study.best_params)
+mo.export(study, "merged", force=True)

@@ -1,0 +1,136 @@
+"""From a study back to recipes and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.engine import write
+from merge_optuna.errors import StudyError
+from merge_optuna.recipes import Recipe
+from merge_optuna.study._objective import RECIPE, SPACE
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge_optuna.checkpoints import Checkpoint
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """The best completed trial on dev, the earliest among equals; feasible ones first.
+
+    Raises:
+        StudyError: If no trial is complete, or the study has several objectives.
+    """
+    if len(study.directions) > 1:
+        raise StudyError(
+            f"The study {study.study_name!r} has {len(study.directions)} objectives. Choose one "
+            "of study.best_trials and pass trial=."
+        )
+    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    if not complete:
+        raise StudyError(f"The study {study.study_name!r} has no completed trial yet.")
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+
+    def key(trial: FrozenTrial) -> tuple[float, float, int]:
+        violation = sum(max(0.0, c) for c in trial.constraints.values())
+        return violation, sign * trial.values[0], trial.number
+
+    return min(complete, key=key)
+
+
+def recipe_of(
+    study: optuna.Study,
+    trial: FrozenTrial | int | None = None,
+    *,
+    sources: Mapping[str, Checkpoint] | None = None,
+) -> Recipe:
+    """Rebuilds the recipe of a trial from the database alone.
+
+    Args:
+        study: A study that ran a :class:`mo.MergeObjective`.
+        trial: A trial or its number; the best one when omitted.
+        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``.
+
+    Raises:
+        StudyError: If the study holds no recipes, or there is no such trial.
+        CheckpointError: If a source has changed.
+    """
+    frozen = _frozen(study, trial)
+    stored = frozen.system_attrs.get(RECIPE)
+    if stored is not None:
+        return Recipe.from_json(stored).with_sources(sources or {})
+    space = study.user_attrs.get(SPACE)
+    if space is None:
+        raise StudyError(
+            f"The study {study.study_name!r} holds no recipes: it did not run a mo.MergeObjective."
+        )
+    return Recipe.from_yaml(space).with_sources(sources or {}).bind(frozen.params)
+
+
+def export(
+    study: optuna.Study,
+    folder: str | Path,
+    *,
+    trial: FrozenTrial | int | None = None,
+    force: bool = False,
+    sources: Mapping[str, Checkpoint] | None = None,
+    dtype: torch.dtype | str | None = None,
+    tokenizer: str | None = None,
+    score: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the merged checkpoint of a trial, with recipe and model card.
+
+    Args:
+        study: A study that ran a :class:`mo.MergeObjective`.
+        folder: Where to.
+        trial: A trial or its number; the best one when omitted.
+        force: Replace a folder that is not empty.
+        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``.
+        dtype: Data type of the weights; that of the base when omitted.
+        tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
+        score: Further results for the model card, e.g. on test data.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: If the folder is not empty and ``force`` is not set.
+        StudyError: If the study holds no recipes, or there is no such trial.
+    """
+    frozen = _frozen(study, trial)
+    names = study.metric_names or ["value"] * len(study.directions)
+    dev = {f"{name} (dev)": v for name, v in zip(names, frozen.values or (), strict=False)}
+    about = {"study": study.study_name, "trial": frozen.number}
+    command = (
+        f"merge-optuna export {compat.url_of(study) or 'STORAGE'} {folder} "
+        f"--study {study.study_name} --trial {frozen.number}"
+    )
+    return write(
+        recipe_of(study, frozen, sources=sources),
+        folder,
+        force=force,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        score={**dev, **(score or {}), **about},
+        command=command,
+    )
+
+
+def _frozen(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:
+    if trial is None:
+        return best_trial(study)
+    if not isinstance(trial, int):
+        return trial
+    trials = compat.all_trials(study)
+    if not 0 <= trial < len(trials):
+        raise StudyError(
+            f"The study {study.study_name!r} has no trial {trial}; it has {len(trials)} trials."
+        )
+    return trials[trial]

@@ -1,0 +1,238 @@
+"""A declared search, and the loop that runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.errors import StudyError
+from merge_optuna.evaluators import Evaluator
+from merge_optuna.recipes import Recipe
+from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
+from merge_optuna.study._export import best_trial
+from merge_optuna.study._objective import ERROR, MergeObjective
+from merge_optuna.study._storage import storage as open_storage
+
+_COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+_MAX_FAILURES = 10
+_POLL_SECONDS = 0.5
+
+
+def remaining(study: optuna.Study, total: int) -> int:
+    """How many trials are missing to ``total`` completed or pruned ones.
+
+    For ``study.optimize(objective, n_trials=mo.remaining(study, total))``, which can be started
+    any number of times. It is for one process at a time.
+    """
+    return max(0, total - _count(study))
+
+
+@dataclass(frozen=True)
+class MergeStudy:
+    """A search as a declaration: what ``merge-optuna run FILE`` looks for in a file.
+
+    Attributes:
+        name: Name of the study in the storage.
+        objective: What a trial does.
+        n_trials: Completed and pruned trials in total, however often it is started.
+        sampler: Of Optuna or of ``mo.samplers``; the space's own with seed 0 when omitted.
+        pruner: Of Optuna; none when omitted.
+        test: Scores the result on data that the search does not see.
+    """
+
+    name: str
+    objective: MergeObjective
+    n_trials: int
+    sampler: optuna.samplers.BaseSampler | None = None
+    pruner: optuna.pruners.BasePruner | None = None
+    test: Evaluator | None = None
+
+    def open(self, storage: str | optuna.storages.BaseStorage | None = None) -> optuna.Study:
+        """Creates the study, or opens it again, and checks that it fits.
+
+        Trials that a killed process of this machine left running are failed.
+
+        Args:
+            storage: A URL for :func:`mo.storage`, an Optuna storage, or None for memory.
+
+        Raises:
+            StorageError: If the storage cannot be opened.
+            StudyError: If a study of this name has another direction or another space.
+        """
+        study = optuna.create_study(
+            study_name=self.name,
+            storage=open_storage(storage) if isinstance(storage, str) else storage,
+            sampler=self.sampler or _default_sampler(self.objective),
+            pruner=self.pruner or optuna.pruners.NopPruner(),
+            directions=self.objective.directions,
+            load_if_exists=True,
+        )
+        self.objective.check_study(study)
+        self.objective.store_space(study)
+        if study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(self.objective.metric_names)
+        fail_dead_trials(study)
+        return study
+
+    def run(
+        self,
+        storage: str | optuna.storages.BaseStorage | None = None,
+        *,
+        n_trials: int | None = None,
+        progress: bool = True,
+    ) -> optuna.Study:
+        """Runs the search until it has ``n_trials`` completed or pruned trials.
+
+        It goes on where an earlier run, finished or killed, has stopped. Several processes may
+        run it on one storage at the same time.
+
+        Args:
+            storage: As for :meth:`open`.
+            n_trials: Another total than the declared one.
+            progress: Whether to show a progress bar on standard error.
+
+        Returns:
+            The study.
+
+        Raises:
+            StudyError: If ten trials in a row fail, with the traceback of the first.
+        """
+        study = self.open(storage)
+        total = self.n_trials if n_trials is None else n_trials
+        with _quiet(), _Bar(study, total, show=progress) as bar:
+            failures = _Failures()
+            while (missing := remaining(study, total)) > 0:
+                study.optimize(
+                    _Bounded(self.objective, total),
+                    n_trials=missing,
+                    callbacks=[bar.update, failures.count, _stop_at(total)],
+                )
+        return study
+
+    def test_value(self, study: optuna.Study, recipe: Recipe) -> float | tuple[float, ...]:
+        """Scores a recipe on the test data.
+
+        Raises:
+            StudyError: If this study has none.
+        """
+        if self.test is None:
+            raise StudyError(f"The study {study.study_name!r} was declared without test=.")
+        return self.objective.score(recipe, self.test)
+
+
+class _Bounded:
+    """The objective, except that a trial beyond the total is failed as surplus.
+
+    With several processes on one storage each may have started a trial when only one was
+    missing. A surplus trial waits until the others have finished; if one fails, the loop asks
+    for a new one.
+    """
+
+    def __init__(self, objective: MergeObjective, total: int) -> None:
+        self._objective = objective
+        self._total = total
+
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        if not self._is_surplus(trial):
+            return self._objective(trial)
+        compat.set_system_attr(trial.study, trial, SURPLUS, "total reached")
+        while self._is_surplus(trial) and _count(trial.study) < self._total:
+            time.sleep(_POLL_SECONDS)
+            fail_dead_trials(trial.study)
+        return float("nan")
+
+    def _is_surplus(self, trial: optuna.Trial) -> bool:
+        before = [
+            t
+            for t in compat.all_trials(trial.study)[: trial.number]
+            if t.state == TrialState.RUNNING and SURPLUS not in t.system_attrs
+        ]
+        alive = sum(owner_alive(t) is not False for t in before)
+        return _count(trial.study) + alive >= self._total
+
+
+class _Failures:
+    """Ends a run in which nothing works any more."""
+
+    def __init__(self) -> None:
+        self._row: list[str] = []
+
+    def count(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if trial.state != TrialState.FAIL:
+            self._row.clear()
+        elif SURPLUS not in trial.system_attrs:
+            self._row.append(trial.user_attrs.get(ERROR, f"trial {trial.number} failed"))
+        if len(self._row) >= _MAX_FAILURES:
+            raise StudyError(
+                f"{_MAX_FAILURES} trials in a row have failed in {study.study_name!r}. "
+                f"The first of them:\n{self._row[0]}"
+            )
+
+
+class _Bar:
+    """Progress with the best value, the time left, and trials pruned and failed."""
+
+    def __init__(self, study: optuna.Study, total: int, *, show: bool) -> None:
+        self._study = study
+        self._total = total
+        done = total - remaining(study, total)
+        self._bar = tqdm(
+            total=total, initial=done, desc=study.study_name, unit="trial", disable=not show
+        )
+
+    def __enter__(self) -> _Bar:
+        self.update(self._study)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def update(self, study: optuna.Study, trial: FrozenTrial | None = None) -> None:
+        states = [t.state for t in compat.all_trials(study)]
+        self._bar.n = min(self._total, sum(state in _COUNTED for state in states))
+        shown: dict[str, Any] = {}
+        if len(study.directions) == 1 and TrialState.COMPLETE in states:
+            shown["best"] = f"{best_trial(study).values[0]:.4g}"
+        shown["pruned"] = states.count(TrialState.PRUNED)
+        shown["failed"] = states.count(TrialState.FAIL)
+        self._bar.set_postfix(shown)
+
+
+def _stop_at(total: int) -> Any:
+    """A callback that ends ``optimize`` once other processes have done the rest."""
+
+    def stop(study: optuna.Study, trial: FrozenTrial) -> None:
+        if remaining(study, total) == 0:
+            study.stop()
+
+    return stop
+
+
+def _count(study: optuna.Study) -> int:
+    return sum(t.state in _COUNTED for t in compat.all_trials(study))
+
+
+def _default_sampler(objective: MergeObjective) -> optuna.samplers.BaseSampler | None:
+    return objective.space.sampler(seed=0) if isinstance(objective.space, Recipe) else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's line per trial would tear the progress bar apart."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

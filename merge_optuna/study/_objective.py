@@ -1,0 +1,300 @@
+"""Space, engine and evaluator composed into an Optuna objective."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import torch
+from numpy.typing import NDArray
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.engine import Engine, check_finite
+from merge_optuna.errors import InfeasibleRecipe, RecipeError, StudyError
+from merge_optuna.evaluators import Evaluator, as_evaluator
+from merge_optuna.recipes import Recipe
+from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
+from merge_optuna.study._scores import set_scores
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SPACE = "space"
+"""Study user attribute: the space as YAML, so that the database alone can rebuild a trial."""
+RECIPE = "merge_optuna:recipe"
+"""Trial system attribute: the recipe as JSON, for spaces that are functions."""
+REASON = "reason"
+"""Trial user attribute: why it was pruned."""
+ERROR = "error"
+"""Trial user attribute: the traceback of a failed evaluation."""
+
+Space = Recipe | Callable[[optuna.Trial], Recipe]
+
+
+class MergeObjective:
+    """An Optuna objective that merges what a trial asks for and scores it.
+
+    Everything of Optuna works with it: any sampler, pruner, storage, callbacks, ask and tell. A
+    bad configuration is refused here, before a study exists.
+
+    A trial whose recipe has no well-defined result or whose score is not finite is pruned with
+    the user attribute ``reason``; one whose evaluation raises fails with the traceback in the user
+    attribute ``error``, and the search goes on. User attributes also tell the seconds spent
+    merging and evaluating and the number of examples used.
+
+    Values are reported while a trial runs if the evaluator yields several batches: the mean score
+    of each batch under its number for a ``WilcoxonPruner``, which pairs them with those of the
+    best trial; for other pruners the value over all examples so far, under their number.
+
+    Attributes:
+        space: Any ``Trial -> Recipe``, e.g. a recipe with free numbers.
+        evaluator: What scores a model.
+        engine: What holds the live model.
+        directions: For ``optuna.create_study(directions=)``.
+        metric_names: One per direction.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        evaluator: Evaluator | Callable[[nn.Module], float],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str | None = None,
+    ) -> None:
+        """Composes an objective and checks that its parts fit.
+
+        Args:
+            space: A recipe with free numbers, or a function from a trial to a recipe. What a
+                function returns is checked at its first trial.
+            evaluator: An evaluator, or a function from the live model to a number (higher is
+                better; otherwise wrap it: ``mo.evaluators.Function(f, direction="minimize")``).
+            device: Of the live model.
+            dtype: Of the live model; that of the base checkpoint when omitted.
+
+        Raises:
+            CheckpointError: If a source is damaged, holds NaN, or does not fit the others.
+            RecipeError: If nothing in the recipe is free.
+            EvaluationError: If the evaluator cannot score the model.
+        """
+        self.space = space
+        self.evaluator = as_evaluator(evaluator)
+        self.engine = Engine(device, dtype)
+        self.directions: list[Any] = list(self.evaluator.directions)
+        self.metric_names = list(self.evaluator.metric_names)
+        self._busy = threading.Lock()
+        self._known: tuple[Any, ...] | None = None
+        self._checked = False
+        if isinstance(space, Recipe):
+            if not space.slots:
+                raise RecipeError("Nothing is free in this recipe. Use mo.free for a parameter.")
+            self._check(space)
+
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """Merges and scores one trial.
+
+        Raises:
+            optuna.TrialPruned: If the trial is pruned.
+            StudyError: If the study does not fit, or two trials run at once in this process.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise StudyError(
+                "There is one live model, so this process runs one trial at a time. Use "
+                "n_jobs=1 and start several processes on the same storage instead."
+            )
+        try:
+            self._join(trial.study)
+            return self._run(trial)
+        finally:
+            self._busy.release()
+
+    def score(
+        self, recipe: Recipe | Checkpoint, evaluator: Evaluator | None = None
+    ) -> float | tuple[float, ...]:
+        """Scores a recipe or a single checkpoint, e.g. a baseline, outside of any trial.
+
+        Args:
+            recipe: What to load.
+            evaluator: Another one, e.g. on test data; the objective's own when omitted.
+        """
+        chosen = evaluator or self.evaluator
+        model = self.engine.load(recipe)
+        return chosen.value(np.concatenate([scores for _, scores in chosen(model)]))
+
+    def check_study(self, study: optuna.Study) -> None:
+        """Checks that a study can run this objective.
+
+        Raises:
+            StudyError: If its directions are others, it was made with another space, or its
+                pruner hides trials from its sampler.
+        """
+        directions = [direction.name.lower() for direction in study.directions]
+        if directions != self.directions:
+            raise StudyError(
+                f"The study {study.study_name!r} is to {' and '.join(directions)}, but "
+                f"{', '.join(self.metric_names)} is to {' and '.join(self.directions)}. Create "
+                "it with directions=objective.directions, or use another study_name."
+            )
+        if isinstance(study.sampler, PopulationSampler):
+            if isinstance(study.pruner, optuna.pruners.HyperbandPruner):
+                raise StudyError(
+                    "HyperbandPruner hides trials from population samplers. Use MedianPruner, "
+                    "SuccessiveHalvingPruner or WilcoxonPruner."
+                )
+            if len(directions) > 1:
+                raise StudyError(
+                    f"{type(study.sampler).__name__} has one objective, this study "
+                    f"{len(directions)}. Use optuna.samplers.NSGAIISampler."
+                )
+        self._check_space(study)
+
+    # -- before trials ---------------------------------------------------------------------
+
+    def _check(self, recipe: Recipe) -> None:
+        check_finite(recipe)
+        model = self.engine.load(recipe.frame)
+        check = getattr(self.evaluator, "check", None)
+        if check is not None:
+            check(model)
+        self._checked = True
+
+    def _join(self, study: optuna.Study) -> None:
+        """Checks a study at the first trial, and stores the space in it."""
+        known = (compat.storage_of(study), study.study_name, study.sampler, study.pruner)
+        if self._known != known:
+            self.check_study(study)
+            self.store_space(study)
+            self._known = known
+
+    def store_space(self, study: optuna.Study) -> None:
+        """Stores the space with the study, once."""
+        if isinstance(self.space, Recipe) and SPACE not in study.user_attrs:
+            study.set_user_attr(SPACE, self.space.to_yaml())
+
+    def _check_space(self, study: optuna.Study) -> None:
+        stored = study.user_attrs.get(SPACE)
+        if stored is None or not isinstance(self.space, Recipe):
+            return
+        before = Recipe.from_yaml(stored)
+        if before.digest != self.space.digest:
+            raise StudyError(
+                f"The study {study.study_name!r} was made with another space: "
+                f"{_difference(before, self.space)}. Use another study_name for this one."
+            )
+
+    # -- one trial -------------------------------------------------------------------------
+
+    def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        started = time.perf_counter()
+        try:
+            recipe = self._recipe(trial)
+            model = self.engine.load(recipe)
+        except InfeasibleRecipe as error:
+            raise self._pruned(trial, str(error)) from error
+        merged = time.perf_counter()
+        trial.set_user_attr("seconds_merge", round(merged - started, 4))
+        try:
+            value = self._evaluate(trial, model)
+        except optuna.TrialPruned:
+            raise
+        except KeyboardInterrupt:
+            # Not the candidate's fault: it is proposed again without counting as a failure.
+            compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
+            raise
+        except Exception as error:
+            # An evaluator is anybody's code; one bad trial must not end a search.
+            trial.set_user_attr(ERROR, traceback.format_exc())
+            optuna.logging.get_logger("optuna").warning(
+                f"Trial {trial.number} failed: {type(error).__name__}: {error}"
+            )
+            return math.nan
+        finally:
+            trial.set_user_attr("seconds_evaluate", round(time.perf_counter() - merged, 4))
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(math.isfinite(v) for v in values):
+            raise self._pruned(trial, f"The score is not finite: {value}.")
+        return value
+
+    def _recipe(self, trial: optuna.Trial) -> Recipe:
+        recipe = self.space(trial)
+        if not isinstance(recipe, Recipe):
+            raise StudyError(f"A space must return a recipe, not {recipe!r}.")
+        if not isinstance(self.space, Recipe):
+            if not self._checked:
+                self._check(recipe)
+            attribute = recipe.to_json()
+            compat.set_system_attr(trial.study, trial, RECIPE, attribute)
+        return recipe
+
+    def _evaluate(self, trial: optuna.Trial, model: nn.Module) -> float | tuple[float, ...]:
+        ids: list[NDArray[np.int64]] = []
+        parts: list[NDArray[np.float64]] = []
+        total, seen = len(self.evaluator), 0
+        try:
+            for step, (batch_ids, batch_scores) in enumerate(self.evaluator(model)):
+                ids.append(batch_ids)
+                parts.append(batch_scores)
+                seen += len(batch_ids)
+                if len(self.directions) == 1 and total > len(batch_ids):
+                    self._report(trial, step, parts, last=seen == total)
+            return self.evaluator.value(np.concatenate(parts))
+        finally:
+            trial.set_user_attr("examples", seen)
+            if parts and total > 1:
+                set_scores(trial, _by_example(ids, parts, total))
+
+    def _report(
+        self, trial: optuna.Trial, step: int, parts: list[NDArray[np.float64]], *, last: bool
+    ) -> None:
+        """Reports what the pruner reads, and prunes; never once everything is evaluated."""
+        if isinstance(trial.study.pruner, optuna.pruners.WilcoxonPruner):
+            report, at = float(np.mean(_first_column(parts[-1]))), step
+        else:
+            value = self.evaluator.value(np.concatenate(parts))
+            assert isinstance(value, (int, float))  # one direction, one value
+            report, at = float(value), sum(map(len, parts))
+        if not math.isfinite(report):
+            return
+        trial.report(report, at)
+        if not last and trial.should_prune():
+            partial = self.evaluator.value(np.concatenate(parts))
+            compat.set_system_attr(trial.study, trial, PARTIAL, partial)
+            raise self._pruned(trial, f"{type(trial.study.pruner).__name__} at step {at}.")
+
+    @staticmethod
+    def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
+        trial.set_user_attr(REASON, reason)
+        return optuna.TrialPruned(reason)
+
+
+def _first_column(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    return scores if scores.ndim == 1 else scores[:, 0]
+
+
+def _by_example(
+    ids: list[NDArray[np.int64]], parts: list[NDArray[np.float64]], total: int
+) -> NDArray[np.float64]:
+    scores = np.full(total, np.nan)
+    scores[np.concatenate(ids)] = _first_column(np.concatenate(parts))
+    return scores
+
+
+def _difference(before: Recipe, now: Recipe) -> str:
+    """What differs between two spaces, in words."""
+    if before.method != now.method:
+        return f"method {before.method}, now {now.method}"
+    old = [(c.name, c.digest[:8]) for c in before.leaves()]
+    new = [(c.name, c.digest[:8]) for c in now.leaves()]
+    if old != new:
+        return f"sources {old}, now {new}"
+    for name, value in before.parameters:
+        if now.values[name] != value:
+            return f"{name}={value!r}, now {now.values[name]!r}"
+    return "other excluded tensors, names or nested recipes"

@@ -1,0 +1,78 @@
+"""Per-example scores, kept packed with a trial."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.errors import StudyError
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+SCORES = "merge_optuna:scores"
+"""System attribute: the packed per-example scores of a trial."""
+
+
+def set_scores(trial: Trial, array: ArrayLike) -> None:
+    """Stores one score per dev example with a running trial.
+
+    :class:`mo.MergeObjective` does this by itself; call it from a hand-written objective so that
+    samplers with niches, races and leaderboards can use it.
+
+    Args:
+        trial: The running trial.
+        array: Shape (n,), in the order of the examples; NaN where one was not evaluated. Scores
+            that are all 0 or 1 take one bit each, others 32.
+
+    Raises:
+        StudyError: If the shape is not (n,).
+    """
+    scores = np.asarray(array, dtype=np.float32)
+    if scores.ndim != 1:
+        raise StudyError(f"Scores must have shape (n,), not {scores.shape}.")
+    compat.set_system_attr(trial.study, trial, SCORES, _pack(scores))
+
+
+def scores(study: Study, trial: FrozenTrial | int) -> NDArray[np.float32]:
+    """Returns the per-example scores of a trial.
+
+    Args:
+        study: The study.
+        trial: A trial or its number.
+
+    Returns:
+        Shape (n,), in the order of the examples; NaN where one was not evaluated.
+
+    Raises:
+        StudyError: If the trial has none.
+    """
+    number = trial if isinstance(trial, int) else trial.number
+    packed = compat.all_trials(study)[number].system_attrs.get(SCORES)
+    if packed is None:
+        raise StudyError(
+            f"Trial {number} of {study.study_name!r} has no per-example scores. They are stored "
+            "by mo.MergeObjective, or by mo.set_scores(trial, array) in an objective."
+        )
+    return _unpack(packed)
+
+
+def _pack(scores: NDArray[np.float32]) -> dict[str, Any]:
+    binary = bool(np.isin(scores, (0.0, 1.0)).all())
+    raw = np.packbits(scores.astype(bool)) if binary else scores.astype("<f4")
+    data = base64.b64encode(zlib.compress(raw.tobytes(), 1)).decode()
+    return {"n": len(scores), "type": "bit" if binary else "f4", "data": data}
+
+
+def _unpack(packed: dict[str, Any]) -> NDArray[np.float32]:
+    raw = zlib.decompress(base64.b64decode(packed["data"]))
+    if packed["type"] == "bit":
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=packed["n"])
+        return bits.astype(np.float32)
+    return np.frombuffer(raw, "<f4").astype(np.float32)
