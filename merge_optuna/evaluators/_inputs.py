@@ -43,17 +43,24 @@ class Arguments(NamedTuple):
         return ", ".join(f"{k} {tuple(t.shape)} {t.dtype}" for k, t in named.items())
 
 
+class Encoded(NamedTuple):
+    """The inputs of all examples, ready for one kind of model."""
+
+    lengths: Ids  # per example, what padding is saved on
+    batch: Callable[[Ids], Arguments]  # the arguments for some examples, on the CPU
+
+
 class Inputs(Protocol):
     """The inputs of all examples."""
 
-    def lengths(self) -> Ids:
-        """A length per example that does not depend on the model; it decides who is batched."""
+    def __len__(self) -> int:
+        """Number of examples."""
 
     def key(self, model: nn.Module) -> Hashable:
         """Models with equal keys get equal arguments."""
 
-    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
-        """The arguments for each batch of examples, on the CPU."""
+    def encode(self, model: nn.Module) -> Encoded:
+        """Prepares the inputs for ``model`` and those with the same key."""
 
 
 @dataclass(frozen=True)
@@ -120,37 +127,25 @@ class Texts:
         self.tokenizer = tokenizer
         self.max_length = max_length
 
-    def lengths(self) -> Ids:
-        """Characters: tokens would make the order depend on the tokenizer."""
-        pairs = self.pairs or [""] * len(self.texts)
-        return np.array([len(a) + len(b) for a, b in zip(self.texts, pairs, strict=True)])
+    def __len__(self) -> int:
+        return len(self.texts)
 
     def key(self, model: nn.Module) -> Hashable:
         source = _origin(model) if self.tokenizer is None else None
         return source, _positions(model) if self.max_length is None else None
 
-    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
+    def encode(self, model: nn.Module) -> Encoded:
         tokenizer = self._tokenizer(model)
-        limits = [self.max_length] if self.max_length else [_positions(model)]
-        limits.append(tokenizer.model_max_length)
-        limit = min((x for x in limits if x), default=None)
-        known = limit is not None and limit < 1e9  # transformers writes "no limit" as 1e30
-        return [
-            Arguments(
-                (),
-                dict(
-                    tokenizer(
-                        [self.texts[i] for i in ids],
-                        None if self.pairs is None else [self.pairs[i] for i in ids],
-                        padding=True,
-                        truncation=known,
-                        max_length=limit if known else None,
-                        return_tensors="pt",
-                    )
-                ),
-            )
-            for ids in batches
-        ]
+        limits = (self.max_length or _positions(model), tokenizer.model_max_length)
+        # transformers writes "no limit" as 1e30
+        limit = min((n for n in limits if n is not None and n < 1e9), default=None)
+        columns = tokenizer(self.texts, self.pairs, truncation=limit is not None, max_length=limit)
+
+        def batch(ids: Ids) -> Arguments:
+            some = {name: [rows[i] for i in ids] for name, rows in columns.items()}
+            return Arguments((), dict(tokenizer.pad(some, return_tensors="pt")))
+
+        return Encoded(np.array([len(row) for row in columns["input_ids"]]), batch)
 
     def _tokenizer(self, model: nn.Module) -> Any:
         tokenizer = self.tokenizer
@@ -171,13 +166,13 @@ class Images:
         self.data = data
         self.column = column
 
-    def lengths(self) -> Ids:
-        return np.zeros(len(self.data), np.int64)
+    def __len__(self) -> int:
+        return len(self.data)
 
     def key(self, model: nn.Module) -> Hashable:
         return _origin(model)
 
-    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
+    def encode(self, model: nn.Module) -> Encoded:
         from transformers import AutoImageProcessor
 
         folder = _origin(model)
@@ -189,10 +184,11 @@ class Images:
                 "Save one into that folder, or pass (pixel_values, labels) as data."
             ) from error
         colour = getattr(getattr(model, "config", None), "num_channels", 3) == 3
-        return [
-            Arguments((), dict(processor(self._images(ids, colour), return_tensors="pt")))
-            for ids in batches
-        ]
+
+        def batch(ids: Ids) -> Arguments:
+            return Arguments((), dict(processor(self._images(ids, colour), return_tensors="pt")))
+
+        return Encoded(np.zeros(len(self), np.int64), batch)
 
     def _images(self, ids: Ids, colour: bool) -> list[Any]:
         images = [self.data[int(i)][self.column] for i in ids]
@@ -207,17 +203,21 @@ class Tensors:
     def __init__(self, inputs: Tensor) -> None:
         self.inputs = inputs
 
-    def lengths(self) -> Ids:
-        return np.zeros(len(self.inputs), np.int64)
+    def __len__(self) -> int:
+        return len(self.inputs)
 
     def key(self, model: nn.Module) -> Hashable:
         return getattr(model, "main_input_name", None)
 
-    def collate(self, batches: Sequence[Ids], model: nn.Module) -> list[Arguments]:
-        parts = [self.inputs[torch.from_numpy(ids)] for ids in batches]
+    def encode(self, model: nn.Module) -> Encoded:
         # transformers models say what their first input is called, others take it by position
         name = getattr(model, "main_input_name", None)
-        return [Arguments((), {name: p}) if name else Arguments((p,), {}) for p in parts]
+
+        def batch(ids: Ids) -> Arguments:
+            part = self.inputs[torch.from_numpy(ids)]
+            return Arguments((), {name: part}) if name else Arguments((part,), {})
+
+        return Encoded(np.zeros(len(self), np.int64), batch)
 
 
 def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:

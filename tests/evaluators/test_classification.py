@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForSequenceClassification, ViTForImageClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+    ViTForImageClassification,
+)
 
 from merge_optuna.evaluators import Classification
 
@@ -78,6 +84,12 @@ def test_batches_come_in_the_same_order_for_every_model(
     first = [ids.tolist() for ids, _ in evaluator(model)]
     other = bert(1, EMOTIONS[::-1], num_hidden_layers=1)
     other.config._name_or_path = str(bert_folder)
+    assert [ids.tolist() for ids, _ in evaluator(other)] == first
+    core = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "w": 2, "1": 3}, "[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # letter by letter
+    letters = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]")
+    letters.save_pretrained(tmp_path / "letters")
+    other.config._name_or_path = str(tmp_path / "letters")
     assert [ids.tolist() for ids, _ in evaluator(other)] == first
     again = Classification(tmp_path / "dev.jsonl", batch_size=8)
     assert [ids.tolist() for ids, _ in again(model.bfloat16())] == first
@@ -291,7 +303,7 @@ def test_inputs_are_prepared_once(model: nn.Module, tokenizer: Any, tmp_path: Pa
     evaluator.check(model)
     collect(evaluator, model)
     collect(evaluator, bert(5))  # another model of the same kind, as a layer path makes them
-    assert len(calls) == 5
+    assert len(calls) == 1
     net = Net(4, 2)
     evaluator = Classification((torch.ones(4, 4), [0, 1, 0, 1]))
     collect(evaluator, net)
