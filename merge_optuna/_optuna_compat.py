@@ -1,0 +1,62 @@
+"""Every private name of Optuna that this package uses, in one place (written for Optuna 5.0)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+FIXED_PARAMS = "fixed_params"
+"""System attribute of a trial made by ``study.enqueue_trial``: the values it was given."""
+
+
+def storage_of(study: Study) -> BaseStorage:
+    """The storage behind a study (for a database: Optuna's caching wrapper)."""
+    return study._storage
+
+
+def study_id(study: Study) -> int:
+    """The number of a study within its storage."""
+    return study._study_id
+
+
+def all_trials(study: Study) -> list[FrozenTrial]:
+    """All trials, freshly read and not copied: never change them. ``trials[n].number == n``."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
+def system_attrs(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """The system attributes as they are stored now; a FrozenTrial may be older."""
+    return study._storage.get_trial_system_attrs(trial._trial_id)
+
+
+def set_system_attr(study: Study, trial: Trial | FrozenTrial, key: str, value: Any) -> None:
+    """Store a system attribute of a running trial; ``value`` is anything JSON can hold."""
+    study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+def fail(study: Study, trial: FrozenTrial) -> bool:
+    """Fail a running trial; False if somebody else has finished it."""
+    try:
+        return study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    except UpdateFinishedTrialError:
+        return False
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether Optuna accepts ``value``; it silently replaces one that it does not."""
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def url_of(study: Study) -> str | None:
+    """The URL of the database behind a study, without its password; None for other storages."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    engine = getattr(backend, "engine", None)
+    return None if engine is None else engine.url.render_as_string(hide_password=True)

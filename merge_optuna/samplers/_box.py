@@ -1,0 +1,115 @@
+"""The numeric parameters of a search space as a unit box."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+Vector: TypeAlias = NDArray[np.float64]
+Numeric: TypeAlias = FloatDistribution | IntDistribution
+
+
+class Box:
+    """The numeric parameters of a search space as [0, 1]^n, dimensions sorted by name.
+
+    Continuous parameters are mapped linearly, ``log=True`` ones in log space; both ends are
+    reached exactly. A parameter with a step and m values has m cells of width 1/m, so that a
+    uniform point gives uniform values. Categorical parameters and those with a single value are
+    left out.
+
+    Args:
+        space: parameter name -> distribution.
+
+    Attributes:
+        names: the n parameter names.
+        widths: (n,) width of a cell, 0 for continuous and logarithmic dimensions.
+    """
+
+    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+        self.space: dict[str, Numeric] = {
+            name: distribution
+            for name, distribution in sorted(space.items())
+            if isinstance(distribution, FloatDistribution | IntDistribution)
+            and not distribution.single()
+        }
+        self.names = tuple(self.space)
+        self.widths: Vector = np.array([_width(d) for d in self.space.values()], dtype=np.float64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def params(self, x: Vector) -> dict[str, float | int]:
+        """The parameter values at a point ``x`` (n,) of the box; always inside their ranges."""
+        return {
+            name: value_at(distribution, float(u))
+            for (name, distribution), u in zip(self.space.items(), x, strict=True)
+        }
+
+    def point(self, params: Mapping[str, float]) -> Vector:
+        """The point (n,) of some parameter values, 0.5 for the names that are not given."""
+        return np.array(
+            [_at(d, params[name]) if name in params else 0.5 for name, d in self.space.items()]
+        )
+
+    def digest(self, *more: str) -> str:
+        """Twelve hex digits that name this box (and ``more``), the same in every process."""
+        space = [[name, distribution_to_json(d)] for name, d in self.space.items()]
+        return hashlib.sha256(json.dumps([space, *more]).encode()).hexdigest()[:12]
+
+
+def value_at(distribution: BaseDistribution, u: float) -> Any:
+    """The value of a distribution at ``u`` in [0, 1]; uniform ``u`` gives a uniform value."""
+    d = distribution
+    if isinstance(d, CategoricalDistribution):
+        return d.choices[min(int(u * len(d.choices)), len(d.choices) - 1)]
+    if not isinstance(d, FloatDistribution | IntDistribution):
+        raise TypeError(f"Unknown distribution {d!r}.")
+    if d.log:
+        low, high = _log_range(d)
+        value = math.exp(low + u * (high - low))
+        return _clip(round(value) if isinstance(d, IntDistribution) else value, d)
+    if d.step is None:
+        return _clip(d.low + u * (d.high - d.low), d)
+    count = _count(d)
+    return _clip(d.low + min(math.floor(u * count), count - 1) * d.step, d)
+
+
+def _at(d: Numeric, value: float) -> float:
+    """The inverse of :func:`value_at`; the middle of its cell for a parameter with a step."""
+    if d.log:
+        low, high = _log_range(d)
+        return (math.log(value) - low) / (high - low)
+    if d.step is None:
+        return (value - d.low) / (d.high - d.low)
+    return (round((value - d.low) / d.step) + 0.5) / _count(d)
+
+
+def _clip(value: Any, d: Numeric) -> Any:
+    return type(d.low)(min(max(value, d.low), d.high))
+
+
+def _count(d: Numeric) -> int:
+    return round((d.high - d.low) / (d.step or 1)) + 1
+
+
+def _width(d: Numeric) -> float:
+    return 0.0 if d.log or d.step is None else 1 / _count(d)
+
+
+def _log_range(d: Numeric) -> tuple[float, float]:
+    """Logarithms of the bounds; integers get half a step more on either side, like Optuna's."""
+    half = 0.5 if isinstance(d, IntDistribution) else 0.0
+    return math.log(d.low - half), math.log(d.high + half)

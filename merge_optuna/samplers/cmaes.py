@@ -1,0 +1,241 @@
+"""CMA-ES: the engines of the ``cmaes`` package behind the plumbing of this one."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution
+from threadpoolctl import ThreadpoolController
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.errors import StudyError
+from merge_optuna.samplers._log import Candidate
+from merge_optuna.samplers._population import PopulationSampler
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from merge_optuna.samplers._box import Box, Vector
+
+_SIGMA = 1 / 6
+_CLIPPED = 0.2  # share of clipped samples above which the start is too close to the bounds
+
+
+@dataclass
+class _Memory:
+    """One running engine.
+
+    Attributes:
+        engine: ``cmaes.CMA``, ``SepCMA`` or ``CMAwM``.
+        box: what it was started in, to start it again.
+        bounds: (n, 2) bounds of the engine's coordinates.
+        scale: (n,) width of the engine's unit in the unit box.
+        asked: number of samples drawn, ``clipped`` of them onto a bound.
+        warned: whether there was a warning about them.
+    """
+
+    engine: Any
+    box: Box
+    bounds: Vector
+    scale: Vector
+    asked: int = 0
+    clipped: int = 0
+    warned: bool = False
+
+
+@dataclass(frozen=True)
+class CmaEs:
+    """The covariance matrix adaptation evolution strategy (Hansen, arXiv 1604.00772).
+
+    The options are those of :class:`CmaEsSampler`. Works in the unit box; a dimension with its
+    own sigma is measured in units of that sigma, so that the start is isotropic for every engine.
+    """
+
+    variant: Literal["full", "separable", "margin"] = "full"
+    x0: tuple[tuple[str, float], ...] = ()
+    sigma0: float | tuple[tuple[str, float], ...] = _SIGMA
+    size: int | None = None
+
+    def population_size(self, n: int) -> int:
+        """λ = 4 + ⌊3 ln n⌋ (eq. 48) unless given."""
+        return self.size or 4 + math.floor(3 * math.log(n))
+
+    def start(self, box: Box) -> _Memory:
+        """An engine at x0."""
+        import cmaes  # imports scipy.stats: 0.5 s
+
+        n = len(box)
+        scale, sigma = np.ones(n), self.sigma0
+        if isinstance(sigma, tuple):
+            sigmas = dict(sigma)
+            scale, sigma = np.array([sigmas.get(name, _SIGMA) for name in box.names]), 1.0
+        low, high = np.zeros(n), np.ones(n)
+        if self.variant == "margin":  # its grid runs through the middles of the cells
+            low, high = low + box.widths / 2, high - box.widths / 2
+        bounds = np.stack([low, high], axis=1) / scale[:, None]
+        options: dict[str, Any] = {
+            "mean": box.point(dict(self.x0)) / scale,
+            "sigma": sigma,
+            "bounds": bounds,
+            "population_size": self.population_size(n),
+            "seed": 0,  # reseeded before every sample
+        }
+        if self.variant == "margin":
+            engine = cmaes.CMAwM(steps=box.widths / scale, **options)
+        elif self.variant == "separable" and n > 1:
+            engine = cmaes.SepCMA(**options)
+        else:
+            engine = cmaes.CMA(**options)
+        return _Memory(engine, box, bounds, scale)
+
+    def ask(self, memory: _Memory, rng: np.random.Generator) -> Candidate:
+        """One sample; resampled by the engine while outside the box, then clipped."""
+        memory.engine.reseed_rng(int(rng.integers(2**32)))
+        with _one_blas_thread():
+            sample = memory.engine.ask()
+        rounded, raw = sample if isinstance(sample, tuple) else (sample, sample)
+        self._count(memory, rounded)
+        x = np.clip(rounded * memory.scale, 0.0, 1.0)
+        return Candidate(x, {} if np.array_equal(x, raw) else {"raw": raw})
+
+    def learn(self, memory: _Memory, ranked: Sequence[Candidate]) -> _Memory:
+        """Update the distribution; start again at x0 once it has collapsed to a point."""
+        # The engine looks at nothing but the order of the values.
+        told = [(c.hidden.get("raw", c.x), float(i)) for i, c in enumerate(ranked)]
+        with _one_blas_thread():
+            memory.engine.tell(told)
+            return self.start(memory.box) if memory.engine.should_stop() else memory
+
+    def _count(self, memory: _Memory, rounded: Vector) -> None:
+        free = memory.box.widths == 0 if self.variant == "margin" else np.full(len(rounded), True)
+        at_bound = (rounded == memory.bounds[:, 0]) | (rounded == memory.bounds[:, 1])
+        memory.asked += 1
+        memory.clipped += bool(np.any(at_bound & free))
+        too_many = memory.clipped > _CLIPPED * memory.asked
+        if too_many and memory.asked >= memory.engine.population_size and not memory.warned:
+            memory.warned = True
+            warnings.warn(
+                f"{memory.clipped} of {memory.asked} CMA-ES samples were clipped to the bounds "
+                "of the search space: use a smaller sigma0, or an x0 further inside.",
+                stacklevel=2,
+            )
+
+
+class CmaEsSampler(PopulationSampler):
+    """CMA-ES whose state is nothing but the stored trials.
+
+    How it differs from :class:`optuna.samplers.CmaEsSampler`, which uses the same engines:
+
+    - A search that is killed and started again goes on exactly as if nothing had happened, and
+      every process of a study sees the same population. Optuna's pickles its optimizer into
+      trial attributes (megabytes per generation at 300 parameters) and draws its seeds from the
+      process.
+    - Several workers waste nothing: generation g is told results gλ … (g+1)λ-1 whichever
+      generation they were drawn from. Optuna's drops those of earlier generations.
+    - Failed trials are proposed again; pruned and infeasible ones rank below the others instead
+      of being dropped; constraints set by ``trial.set_constraint`` are used (Deb's rule).
+    - ``x0`` and ``sigma0`` are here to stay, and ``sigma0`` may differ between parameters. With
+      ``search_space`` the first trial is the first CMA-ES sample. Bounds are reached exactly.
+    - Enqueued trials and trials of other samplers do not move the distribution, and there are no
+      restarts with larger populations, no ``source_trials`` and no ``lr_adapt``.
+
+    "Exactly" holds with ``search_space`` and ``seed`` given, one worker, an evaluator that returns
+    the same value for the same parameters, and the same machine type and library versions;
+    a candidate that fails ``max_attempts`` times (kills count) ranks last and is not repeated.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
+    of equal width. Samples outside are drawn again up to 100 times, then clipped. Categorical
+    parameters are drawn uniformly: CMA-ES cannot learn them. When the distribution has collapsed
+    (the engine's own stopping rule) a new one starts at ``x0``.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials; then the first trial is uniform.
+        variant: ``"full"``, ``"separable"`` (diagonal covariance, for hundreds of parameters)
+            or ``"margin"`` (keeps parameters with a step from freezing, arXiv 2205.13482).
+        x0: start, parameter name -> value in its own units; 0.5 in the unit box where not given.
+        sigma0: standard deviation of the start in unit-box units, 1/6 by default; one number or
+            parameter name -> number (1/6 where not given).
+        population_size: candidates per generation, by default 4 + ⌊3 ln n⌋ for n parameters.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        *,
+        variant: Literal["full", "separable", "margin"] = "full",
+        x0: Mapping[str, float] | None = None,
+        sigma0: float | Mapping[str, float] | None = None,
+        population_size: int | None = None,
+        seed: int | None = None,
+        max_attempts: int = 3,
+    ) -> None:
+        if variant not in ("full", "separable", "margin"):
+            raise StudyError(f"variant must be full, separable or margin, got {variant!r}.")
+        if population_size is not None and population_size < 4:
+            raise StudyError(f"population_size must be at least 4, got {population_size}.")
+        sigma0 = _SIGMA if sigma0 is None else sigma0
+        sigmas = sigma0 if isinstance(sigma0, Mapping) else {"sigma0": sigma0}
+        for name, sigma in sigmas.items():
+            if not 0 < sigma < math.inf:
+                raise StudyError(f"sigma0 must be positive, got {sigma} for {name!r}.")
+        if search_space is not None:
+            _check_names("x0", x0 or {}, search_space)
+            _check_names("sigma0", sigma0 if isinstance(sigma0, Mapping) else {}, search_space)
+            _check_values(x0 or {}, search_space)
+        algorithm = CmaEs(
+            variant,
+            _items(x0 or {}),
+            _items(sigma0) if isinstance(sigma0, Mapping) else float(sigma0),
+            population_size,
+        )
+        super().__init__(algorithm, search_space, seed=seed, max_attempts=max_attempts)
+
+
+def _items(values: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """Hashable, and with the same repr whatever the order and the type of the numbers."""
+    return tuple(sorted((name, float(value)) for name, value in values.items()))
+
+
+def _check_names(option: str, given: Mapping[str, float], space: Mapping[str, Any]) -> None:
+    numeric = {n for n, d in space.items() if not isinstance(d, CategoricalDistribution)}
+    unknown = sorted(given.keys() - numeric)
+    if unknown:
+        raise StudyError(
+            f"{option} names {len(unknown)} of {len(given)} parameters that are not numeric ones "
+            f"of the search space: {', '.join(unknown[:5])}. "
+            f"Its numeric ones are {', '.join(sorted(numeric)[:5])}{', …' * (len(numeric) > 5)}"
+        )
+
+
+def _check_values(x0: Mapping[str, float], space: Mapping[str, BaseDistribution]) -> None:
+    for name, value in x0.items():
+        if not compat.contains(space[name], value):
+            raise StudyError(f"x0 has {name} = {value}, which is not in {space[name]}.")
+
+
+_blas_lock = threading.Lock()
+_blas_controller = functools.cache(ThreadpoolController)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """At 204 dimensions the samples of one and of two BLAS threads differ."""
+    # The number of threads is the process's: two threads that nest here would restore it wrongly.
+    with _blas_lock, _blas_controller().limit(limits=1, user_api="blas"):
+        yield
