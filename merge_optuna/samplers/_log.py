@@ -44,8 +44,12 @@ class Candidate:
     x: Vector
     hidden: Mapping[str, Vector] = field(default_factory=dict)
 
+    def encode(self) -> dict[str, str]:
+        """The vectors of a :class:`Claim`."""
+        return {name: _encode(vector) for name, vector in {"x": self.x, **self.hidden}.items()}
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True)
 class Claim:
     """The place a trial takes in its population.
 
@@ -59,7 +63,7 @@ class Claim:
         seed: the seed it was drawn with.
         seen: numbers of the trials that finished since the previous claim, as this worker read
             them.
-        candidate: what the trial evaluates.
+        vectors: the candidate, name -> base64 of little-endian float64: no bit changes.
     """
 
     trial: int
@@ -69,7 +73,7 @@ class Claim:
     attempt: int
     seed: int
     seen: tuple[int, ...]
-    candidate: Candidate
+    vectors: Mapping[str, str]
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
@@ -80,27 +84,21 @@ class Claim:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Claim:
         """The inverse of :meth:`to_json`."""
-        rest = {**stored, "seen": tuple(stored["seen"])}
-        vectors = {name: _decode(text) for name, text in rest.pop("vectors").items()}
-        return cls(**rest, candidate=Candidate(vectors.pop("x"), vectors))
+        return cls(**{**stored, "seen": tuple(stored["seen"])})
 
     def to_json(self) -> dict[str, Any]:
-        """As stored; vectors as base64 of little-endian float64, so that no bit changes."""
-        vectors = {"x": self.candidate.x, **self.candidate.hidden}
-        return {
-            "trial": self.trial,
-            "population": self.population,
-            "generation": self.generation,
-            "slot": self.slot,
-            "attempt": self.attempt,
-            "seed": self.seed,
-            "seen": list(self.seen),
-            "vectors": {name: _encode(vector) for name, vector in vectors.items()},
-        }
+        """As stored."""
+        return {**vars(self), "seen": list(self.seen)}
 
     def again(self, trial: int, seen: tuple[int, ...] = ()) -> Claim:
         """The same candidate, proposed once more by another trial."""
         return replace(self, trial=trial, attempt=self.attempt + 1, seen=seen)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What the trial evaluates."""
+        vectors = {name: _decode(text) for name, text in self.vectors.items()}
+        return Candidate(vectors.pop("x"), vectors)
 
     @property
     def place(self) -> tuple[str, int, int]:

@@ -27,16 +27,14 @@ OWNER = "merge_optuna:owner"
 
 def sign(study: Study, trial: FrozenTrial) -> None:
     """Record the calling process as the owner of a running trial."""
-    pid = os.getpid()
     # The number tells an owner from one that Optuna's retry callback copied to a new trial.
-    owner = {"trial": trial.number, "host": _host(), "pid": pid, "start": _start_time(pid)}
-    compat.set_system_attr(study, trial, OWNER, owner)
+    compat.set_system_attr(study, trial, OWNER, {"trial": trial.number, **_me(os.getpid())})
 
 
 def owner_of(trial: FrozenTrial) -> dict[str, Any] | None:
     """What :func:`sign` has stored for this trial, if anything."""
-    owner: dict[str, Any] | None = trial.system_attrs.get(OWNER)
-    return owner if owner is not None and owner["trial"] == trial.number else None
+    owner: dict[str, Any] = trial.system_attrs.get(OWNER, {})
+    return owner if owner.get("trial") == trial.number else None
 
 
 def owner_alive(trial: FrozenTrial) -> bool | None:
@@ -48,6 +46,8 @@ def owner_alive(trial: FrozenTrial) -> bool | None:
     owner = owner_of(trial)
     if owner is None or owner["host"] is None or owner["host"] != _host():
         return None
+    if owner["pid"] == os.getpid():
+        return bool(owner["start"] == _me(owner["pid"])["start"])
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
@@ -69,6 +69,11 @@ def fail_dead_trials(study: Study) -> list[int]:
     """
     running = (t for t in compat.all_trials(study) if t.state == TrialState.RUNNING)
     return [t.number for t in running if owner_alive(t) is False and compat.fail(study, t)]
+
+
+@functools.cache
+def _me(pid: int) -> dict[str, Any]:
+    return {"host": _host(), "pid": pid, "start": _start_time(pid)}
 
 
 @functools.cache

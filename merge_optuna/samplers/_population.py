@@ -261,7 +261,8 @@ class PopulationSampler(BaseSampler):
             slot += 1
         seed = self._seed_of(study)
         candidate = self._draw(population, box, keyed_rng(seed, CANDIDATE, generation, slot))
-        return Claim(trial.number, digest, generation, slot, 0, seed, seen, candidate)
+        vectors = candidate.encode()
+        return Claim(trial.number, digest, generation, slot, 0, seed, seen, vectors)
 
     def _clash(self, study: Study, claim: Claim) -> bool:
         """Whether another trial holds the same place, after the higher had time to step aside."""
