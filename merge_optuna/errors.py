@@ -6,6 +6,8 @@ Every message names the thing, the place and the remedy. All of them derive from
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MergeOptunaError(Exception):
     """Base class of the errors that this package raises on purpose."""
@@ -44,3 +46,9 @@ class StorageError(MergeOptunaError, ConnectionError):
 
 class ExportError(MergeOptunaError, FileExistsError):
     """A folder cannot be written, usually because it is not empty."""
+
+
+def few(names: Sequence[str], most: int = 10) -> str:
+    """Lists names for a message, the first ``most`` of them."""
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

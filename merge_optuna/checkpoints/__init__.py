@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._names import checkpoint_views
+from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
-__all__ = ["Checkpoint", "TensorSpec", "WritePlan", "checkpoint_views", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "TensorSpec",
+    "WritePlan",
+    "checkpoint_views",
+    "is_pretrained",
+    "write_checkpoint",
+]

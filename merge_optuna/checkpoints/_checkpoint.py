@@ -48,14 +48,14 @@ class Checkpoint(BaseModel):
         Raises:
             CheckpointError: If the folder is missing, is not a checkpoint or is damaged.
         """
+        if name is not None and (not name or any(c in name for c in "/\n")):
+            raise CheckpointError(f"A checkpoint's name must be without '/', not {name!r}.")
         store = None
         if not str(ref).startswith(_IN_MEMORY):
             ref = Path(ref).expanduser().absolute()
         if digest is None:
             store = _open(str(ref), name)
             digest = digest_of(store)
-        if name is not None and (not name or any(c in name for c in "/\n")):
-            raise CheckpointError(f"A checkpoint's name must be without '/', not {name!r}.")
         super().__init__(ref=str(ref), name=name or digest[:8], digest=digest)
         self._store = store
 

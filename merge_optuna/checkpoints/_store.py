@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
-from merge_optuna.errors import CheckpointError
+from merge_optuna.errors import CheckpointError, few
 
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = {
     "F64": torch.float64,
@@ -53,16 +54,17 @@ class FolderStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files, self._where = _open_weights(folder)
         self.config = _read_json(folder / "config.json")
-        self._files = [_open(file) for file in _weight_files(folder)]
-        self._where: dict[str, int] = {}
         self._specs: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-        for i, file in enumerate(self._files):
-            for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-                header = file.get_slice(name)
-                self._where[name] = i
-                self._specs[name] = (DTYPES[header.get_dtype()], tuple(header.get_shape()))
-        self._specs = dict(sorted(self._specs.items()))
+        for name, file in sorted(self._where.items()):
+            header = self._files[file].get_slice(name)
+            if header.get_dtype() not in DTYPES:
+                raise CheckpointError(
+                    f"{name} in {folder / file} has the data type {header.get_dtype()}, which is "
+                    f"not supported. Supported are {', '.join(DTYPES)}."
+                )
+            self._specs[name] = (DTYPES[header.get_dtype()], tuple(header.get_shape()))
 
     def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         return self._specs
@@ -77,7 +79,7 @@ class ModuleStore:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.config = module.config.to_dict() if is_pretrained(module) else None  # type: ignore[operator,union-attr]
+        self.config = _config_of(module) if is_pretrained(module) else None
         self._views = checkpoint_views(module)
 
     def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -113,38 +115,55 @@ def _blocks(tensor: Tensor, whole: bool) -> Iterable[bytes]:
         yield flat[start : start + 1024].tobytes()
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _open_weights(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The opened files by name, and the file of each tensor: what transformers would read."""
     if not folder.exists():
         raise CheckpointError(f"No folder {str(folder)!r}. Check the path of the checkpoint.")
     if not folder.is_dir():
         raise CheckpointError(
             f"{str(folder)!r} is a file. Pass the folder that contains it and its config.json."
         )
-    index = _read_json(folder / INDEX)
-    if index is not None:
-        shards = [folder / name for name in sorted(set(index.get("weight_map", {}).values()))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing or not shards:
-            raise CheckpointError(
-                f"{folder / INDEX} names {len(missing)} shards that are not there: "
-                f"{', '.join(missing[:10])}. Download the checkpoint again."
-            )
-        return shards
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) > 1 and folder / "model.safetensors" in files:
-        files = [folder / "model.safetensors"]
-    if files:
-        return files
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) or "nothing"
+    present = {path.name for path in folder.iterdir()}
+    if WEIGHTS in present:
+        files = {WEIGHTS: _open(folder / WEIGHTS)}
+        return files, dict.fromkeys(files[WEIGHTS].keys(), WEIGHTS)
+    if INDEX in present:
+        return _open_shards(folder)
     raise CheckpointError(
-        f"{str(folder)!r} is not a checkpoint: it has no safetensors file (found: {found}). "
-        "Save the model with save_pretrained()."
+        f"{str(folder)!r} is not a checkpoint: it has neither {WEIGHTS} nor {INDEX} (found: "
+        f"{few(sorted(present)) or 'nothing'}). Save the model with save_pretrained()."
     )
+
+
+def _open_shards(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    where = (_read_json(folder / INDEX) or {}).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise CheckpointError(f"{folder / INDEX} has no weight_map. Restore the file.")
+    shards = sorted(set(where.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder / INDEX} names {len(missing)} shards that are not there: {few(missing)}. "
+            "Download the checkpoint again."
+        )
+    files = {shard: _open(folder / shard) for shard in shards}
+    inside = {shard: set(file.keys()) for shard, file in files.items()}
+    lost = [f"{name} ({shard})" for name, shard in where.items() if name not in inside[shard]]
+    if lost:
+        raise CheckpointError(
+            f"{folder / INDEX} names {len(lost)} tensors that are not in their shards: "
+            f"{few(lost)}. Download the checkpoint again."
+        )
+    return files, where
 
 
 def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{file} links to a file that is not there. Download the checkpoint again."
+        ) from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is damaged or cut short ({error}; {file.stat().st_size:,} bytes). "
@@ -152,11 +171,19 @@ def _open(file: Path) -> Any:
         ) from error
 
 
+def _config_of(module: Any) -> dict[str, Any]:
+    """What save_pretrained() would write, so that modules compare with folders."""
+    config: dict[str, Any] = json.loads(module.config.to_json_string(use_diff=True))
+    return config | {"architectures": [type(module).__name__]}
+
+
 def _read_json(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}. Restore the file.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds no JSON object. Restore the file.")
     return content
