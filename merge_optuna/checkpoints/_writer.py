@@ -7,6 +7,7 @@ killed export leaves no half checkpoint.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from merge_optuna.checkpoints._store import DTYPES, INDEX
 from merge_optuna.errors import CheckpointError, ExportError
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_MODEL_FILES = ("config.json", "generation_config.json", "*.py")
+_MODEL_FILES = ("generation_config.json", "*.py")
 _TEXT_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -107,7 +108,7 @@ def write_checkpoint(
         _copy_files(plan.tokenizer, _TEXT_FILES, partial)
         _save_config(plan, partial)
         for name, text in plan.texts.items():
-            (partial / name).write_text(text)
+            (partial / name).write_text(text, encoding="utf-8")
         _write_shards(partial, plan, iter(tensors))
 
 
@@ -123,19 +124,27 @@ def _replaced(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         partial.rename(folder)
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)  # interrupted between the two renames
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Clears what killed exports to the same target left, unless their process still runs."""
-    for path in folder.parent.glob(f".{folder.name}.*-*"):
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*-*"):
         kind, _, pid = path.name.removeprefix(f".{folder.name}.").partition("-")
-        if kind in ("partial", "replaced") and pid.isdigit() and not Path("/proc", pid).exists():
-            if kind == "replaced" and not folder.exists():
-                path.rename(folder)  # killed between the two renames: the old one is whole
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+        if kind not in ("partial", "replaced") or not pid.isdigit() or _runs(int(pid)):
+            continue
+        if kind == "replaced" and not folder.exists():
+            path.rename(folder)  # killed between the two renames: the old one is whole
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether another process has this id; in a container a killed one often had our own."""
+    return pid != os.getpid() and Path("/proc", str(pid)).exists()
 
 
 def _copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> None:
@@ -150,24 +159,19 @@ def _copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> No
 
 
 def _save_config(plan: WritePlan, target: Path) -> None:
-    """Writes the config of a module in memory, and the dtype of the new weights into any."""
-    module = plan.frame.module
-    if module is not None and plan.frame.config is not None:
-        module.config.save_pretrained(target)  # type: ignore[union-attr,operator]
-        config = json.loads((target / "config.json").read_text())
-        config["architectures"] = [type(module).__name__]
-        generation = getattr(module, "generation_config", None)
-        if generation is not None:
-            generation.save_pretrained(target)
-    elif (target / "config.json").is_file():
-        config = json.loads((target / "config.json").read_text())
-    else:
+    """Writes the frame's config with the data type of the new weights."""
+    generation = getattr(plan.frame.module, "generation_config", None)
+    if generation is not None:
+        generation.save_pretrained(target)
+    if plan.frame.config is None:
         return
+    config = dict(plan.frame.config)
     floats = {s.dtype for s in plan.specs if s.dtype.is_floating_point}
     if len(floats) == 1:
         key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
         config[key] = str(floats.pop()).removeprefix("torch.")
-    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (target / "config.json").write_text(text, encoding="utf-8")
 
 
 def _write_shards(folder: Path, plan: WritePlan, tensors: Iterator[tuple[str, Tensor]]) -> None:
@@ -187,11 +191,13 @@ def _write_shards(folder: Path, plan: WritePlan, tensors: Iterator[tuple[str, Te
 
 def _shards(specs: Sequence[TensorSpec], limit: int) -> Iterator[list[TensorSpec]]:
     shard: list[TensorSpec] = []
+    size = 0
     for spec in specs:
-        if shard and sum(s.nbytes for s in shard) + spec.nbytes > limit:
+        if shard and size + spec.nbytes > limit:
             yield shard
-            shard = []
+            shard, size = [], 0
         shard.append(spec)
+        size += spec.nbytes
     yield shard
 
 
