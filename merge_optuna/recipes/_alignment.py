@@ -54,10 +54,16 @@ def align(
             return "excluded"
         return "task head" if head.is_left_out(name, differs=name in anywhere) else None
 
-    for other, found in differing.items():
-        left = {name: why for name, why in found.items() if reason(name) is None}
-        if left:
-            raise CheckpointMismatch(_message(frame, other, left))
+    wrong = [
+        _message(frame, other, left)
+        for other, found in differing.items()
+        if (left := {name: why for name, why in found.items() if reason(name) is None})
+    ]
+    if wrong:
+        raise CheckpointMismatch(
+            "\n".join(wrong)
+            + "\nMerge models of one architecture, or leave tensors out with exclude=[...]."
+        )
     copied = {name: why for name in frame.names() if (why := reason(name)) is not None}
     merged = tuple(name for name in frame.names() if name not in copied)
     if not merged:
@@ -94,8 +100,7 @@ def _message(frame: Checkpoint, other: Checkpoint, found: dict[str, str]) -> str
     total = len(frame.names())
     return (
         f"{len(found)} of {total} tensors differ between {other.name!r} and {frame.name!r}"
-        f"{' (' + ', '.join(facts) + ')' if facts else ''}: {listed}{rest}. "
-        "Merge models of one architecture, or leave tensors out with exclude=[...]."
+        f"{' (' + ', '.join(facts) + ')' if facts else ''}: {listed}{rest}."
     )
 
 
@@ -104,7 +109,7 @@ class _Head:
 
     def __init__(self, frame: Checkpoint, others: Sequence[Checkpoint]) -> None:
         self._frame = frame
-        labels = [(c.config or {}).get("id2label") for c in (frame, *others)]
+        labels = [_labels(c) for c in (frame, *others)]
         self._labels_differ = any(label != labels[0] for label in labels)
 
     def is_left_out(self, name: str, *, differs: bool) -> bool:
@@ -112,6 +117,13 @@ class _Head:
             return False
         prefix = base_model_prefix(self._frame)
         return prefix is not None and not name.startswith(prefix + ".")
+
+
+def _labels(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """The label set; None if nobody named the labels."""
+    labels = (checkpoint.config or {}).get("id2label") or {}
+    named = any(label != f"LABEL_{i}" for i, label in labels.items())
+    return labels if named else None
 
 
 @lru_cache(maxsize=64)
