@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, checkpoint_views
-from merge_optuna.engine._tensors import Source, exact_tensors, frame_of
-from merge_optuna.errors import CheckpointError
+from merge_optuna.checkpoints import Checkpoint, checkpoint_views, is_pretrained
+from merge_optuna.engine._tensors import Source, as_dtype, exact_tensors, frame_of
+from merge_optuna.errors import CheckpointError, few
 
 
 class Engine:
@@ -34,7 +34,7 @@ class Engine:
         self, device: torch.device | str = "cpu", dtype: torch.dtype | str | None = None
     ) -> None:
         self.device = torch.device(device)
-        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        self.dtype = as_dtype(dtype)
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
 
@@ -51,9 +51,11 @@ class Engine:
         """
         frame = frame_of(recipe)
         if self._model is None:
-            self._model = self._build(frame)
-            self._views = checkpoint_views(self._model)
-        self._check_names(frame)
+            model = self._build(frame)
+            views = checkpoint_views(model)
+            _check_names(frame, views, "Save the checkpoint again with save_pretrained().")
+            self._model, self._views = model, views
+        _check_names(frame, self._views, "Use a new mo.Engine for another architecture.")
         with torch.no_grad():
             for name, tensor in exact_tensors(recipe, self.device):
                 self._views[name].copy_(tensor)
@@ -61,24 +63,37 @@ class Engine:
 
     def _build(self, frame: Checkpoint) -> nn.Module:
         if frame.module is not None:
-            model = copy.deepcopy(frame.module)
-            model = model.to(self.device, self.dtype)
+            model = _cast(copy.deepcopy(frame.module), self.dtype)
         else:
-            model = _from_pretrained(frame, self.dtype).to(self.device)
-        return model.eval().requires_grad_(False)
+            model = _from_pretrained(frame, self.dtype)
+        return model.to(self.device).eval().requires_grad_(False)
 
-    def _check_names(self, frame: Checkpoint) -> None:
-        wrong = [
-            name
-            for name in frame.names()
-            if name not in self._views or tuple(self._views[name].shape) != frame.shape(name)
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"{len(wrong)} of {len(frame.names())} tensors of {frame.name!r} have no place in "
-                f"the live {type(self._model).__name__}: {', '.join(wrong[:10])}. "
-                "Use a new mo.Engine for another architecture."
-            )
+
+def _check_names(frame: Checkpoint, views: dict[str, Tensor], remedy: str) -> None:
+    """Every tensor has a place, and no place keeps what it held before."""
+    live = {name: tuple(view.shape) for name, view in views.items()}
+    given = {name: frame.shape(name) for name in frame.names()}
+    wrong = sorted(n for n in live.keys() | given.keys() if live.get(n) != given.get(n))
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} tensors are missing or have another shape in {frame.name!r} or in the "
+            f"live model: {few(wrong)}. {remedy}"
+        )
+
+
+def _cast(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Casts a model as transformers does: buffers outside the checkpoint stay exact.
+
+    Rotary frequencies in bfloat16 would be another model.
+    """
+    outside = dict(model.named_buffers()) if is_pretrained(model) else {}
+    for name in model.state_dict():
+        outside.pop(name, None)
+    model.to(dtype)
+    for name, buffer in outside.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, buffer)
+    return model
 
 
 def _from_pretrained(frame: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
@@ -96,7 +111,9 @@ def _from_pretrained(frame: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
             f"transformers {transformers.__version__} has no {architectures[0]}, which "
             f"{frame.ref!r} needs. Update transformers, or use mo.Checkpoint.from_module."
         )
+    stored = {frame.dtype(name) for name in frame.names() if frame.dtype(name).is_floating_point}
+    own = stored.pop() if len(stored) == 1 else "auto"
     model: nn.Module = architecture.from_pretrained(
-        frame.folder, dtype=dtype or "auto", local_files_only=True
+        frame.folder, dtype=dtype or own, local_files_only=True
     )
     return model

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine._cuts import model_cuts
-from merge_optuna.errors import CheckpointError
+from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.methods import Cut, mask_key
 from merge_optuna.recipes import Recipe
 
@@ -35,16 +35,28 @@ def tensors(
         CheckpointMismatch: If the sources do not fit together.
         InfeasibleRecipe: If the values have no well-defined result.
     """
-    frame = frame_of(recipe)
+    frame, wanted = frame_of(recipe), as_dtype(dtype)
     for name, value in exact_tensors(recipe, torch.device(device)):
-        out = frame.dtype(name)
-        yield name, value.to((dtype or out) if out.is_floating_point else out)
+        own = frame.dtype(name)
+        yield name, value.to((wanted or own) if own.is_floating_point else own)
 
 
 def exact_tensors(source: Source, device: torch.device) -> Iterator[tuple[str, Tensor]]:
     """As :func:`tensors`, but before the one rounding."""
     for name in frame_of(source).names():
         yield name, _tensor(source, name, device)
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A data type from its name, e.g. ``"bfloat16"``.
+
+    Raises:
+        RecipeError: If there is no such float type.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise RecipeError(f"dtype must be 'float32', 'bfloat16' or 'float16', not {dtype!r}.")
+    return found
 
 
 def frame_of(source: Source) -> Checkpoint:
@@ -90,10 +102,15 @@ def _merged(recipe: Recipe, name: str, device: torch.device) -> Tensor:
         cuts = [_cuts_of(recipe, i, d) for i, d in enumerate(values["density"])]
         values["cuts"] = [cut[name] for cut in cuts]
     inputs = [_tensor(source, name, device) for source in recipe.sources]
-    compute = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
-    inputs = [t.to(compute) for t in inputs]
+    inputs = _exact(inputs)
     base = inputs.pop(0) if recipe.base is not None else None
     return recipe.spec.kernel(base, inputs, **values)
+
+
+def _exact(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors in the data type of the computation."""
+    wide = any(t.dtype == torch.float64 for t in inputs)
+    return [t.to(torch.float64 if wide else torch.float32) for t in inputs]
 
 
 def _cuts_of(recipe: Recipe, model: int, density: float) -> dict[str, Cut]:
@@ -106,6 +123,7 @@ def _cuts(base: Source, model: Source, names: tuple[str, ...], density: float) -
 
     def deltas() -> Iterator[tuple[str, Tensor]]:
         for name in names:
-            yield name, _tensor(model, name, cpu).float() - _tensor(base, name, cpu).float()
+            theta, origin = _exact([_tensor(model, name, cpu), _tensor(base, name, cpu)])
+            yield name, (theta - origin).float()
 
     return model_cuts(deltas, density)

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._tensors import Source, frame_of, tensors
-from merge_optuna.errors import RecipeError
+from merge_optuna.engine._tensors import Source, as_dtype, frame_of, tensors
+from merge_optuna.errors import ExportError, RecipeError
 from merge_optuna.recipes import Recipe
 
 
@@ -50,11 +50,12 @@ def write(
         The folder.
 
     Raises:
-        ExportError: If the folder is not empty and ``force`` is not set.
+        ExportError: If the folder holds a source, or is not empty and ``force`` is not set.
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
-    folder = Path(folder)
-    out = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    folder = Path(folder).expanduser().resolve()
+    _check_not_a_source(recipe, folder)
+    out = as_dtype(dtype)
     frame = frame_of(recipe)
     specs = [
         TensorSpec(name, out or own if own.is_floating_point else own, frame.shape(name))
@@ -69,16 +70,28 @@ def write(
     return folder
 
 
+def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
+    return recipe.leaves() if isinstance(recipe, Recipe) else (recipe,)
+
+
+def _check_not_a_source(recipe: Source, folder: Path) -> None:
+    for leaf in _leaves(recipe):
+        if leaf.folder is not None and leaf.folder.resolve().is_relative_to(folder):
+            raise ExportError(
+                f"The folder {str(folder)!r} holds {leaf.name!r}, a source of this merge. "
+                "Choose another one."
+            )
+
+
 def _source(recipe: Source, name: str | None) -> Checkpoint:
-    leaves = recipe.leaves() if isinstance(recipe, Recipe) else (recipe,)
     if name is None:
         return frame_of(recipe)
-    for leaf in leaves:
+    for leaf in _leaves(recipe):
         if leaf.name == name:
             return leaf
     raise RecipeError(
         f"No source is called {name!r}; tokenizer must be one of "
-        f"{', '.join(leaf.name for leaf in leaves)}."
+        f"{', '.join(leaf.name for leaf in _leaves(recipe))}."
     )
 
 
