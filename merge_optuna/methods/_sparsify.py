@@ -12,7 +12,10 @@ from merge_optuna.methods._reduce import stable_sum
 
 
 class Cut(NamedTuple):
-    """What is larger than ``threshold`` stays, and of its equals the first ``ties``."""
+    """What is larger than ``threshold`` stays, and of its equals the first ``ties``.
+
+    Magnitudes are compared in float32, also for float64 sources.
+    """
 
     threshold: float
     ties: int
@@ -20,9 +23,9 @@ class Cut(NamedTuple):
 
 def cut_at(delta: Tensor, density: float) -> Cut:
     """The cut that keeps the ``max(1, ⌊density · n⌋)`` largest magnitudes (none at density 0)."""
-    if density == 0:
+    if density == 0 or delta.numel() == 0:
         return Cut(float("inf"), 0)
-    magnitude = delta.abs().reshape(-1)
+    magnitude = delta.abs().float().reshape(-1)
     keep = max(1, int(density * magnitude.numel()))
     threshold = torch.kthvalue(magnitude, magnitude.numel() - keep + 1).values
     return Cut(float(threshold), keep - int((magnitude > threshold).sum()))
@@ -30,7 +33,7 @@ def cut_at(delta: Tensor, density: float) -> Cut:
 
 def trim(delta: Tensor, cut: Cut) -> Tensor:
     """Zeroes everything below the cut; among equals the lowest flat indices stay."""
-    magnitude = delta.abs().reshape(-1)
+    magnitude = delta.abs().float().reshape(-1)
     equal = magnitude == cut.threshold
     keep = (magnitude > cut.threshold) | (equal & (torch.cumsum(equal, 0) <= cut.ties))
     return torch.where(keep.reshape(delta.shape), delta, 0)
