@@ -21,7 +21,7 @@ from transformers import (
 
 from merge_optuna.evaluators import Classification
 
-from .conftest import EMOTIONS, Net, bert, collect, load, make_rows, one_by_one, write_lines
+from .conftest import EMOTIONS, WORDS, Net, bert, collect, load, make_rows, one_by_one, write_lines
 
 
 def truth(rows: list[dict[str, Any]]) -> np.ndarray:
@@ -156,6 +156,26 @@ def test_dataset_with_a_format(model: nn.Module) -> None:
     _, plain = collect(Classification(data), model)
     _, formatted = collect(Classification(data.with_format("torch")), model)
     np.testing.assert_array_equal(plain, formatted)
+
+
+def test_each_model_gets_its_own_tokenizer(
+    model: nn.Module, tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = make_rows(40)
+    vocabulary = tokenizer.get_vocab()
+    for i, word in enumerate(WORDS):
+        vocabulary[word] = 43 - i
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.model = models.WordLevel(vocabulary, unk_token="[UNK]")
+    reverse = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]")
+    reverse.save_pretrained(tmp_path / "reverse")
+    other = bert(1)
+    other.config._name_or_path = str(tmp_path / "reverse")
+    evaluator = Classification(write_lines(tmp_path / "dev.jsonl", rows))
+    expected = [one_by_one(model, t, rows) == truth(rows) for t in (tokenizer, reverse)]
+    assert (expected[0] != expected[1]).any()
+    np.testing.assert_array_equal(collect(evaluator, model)[1], expected[0])
+    np.testing.assert_array_equal(collect(evaluator, other)[1], expected[1])
 
 
 @pytest.mark.parametrize("given", ["object", "folder", "path"])
