@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import CheckpointMismatch
-from merge_optuna.recipes._values import matches
-from merge_optuna.recipes.groups import Layout
+from merge_optuna.errors import CheckpointMismatch, RecipeError, few
+from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10
 
@@ -37,8 +36,10 @@ def align(
     differ; so is what matches ``exclude``. Anything else that differs is an error.
 
     Raises:
-        CheckpointMismatch: With all mismatches counted and the first ten shown.
+        CheckpointMismatch: With all mismatches counted and the first ten of each checkpoint shown.
+        RecipeError: If a filter of ``exclude`` matches nothing.
     """
+    _check_usable(frame, others, exclude)
     head = _Head(frame, others)
     differing = {
         other: _differences(frame, other) for other in dict.fromkeys(others) if other != frame
@@ -72,6 +73,23 @@ def align(
             f"{', '.join(sorted(set(copied.values())))}. Check exclude=."
         )
     return Alignment(Layout(merged), copied)
+
+
+def _check_usable(
+    frame: Checkpoint, others: tuple[Checkpoint, ...], exclude: tuple[str, ...]
+) -> None:
+    for checkpoint in (frame, *others):
+        if (checkpoint.config or {}).get("quantization_config"):
+            raise CheckpointMismatch(
+                f"{checkpoint.name!r} ({checkpoint.ref}) is quantised, so its tensors are codes, "
+                "not weights. Merge the model that it was made from."
+            )
+    names = {name for checkpoint in (frame, *others) for name in checkpoint.names()}
+    for pattern in exclude:
+        if not any(matches(pattern, name) for name in names):
+            raise RecipeError(
+                f"exclude={pattern!r} matches no tensor. The tensors are {few(sorted(names))}."
+            )
 
 
 def _differences(frame: Checkpoint, other: Checkpoint) -> dict[str, str]:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import FloatDistribution
 
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._values import (
     Free,
     PerGroup,
     filled,
+    free,
     free_paths,
     numbers_in,
     numbers_of,
@@ -42,14 +44,14 @@ def slots(recipe: Recipe) -> Iterator[Slot]:
     """Every free number, in the order of the method's parameters, models and groups."""
     for key, value in recipe.parameters:
         if not isinstance(value, tuple):
-            for path, free, start in free_paths(value, recipe.alignment.layout, key):
-                yield Slot(path, free.distribution(), start)
+            for path, number, start in free_paths(value, recipe.alignment.layout, key):
+                yield Slot(path, number.distribution(), start)
             continue
         shares = _Shares(recipe, key, value)
         for i, (model, one) in enumerate(zip(recipe.model_names, value, strict=True)):
-            for path, free, start in free_paths(one, recipe.alignment.layout):
+            for path, number, start in free_paths(one, recipe.alignment.layout):
                 if path not in shares:
-                    yield Slot(f"{key}/{model}{path}", free.distribution(), start)
+                    yield Slot(f"{key}/{model}{path}", number.distribution(), start)
                 elif i < len(value) - 1:
                     yield Slot(
                         f"share/{model}{path}", FloatDistribution(0.0, 1.0), shares.start(i, path)
@@ -78,11 +80,8 @@ def bind(recipe: Recipe, params: Mapping[str, float]) -> Recipe:
 
 def params_of(recipe: Recipe, bound: Recipe) -> dict[str, float]:
     """The parameters with which ``recipe`` gives ``bound``."""
-    if (bound.method, len(bound.models)) != (recipe.method, len(recipe.models)):
-        raise RecipeError(
-            f"A {bound.method} recipe of {len(bound.models)} models is not of this space, "
-            f"which is {recipe.method} of {len(recipe.models)}."
-        )
+    if _outline(bound) != _outline(recipe):
+        raise RecipeError(f"The recipe is {_outline(bound)}, but the space is {_outline(recipe)}.")
     layout = recipe.alignment.layout
     params: dict[str, float] = {}
     for key, value in recipe.parameters:
@@ -102,6 +101,16 @@ def params_of(recipe: Recipe, bound: Recipe) -> dict[str, float]:
     for (prefix, inner), (_, other) in zip(recipe.nested, bound.nested, strict=True):
         params |= {f"{prefix}/{k}": v for k, v in inner.params_of(other).items()}
     return params
+
+
+def _outline(recipe: Recipe) -> str:
+    """What a space and its recipes have in common."""
+    sources = [
+        f"{source.name} ({source.digest[:8]})" if isinstance(source, Checkpoint) else source.method
+        for source in recipe.sources
+    ]
+    without = f" without {', '.join(recipe.exclude)}" if recipe.exclude else ""
+    return f"{recipe.method} of {', '.join(sources)}{without}"
 
 
 def freed(
@@ -146,7 +155,7 @@ def _around(value: Any, layout: Layout, per: Per, low: float, high: float) -> Fr
         raise RecipeError("its values are given in another granularity.")
     if not all(low <= s <= high for s in start):
         raise RecipeError(f"its values {start} lie outside [{low}, {high}].")
-    return Free(low=low, high=high, per=per, start=start)
+    return free(low, high, per=per, start=start)
 
 
 class _Shares:
@@ -166,10 +175,11 @@ class _Shares:
         found = [{path: (f, start) for path, f, start in free_paths(v, layout)} for v in value]
         self._paths = set.intersection(*(set(f) for f in found))
         self._starts = [{path: f[path][1] for path in self._paths} for f in found]
-        if any(f[path][0].low != 0 for f in found for path in self._paths):
+        ranges = {(f[path][0].low, f[path][0].high) for f in found for path in self._paths}
+        if any(low != 0 for low, _ in ranges) or len(ranges) > 1:
             raise RecipeError(
                 "With normalize=True only the proportions of the weights matter. "
-                "Use weight=mo.free(0, 1, ...), or normalize=False."
+                "Use weight=mo.free(0, 1, ...) for all, or normalize=False."
             )
 
     def __contains__(self, path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from merge_optuna import methods
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import CheckpointError, MergeOptunaError, RecipeError
+from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment, align
 from merge_optuna.recipes._values import (
@@ -23,8 +23,10 @@ from merge_optuna.recipes._values import (
     Free,
     PerGroup,
     Value,
+    as_floats,
     as_value,
     numbers_in,
+    unwrapped,
     value_at,
 )
 from merge_optuna.recipes.groups import Per
@@ -45,7 +47,13 @@ _Parameters = Annotated[
 def _as_source(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return Recipe(**value) if "method" in value else Checkpoint(**value)
+    if "method" in value:
+        return Recipe.from_data(value)
+    if not isinstance(value.get("ref"), str) or set(value) - set(Checkpoint.model_fields):
+        raise RecipeError(
+            f"A source is a checkpoint (ref, name, digest) or a recipe, not {dict(value)}."
+        )
+    return Checkpoint(**value)
 
 
 class Recipe(BaseModel):
@@ -78,7 +86,7 @@ class Recipe(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise _unwrapped(error) from error
+            raise unwrapped(error, "Not a recipe") from error
         completed = _complete(self)
         object.__setattr__(self, "parameters", completed)
 
@@ -207,6 +215,8 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If ``data`` is no recipe.
         """
+        if not all(isinstance(key, str) for key in data):
+            raise RecipeError(f"Not a recipe: its fields {list(data)} are not all words.")
         return cls(**data)
 
     def to_json(self) -> str:
@@ -215,8 +225,16 @@ class Recipe(BaseModel):
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Inverse of :meth:`to_json`."""
-        return cls._from_document(json.loads(text), "the JSON text")
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            RecipeError: If the text is no recipe.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise RecipeError(f"The text is not valid JSON: {error}") from error
+        return cls._from_document(document, "The JSON text")
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """The recipe as YAML; also written to ``path`` if given."""
@@ -235,7 +253,7 @@ class Recipe(BaseModel):
         """
         is_text = isinstance(source, str) and "\n" in source
         text = str(source) if is_text else Path(source).read_text()
-        where = "the YAML text" if is_text else str(source)
+        where = "The YAML text" if is_text else str(source)
         try:
             document = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -343,7 +361,7 @@ def _complete(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
     """Checks all parameters against the method's spec and fills in defaults, in spec order."""
     spec = methods.get(recipe.method)
     spec.check_sources(recipe.base, len(recipe.models))
-    _check_names(recipe.models)
+    _check_names(recipe)
     given = dict(recipe.parameters)
     for name in given:
         spec.parameter(name)
@@ -385,17 +403,28 @@ def _checked_one(value: Any, parameter: methods.Parameter) -> Any:
             parameter.check(float(number.high))
         else:
             parameter.check(number)
-    return value
+    return as_floats(value) if parameter.numeric else value
 
 
-def _check_names(models: Sequence[Checkpoint | Recipe]) -> None:
-    names = [source_name(model, i) for i, model in enumerate(models)]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
+def _check_names(recipe: Recipe) -> None:
+    """Names key parameters, masks and sources, so they must be unique."""
+    if recipe.name is not None and (not recipe.name or "/" in recipe.name):
+        raise RecipeError(f"A recipe's name must be without '/', not {recipe.name!r}.")
+    prefixes = [prefix for prefix, _ in recipe.nested]
+    taken = {"share", *(p.name for p in recipe.spec.parameters)} & set(prefixes)
+    if taken:
+        raise RecipeError(f"A recipe inside another cannot be called {', '.join(sorted(taken))}.")
+    leaves = [leaf.name for leaf in recipe.leaves()]
+    several = _twice(prefixes) | _twice(recipe.model_names) | _twice(leaves)
+    if several:
         raise RecipeError(
-            f"Several models are called {', '.join(sorted(twice))}. Give each its own name: "
-            "mo.Checkpoint(folder, name=...)."
+            f"Several models are called {', '.join(sorted(several))}. Give each its own name: "
+            "mo.Checkpoint(folder, name=...) or name=... of a recipe."
         )
+
+
+def _twice(names: Sequence[str]) -> set[str]:
+    return {name for name in names if names.count(name) > 1}
 
 
 def source_name(source: Checkpoint | Recipe, index: int) -> str:
@@ -445,18 +474,3 @@ def _without_refs(data: Any) -> Any:
     if isinstance(data, list):
         return [_without_refs(v) for v in data]
     return data
-
-
-def _unwrapped(error: ValidationError) -> MergeOptunaError:
-    """The error of ours inside a validation error, or its list as one."""
-    causes = _causes(error)
-    for cause in causes:
-        if isinstance(cause, MergeOptunaError):
-            return cause
-    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
-    return RecipeError(f"Not a recipe: {'; '.join(lines)}.")
-
-
-def _causes(error: ValidationError) -> Iterator[Any]:
-    for entry in error.errors():
-        yield entry.get("ctx", {}).get("error")

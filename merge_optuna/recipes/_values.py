@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from optuna.distributions import FloatDistribution
 from pydantic import (
@@ -17,10 +16,12 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationError,
+    model_validator,
 )
 
-from merge_optuna.errors import RecipeError
-from merge_optuna.recipes.groups import Depth, Layout, Per, parse_per
+from merge_optuna.errors import MergeOptunaError, RecipeError
+from merge_optuna.recipes.groups import Depth, Layout, Per, matches, parse_per
 
 Number = StrictBool | StrictInt | StrictFloat | StrictStr
 PerField = Annotated[
@@ -42,6 +43,18 @@ class Free(_Value):
     per: PerField = "model"
     start: float | tuple[float, ...] | None = None
     log: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.low, self.high
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise RecipeError(f"mo.free needs finite low < high, not [{low}, {high}].")
+        if self.log and low <= 0:
+            raise RecipeError(f"mo.free(log=True) needs low > 0, not {low}.")
+        starts = self.start if isinstance(self.start, tuple) else (self.start,)
+        if any(s is not None and not low <= s <= high for s in starts):
+            raise RecipeError(f"start={self.start} lies outside [{low}, {high}].")
+        return self
 
     def distribution(self) -> FloatDistribution:
         """The Optuna distribution of each of its numbers."""
@@ -70,6 +83,12 @@ class PerGroup(_Value):
     per: PerField
     values: tuple[Number | Free, ...]
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(isinstance(v, Free) and v.per != "model" for v in self.values):
+            raise RecipeError("A free number inside mo.per_group is one number: leave out per=.")
+        return self
+
     def labelled(self, layout: Layout) -> list[tuple[str, Any]]:
         """Pairs of group label and value.
 
@@ -97,6 +116,11 @@ class ByName(_Value):
         BeforeValidator(lambda v: tuple(v.items()) if isinstance(v, Mapping) else v),
         PlainSerializer(lambda v: {k: _plain(inner) for k, inner in v}),
     ]
+
+    def parts(self, layout: Layout) -> list[tuple[str, Any, Layout]]:
+        """For each filter its pattern, its value, and the tensors that have it."""
+        layouts = layout.parts(tuple(pattern for pattern, _ in self.filters))
+        return [(*pair, part) for pair, part in zip(self.filters, layouts, strict=True)]
 
 
 def _plain(value: Any) -> Any:
@@ -133,21 +157,29 @@ def free(
     Raises:
         RecipeError: If the range is empty or the start lies outside.
     """
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise RecipeError(f"mo.free needs finite low < high, not [{low}, {high}].")
-    if log and low <= 0:
-        raise RecipeError(f"mo.free(log=True) needs low > 0, not {low}.")
-    starts = () if start is None else (start,) if isinstance(start, (int, float)) else tuple(start)
-    if any(not low <= s <= high for s in starts):
-        raise RecipeError(f"start={start} lies outside [{low}, {high}].")
-    if start is not None and not isinstance(start, (int, float)):
-        start = tuple(float(s) for s in start)
-    return Free(low=low, high=high, per=parse_per(per), start=start, log=log)
+    start = start if start is None or isinstance(start, (int, float)) else tuple(start)
+    try:
+        return Free(low=low, high=high, per=per, start=start, log=log)
+    except ValidationError as error:
+        raise unwrapped(error, "mo.free") from error
 
 
 def per_group(values: Sequence[float | Free], *, per: Per = "layer") -> PerGroup:
     """One value per group, in order; with ``per=mo.depth(k)`` ``k`` values interpolated."""
-    return PerGroup(per=parse_per(per), values=tuple(values))
+    try:
+        return PerGroup(per=per, values=tuple(values))
+    except ValidationError as error:
+        raise unwrapped(error, "mo.per_group") from error
+
+
+def unwrapped(error: ValidationError, what: str) -> MergeOptunaError:
+    """The error of ours inside a validation error, or its list as one."""
+    for entry in error.errors():
+        cause = entry.get("ctx", {}).get("error")
+        if isinstance(cause, MergeOptunaError):
+            return cause
+    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
+    return RecipeError(f"{what}: {'; '.join(lines)}.")
 
 
 def as_value(value: object) -> Value:
@@ -167,11 +199,13 @@ def as_value(value: object) -> Value:
     raise RecipeError(f"Expected a number, mo.free, mo.per_group or filters, not {value!r}.")
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether a name filter matches a tensor name."""
-    if any(c in pattern for c in "*?["):
-        return fnmatch.fnmatchcase(name, pattern)
-    return pattern in name
+def as_floats(value: Any) -> Any:
+    """The value with its whole numbers as floats, so that equal recipes have equal digests."""
+    if isinstance(value, PerGroup):
+        return PerGroup(per=value.per, values=tuple(map(as_floats, value.values)))
+    if isinstance(value, ByName):
+        return ByName(filters=tuple((pattern, as_floats(v)) for pattern, v in value.filters))
+    return float(value) if isinstance(value, int) else value
 
 
 def numbers_in(value: Value) -> Iterator[Number | Free]:
@@ -203,9 +237,9 @@ def value_at(value: Value, name: str, layout: Layout) -> Any:
             return value_at(value.values[pairs[0][0]], name, layout)
         return sum(value_at(value.values[i], name, layout) * share for i, share in pairs)
     if isinstance(value, ByName):
-        for pattern, inner in value.filters:
+        for pattern, inner, part in value.parts(layout):
             if matches(pattern, name):
-                return value_at(inner, name, layout)
+                return value_at(inner, name, part)
     return value
 
 
@@ -222,16 +256,18 @@ def free_paths(
             if isinstance(inner, Free):
                 yield f"{prefix}/{label}", inner, inner.starts([label])[0]
     elif isinstance(value, ByName):
-        for pattern, inner in value.filters:
-            yield from free_paths(inner, layout, f"{prefix}/{pattern}")
+        for pattern, inner, part in value.parts(layout):
+            yield from free_paths(inner, part, f"{prefix}/{pattern}")
 
 
 def filled(value: Value, layout: Layout, numbers: Mapping[str, float], prefix: str = "") -> Value:
     """The value with ``numbers`` (by path) in place of its free numbers."""
     if isinstance(value, Free):
+        labels = layout.grouping(value.per).labels
+        if not labels:
+            return value  # of a filter that no tensor is left for
         if value.per == "model":
             return numbers[prefix]
-        labels = layout.grouping(value.per).labels
         return PerGroup(per=value.per, values=tuple(numbers[f"{prefix}/{n}"] for n in labels))
     if isinstance(value, PerGroup):
         return PerGroup(
@@ -244,8 +280,8 @@ def filled(value: Value, layout: Layout, numbers: Mapping[str, float], prefix: s
     if isinstance(value, ByName):
         return ByName(
             filters=tuple(
-                (pattern, filled(inner, layout, numbers, f"{prefix}/{pattern}"))  # type: ignore[misc]
-                for pattern, inner in value.filters
+                (pattern, filled(inner, part, numbers, f"{prefix}/{pattern}"))  # type: ignore[misc]
+                for pattern, inner, part in value.parts(layout)
             )
         )
     return value
@@ -263,16 +299,31 @@ def numbers_of(value: Value, bound: Value, layout: Layout, prefix: str = "") -> 
             p for p, _ in value.filters
         ]:
             raise RecipeError(f"Expected filters {[p for p, _ in value.filters]}, not {bound!r}.")
-        for (pattern, inner), (_, other) in zip(value.filters, bound.filters, strict=True):
-            numbers |= numbers_of(inner, other, layout, f"{prefix}/{pattern}")
+        for (pattern, inner, part), (_, other) in zip(
+            value.parts(layout), bound.filters, strict=True
+        ):
+            numbers |= numbers_of(inner, other, part, f"{prefix}/{pattern}")
         return numbers
-    for path, _, _ in free_paths(value, layout, prefix):
-        label = path.removeprefix(prefix).removeprefix("/")
-        if isinstance(bound, PerGroup) and bound.per == getattr(value, "per", None):
-            found = dict(bound.labelled(layout))[label]
+    found: dict[str, Any] = {}
+    if isinstance(bound, PerGroup) and bound.per == getattr(value, "per", None):
+        found = dict(bound.labelled(layout))
+    for label, inner in _labelled(value, layout):
+        path = f"{prefix}/{label}" if label else prefix
+        number = found.get(label, bound)
+        if not isinstance(inner, Free):
+            if number != inner:
+                raise RecipeError(f"Expected {inner!r} at {path!r}, not {number!r}.")
+        elif isinstance(number, float):
+            numbers[path] = number
         else:
-            found = bound
-        if isinstance(found, bool) or not isinstance(found, (int, float)):
-            raise RecipeError(f"Expected a number at {path!r}, not {found!r}.")
-        numbers[path] = float(found)
+            raise RecipeError(f"Expected a number at {path!r}, not {number!r}.")
     return numbers
+
+
+def _labelled(value: Value, layout: Layout) -> list[tuple[str, Any]]:
+    """Pairs of group label and number."""
+    if isinstance(value, PerGroup):
+        return value.labelled(layout)
+    if isinstance(value, Free):
+        return [(label, value) for label in layout.grouping(value.per).labels]
+    return [("", value)]

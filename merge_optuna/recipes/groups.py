@@ -6,21 +6,25 @@ space): the input embedding, each transformer block, and everything behind the b
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
-from merge_optuna.errors import RecipeError
+from merge_optuna.errors import RecipeError, few
 
 _NUMBERED = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<index>\d+)\.(?P<rest>.+)$")
-_EMBED = re.compile(r"emb|wte|wpe|position|cls_token|mask_token|patch|stem|shared|token_type")
+_EMBED = re.compile(
+    r"emb(?!ed_out)|wte|wpe|position|cls_token|mask_token|patch|stem|shared|token_type"
+)
 _ATTENTION = re.compile(
     r"attn|attention|input_layernorm|ln_1\b|layernorm_before|norm1\b|self_attn_layer_norm"
 )
 _MLP = re.compile(
-    r"mlp|feed_forward|ffn|intermediate|output|moe|expert|fc\d|DenseReluDense"
+    r"mlp|feed_?forward|ffn|intermediate|output|moe|expert|fc\d|DenseReluDense"
     r"|post_attention_layernorm|ln_2\b|layernorm_after|norm2\b|final_layer_norm"
 )
 
@@ -84,13 +88,53 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Layout:
-    """The tensors that are merged, by name, and their groups."""
+    """The tensors that are merged, by name, and their groups.
+
+    Attributes:
+        names: Names of the tensors.
+        whole: The layout that these are a part of; its groups hold for the part as well.
+    """
 
     names: tuple[str, ...]
+    whole: Layout | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def grouping(self, per: Per) -> Grouping:
-        """Groups the tensors by ``per``."""
-        return _grouping(self, per)
+        """Groups the tensors by ``per``.
+
+        Raises:
+            RecipeError: If there are fewer layers than points of ``mo.depth(k)``.
+        """
+        if per not in self._made:
+            if self.whole is None:
+                self._made[per] = _grouping(self, per)
+            else:
+                self._made[per] = _part(self.whole.grouping(per), self.names)
+        found: Grouping = self._made[per]
+        return found
+
+    def parts(self, patterns: tuple[str, ...]) -> tuple[Layout, ...]:
+        """For each name filter the tensors for which it is the first that matches.
+
+        Raises:
+            RecipeError: If there are none for a filter other than ``"*"``.
+        """
+        if patterns not in self._made:
+            self._made[patterns] = tuple(self._parts(patterns))
+        found: tuple[Layout, ...] = self._made[patterns]
+        return found
+
+    def _parts(self, patterns: Sequence[str]) -> Iterator[Layout]:
+        left = list(self.names)
+        for pattern in patterns:
+            own = tuple(name for name in left if matches(pattern, name))
+            if not own and pattern != "*":
+                raise RecipeError(
+                    f"The filter {pattern!r} matches no merged tensor that an earlier filter "
+                    f"leaves. The tensors are {few(self.names)}."
+                )
+            left = [name for name in left if not matches(pattern, name)]
+            yield Layout(own, self)
 
     @cached_property
     def layers(self) -> dict[str, str]:
@@ -113,12 +157,18 @@ class Layout:
         found = dict.fromkeys(self.layers.values())
         inner = [label for label in found if label not in ("embed", "head")]
         if _stacks(self.names):
-            inner.sort()
+            inner.sort(key=lambda label: ("decoder" in label, label))
         ends = [["embed"] if "embed" in found else [], ["head"] if "head" in found else []]
         return tuple(ends[0] + inner + ends[1])
 
 
-@lru_cache(maxsize=64)
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name filter matches a tensor name."""
+    if any(c in pattern for c in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    return pattern in name
+
+
 def _grouping(layout: Layout, per: Per) -> Grouping:
     if per == "model":
         return Grouping(("",), dict.fromkeys(layout.names, ((0, 1.0),)))
@@ -143,8 +193,21 @@ def _partition(names: Sequence[str], label_of: dict[str, str], labels: Sequence[
     return Grouping(tuple(labels), {name: ((index[label_of[name]], 1.0),) for name in names})
 
 
+def _part(grouping: Grouping, names: tuple[str, ...]) -> Grouping:
+    """The groups that hold some of ``names``."""
+    used = sorted({i for name in names for i, _ in grouping.shares[name]})
+    index = {old: new for new, old in enumerate(used)}
+    shares = {name: tuple((index[i], x) for i, x in grouping.shares[name]) for name in names}
+    return Grouping(tuple(grouping.labels[i] for i in used), shares)
+
+
 def _interpolated(layout: Layout, points: int) -> Grouping:
     inner = [label for label in layout.order if label not in ("embed", "head")]
+    if points > max(1, len(inner)):
+        raise RecipeError(
+            f"mo.depth({points}) has more points than there are layers ({len(inner)}), so that "
+            "some would have no effect. Use fewer, or per='layer'."
+        )
     place = {label: i / max(1, len(inner) - 1) for i, label in enumerate(inner)}
     place |= {"embed": 0.0, "head": 1.0}
     shares = {}
@@ -180,7 +243,7 @@ def _module(name: str, layer: str) -> str:
         return f"{layer}/attn"
     if _MLP.search(rest):
         return f"{layer}/mlp"
-    return f"{layer}/{rest.split('.')[0]}"
+    return f"{layer}/{rest.split('.')[0]}" if "." in rest else layer
 
 
 @lru_cache(maxsize=64)
