@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from optuna.exceptions import UpdateFinishedTrialError
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages._heartbeat import is_heartbeat_enabled
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
@@ -56,7 +60,24 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def url_of(study: Study) -> str | None:
-    """The URL of the database behind a study, without its password; None for other storages."""
+    """What ``mo.storage`` takes to open this storage again, without the password if it has one.
+
+    None if it is not in a database or journal file.
+    """
     backend = getattr(study._storage, "_backend", study._storage)
+    if isinstance(backend, JournalFileBackend):
+        return f"journal:///{backend._file_path}"
     engine = getattr(backend, "engine", None)
     return None if engine is None else engine.url.render_as_string(hide_password=True)
+
+
+def has_heartbeat(study: Study) -> bool:
+    """Whether :func:`fail_stale_trials` can tell that a process of another machine is dead."""
+    return is_heartbeat_enabled(study._storage)
+
+
+def fail_stale_trials(study: Study) -> None:
+    """Fail the running trials whose heartbeat has stopped, as ``study.optimize`` does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)

@@ -122,6 +122,12 @@ class PopulationSampler(BaseSampler):
         self._lock = threading.RLock()
         self._study: tuple[Any, int] | None = None
 
+    def population_size(self) -> int | None:
+        """Candidates per generation; None if the search space is still to be inferred."""
+        if self._search_space is None:
+            return None
+        return self._algorithm.population_size(len(Box(self._search_space)))
+
     # -- Optuna's interface -------------------------------------------------------------------
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:

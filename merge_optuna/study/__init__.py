@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from merge_optuna.study._export import best_trial, export, recipe_of
-from merge_optuna.study._merge_study import MergeStudy, remaining
-from merge_optuna.study._objective import MergeObjective
+from merge_optuna.study._export import best_trial, export, ranked, recipe_of
+from merge_optuna.study._merge_study import MergeStudy, counts, remaining
+from merge_optuna.study._objective import ERROR, REASON, MergeObjective
 from merge_optuna.study._scores import scores, set_scores
 from merge_optuna.study._storage import storage
 
 __all__ = [
+    "ERROR",
+    "REASON",
     "MergeObjective",
     "MergeStudy",
     "best_trial",
+    "counts",
     "export",
+    "ranked",
     "recipe_of",
     "remaining",
     "scores",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
 
 
-def best_trial(study: optuna.Study) -> FrozenTrial:
-    """The best completed trial on dev, the earliest among equals; feasible ones first.
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The completed trials, best first: feasible before infeasible, the earliest among equals.
 
     Raises:
         StudyError: If no trial is complete, or the study has several objectives.
@@ -31,9 +32,9 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     if len(study.directions) > 1:
         raise StudyError(
             f"The study {study.study_name!r} has {len(study.directions)} objectives. Choose one "
-            "of study.best_trials and pass trial=."
+            "of study.best_trials and pass trial= (--trial)."
         )
-    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    complete = [t for t in compat.all_trials(study) if t.state == TrialState.COMPLETE]
     if not complete:
         raise StudyError(f"The study {study.study_name!r} has no completed trial yet.")
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
@@ -42,7 +43,16 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
         violation = sum(max(0.0, c) for c in trial.constraints.values())
         return violation, sign * trial.values[0], trial.number
 
-    return min(complete, key=key)
+    return sorted(complete, key=key)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """The first of :func:`ranked`.
+
+    Raises:
+        StudyError: If no trial is complete, or the study has several objectives.
+    """
+    return ranked(study)[0]
 
 
 def recipe_of(
@@ -108,10 +118,9 @@ def export(
     names = study.metric_names or ["value"] * len(study.directions)
     dev = {f"{name} (dev)": v for name, v in zip(names, frozen.values or (), strict=False)}
     about = {"study": study.study_name, "trial": frozen.number}
-    command = (
-        f"merge-optuna export {compat.url_of(study) or 'STORAGE'} {folder} "
-        f"--study {study.study_name} --trial {frozen.number}"
-    )
+    url = compat.url_of(study) or "STORAGE"
+    place = ["--study", study.study_name, "--trial", str(frozen.number)]
+    command = shlex.join(["merge-optuna", "export", url, str(folder), *place])
     return write(
         recipe_of(study, frozen, sources=sources),
         folder,

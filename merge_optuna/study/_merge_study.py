@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,16 +16,21 @@ from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
-from merge_optuna.evaluators import Evaluator
+from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
+from merge_optuna.samplers._owner import owner_of
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import ERROR, MergeObjective
 from merge_optuna.study._storage import storage as open_storage
 
+if TYPE_CHECKING:
+    from merge_optuna.checkpoints import Checkpoint
+
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 _MAX_FAILURES = 10
 _POLL_SECONDS = 0.5
+_PATIENCE = 5.0  # seconds from the creation of a trial to its owner: milliseconds
 
 
 def remaining(study: optuna.Study, total: int) -> int:
@@ -33,7 +39,24 @@ def remaining(study: optuna.Study, total: int) -> int:
     For ``study.optimize(objective, n_trials=mo.remaining(study, total))``, which can be started
     any number of times. It is for one process at a time.
     """
-    return max(0, total - _count(study))
+    done = sum(t.state in _COUNTED for t in compat.all_trials(study))
+    return max(0, total - done)
+
+
+def counts(study: optuna.Study) -> dict[str, int]:
+    """Number of trials by state: complete, pruned, failed, running.
+
+    Trials that were not evaluated, because others had reached the total or somebody stopped them,
+    count as nothing.
+    """
+    trials = [t for t in compat.all_trials(study) if SURPLUS not in t.system_attrs]
+    states = [t.state for t in trials]
+    return {
+        "complete": states.count(TrialState.COMPLETE),
+        "pruned": states.count(TrialState.PRUNED),
+        "failed": states.count(TrialState.FAIL),
+        "running": states.count(TrialState.RUNNING),
+    }
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,23 @@ class MergeStudy:
     pruner: optuna.pruners.BasePruner | None = None
     test: Evaluator | None = None
 
+    def __post_init__(self) -> None:
+        space = self.objective.space
+        if self.sampler is None and isinstance(space, Recipe):
+            object.__setattr__(self, "sampler", space.sampler(seed=0))
+        if self.test is not None:
+            object.__setattr__(self, "test", as_evaluator(self.test))
+            self.objective.check_evaluator(self.test)
+
+    @property
+    def sources(self) -> dict[str, Checkpoint]:
+        """The checkpoints of the space by name, for ``mo.export(study, folder, sources=)``.
+
+        Empty if the space is a function.
+        """
+        space = self.objective.space
+        return {c.name: c for c in space.leaves()} if isinstance(space, Recipe) else {}
+
     def open(self, storage: str | optuna.storages.BaseStorage | None = None) -> optuna.Study:
         """Creates the study, or opens it again, and checks that it fits.
 
@@ -68,14 +108,15 @@ class MergeStudy:
             StorageError: If the storage cannot be opened.
             StudyError: If a study of this name has another direction or another space.
         """
-        study = optuna.create_study(
-            study_name=self.name,
-            storage=open_storage(storage) if isinstance(storage, str) else storage,
-            sampler=self.sampler or _default_sampler(self.objective),
-            pruner=self.pruner or optuna.pruners.NopPruner(),
-            directions=self.objective.directions,
-            load_if_exists=True,
-        )
+        with _quiet():
+            study = optuna.create_study(
+                study_name=self.name,
+                storage=open_storage(storage) if isinstance(storage, str) else storage,
+                sampler=self.sampler,
+                pruner=self.pruner or optuna.pruners.NopPruner(),
+                directions=self.objective.directions,
+                load_if_exists=True,
+            )
         self.objective.check_study(study)
         self.objective.store_space(study)
         if study.metric_names is None:
@@ -110,11 +151,11 @@ class MergeStudy:
         """
         study = self.open(storage)
         total = self.n_trials if n_trials is None else n_trials
+        bounded, failures = _Bounded(self.objective, total), _Failures()
         with _quiet(), _Bar(study, total, show=progress) as bar:
-            failures = _Failures()
             while (missing := remaining(study, total)) > 0:
                 study.optimize(
-                    _Bounded(self.objective, total),
+                    bounded,
                     n_trials=missing,
                     callbacks=[bar.update, failures.count, _stop_at(total)],
                 )
@@ -142,24 +183,35 @@ class _Bounded:
     def __init__(self, objective: MergeObjective, total: int) -> None:
         self._objective = objective
         self._total = total
+        self._first_seen: dict[int, float] = {}
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         if not self._is_surplus(trial):
             return self._objective(trial)
         compat.set_system_attr(trial.study, trial, SURPLUS, "total reached")
-        while self._is_surplus(trial) and _count(trial.study) < self._total:
+        while self._is_surplus(trial) and remaining(trial.study, self._total) > 0:
             time.sleep(_POLL_SECONDS)
             fail_dead_trials(trial.study)
+            compat.fail_stale_trials(trial.study)
         return float("nan")
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
-        before = [
-            t
-            for t in compat.all_trials(trial.study)[: trial.number]
-            if t.state == TrialState.RUNNING and SURPLUS not in t.system_attrs
-        ]
-        alive = sum(owner_alive(t) is not False for t in before)
-        return _count(trial.study) + alive >= self._total
+        trials = compat.all_trials(trial.study)
+        others = sum(self._is_under_way(trial.study, t) for t in trials[: trial.number])
+        return sum(t.state in _COUNTED for t in trials) + others >= self._total
+
+    def _is_under_way(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether another process can be expected to finish a trial.
+
+        One of another machine can where a heartbeat tells when it is dead.
+        """
+        if trial.state != TrialState.RUNNING or SURPLUS in trial.system_attrs:
+            return False
+        if owner_of(trial) is None:  # just created, or killed there and then
+            seen = self._first_seen.setdefault(trial.number, time.monotonic())
+            return time.monotonic() - seen < _PATIENCE
+        alive = owner_alive(trial)
+        return compat.has_heartbeat(study) if alive is None else alive
 
 
 class _Failures:
@@ -199,14 +251,15 @@ class _Bar:
         self._bar.close()
 
     def update(self, study: optuna.Study, trial: FrozenTrial | None = None) -> None:
-        states = [t.state for t in compat.all_trials(study)]
-        self._bar.n = min(self._total, sum(state in _COUNTED for state in states))
+        number = counts(study)
+        self._bar.n = min(self._total, number["complete"] + number["pruned"])
         shown: dict[str, Any] = {}
-        if len(study.directions) == 1 and TrialState.COMPLETE in states:
+        if len(study.directions) == 1 and number["complete"]:
             shown["best"] = f"{best_trial(study).values[0]:.4g}"
-        shown["pruned"] = states.count(TrialState.PRUNED)
-        shown["failed"] = states.count(TrialState.FAIL)
-        self._bar.set_postfix(shown)
+        self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
+        if trial is not None and ERROR in trial.user_attrs:
+            reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
+            self._bar.write(f"Trial {trial.number} failed: {reason}", file=sys.stderr)
 
 
 def _stop_at(total: int) -> Any:
@@ -219,19 +272,11 @@ def _stop_at(total: int) -> Any:
     return stop
 
 
-def _count(study: optuna.Study) -> int:
-    return sum(t.state in _COUNTED for t in compat.all_trials(study))
-
-
-def _default_sampler(objective: MergeObjective) -> optuna.samplers.BaseSampler | None:
-    return objective.space.sampler(seed=0) if isinstance(objective.space, Recipe) else None
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna's line per trial would tear the progress bar apart."""
+    """Optuna's lines per trial, with all parameters, would tear the progress bar apart."""
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
     try:
         yield
     finally:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
-from merge_optuna.errors import InfeasibleRecipe, RecipeError, StudyError
+from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
+from merge_optuna.samplers._owner import owner_of, sign
 from merge_optuna.study._scores import set_scores
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class MergeObjective:
     bad configuration is refused here, before a study exists.
 
     A trial whose recipe has no well-defined result or whose score is not finite is pruned with
-    the user attribute ``reason``; one whose evaluation raises fails with the traceback in the user
-    attribute ``error``, and the search goes on. User attributes also tell the seconds spent
-    merging and evaluating and the number of examples used.
+    the user attribute ``reason``; one that raises fails with the traceback in the user attribute
+    ``error``, and the search goes on. User attributes also tell the seconds spent merging and
+    evaluating and the number of examples used.
 
     Values are reported while a trial runs if the evaluator yields several batches: the mean score
     of each batch under its number for a ``WilcoxonPruner``, which pairs them with those of the
@@ -96,6 +97,8 @@ class MergeObjective:
             if not space.slots:
                 raise RecipeError("Nothing is free in this recipe. Use mo.free for a parameter.")
             self._check(space)
+        else:
+            _check_size(self.evaluator)
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Merges and scores one trial.
@@ -111,6 +114,9 @@ class MergeObjective:
             )
         try:
             self._join(trial.study)
+            stored = compat.all_trials(trial.study)[trial.number]
+            if owner_of(stored) is None:  # population samplers have signed already
+                sign(trial.study, stored)
             return self._run(trial)
         finally:
             self._busy.release()
@@ -127,6 +133,17 @@ class MergeObjective:
         chosen = evaluator or self.evaluator
         model = self.engine.load(recipe)
         return chosen.value(np.concatenate([scores for _, scores in chosen(model)]))
+
+    def check_evaluator(self, evaluator: Evaluator) -> None:
+        """Checks that another evaluator, e.g. of test data, can score this objective's models.
+
+        Raises:
+            EvaluationError: If it cannot.
+        """
+        _check_size(evaluator)
+        check = getattr(evaluator, "check", None)
+        if check is not None and isinstance(self.space, Recipe):
+            check(self.engine.load(self.space.frame))
 
     def check_study(self, study: optuna.Study) -> None:
         """Checks that a study can run this objective.
@@ -158,6 +175,7 @@ class MergeObjective:
     # -- before trials ---------------------------------------------------------------------
 
     def _check(self, recipe: Recipe) -> None:
+        _check_size(self.evaluator)
         check_finite(recipe)
         model = self.engine.load(recipe.frame)
         check = getattr(self.evaluator, "check", None)
@@ -192,33 +210,36 @@ class MergeObjective:
     # -- one trial -------------------------------------------------------------------------
 
     def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
-        started = time.perf_counter()
         try:
-            recipe = self._recipe(trial)
-            model = self.engine.load(recipe)
-        except InfeasibleRecipe as error:
-            raise self._pruned(trial, str(error)) from error
-        merged = time.perf_counter()
-        trial.set_user_attr("seconds_merge", round(merged - started, 4))
-        try:
-            value = self._evaluate(trial, model)
+            return self._merge_and_score(trial)
         except optuna.TrialPruned:
             raise
+        except InfeasibleRecipe as error:
+            raise self._pruned(trial, str(error)) from error
         except KeyboardInterrupt:
             # Not the candidate's fault: it is proposed again without counting as a failure.
             compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
             raise
         except Exception as error:
-            # An evaluator is anybody's code; one bad trial must not end a search.
+            # Spaces and evaluators are anybody's code; one bad trial must not end a search.
+            if not self._checked:
+                raise  # the first recipe of a function: the configuration is bad, not the trial
             trial.set_user_attr(ERROR, traceback.format_exc())
             optuna.logging.get_logger("optuna").warning(
                 f"Trial {trial.number} failed: {type(error).__name__}: {error}"
             )
             return math.nan
+
+    def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        started = time.perf_counter()
+        model = self.engine.load(self._recipe(trial))
+        merged = time.perf_counter()
+        trial.set_user_attr("seconds_merge", round(merged - started, 4))
+        try:
+            value = self._evaluate(trial, model)
         finally:
             trial.set_user_attr("seconds_evaluate", round(time.perf_counter() - merged, 4))
-        values = value if isinstance(value, tuple) else (value,)
-        if not all(math.isfinite(v) for v in values):
+        if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
         return value
 
@@ -257,21 +278,33 @@ class MergeObjective:
         if isinstance(trial.study.pruner, optuna.pruners.WilcoxonPruner):
             report, at = float(np.mean(_first_column(parts[-1]))), step
         else:
-            value = self.evaluator.value(np.concatenate(parts))
-            assert isinstance(value, (int, float))  # one direction, one value
-            report, at = float(value), sum(map(len, parts))
+            report, at = self._running(parts), sum(map(len, parts))
         if not math.isfinite(report):
             return
         trial.report(report, at)
         if not last and trial.should_prune():
-            partial = self.evaluator.value(np.concatenate(parts))
-            compat.set_system_attr(trial.study, trial, PARTIAL, partial)
+            compat.set_system_attr(trial.study, trial, PARTIAL, self._running(parts))
             raise self._pruned(trial, f"{type(trial.study.pruner).__name__} at step {at}.")
+
+    def _running(self, parts: list[NDArray[np.float64]]) -> float:
+        """The value over the examples so far."""
+        return _numbers(self.evaluator.value(np.concatenate(parts)))[0]
 
     @staticmethod
     def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
         trial.set_user_attr(REASON, reason)
         return optuna.TrialPruned(reason)
+
+
+def _check_size(evaluator: Evaluator) -> None:
+    if len(evaluator) < 1:
+        raise EvaluationError(
+            f"{type(evaluator).__name__} has no examples: there is nothing to score a model on."
+        )
+
+
+def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, tuple) else (float(value),)
 
 
 def _first_column(scores: NDArray[np.float64]) -> NDArray[np.float64]:
