@@ -1,0 +1,536 @@
+"""The command line: ``merge-optuna run search.py`` and what goes with it.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import re
+import runpy
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from merge_optuna._version import __version__
+from merge_optuna.errors import MergeOptunaError, StudyError, few
+
+if TYPE_CHECKING:
+    import optuna
+
+    from merge_optuna.methods import Method
+    from merge_optuna.study import MergeStudy
+
+_BEST = 10
+_SHOWN_PARAMETERS = 6
+
+app = typer.Typer(
+    help="Search for the best merge of several fine-tuned models with Optuna.",
+    epilog="A FILE is a Python file that defines study = mo.MergeStudy(name, objective, ...).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Dtype(enum.StrEnum):
+    """Data types that merged weights can be written in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        exists=True, dir_okay=False, metavar="FILE", help="Python file with a mo.MergeStudy."
+    ),
+]
+Storage = Annotated[
+    str, typer.Argument(metavar="STORAGE", help="URL of the storage, e.g. sqlite:///search.db.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the merged checkpoint.")]
+StudyName = Annotated[
+    str | None, typer.Option("--study", metavar="NAME", help="Which study, if there are several.")
+]
+TrialNumber = Annotated[
+    int | None, typer.Option("--trial", metavar="N", help="Which trial; the best if omitted.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is not empty.")]
+OutDtype = Annotated[
+    Dtype | None, typer.Option("--dtype", help="Of the weights; the base's if omitted.")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE", help="Source whose tokenizer is copied; the base if omitted."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def main() -> None:
+    """Entry point: errors of ours are one message without a traceback."""
+    try:
+        app()
+    except MergeOptunaError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"merge_optuna {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+# -- commands ---------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    file: File,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where trials are kept; sqlite:///NAME.db if omitted."),
+    ] = None,
+    n_trials: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Another total than the file's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run the search of FILE until it has its number of trials.
+
+    Completed and pruned trials count. It can be stopped or killed and started again at any time,
+    and it may run several times at once on one storage.
+    """
+    from merge_optuna.checkpoints._writer import check_target
+    from merge_optuna.study import export as export_trial
+    from merge_optuna.study import recipe_of
+    from merge_optuna.study import storage as open_storage
+
+    declared = load(file)
+    if out is not None:
+        check_target(out, force=force)
+    url = storage or f"sqlite:///{declared.name.replace('/', '-')}.db"
+    opened = open_storage(url)
+    study = declared.open(opened)
+    total = n_trials or declared.n_trials
+    print(f"The study {study.study_name!r} is kept in {_place(url)}", file=sys.stderr)
+    try:
+        declared.run(opened, n_trials=total)
+    except KeyboardInterrupt:
+        _interrupted(study, total)
+    result: dict[str, Any] = {"storage": url, **_result(study, best=1)}
+    if declared.test is not None and len(result["best"]) == 1:
+        recipe = recipe_of(study, result["best"][0]["trial"], sources=declared.sources)
+        result["test"] = declared.test_value(study, recipe)
+    if out is not None:
+        name = f"{result['metrics'][0]} (test)"
+        score = {name: result["test"]} if "test" in result else {}
+        export_trial(study, out, force=force, sources=declared.sources, score=score)
+        result["written"] = str(out)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_run(result)
+
+
+@app.command()
+def show(
+    storage: Storage,
+    study: StudyName = None,
+    trial: Annotated[
+        int | None, typer.Option("--trial", metavar="N", help="Print the recipe of this trial.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the studies in STORAGE, the best trials of one, or the recipe of a trial as YAML."""
+    import optuna
+
+    from merge_optuna.study import recipe_of
+    from merge_optuna.study import storage as open_storage
+
+    opened = open_storage(storage, create=False)
+    names = optuna.get_all_study_names(opened)
+    if study is None and trial is None and len(names) != 1:
+        studies = [optuna.load_study(study_name=n, storage=opened) for n in names]
+        _print_studies([_result(s, best=1) for s in studies], as_json=as_json)
+        return
+    chosen = _study(opened, storage, study)
+    if trial is None:
+        _print_study({**_result(chosen, best=_BEST), **_reasons(chosen)}, as_json=as_json)
+        return
+    recipe = recipe_of(chosen, trial)
+    if as_json:
+        _print_json({"study": chosen.study_name, "trial": trial, "recipe": recipe.to_data()})
+    else:
+        print(recipe.to_yaml(), end="")
+
+
+@app.command()
+def export(
+    storage: Storage,
+    folder: Folder,
+    study: StudyName = None,
+    trial: TrialNumber = None,
+    force: Force = False,
+    dtype: OutDtype = None,
+    tokenizer: Tokenizer = None,
+) -> None:
+    """Write the merged checkpoint of a trial to DIR, from the database alone."""
+    from merge_optuna.study import export as export_trial
+    from merge_optuna.study import storage as open_storage
+
+    chosen = _study(open_storage(storage, create=False), storage, study)
+    written = export_trial(
+        chosen,
+        folder,
+        trial=trial,
+        force=force,
+        dtype=dtype and dtype.value,
+        tokenizer=tokenizer,
+    )
+    print(f"Written to {written}")
+
+
+@app.command()
+def write(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, metavar="RECIPE", help="Recipe as YAML, no number free."
+        ),
+    ],
+    folder: Folder,
+    force: Force = False,
+    dtype: OutDtype = None,
+    tokenizer: Tokenizer = None,
+) -> None:
+    """Write the merged checkpoint of the recipe RECIPE to DIR."""
+    from merge_optuna.engine import write as write_recipe
+    from merge_optuna.recipes import Recipe
+
+    written = write_recipe(
+        Recipe.from_yaml(recipe),
+        folder,
+        force=force,
+        dtype=dtype and dtype.value,
+        tokenizer=tokenizer,
+    )
+    print(f"Written to {written}")
+
+
+@app.command()
+def check(file: File, as_json: Json = False) -> None:
+    """Check everything in FILE that can go wrong, without running or storing anything."""
+    facts = _facts(load(file))
+    if as_json:
+        _print_json(facts)
+    else:
+        _print_facts(facts)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the merge methods with their parameters, ranges, defaults and papers."""
+    from merge_optuna.methods import METHODS, get
+
+    chosen = METHODS.values() if name is None else [get(name)]
+    facts = {method.name: _method_facts(method) for method in chosen}
+    if as_json:
+        _print_json(facts)
+        return
+    for method, about in facts.items():
+        _print_method(method, about)
+
+
+# -- files and storages -----------------------------------------------------------------------
+
+
+def load(file: Path) -> MergeStudy:
+    """Executes a Python file and returns the one :class:`mo.MergeStudy` it defines.
+
+    Modules beside the file can be imported, as if it were run as a script; what stands under
+    ``if __name__ == "__main__"`` does not run.
+
+    Raises:
+        StudyError: If there is none, or several.
+    """
+    from merge_optuna.study import MergeStudy
+
+    sys.path.insert(0, str(file.absolute().parent))
+    variables = runpy.run_path(str(file), run_name="__merge_study__")
+    found = {name: value for name, value in variables.items() if isinstance(value, MergeStudy)}
+    if not found:
+        raise StudyError(
+            f"{file} defines no mo.MergeStudy. Add at module level: "
+            "study = mo.MergeStudy(name, objective, n_trials=...)."
+        )
+    if len({id(value) for value in found.values()}) > 1:
+        raise StudyError(
+            f"{file} defines several mo.MergeStudy: {', '.join(found)}. Keep one per file."
+        )
+    return next(iter(found.values()))
+
+
+def _study(opened: Any, url: str, name: str | None) -> optuna.Study:
+    """The named study, or the only one in a storage."""
+    import optuna
+
+    names = optuna.get_all_study_names(opened)
+    if not names:
+        raise StudyError(f"There is no study in {url}.")
+    if name is None and len(names) > 1:
+        raise StudyError(
+            f"There are {len(names)} studies in {url}: {', '.join(names)}. Choose "
+            "one with --study."
+        )
+    if name is not None and name not in names:
+        raise StudyError(f"There is no study {name!r} in {url}, only {', '.join(names)}.")
+    return optuna.load_study(study_name=name or names[0], storage=opened)
+
+
+def _place(url: str) -> str:
+    """A storage as a person finds it again: the absolute path of a file."""
+    scheme, _, path = url.partition(":///")
+    if scheme in ("sqlite", "journal") and path != ":memory:":
+        return str(Path(path).absolute())
+    return re.sub(r"://([^:@/]*):[^@]*@", r"://\1:***@", url)
+
+
+def _dashboard(url: str) -> str:
+    """The command that shows a storage in the browser."""
+    return shlex.join(["optuna-dashboard", url.removeprefix("journal:///")])
+
+
+# -- results ----------------------------------------------------------------------------------
+
+
+def _interrupted(study: optuna.Study, total: int) -> NoReturn:
+    from merge_optuna.study import counts
+
+    done = counts(study)
+    command = shlex.join(["merge-optuna", *sys.argv[1:]])
+    print(
+        f"\nStopped: {done['complete'] + done['pruned']} of {total} trials are done and kept. "
+        f"Go on with:\n  {command}",
+        file=sys.stderr,
+    )
+    raise typer.Exit(130)
+
+
+def _result(study: optuna.Study, *, best: int) -> dict[str, Any]:
+    """What a study has come to: counts, and the best trials or the Pareto front."""
+    from merge_optuna.study import counts, ranked
+
+    trials = counts(study)
+    if len(study.directions) > 1:
+        top = study.best_trials
+    else:
+        top = ranked(study)[:best] if trials["complete"] else []
+    return {
+        "study": study.study_name,
+        "directions": [direction.name.lower() for direction in study.directions],
+        "metrics": study.metric_names or ["value"] * len(study.directions),
+        "trials": trials,
+        "best": [{"trial": t.number, "values": t.values, "params": t.params} for t in top],
+    }
+
+
+def _reasons(study: optuna.Study) -> dict[str, dict[str, int]]:
+    """Why trials were pruned and have failed, and how often; numbers in the reasons left out."""
+    from optuna.trial import TrialState
+
+    from merge_optuna.study import ERROR, REASON
+
+    trials = study.get_trials(deepcopy=False)
+    pruned = [t.user_attrs.get(REASON, "") for t in trials if t.state == TrialState.PRUNED]
+    failed = [t.user_attrs.get(ERROR, "") for t in trials if t.state == TrialState.FAIL]
+    return {
+        "pruned": Counter(re.sub(r"\b\d[\d.e+-]*\b", "#", r) or "no reason kept" for r in pruned),
+        "failed": Counter((r.strip().splitlines() or ["stopped or killed"])[-1] for r in failed),
+    }
+
+
+def _facts(declared: MergeStudy) -> dict[str, Any]:
+    """What a file declares, as plain data."""
+    from merge_optuna.recipes import Recipe
+    from merge_optuna.samplers import PopulationSampler
+
+    objective, space = declared.objective, declared.objective.space
+    facts: dict[str, Any] = {"study": declared.name, "n_trials": declared.n_trials}
+    if isinstance(space, Recipe):
+        left_out: dict[str, list[str]] = {}
+        for name, reason in space.alignment.copied.items():
+            left_out.setdefault(reason, []).append(name)
+        facts |= {
+            "method": space.method,
+            "sources": {c.name: c.ref for c in space.leaves()},
+            "merged_tensors": len(space.alignment.layout.names),
+            "left_out_tensors": left_out,
+            "dimensions": len(space.slots),
+        }
+    facts |= {
+        "metrics": dict(zip(objective.metric_names, objective.directions, strict=True)),
+        "dev_examples": len(objective.evaluator),
+        "test_examples": None if declared.test is None else len(declared.test),
+    }
+    if declared.sampler is not None:
+        facts["sampler"] = type(declared.sampler).__name__
+    if isinstance(declared.sampler, PopulationSampler):
+        facts["population"] = declared.sampler.population_size()
+    return facts
+
+
+def _method_facts(method: Method) -> dict[str, Any]:
+    return {
+        "summary": method.summary,
+        "source": method.source,
+        "base": method.base,
+        "models": [method.models[0], None if method.models[1] == math.inf else method.models[1]],
+        "parameters": {
+            p.name: {
+                "range": p.range,
+                "default": p.default,
+                "per_model": p.per_model,
+                "can_be_free": p.numeric,
+                "summary": p.summary,
+            }
+            for p in method.parameters
+        },
+    }
+
+
+# -- printing ---------------------------------------------------------------------------------
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table.show_header = any(columns)
+    for row in rows:
+        table.add_row(*map(_in_words, row))
+    # Names of tensors and studies may hold brackets and colons.
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def _print_run(result: dict[str, Any]) -> None:
+    rows: list[tuple[str, Any]] = []
+    for best in result["best"]:
+        rows.append(("best trial", best["trial"]))
+        for metric, value in zip(result["metrics"], best["values"], strict=True):
+            rows.append((f"{metric} (dev)", value))
+    if "test" in result:
+        rows.append((f"{result['metrics'][0]} (test)", result["test"]))
+    rows.append(("trials", _counts(result["trials"])))
+    rows.append(("kept in", _place(result["storage"])))
+    if "written" in result:
+        rows.append(("written to", result["written"]))
+    _print_table(["", ""], rows, title=result["study"])
+    print(f"To look at it: {_dashboard(result['storage'])}")
+
+
+def _print_studies(results: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"studies": results})
+        return
+    rows = [
+        (r["study"], ", ".join(r["metrics"]), *r["trials"].values(), _values_of_best(r))
+        for r in results
+    ]
+    states = ("complete", "pruned", "failed", "running")
+    _print_table(["study", "metric", *states, "best"], rows)
+
+
+def _values_of_best(result: dict[str, Any]) -> Any:
+    if len(result["metrics"]) > 1:
+        return f"{len(result['best'])} on the front"
+    return result["best"][0]["values"][0] if result["best"] else "none"
+
+
+def _print_study(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    rows = [(b["trial"], *b["values"], _few_params(b["params"])) for b in result["best"]]
+    title = f"{result['study']}: {_counts(result['trials'])}"
+    _print_table(["trial", *result["metrics"], "parameters"], rows, title=title)
+    reasons = [
+        (state, count, reason)
+        for state in ("pruned", "failed")
+        for reason, count in result[state].items()
+    ]
+    if reasons:
+        _print_table(["", "trials", "reason"], reasons)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    rows: list[tuple[str, Any]] = []
+    for key, value in facts.items():
+        label = key.replace("_", " ")
+        if key == "left_out_tensors":
+            rows += [(label, f"{few(names, 3)}: {why}") for why, names in value.items()]
+        elif isinstance(value, dict):
+            rows += [(label, f"{name}: {what}") for name, what in value.items()]
+        elif value is not None:
+            rows.append((label, value))
+    _print_table(["", ""], rows, title="Everything fits.")
+
+
+def _print_method(name: str, facts: dict[str, Any]) -> None:
+    low, high = facts["models"]
+    models = f"{low} models" if low == high else "any number of models"
+    rows = [
+        (name, p["range"], p["default"], "each model" if p["per_model"] else "", p["summary"])
+        for name, p in facts["parameters"].items()
+    ]
+    title = f"{name}: {'a base and ' if facts['base'] else ''}{models}"
+    _print_table(["parameter", "range", "default", "for", ""], rows, title=title)
+    print(f"  {facts['summary']}\n  {facts['source']}\n")
+
+
+def _counts(trials: dict[str, int]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
+
+
+def _few_params(params: dict[str, Any]) -> str:
+    shown = [f"{name}={_in_words(value)}" for name, value in params.items()]
+    return few(shown, _SHOWN_PARAMETERS)
+
+
+def _in_words(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
