@@ -70,10 +70,8 @@ def bind(recipe: Recipe, params: Mapping[str, float]) -> Recipe:
             parameters.append((key, filled(value, layout, params, key)))
             continue
         numbers = _weights(recipe, key, value, params)
-        bound = tuple(
-            filled(one, layout, numbers[i]) if numbers[i] else one for i, one in enumerate(value)
-        )
-        parameters.append((key, bound))
+        bound = [filled(one, layout, n) for one, n in zip(value, numbers, strict=True)]
+        parameters.append((key, tuple(bound)))
     nested = {prefix: inner.bind(_below(params, prefix)) for prefix, inner in recipe.nested}
     return recipe.changed(tuple(parameters), nested)
 

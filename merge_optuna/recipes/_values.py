@@ -237,46 +237,31 @@ def value_at(value: Value, name: str, layout: Layout) -> Any:
             return value_at(value.values[pairs[0][0]], name, layout)
         return sum(value_at(value.values[i], name, layout) * share for i, share in pairs)
     if isinstance(value, ByName):
-        for pattern, inner, part in value.parts(layout):
+        for pattern, inner in value.filters:
             if matches(pattern, name):
-                return value_at(inner, name, part)
+                return value_at(inner, name, layout)
     return value
 
 
 def free_paths(
     value: Value, layout: Layout, prefix: str = ""
 ) -> Iterator[tuple[str, Free, float]]:
-    """Every free number in a value: its path, what it is drawn from, and its start."""
-    if isinstance(value, Free):
-        labels = layout.grouping(value.per).labels
-        for label, start in zip(labels, value.starts(labels), strict=True):
-            yield prefix + (f"/{label}" if label else ""), value, start
-    elif isinstance(value, PerGroup):
-        for label, inner in value.labelled(layout):
-            if isinstance(inner, Free):
-                yield f"{prefix}/{label}", inner, inner.starts([label])[0]
-    elif isinstance(value, ByName):
+    """Every free number that has an effect: its path, what it is drawn from, and its start."""
+    if isinstance(value, ByName):
         for pattern, inner, part in value.parts(layout):
             yield from free_paths(inner, part, f"{prefix}/{pattern}")
+        return
+    used = layout.used(value.per) if isinstance(value, (Free, PerGroup)) else set()
+    for label, inner, start in _labelled(value, layout):
+        if isinstance(inner, Free) and label in used:
+            yield _path(prefix, label), inner, start
 
 
 def filled(value: Value, layout: Layout, numbers: Mapping[str, float], prefix: str = "") -> Value:
-    """The value with ``numbers`` (by path) in place of its free numbers."""
-    if isinstance(value, Free):
-        labels = layout.grouping(value.per).labels
-        if not labels:
-            return value  # of a filter that no tensor is left for
-        if value.per == "model":
-            return numbers[prefix]
-        return PerGroup(per=value.per, values=tuple(numbers[f"{prefix}/{n}"] for n in labels))
-    if isinstance(value, PerGroup):
-        return PerGroup(
-            per=value.per,
-            values=tuple(
-                numbers[f"{prefix}/{label}"] if isinstance(inner, Free) else inner
-                for label, inner in value.labelled(layout)
-            ),
-        )
+    """The value with ``numbers`` (by path) in place of its free numbers.
+
+    Free numbers without an effect get their start.
+    """
     if isinstance(value, ByName):
         return ByName(
             filters=tuple(
@@ -284,7 +269,14 @@ def filled(value: Value, layout: Layout, numbers: Mapping[str, float], prefix: s
                 for pattern, inner, part in value.parts(layout)
             )
         )
-    return value
+    if not isinstance(value, (Free, PerGroup)):
+        return value
+    values: list[Number | Free] = [
+        numbers.get(_path(prefix, label), start) if isinstance(inner, Free) else inner
+        for label, inner, start in _labelled(value, layout)
+    ]
+    is_one = isinstance(value, Free) and value.per == "model"
+    return values[0] if is_one else PerGroup(per=value.per, values=tuple(values))
 
 
 def numbers_of(value: Value, bound: Value, layout: Layout, prefix: str = "") -> dict[str, float]:
@@ -307,23 +299,24 @@ def numbers_of(value: Value, bound: Value, layout: Layout, prefix: str = "") -> 
     found: dict[str, Any] = {}
     if isinstance(bound, PerGroup) and bound.per == getattr(value, "per", None):
         found = dict(bound.labelled(layout))
-    for label, inner in _labelled(value, layout):
-        path = f"{prefix}/{label}" if label else prefix
-        number = found.get(label, bound)
-        if not isinstance(inner, Free):
-            if number != inner:
-                raise RecipeError(f"Expected {inner!r} at {path!r}, not {number!r}.")
-        elif isinstance(number, float):
+    free = {path for path, _, _ in free_paths(value, layout, prefix)}
+    for label, inner, _ in _labelled(value, layout):
+        path, number = _path(prefix, label), found.get(label, bound)
+        if isinstance(number, float) and path in free:
             numbers[path] = number
-        else:
-            raise RecipeError(f"Expected a number at {path!r}, not {number!r}.")
+        elif path in free or (not isinstance(inner, Free) and number != inner):
+            raise RecipeError(f"Expected {inner!r} at {path!r}, not {number!r}.")
     return numbers
 
 
-def _labelled(value: Value, layout: Layout) -> list[tuple[str, Any]]:
-    """Pairs of group label and number."""
-    if isinstance(value, PerGroup):
-        return value.labelled(layout)
+def _labelled(value: Value, layout: Layout) -> list[tuple[str, Any, Any]]:
+    """For each group its label, its number, and its start if that is free."""
     if isinstance(value, Free):
-        return [(label, value) for label in layout.grouping(value.per).labels]
-    return [("", value)]
+        labels = layout.grouping(value.per).labels
+        return [(label, value, x) for label, x in zip(labels, value.starts(labels), strict=True)]
+    pairs = value.labelled(layout) if isinstance(value, PerGroup) else [("", value)]
+    return [(k, v, v.starts([k])[0] if isinstance(v, Free) else v) for k, v in pairs]
+
+
+def _path(prefix: str, label: str) -> str:
+    return f"{prefix}/{label}" if label else prefix

@@ -92,7 +92,7 @@ class Layout:
 
     Attributes:
         names: Names of the tensors.
-        whole: The layout that these are a part of; its groups hold for the part as well.
+        whole: The layout that these are a part of; the part has the groups of the whole.
     """
 
     names: tuple[str, ...]
@@ -100,18 +100,18 @@ class Layout:
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def grouping(self, per: Per) -> Grouping:
-        """Groups the tensors by ``per``.
-
-        Raises:
-            RecipeError: If there are fewer layers than points of ``mo.depth(k)``.
-        """
+        """Groups the tensors by ``per``."""
+        if self.whole is not None:
+            return self.whole.grouping(per)
         if per not in self._made:
-            if self.whole is None:
-                self._made[per] = _grouping(self, per)
-            else:
-                self._made[per] = _part(self.whole.grouping(per), self.names)
+            self._made[per] = _grouping(self, per)
         found: Grouping = self._made[per]
         return found
+
+    def used(self, per: Per) -> set[str]:
+        """The labels of the groups that some of the tensors belong to."""
+        grouping = self.grouping(per)
+        return {grouping.labels[i] for name in self.names for i, _ in grouping.shares[name]}
 
     def parts(self, patterns: tuple[str, ...]) -> tuple[Layout, ...]:
         """For each name filter the tensors for which it is the first that matches.
@@ -193,21 +193,8 @@ def _partition(names: Sequence[str], label_of: dict[str, str], labels: Sequence[
     return Grouping(tuple(labels), {name: ((index[label_of[name]], 1.0),) for name in names})
 
 
-def _part(grouping: Grouping, names: tuple[str, ...]) -> Grouping:
-    """The groups that hold some of ``names``."""
-    used = sorted({i for name in names for i, _ in grouping.shares[name]})
-    index = {old: new for new, old in enumerate(used)}
-    shares = {name: tuple((index[i], x) for i, x in grouping.shares[name]) for name in names}
-    return Grouping(tuple(grouping.labels[i] for i in used), shares)
-
-
 def _interpolated(layout: Layout, points: int) -> Grouping:
     inner = [label for label in layout.order if label not in ("embed", "head")]
-    if points > max(1, len(inner)):
-        raise RecipeError(
-            f"mo.depth({points}) has more points than there are layers ({len(inner)}), so that "
-            "some would have no effect. Use fewer, or per='layer'."
-        )
     place = {label: i / max(1, len(inner) - 1) for i, label in enumerate(inner)}
     place |= {"embed": 0.0, "head": 1.0}
     shares = {}
