@@ -100,9 +100,9 @@ def write_checkpoint(
         ExportError: If ``folder`` is not empty and ``force`` is not set.
         OSError: If the disk is full or not writable; the target is then untouched.
     """
+    _remove_leftovers(folder)
     check_target(folder, force=force)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
     with _replaced(folder) as partial:
         _copy_files(plan.frame, _MODEL_FILES, partial)
         _copy_files(plan.tokenizer, _TEXT_FILES, partial)

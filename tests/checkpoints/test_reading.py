@@ -1,0 +1,229 @@
+"""What a checkpoint says, against the safetensors library and the model that was saved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import merge_optuna as mo
+from merge_optuna.errors import CheckpointError
+from tests import toys
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "llama": toys.llama,
+    "llama-tied": lambda: toys.llama(tied=True),
+    "gpt2": toys.gpt2,
+    "bert": toys.bert,
+    "vit": toys.vit,
+}
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    """All tensors in a folder, read by the safetensors library."""
+    return {k: t for file in folder.glob("*.safetensors") for k, t in load_file(file).items()}
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that are not mapped from a file."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["single", "sharded"])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_folder_holds_what_was_saved(
+    tmp_path: Path, make: Callable[[], nn.Module], sharded: bool
+) -> None:
+    folder = toys.save(make(), tmp_path / "m", dtype=torch.bfloat16, sharded=sharded)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == sharded
+    expected = stored(folder)
+
+    checkpoint = mo.Checkpoint(folder)
+
+    assert set(checkpoint.names()) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(checkpoint.tensor(name), tensor)
+        assert checkpoint.shape(name) == tuple(tensor.shape)
+        assert checkpoint.dtype(name) == torch.bfloat16
+    assert checkpoint.config == json.loads((folder / "config.json").read_text())
+    assert checkpoint.folder == folder
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_module_has_the_names_and_values_of_its_saved_folder(
+    tmp_path: Path, make: Callable[[], nn.Module]
+) -> None:
+    model = make()
+    folder = toys.save(model, tmp_path / "m")
+
+    module = mo.Checkpoint.from_module(model, name="m")
+
+    expected = stored(folder)
+    assert set(module.names()) == set(expected)
+    assert all(torch.equal(module.tensor(name), tensor) for name, tensor in expected.items())
+    assert module.digest == mo.Checkpoint(folder).digest
+    saved = json.loads((folder / "config.json").read_text())
+    assert {**module.config, "dtype": "float32"} == saved
+    assert module.folder is None
+
+
+def test_a_module_is_copied() -> None:
+    model = nn.Linear(3, 2)
+    checkpoint = mo.Checkpoint.from_module(model, name="m")
+    before = checkpoint.tensor("weight").clone()
+
+    with torch.no_grad():
+        model.weight.zero_()
+
+    assert torch.equal(checkpoint.tensor("weight"), before)
+
+
+def test_a_plain_module_has_the_names_of_its_state_and_ties_once() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.BatchNorm1d(3), nn.Linear(3, 5, bias=False))
+    model[2].weight = model[0].weight
+
+    checkpoint = mo.Checkpoint.from_module(model, name="m")
+
+    assert checkpoint.names() == (
+        "0.weight",
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+        "1.num_batches_tracked",
+    )
+    assert checkpoint.config is None
+
+
+def test_tensors_are_mapped_not_read(tmp_path: Path) -> None:
+    """A file of 1 GiB (of zeros, so it takes no disk) costs no memory."""
+    size = 1 << 28
+    header = {"big": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.truncate(8 + len(encoded) + 4 * size)
+    before = anonymous_memory()
+
+    tensor = mo.Checkpoint(tmp_path).tensor("big")
+
+    assert tensor.shape == (size,)
+    assert float(tensor[size // 2]) == 0
+    assert anonymous_memory() - before < 32 << 20
+
+
+def test_the_first_file_that_transformers_looks_for_counts(tmp_path: Path) -> None:
+    """What is left of an earlier, sharded save does not matter."""
+    folder = toys.save(toys.llama(0), tmp_path / "m")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone"}}')
+
+    checkpoint = mo.Checkpoint(folder)
+
+    loaded = type(toys.llama()).from_pretrained(folder).state_dict()
+    assert all(torch.equal(checkpoint.tensor(n), loaded[n]) for n in checkpoint.names())
+
+
+# -- digest ---------------------------------------------------------------------------------
+
+
+def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+    model = toys.llama()
+    folder = toys.save(model, tmp_path / "m")
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    sharded = toys.save(model, tmp_path / "sharded", sharded=True)
+
+    digests = {mo.Checkpoint(place).digest for place in (folder, copied, sharded)}
+
+    assert len(digests) == 1
+    assert len(digests.pop()) == 32
+    assert mo.Checkpoint(folder).full_digest() == mo.Checkpoint(sharded).full_digest()
+
+
+def test_one_changed_element_of_any_tensor_changes_the_digest(tmp_path: Path) -> None:
+    folder = toys.save(toys.bert(), tmp_path / "m", dtype=torch.bfloat16)
+    tensors = stored(folder)
+    digests = {mo.Checkpoint(folder).digest}
+    for name, tensor in tensors.items():
+        for at in {0, tensor.numel() // 2, tensor.numel() - 1}:
+            changed = tensor.clone()
+            changed.view(-1)[at] += 1
+            save_file({**tensors, name: changed}, folder / "model.safetensors")
+            digests.add(mo.Checkpoint(folder).digest)
+    positions = sum(len({0, t.numel() // 2, t.numel() - 1}) for t in tensors.values())
+    assert len(digests) == 1 + positions
+
+
+def test_names_shapes_and_dtypes_enter_the_digest(tmp_path: Path) -> None:
+    zeros = torch.zeros(4, 4)
+    variants = [
+        {"a": zeros},
+        {"b": zeros},
+        {"a": zeros.reshape(2, 8)},
+        {"a": zeros.reshape(16).to(torch.int32)},
+    ]
+    digests = set()
+    for variant in variants:
+        save_file(variant, tmp_path / "model.safetensors")
+        digests.add(mo.Checkpoint(tmp_path).digest)
+    assert len(digests) == len(variants)
+
+
+def test_of_large_tensors_the_digest_reads_blocks_and_the_full_digest_all(tmp_path: Path) -> None:
+    tensor = torch.arange(1 << 18, dtype=torch.float32)
+    digests, full = set(), set()
+    for at in (None, 5000, -1):  # 5000 lies between the first and the second block of 1 KiB
+        changed = tensor.clone()
+        if at is not None:
+            changed[at] += 1
+        save_file({"a": changed}, tmp_path / "model.safetensors")
+        checkpoint = mo.Checkpoint(tmp_path)
+        digests.add(checkpoint.digest)
+        full.add(checkpoint.full_digest())
+    assert len(digests) == 2
+    assert len(full) == 3
+
+
+def test_equality_is_by_name_and_content(tmp_path: Path) -> None:
+    folder = toys.save(toys.llama(), tmp_path / "m")
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    a = mo.Checkpoint(folder, name="a")
+
+    assert a == mo.Checkpoint(copied, name="a")
+    assert hash(a) == hash(mo.Checkpoint(copied, name="a"))
+    assert a != mo.Checkpoint(folder, name="b")
+    assert a != mo.Checkpoint(toys.save(toys.llama(1), tmp_path / "other"), name="a")
+    assert a == mo.Checkpoint.from_module(toys.llama(), name="a")
+
+
+def test_the_name_defaults_to_the_digest(tmp_path: Path) -> None:
+    checkpoint = mo.Checkpoint(toys.save(toys.llama(), tmp_path / "m"))
+    assert checkpoint.name == checkpoint.digest[:8]
+
+
+def test_changed_content_is_refused(tmp_path: Path) -> None:
+    folder = toys.save(toys.llama(), tmp_path / "m")
+    recorded = mo.Checkpoint(folder, name="ja").digest
+    tensors = stored(folder)
+    tensors["model.norm.weight"][3] += 1
+    save_file(tensors, folder / "model.safetensors")
+
+    reopened = mo.Checkpoint(folder, name="ja", digest=recorded)
+
+    with pytest.raises(CheckpointError, match=f"{folder}.*has changed.*'ja'.*{recorded}"):
+        reopened.names()
+
+
+def test_unchanged_content_is_accepted(tmp_path: Path) -> None:
+    folder = toys.save(toys.llama(), tmp_path / "m")
+    first = mo.Checkpoint(folder)
+    assert mo.Checkpoint(folder, digest=first.digest).names() == first.names()
