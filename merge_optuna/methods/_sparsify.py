@@ -10,6 +10,8 @@ from torch import Tensor
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
 
+_MIN_NORM = 1e-7  # mergekit's bound; far below, the factor would leave float32
+
 
 class Cut(NamedTuple):
     """What is larger than ``threshold`` stays, and of its equals the first ``ties``.
@@ -43,8 +45,9 @@ def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
     """Keeps each element with probability ``density`` and rescales the rest (DARE, eq. 1–3).
 
     ``rescale="density"`` divides by the realised density, which keeps the sum unbiased and cannot
-    blow up when a small tensor keeps few elements; ``"l1"`` restores the tensor's L1 norm;
-    ``"none"`` leaves the values. Density 0 and an empty mask give zeros.
+    blow up when a small tensor keeps few elements; ``"l1"`` restores the tensor's L1 norm, unless
+    what is kept has a norm below 1e-7; ``"none"`` leaves the values. Density 0 and an empty mask
+    give zeros.
     """
     if density == 1:
         return delta
@@ -56,4 +59,4 @@ def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
         count = int(mask.sum())
         return kept * (delta.numel() / count) if count else kept
     norm = stable_sum(kept.abs())
-    return kept * (stable_sum(delta.abs()) / norm) if norm else kept
+    return kept * (stable_sum(delta.abs()) / norm) if norm >= _MIN_NORM else kept

@@ -130,5 +130,5 @@ class Method:
             raise RecipeError(f"{self.name} takes no base model.")
         low, high = self.models
         if not low <= models <= high:
-            wanted = f"{low}" if low == high else f"at least {low}"
-            raise RecipeError(f"{self.name} merges {wanted} models, not {models}.")
+            wanted = f"{'' if low == high else 'at least '}{low} model{'s' if low > 1 else ''}"
+            raise RecipeError(f"{self.name} merges {wanted}, not {models}.")

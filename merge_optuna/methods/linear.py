@@ -32,10 +32,10 @@ def linear(
     base: None, models: Sequence[Tensor], *, weight: Sequence[float], normalize: bool
 ) -> Tensor:
     """Weighted average: Σ w·θ, divided by Σ w when normalised."""
-    scale = 1 / total_weight(weight) if normalize else 1.0
-    merged = models[0] * (weight[0] * scale)
+    total = total_weight(weight) if normalize else 1.0
+    merged = models[0] * (weight[0] / total)
     for theta, w in zip(models[1:], weight[1:], strict=True):
-        merged += theta * (w * scale)
+        merged += theta * (w / total)
     return merged
 
 

@@ -16,10 +16,10 @@ NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights", gr
 
 def weighted_sum(deltas: Sequence[Tensor], weight: Sequence[float], *, normalize: bool) -> Tensor:
     """Σ w·τ, divided by Σ w when normalised."""
-    scale = 1 / total_weight(weight) if normalize else 1.0
-    merged = deltas[0] * (weight[0] * scale)
+    total = total_weight(weight) if normalize else 1.0
+    merged = deltas[0] * (weight[0] / total)
     for delta, w in zip(deltas[1:], weight[1:], strict=True):
-        merged += delta * (w * scale)
+        merged += delta * (w / total)
     return merged
 
 

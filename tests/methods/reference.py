@@ -1,0 +1,109 @@
+"""The merge methods in float64 numpy, written from the formulas of the papers.
+
+Arrays may have any shape; a task vector is the difference in float32, which is what the trimming
+ranks, and everything behind it is float64. Nothing here is shared with the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def linear(models: Sequence[Array], weight: Sequence[float], normalize: bool) -> Array:
+    total = sum(w * np.float64(m) for w, m in zip(weight, models, strict=True))
+    return total / sum(weight) if normalize else total
+
+
+def slerp(a: Array, b: Array, t: float) -> Array:
+    a, b = np.float64(a), np.float64(b)
+    cos = np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    if abs(cos) > 0.9995:
+        return (1 - t) * a + t * b
+    angle = np.arccos(cos)
+    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+
+
+def task_vectors(base: Array, models: Sequence[Array]) -> list[Array]:
+    return [np.float64(np.float32(m) - np.float32(base)) for m in models]
+
+
+def task_arithmetic(
+    base: Array, deltas: Sequence[Array], weight: Sequence[float], lambda_: float, normalize: bool
+) -> Array:
+    return np.float64(base) + lambda_ * linear(deltas, weight, normalize)
+
+
+def trimmed(delta: Array, density: float) -> Array:
+    """Largest magnitudes, of equal ones those at the lowest flat index."""
+    flat = delta.ravel()
+    k = max(1, int(density * flat.size)) if density else 0
+    kept = np.argsort(-np.abs(flat), kind="stable")[:k]
+    result = np.zeros_like(flat)
+    result[kept] = flat[kept]
+    return result.reshape(delta.shape)
+
+
+def elected(deltas: Sequence[Array], weight: Sequence[float], elect: str) -> Array:
+    """What the vote sums to; its sign is elected, and zero elects +."""
+    votes = [w * d for w, d in zip(weight, deltas, strict=True)]
+    return np.sum([np.sign(v) for v in votes] if elect == "count" else votes, axis=0)
+
+
+def disjoint(
+    deltas: Sequence[Array], weight: Sequence[float], elect: str, normalize: bool
+) -> Array:
+    sign = np.where(elected(deltas, weight, elect) >= 0, 1, -1)
+    agrees = [np.sign(w * d) == sign for w, d in zip(weight, deltas, strict=True)]
+    total = sum(w * d * yes for w, d, yes in zip(weight, deltas, agrees, strict=True))
+    mass = sum(w * yes for w, yes in zip(weight, agrees, strict=True))
+    return total / np.where(mass == 0, 1, mass) if normalize else total
+
+
+def ties(
+    base: Array,
+    deltas: Sequence[Array],
+    weight: Sequence[float],
+    density: Sequence[float],
+    lambda_: float,
+    elect: str,
+    normalize: bool,
+) -> Array:
+    kept = [trimmed(d, share) for d, share in zip(deltas, density, strict=True)]
+    return np.float64(base) + lambda_ * disjoint(kept, weight, elect, normalize)
+
+
+def dropped(delta: Array, mask: NDArray[np.bool_], rescale: str) -> Array:
+    kept = delta * mask
+    if rescale == "density":
+        return kept / mask.mean() if mask.any() else kept
+    if rescale == "l1":
+        return kept * np.abs(delta).sum() / np.abs(kept).sum() if kept.any() else kept
+    return kept
+
+
+def splitmix64(seed: int, n: int) -> NDArray[np.uint64]:
+    """The first ``n`` outputs, as in Vigna's splitmix64.c; uint64 arrays wrap as C does."""
+    state = np.full(n, 0x9E3779B97F4A7C15, dtype=np.uint64)
+    state[:1] += np.uint64(seed)
+    z = np.cumsum(state, dtype=np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def key(seed: int, model: str, tensor: str) -> int:
+    digest = hashlib.blake2b(f"{seed}\0{model}\0{tensor}".encode(), digest_size=8).digest()
+    return sum(byte << 8 * i for i, byte in enumerate(digest))
+
+
+def mask(key: int, shape: Sequence[int], density: float) -> NDArray[np.bool_]:
+    """Each output serves two elements, its low half the first."""
+    n = int(np.prod(shape))
+    halves = splitmix64(key, (n + 1) // 2).view("<u4")[:n]
+    return (halves < round(density * 2**32)).reshape(shape)

@@ -1,0 +1,334 @@
+"""Every method through the public path: recipes on real checkpoints, merged by the engine.
+
+Bound of the comparison: float32 arithmetic (``SLACK``) and then one rounding to the data type of
+the output, half a step. Arithmetic in bfloat16, or two roundings, exceed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import merge_optuna as mo
+
+from .. import toys
+from . import reference
+
+SLACK = 2e-6  # values are of order 1, and no case amplifies a task vector more than 10 times
+# Weights are multiples of 1/8: then votes that cancel in float64 do so in float32 as well.
+MIXED = [0.75, -0.5, 0.25]
+POSITIVE = [0.25, 0.5, 0.875]
+Family = list[mo.Checkpoint]
+
+
+def array(checkpoint: mo.Checkpoint, name: str) -> np.ndarray:
+    return checkpoint.tensor(name).double().numpy()
+
+
+def half_step(values: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    """Half the distance between neighbouring numbers of the data type."""
+    _, exponent = np.frexp(values)
+    return torch.finfo(dtype).eps * np.ldexp(1.0, exponent - 1) / 2
+
+
+def assert_merged(recipe: mo.Recipe, expected: Callable[[str], np.ndarray]) -> None:
+    merged = dict(mo.engine.tensors(recipe))
+    assert list(merged) == list(recipe.frame.names())
+    for name, tensor in merged.items():
+        dtype = recipe.frame.dtype(name)
+        assert tensor.dtype == dtype
+        assert tuple(tensor.shape) == recipe.frame.shape(name)
+        wanted = expected(name)
+        error = np.abs(tensor.double().numpy() - wanted)
+        wrong = error > half_step(wanted, dtype) + SLACK
+        assert not wrong.any(), (name, error[wrong].max(), int(wrong.sum()), wrong.size)
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
+    root = tmp_path_factory.mktemp("families")
+    return {
+        "float32": toys.family(root / "fp32"),
+        "bfloat16": toys.family(root / "bf16", dtype=torch.bfloat16, sharded=True),
+        "float16": toys.family(root / "fp16", toys.bert, dtype=torch.float16),
+    }
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def family(request: pytest.FixtureRequest, families: dict[str, Family]) -> Family:
+    return families[request.param]
+
+
+def deltas_of(family: Family, name: str) -> list[np.ndarray]:
+    base, *experts = (array(checkpoint, name) for checkpoint in family)
+    return reference.task_vectors(base, experts)
+
+
+@pytest.mark.parametrize("weight", [[1.0] * 4, [0.1, 0.2, 0.3, 0.9], [2, -0.5, 0.25, 0.5]])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_linear(family: Family, weight: list[float], normalize: bool) -> None:
+    recipe = mo.recipes.linear(family, weight=weight, normalize=normalize)
+    assert_merged(
+        recipe,
+        lambda name: reference.linear([array(c, name) for c in family], weight, normalize),
+    )
+
+
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 1.0])
+def test_slerp_of_an_expert_and_another_model(
+    family: Family, tmp_path_factory: pytest.TempPathFactory, t: float
+) -> None:
+    a = family[1]  # the norms' weights are parallel to the other model's, the rest is not
+    b = mo.Checkpoint.from_module(toys.llama(seed=5), name="other")
+    assert_merged(
+        mo.recipes.slerp(a, b, t=t),
+        lambda name: reference.slerp(array(a, name), array(b, name), t),
+    )
+
+
+@pytest.mark.parametrize(
+    ("weight", "lambda_", "normalize"),
+    [([1, 1, 1], 1.0, False), (MIXED, 0.7, False), (MIXED, 1.5, True), ([0.2, 0, 0.1], 1, True)],
+)
+def test_task_arithmetic(
+    family: Family, weight: list[float], lambda_: float, normalize: bool
+) -> None:
+    recipe = mo.recipes.task_arithmetic(
+        family[0], family[1:], weight=weight, lambda_=lambda_, normalize=normalize
+    )
+    assert_merged(
+        recipe,
+        lambda name: reference.task_arithmetic(
+            array(family[0], name), deltas_of(family, name), weight, lambda_, normalize
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("weight", "density", "normalize", "elect"),
+    [
+        ([1, 1, 1], [0.5] * 3, True, "mass"),
+        (POSITIVE, [0.2, 1.0, 0.65], True, "mass"),
+        (POSITIVE, [0.2, 1.0, 0.65], True, "count"),
+        ([0.25, 0.0, 0.875], [0.6, 0.7, 0.8], True, "mass"),
+        (MIXED, [0.1, 0.9, 0.5], False, "mass"),
+        (MIXED, [0.1, 0.9, 0.5], False, "count"),
+        (MIXED, [1e-9, 0.0, 1e-3], False, "mass"),
+        ([1, 1, 1], [0.0, 0.0, 0.0], True, "count"),
+        ([-1, -0.5, -0.25], [0.7, 0.8, 0.9], False, "mass"),
+    ],
+)
+@pytest.mark.parametrize("trim_over", ["tensor", "model"])
+def test_ties(
+    family: Family,
+    weight: list[float],
+    density: list[float],
+    normalize: bool,
+    elect: str,
+    trim_over: str,
+) -> None:
+    recipe = mo.recipes.ties(
+        family[0],
+        family[1:],
+        weight=weight,
+        density=density,
+        lambda_=0.8,
+        normalize=normalize,
+        elect=elect,
+        trim_over=trim_over,
+    )
+    kept = trimmed_model(family, density) if trim_over == "model" else trimmed(family, density)
+
+    def expected(name: str) -> np.ndarray:
+        return array(family[0], name) + 0.8 * reference.disjoint(
+            kept(name), weight, elect, normalize
+        )
+
+    assert_merged(recipe, expected)
+
+
+def trimmed(family: Family, density: list[float]) -> Callable[[str], list[np.ndarray]]:
+    return lambda name: [
+        reference.trimmed(delta, share)
+        for delta, share in zip(deltas_of(family, name), density, strict=True)
+    ]
+
+
+def trimmed_model(family: Family, density: list[float]) -> Callable[[str], list[np.ndarray]]:
+    """Trimming over the model is trimming one long vector with all tensors in order."""
+    names = family[0].names()
+    sizes = [array(family[0], name).size for name in names]
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for i, share in enumerate(density):
+        long = np.concatenate([deltas_of(family, name)[i].ravel() for name in names])
+        parts = np.split(reference.trimmed(long, share), np.cumsum(sizes)[:-1])
+        for name, part in zip(names, parts, strict=True):
+            pieces[name].append(part.reshape(array(family[0], name).shape))
+    return lambda name: pieces[name]
+
+
+DARE = [
+    {"weight": POSITIVE, "density": [0.3, 1.0, 0.8]},
+    {"weight": POSITIVE, "density": [0.3, 0.5, 0.8], "normalize": True},
+    {"weight": MIXED, "density": [0.0, 0.2, 0.99]},
+    {"weight": MIXED, "density": [0.5, 1e-12, 0.4], "seed": 2**63 - 1, "lambda_": 1.3},
+]
+
+
+def dropped(
+    family: Family, density: list[float], seed: int, rescale: str
+) -> Callable[[str], list[np.ndarray]]:
+    def at(name: str) -> list[np.ndarray]:
+        return [
+            reference.dropped(
+                delta,
+                reference.mask(reference.key(seed, model.name, name), delta.shape, share),
+                rescale,
+            )
+            for delta, share, model in zip(
+                deltas_of(family, name), density, family[1:], strict=True
+            )
+        ]
+
+    return at
+
+
+@pytest.mark.parametrize("settings", DARE)
+@pytest.mark.parametrize("rescale", ["density", "l1", "none"])
+def test_dare_linear(family: Family, settings: dict[str, Any], rescale: str) -> None:
+    recipe = mo.recipes.dare_linear(family[0], family[1:], rescale=rescale, **settings)
+    kept = dropped(family, settings["density"], settings.get("seed", 0), rescale)
+    assert_merged(
+        recipe,
+        lambda name: reference.task_arithmetic(
+            array(family[0], name),
+            kept(name),
+            settings["weight"],
+            settings.get("lambda_", 1.0),
+            settings.get("normalize", False),
+        ),
+    )
+
+
+@pytest.mark.parametrize("settings", DARE)
+@pytest.mark.parametrize(
+    ("rescale", "elect"), [("density", "mass"), ("density", "count"), ("l1", "mass")]
+)
+def test_dare_ties(family: Family, settings: dict[str, Any], rescale: str, elect: str) -> None:
+    if settings.get("normalize"):
+        settings = {**settings, "weight": [abs(w) for w in settings["weight"]]}
+    recipe = mo.recipes.dare_ties(family[0], family[1:], rescale=rescale, elect=elect, **settings)
+    weight = settings["weight"]
+    kept = dropped(family, settings["density"], settings.get("seed", 0), rescale)
+
+    def expected(name: str) -> np.ndarray:
+        merged = reference.disjoint(kept(name), weight, elect, settings.get("normalize", False))
+        return array(family[0], name) + settings.get("lambda_", 1.0) * merged
+
+    assert_merged(recipe, expected)
+
+
+@pytest.mark.parametrize(
+    ("frame", "other"),
+    [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float16")],
+)
+def test_sources_may_have_different_data_types(
+    families: dict[str, Family], frame: str, other: str
+) -> None:
+    family = [families[frame][0], *families[other][1:]]
+    density = [0.3, 0.75, 0.5]
+    recipe = mo.recipes.ties(family[0], family[1:], weight=MIXED, density=density, normalize=False)
+    kept = trimmed(family, density)
+    assert_merged(
+        recipe,
+        lambda name: array(family[0], name) + reference.disjoint(kept(name), MIXED, "mass", False),
+    )
+
+
+def test_float64_is_merged_in_float64(tmp_path: Path) -> None:
+    family = toys.family(tmp_path, dtype=torch.float64)
+    recipe = mo.recipes.linear(family, weight=[0.1, 0.2, 0.3, 0.4])
+    for name, tensor in mo.engine.tensors(recipe):
+        wanted = reference.linear([array(c, name) for c in family], [0.1, 0.2, 0.3, 0.4], True)
+        assert tensor.dtype == torch.float64
+        np.testing.assert_allclose(tensor.numpy(), wanted, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("density", [0.25, 0.3, 0.6])
+@pytest.mark.parametrize("trim_over", ["tensor", "model"])
+def test_float64_is_trimmed(tmp_path: Path, trim_over: str, density: float) -> None:
+    """Sources that differ beyond float32, so that no delta is a float32 number."""
+    models = [toys.llama().double(), *(toys.llama().double() for _ in range(2))]
+    for i, model in enumerate(models):
+        generator = torch.Generator().manual_seed(i)
+        with torch.no_grad():
+            for p in model.parameters():
+                p += torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.02
+    base, *experts = (
+        mo.Checkpoint(toys.save(m, tmp_path / str(i), dtype=torch.float64), name=str(i))
+        for i, m in enumerate(models)
+    )
+    merged = mo.recipes.ties(base, experts, density=density, trim_over=trim_over, normalize=False)
+    names = base.names()
+    sizes = [array(base, name).size for name in names]
+    long = [
+        np.concatenate([(array(e, name) - array(base, name)).ravel() for name in names])
+        for e in experts
+    ]
+    if trim_over == "model":
+        kept = [reference.trimmed(delta, density) for delta in long]
+    else:
+        cut = [np.split(delta, np.cumsum(sizes)[:-1]) for delta in long]
+        kept = [np.concatenate([reference.trimmed(p, density) for p in parts]) for parts in cut]
+    wanted = reference.disjoint(kept, [1, 1], "mass", False)
+    wanted += np.concatenate([array(base, name).ravel() for name in names])
+    found = np.concatenate([t.numpy().ravel() for _, t in mo.engine.tensors(merged)])
+    np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
+
+
+def test_values_per_layer_and_by_name(families: dict[str, Family]) -> None:
+    """Groups of a two-layer Llama: embed, 00, 01, head."""
+    family = families["float32"]
+    recipe = mo.recipes.task_arithmetic(
+        family[0],
+        family[1:],
+        weight=[
+            mo.per_group([0.5, 1.0, 1.5, 2.0]),
+            {"mlp": 0.25, "*norm.weight": 0.0, "*": 0.75},
+            0.125,
+        ],
+        lambda_=mo.per_group([1.0, 0.5, 0.25, 2.0]),
+    )
+
+    def expected(name: str) -> np.ndarray:
+        group = (
+            0 if "embed" in name else 1 if "layers.0" in name else 2 if "layers.1" in name else 3
+        )
+        by_name = 0.25 if "mlp" in name else 0.0 if name.endswith("norm.weight") else 0.75
+        return reference.task_arithmetic(
+            array(family[0], name),
+            deltas_of(family, name),
+            [0.5 + 0.5 * group, by_name, 0.125],
+            [1.0, 0.5, 0.25, 2.0][group],
+            False,
+        )
+
+    assert_merged(recipe, expected)
+
+
+def test_a_recipe_inside_a_recipe_is_rounded_once(families: dict[str, Family]) -> None:
+    family = families["bfloat16"]
+    inner = mo.recipes.linear(family[1:], weight=[0.1, 0.2, 0.7])
+    recipe = mo.recipes.task_arithmetic(family[0], [inner, family[1]], weight=[0.7, 0.4])
+
+    def expected(name: str) -> np.ndarray:
+        base, *experts = (array(c, name) for c in family)
+        mean = reference.linear(experts, [0.1, 0.2, 0.7], True)
+        return base + 0.7 * (mean - base) + 0.4 * (experts[0] - base)
+
+    assert_merged(recipe, expected)

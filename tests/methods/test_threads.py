@@ -1,0 +1,92 @@
+"""The same bytes with one thread and with two, on tensors large enough for torch to split."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from merge_optuna import methods
+from merge_optuna.methods._random import keep_mask
+from merge_optuna.methods._reduce import stable_sum
+
+SHAPE = (1027, 1029)  # over a million elements, not a multiple of any chunk
+WEIGHT = [0.7, 0.4]
+DARE = {"weight": WEIGHT, "density": [0.3, 0.6], "lambda_": 0.9, "seed": 0, "keys": [3, 4]}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("linear", {"weight": WEIGHT, "normalize": True}),
+    ("slerp", {"t": 0.37}),
+    ("task_arithmetic", {"weight": WEIGHT, "lambda_": 0.9, "normalize": True}),
+    *(
+        (
+            "ties",
+            {
+                "weight": WEIGHT,
+                "density": [0.3, 0.6],
+                "lambda_": 0.9,
+                "elect": elect,
+                "normalize": True,
+            },
+        )
+        for elect in ("mass", "count")
+    ),
+    *(
+        ("dare_linear", {**DARE, "rescale": rescale, "normalize": False})
+        for rescale in ("density", "l1")
+    ),
+    ("dare_ties", {**DARE, "rescale": "l1", "normalize": False, "elect": "mass"}),
+    ("dare_ties", {**DARE, "rescale": "density", "normalize": True, "elect": "count"}),
+]
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tensors() -> list[Tensor]:
+    """A base and two models; some magnitudes are equal."""
+    generator = torch.Generator().manual_seed(0)
+    base, *noise = (torch.randn(SHAPE, generator=generator) for _ in range(3))
+    return [base, *(base + (0.1 * n).bfloat16() for n in noise)]
+
+
+@pytest.mark.parametrize(("method", "values"), CASES)
+def test_kernels(method: str, values: dict[str, Any], tensors: list[Tensor]) -> None:
+    spec = methods.get(method)
+    results = []
+    for n in (1, 2):
+        with threads(n):
+            results.append(spec.kernel(tensors[0] if spec.base else None, tensors[1:], **values))
+    one, two = (result.view(torch.int32) for result in results)
+    assert torch.equal(one, two)
+
+
+def test_masks() -> None:
+    masks = []
+    for n in (1, 2):
+        with threads(n):
+            masks.append(keep_mask(7, torch.Size(SHAPE), 0.4, torch.device("cpu")))
+    assert torch.equal(*masks)
+
+
+@pytest.mark.parametrize("n", [1, 5, 1 << 14, (1 << 14) + 1, 1 << 15, 40_000, 100_003, 1_056_783])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums(n: int, dtype: torch.dtype, tensors: list[Tensor]) -> None:
+    values = tensors[0].reshape(-1)[:n].to(dtype)
+    sums = []
+    for count in (1, 2, 3):
+        with threads(count):
+            sums.append(stable_sum(values))
+    assert sums[0] == sums[1] == sums[2]
+    assert sums[0] == pytest.approx(sum(values.double().tolist()), rel=1e-12)
