@@ -114,7 +114,10 @@ def run(
         typer.Option(metavar="URL", help="Where trials are kept; sqlite:///NAME.db if omitted."),
     ] = None,
     n_trials: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Another total than the file's.")
+        int | None,
+        typer.Option(
+            "--n-trials", "-n", metavar="N", min=1, help="Another total than the file's."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")

@@ -51,10 +51,13 @@ def scores(study: Study, trial: FrozenTrial | int) -> NDArray[np.float32]:
         Shape (n,), in the order of the examples; NaN where one was not evaluated.
 
     Raises:
-        StudyError: If the trial has none.
+        StudyError: If the trial has none, or there is no such trial.
     """
     number = trial if isinstance(trial, int) else trial.number
-    packed = compat.all_trials(study)[number].system_attrs.get(SCORES)
+    trials = compat.all_trials(study)
+    if not 0 <= number < len(trials):
+        raise StudyError(f"The study {study.study_name!r} has no trial {number}.")
+    packed = trials[number].system_attrs.get(SCORES)
     if packed is None:
         raise StudyError(
             f"Trial {number} of {study.study_name!r} has no per-example scores. They are stored "

@@ -1,0 +1,172 @@
+"""Storages as they are opened, and how they are refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from sqlalchemy import text
+
+import merge_optuna as mo
+from merge_optuna.errors import StorageError
+from merge_optuna.study._storage import _filesystem
+from tests import processes
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def test_sqlite_has_a_write_ahead_log(tmp_path: Path) -> None:
+    opened = mo.storage(f"sqlite:///{tmp_path}/s.db")
+    connections = [opened.engine.connect() for _ in range(3)]  # type: ignore[attr-defined]
+    for connection in connections:
+        found = [
+            connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout")
+        ]
+        assert found == ["wal", 1, 60_000]  # synchronous: 1 is NORMAL
+        connection.close()
+    assert opened.get_heartbeat_interval() == 60  # type: ignore[attr-defined]
+
+
+def test_journal(tmp_path: Path) -> None:
+    url = f"journal:///{tmp_path}/s.log"
+    study = optuna.create_study(study_name="s", storage=mo.storage(url))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    again = optuna.load_study(study_name="s", storage=mo.storage(url, create=False))
+    assert [t.params for t in again.trials] == [t.params for t in study.trials]
+
+
+_ROUNDS = 4
+
+
+def _open_at(start: float, folder: Path) -> None:
+    for i in range(_ROUNDS):
+        time.sleep(max(0, start + i - time.time()))
+        opened = mo.storage(f"sqlite:///{folder}/{i}.db")
+        optuna.create_study(study_name="s", storage=opened, load_if_exists=True)
+
+
+def test_processes_that_start_together(tmp_path: Path) -> None:
+    """Optuna's tables are made by all of them at once: most of them failed without a retry."""
+    processes.call(time.sleep, 0, cwd=tmp_path).wait()  # the first one takes seconds to start
+    start = time.time() + 0.3
+    several = [processes.call(_open_at, start, tmp_path, cwd=tmp_path) for _ in range(3)]
+    assert [running.wait().code for running in several] == [0] * 3
+    for i in range(_ROUNDS):
+        assert optuna.get_all_study_names(mo.storage(f"sqlite:///{tmp_path}/{i}.db")) == ["s"]
+
+
+# -- refused ----------------------------------------------------------------------------------
+
+
+def test_a_closed_port() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(StorageError) as caught:
+        mo.storage(f"postgresql://me:secret@127.0.0.1:{port}/merges")
+    message = str(caught.value)
+    assert f"127.0.0.1:{port}" in message
+    assert "secret" not in message
+    if importlib.util.find_spec("psycopg") is None:
+        assert "Install merge_optuna[postgres]" in message
+    else:
+        assert "refused" in message
+        assert "is the server running" in message
+
+
+@pytest.mark.skipif(importlib.util.find_spec("oracledb") is not None, reason="it is installed")
+def test_a_missing_driver() -> None:
+    with pytest.raises(StorageError, match=r"driver for oracle\S+ is not installed"):
+        mo.storage("oracle+oracledb://me@localhost/x")
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "journal"])
+def test_a_missing_folder(scheme: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"no folder {tmp_path}/gone. Create it"):
+        mo.storage(f"{scheme}:///{tmp_path}/gone/s.db")
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "journal"])
+def test_a_missing_file_is_not_made_by_a_reader(scheme: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"no file {tmp_path}/s.db"):
+        mo.storage(f"{scheme}:///{tmp_path}/s.db", create=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_not_a_database(tmp_path: Path) -> None:
+    (tmp_path / "s.db").write_text("hello " * 1000)
+    with pytest.raises(StorageError, match="not a database"):
+        mo.storage(f"sqlite:///{tmp_path}/s.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(StorageError, match="may you write there"):
+        mo.storage(f"sqlite:///{tmp_path}/locked/s.db")
+
+
+@pytest.mark.parametrize("url", ["search.db", "sqlite//x.db", "", "nosuch:///x"])
+def test_not_a_url(url: str) -> None:
+    with pytest.raises(StorageError, match=r"sqlite:///search\.db|not installed"):
+        mo.storage(url)
+
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw,relatime 0 0
+proc /proc proc rw 0 0
+server:/home /home nfs4 rw,vers=4.2 0 0
+/dev/sdb1 /home/me/fast ext4 rw 0 0
+//nas/share /mnt/my\\040gr\u00fc\u00dfe cifs rw 0 0
+tmpfs /home/me/fast/over tmpfs rw 0 0
+server:/x /home/me/fast/over nfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/data", "ext4"),
+        ("/home/you", "nfs4"),
+        ("/homes", "ext4"),
+        ("/home/me/fast/db", "ext4"),
+        ("/home/me/fastest", "nfs4"),
+        ("/mnt/my gr\u00fc\u00dfe/db", "cifs"),
+        ("/home/me/fast/over", "nfs"),  # the later mount hides the earlier one
+    ],
+)
+def test_which_file_system_holds_a_folder(folder: str, kind: str) -> None:
+    assert _filesystem(Path(folder), MOUNTS) == kind
+
+
+def test_this_machine_says_what_mount_says(tmp_path: Path) -> None:
+    mounts = Path("/proc/mounts")
+    if not mounts.is_file():
+        pytest.skip("no /proc/mounts")
+    found = _filesystem(tmp_path.resolve(), mounts.read_text())
+    told = subprocess.run(["df", "-T", tmp_path], capture_output=True, text=True, check=True)
+    assert found == re.split(r"\s+", told.stdout.splitlines()[1])[1]
+
+
+def _write_and_die(url: str) -> None:
+    study = optuna.create_study(study_name="s", storage=mo.storage(url))
+    for i in range(20):
+        study.tell(study.ask(), i)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
+    """``synchronous=NORMAL`` survives the death of the process (not of the machine)."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    assert processes.call(_write_and_die, url, cwd=tmp_path).wait().code == -signal.SIGKILL
+    study = optuna.load_study(study_name="s", storage=mo.storage(url))
+    assert [t.value for t in study.trials] == list(range(20))
