@@ -19,10 +19,10 @@ from merge_optuna.recipes._values import (
     numbers_in,
     numbers_of,
 )
+from merge_optuna.recipes.groups import Layout, Per, parse_per
 
 if TYPE_CHECKING:
     from merge_optuna.recipes._tree import Recipe
-    from merge_optuna.recipes.groups import Layout, Per
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def freed(
     recipe: Recipe, names: Sequence[str], per: Per, low: float | None, high: float | None
 ) -> Recipe:
     """The recipe with the named parameters free around their present values."""
+    per = parse_per(per)
     parameters = dict(recipe.parameters)
     for name in names:
         spec = recipe.spec.parameter(name)
