@@ -135,7 +135,8 @@ class PopulationSampler(BaseSampler):
         try:
             self._refuse(study)
             _owner.sign(study, trial)
-            if compat.FIXED_PARAMS not in trial.system_attrs:
+            # Trial(study, id) in another process comes here a second time.
+            if compat.FIXED_PARAMS not in trial.system_attrs and own_claim(trial) is None:
                 self._claim(study, trial)
         except BaseException:
             compat.fail(study, trial)  # Optuna would leave it running

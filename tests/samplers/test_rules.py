@@ -297,6 +297,16 @@ def test_batches_are_the_textbook_in_any_order_of_telling() -> None:
     assert [t.params for t in study.trials] == expected
 
 
+def test_a_trial_handed_to_another_process_keeps_its_claim() -> None:
+    study, _ = make_study()
+    trial = study.ask()
+    there, _ = make_study(storage=study._storage, study_name=study.study_name, load_if_exists=True)
+    same = optuna.Trial(there, trial._trial_id)
+    assert point(same) == uninterrupted(1)[0]
+    there.tell(same, 1.0)
+    assert point(study.ask()) == uninterrupted(2)[1]
+
+
 @pytest.mark.parametrize("search_space", [SPACE, None])
 def test_threads_take_no_slot_twice(search_space: Any) -> None:
     study = optuna.create_study(sampler=CmaEsSampler(search_space, seed=0))
