@@ -52,23 +52,27 @@ class Task:
         base, *experts = self.checkpoints()
         return mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1, per="layer"))
 
-    def file(self, path: Path, *, n_trials: int, name: str = "toy", before: str = "") -> Path:
-        """Writes a Python file as ``merge-optuna run`` takes it."""
-        path.write_text(
-            f"""
+    def file(self, path: Path, *, lines: str = "", **arguments: object) -> Path:
+        """Writes a Python file as ``merge-optuna run`` takes it.
+
+        Args:
+            path: Where to.
+            lines: Code between the objective and the study.
+            arguments: Further ones of mo.MergeStudy, as code.
+        """
+        given = {"test": f'mo.evaluators.Classification("{self.test}")', **arguments}
+        path.write_text(f"""
+import optuna
 import torch
 import merge_optuna as mo
 
 torch.set_num_threads(1)
-{before}
 base, a, b = (mo.Checkpoint(f"{self.root}/{{name}}", name=name) for name in ("base", "a", "b"))
 recipe = mo.recipes.task_arithmetic(base, [a, b], weight=mo.free(0, 1, per="layer"))
 objective = mo.MergeObjective(recipe, mo.evaluators.Classification("{self.dev}", batch_size=20))
-study = mo.MergeStudy(
-    "{name}", objective, n_trials={n_trials}, test=mo.evaluators.Classification("{self.test}")
-)
-"""
-        )
+{lines}
+study = mo.MergeStudy("toy", objective, {", ".join(f"{k}={v}" for k, v in given.items())})
+""")
         return path
 
 

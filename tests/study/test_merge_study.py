@@ -1,0 +1,213 @@
+"""MergeStudy: the total is reached, never exceeded, by one process or several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from torch import nn
+
+import merge_optuna as mo
+from merge_optuna.errors import StudyError
+from merge_optuna.study import counts
+from tests import processes
+from tests.trained import Task, read_rows, right
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def declared(
+    task: Task, evaluate: Callable[[nn.Module], float] = lambda model: 1.0, **options: Any
+) -> mo.MergeStudy:
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    options = {"n_trials": 4, **options}
+    return mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), **options)
+
+
+# -- one process ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "journal"])
+def test_started_again_it_runs_what_is_missing(task: Task, scheme: str, tmp_path: Path) -> None:
+    url = f"{scheme}:///{tmp_path}/s"
+    search = declared(task)
+    assert len(search.run(url, progress=False).trials) == 4
+    assert len(search.run(url, progress=False).trials) == 4
+    study = search.run(url, n_trials=6, progress=False)
+    assert len(study.trials) == 6
+    assert (mo.remaining(study, 10), mo.remaining(study, 3)) == (4, 0)
+    whole = declared(task, n_trials=6).run(None, progress=False)
+    assert [t.params for t in study.trials] == [t.params for t in whole.trials]
+
+
+def test_pruned_trials_count_and_failed_ones_do_not(task: Task) -> None:
+    scores = iter([1.0, float("nan"), OSError("gone"), 1.0, OSError("gone"), 1.0, 1.0])
+
+    def evaluate(model: nn.Module) -> float:
+        score = next(scores)
+        if isinstance(score, OSError):
+            raise score
+        return score
+
+    study = declared(task, evaluate).run(None, progress=False)
+    assert counts(study) == {"complete": 3, "pruned": 1, "failed": 2, "running": 0}
+
+
+def test_ten_failures_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
+    calls = []
+
+    def evaluate(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) != 10:
+            raise OSError(f"call {len(calls)}")
+        return 1.0
+
+    search = declared(task, evaluate)
+    with pytest.raises(StudyError) as caught:
+        search.run(f"sqlite:///{tmp_path}/s.db", progress=False)
+    assert len(calls) == 20, "nine failures, a success, ten failures"
+    message = str(caught.value)
+    assert message.startswith("10 trials in a row have failed in 'toy'. The first of them:\n")
+    assert "in evaluate" in message
+    assert message.endswith("OSError: call 11\n")
+
+
+def test_what_is_shown(task: Task, capfd: pytest.CaptureFixture[str]) -> None:
+    scores = iter([0.25, OSError("the disk is gone"), 0.75])
+
+    def evaluate(model: nn.Module) -> float:
+        score = next(scores)
+        if isinstance(score, OSError):
+            raise score
+        return score
+
+    search = declared(task, evaluate, n_trials=2)
+    search.run(None)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "Trial 1 failed: OSError: the disk is gone" in err
+    last = err.splitlines()[-1]
+    assert "100%" in last
+    assert "best=0.75, pruned=0, failed=1" in last
+    declared(task).run(None, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_test_data(task: Task) -> None:
+    search = declared(task, test=mo.evaluators.Classification(task.test))
+    study = search.run(None, progress=False)
+    recipe = mo.recipe_of(study)
+    expected = right(mo.Engine().load(recipe), read_rows(task.test)).mean()
+    assert search.test_value(study, recipe) == expected
+    with pytest.raises(StudyError, match="without test="):
+        declared(task).test_value(study, recipe)
+
+
+def test_a_study_of_another_direction_gets_no_trial(task: Task, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = optuna.create_study(study_name="toy", storage=url, direction="minimize")
+    with pytest.raises(StudyError, match="'toy' is to minimize"):
+        declared(task).run(url, progress=False)
+    with pytest.raises(StudyError, match="HyperbandPruner"):
+        declared(task, pruner=optuna.pruners.HyperbandPruner()).run(None, progress=False)
+    assert study.trials == []
+
+
+# -- trials that nobody runs ------------------------------------------------------------------
+
+
+def test_a_trial_of_a_dead_process_is_not_waited_for(task: Task, tmp_path: Path) -> None:
+    """Killed between the creation of a trial and anything else: no owner, no heartbeat."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    search = declared(task, sampler=optuna.samplers.RandomSampler(0), n_trials=2)
+    storage = mo.storage(url)
+    study = search.open(storage)
+    storage.create_new_trial(study._study_id)
+    started = time.monotonic()
+    study = search.run(url, progress=False)
+    assert counts(study)["complete"] == 2
+    assert time.monotonic() - started < 30
+
+
+def test_a_trial_of_a_machine_that_is_gone(task: Task, tmp_path: Path) -> None:
+    """A journal has no heartbeat: nothing will ever tell whether that machine still works."""
+    url = f"journal:///{tmp_path}/s.log"
+    search = declared(task, n_trials=2, sampler=optuna.samplers.RandomSampler(0))
+    study = search.open(url)
+    left = study.ask()
+    owner = {"trial": left.number, "host": "elsewhere", "pid": 1, "start": 1}
+    study._storage.set_trial_system_attr(left._trial_id, "merge_optuna:owner", owner)
+    assert counts(search.run(url, progress=False)) == {
+        "complete": 2,
+        "pruned": 0,
+        "failed": 0,
+        "running": 1,
+    }
+
+
+# -- several processes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampler", "workers"), [("None", 3), ("optuna.samplers.TPESampler()", 2)]
+)
+def test_several_processes_never_exceed_the_total(
+    task: Task, sampler: str, workers: int, tmp_path: Path
+) -> None:
+    file = task.file(tmp_path / "search.py", n_trials=9, sampler=sampler)
+    several = [processes.command("run", file, cwd=tmp_path) for _ in range(workers)]
+    for result in [running.wait() for running in several]:
+        assert result.code == 0, result.err
+        assert "9 complete" in result.out, "nobody leaves before the search is complete"
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(done) == 9
+    pids = {t.system_attrs["merge_optuna:owner"]["pid"] for t in done}
+    assert len(pids) > 1, "at least two of them took part"
+
+
+def test_the_others_do_the_trial_of_a_killed_one(task: Task, tmp_path: Path) -> None:
+    file = task.file(
+        tmp_path / "search.py",
+        n_trials=2,
+        lines="""
+import os, pathlib, signal, time
+scores = objective.evaluator
+class Slow:
+    directions, metric_names, value = scores.directions, scores.metric_names, scores.value
+    def __len__(self):
+        return len(scores)
+    def __call__(self, model):
+        if os.environ.get("DIE"):
+            pathlib.Path("evaluating").touch()
+            while not pathlib.Path("die").exists():
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from scores(model)
+objective.evaluator = Slow()
+""",
+    )
+    first = processes.command("run", file, cwd=tmp_path, env={"DIE": "1"})
+    _until((tmp_path / "evaluating").exists)
+    second = processes.command("run", file, cwd=tmp_path)
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
+    _until(lambda: len(study.trials) == 3)  # the second has done one and waits for the other
+    time.sleep(0.5)
+    assert counts(study) == {"complete": 1, "pruned": 0, "failed": 0, "running": 1}
+    (tmp_path / "die").touch()
+    assert first.wait().code == -9
+    assert second.wait().code == 0
+    assert counts(study) == {"complete": 2, "pruned": 0, "failed": 1, "running": 0}
+
+
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
