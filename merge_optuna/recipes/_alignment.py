@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
@@ -26,7 +26,6 @@ class Alignment:
     copied: dict[str, str]
 
 
-@lru_cache(maxsize=64)
 def align(
     frame: Checkpoint, others: tuple[Checkpoint, ...], exclude: tuple[str, ...]
 ) -> Alignment:
@@ -39,6 +38,16 @@ def align(
         CheckpointMismatch: With all mismatches counted and the first ten of each checkpoint shown.
         RecipeError: If a filter of ``exclude`` matches nothing.
     """
+    return _align(frame, others, exclude, tuple(c.store for c in (frame, *others)))
+
+
+@lru_cache(maxsize=64)
+def _align(
+    frame: Checkpoint,
+    others: tuple[Checkpoint, ...],
+    exclude: tuple[str, ...],
+    stores: tuple[object, ...],  # only for the cache: equal weights may come with another config
+) -> Alignment:
     _check_usable(frame, others, exclude)
     head = _Head(frame, others)
     differing = {
@@ -133,8 +142,11 @@ class _Head:
     def is_left_out(self, name: str, *, differs: bool) -> bool:
         if not (differs or self._labels_differ):
             return False
-        prefix = base_model_prefix(self._frame)
-        return prefix is not None and not name.startswith(prefix + ".")
+        return self._prefix is not None and not name.startswith(self._prefix + ".")
+
+    @cached_property
+    def _prefix(self) -> str | None:
+        return base_model_prefix(self._frame)
 
 
 def _labels(checkpoint: Checkpoint) -> dict[str, str] | None:
@@ -144,7 +156,6 @@ def _labels(checkpoint: Checkpoint) -> dict[str, str] | None:
     return labels if named else None
 
 
-@lru_cache(maxsize=64)
 def base_model_prefix(checkpoint: Checkpoint) -> str | None:
     """Name of the headless model inside a model with a head, e.g. ``model`` or ``bert``.
 

@@ -174,7 +174,9 @@ def test_nothing_left_to_merge(tmp_path: Path) -> None:
 
 
 def test_quantised_sources(tmp_path: Path) -> None:
+    """Also when the same weights were seen with another config before."""
     base, ja = toys.family(tmp_path, experts=1)
+    assert mo.recipes.linear([base, ja]).alignment.copied == {}
     config = json.loads((tmp_path / "ja" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "ja" / "config.json").write_text(json.dumps(config))
