@@ -16,6 +16,8 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
+_CHUNK = 1 << 16  # elements whose 64-bit temporaries stay in the processor's cache
+_GPU_CHUNK = 1 << 24
 
 
 def mask_key(seed: int, model: str, tensor: str) -> int:
@@ -24,12 +26,12 @@ def mask_key(seed: int, model: str, tensor: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def random_bits(key: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """Returns ``n`` uniform integers in [0, 2^32), int64.
+def random_bits(key: int, n: int, device: torch.device | str = "cpu", *, start: int = 0) -> Tensor:
+    """Returns ``n`` uniform integers in [0, 2^32), int64, those from the even index ``start`` on.
 
     Each 64-bit output gives two values: its low half at the even index, its high half at the odd.
     """
-    z = torch.arange(1, (n + 1) // 2 + 1, dtype=torch.int64, device=device)
+    z = torch.arange(1, (n + 1) // 2 + 1, dtype=torch.int64, device=device) + start // 2
     z = z * _signed(_GOLDEN) + _signed(key)  # int64 products wrap, as the algorithm wants
     z = (z ^ _shift(z, 30)) * _signed(_MIX1)
     z = (z ^ _shift(z, 27)) * _signed(_MIX2)
@@ -41,7 +43,11 @@ def random_bits(key: int, n: int, device: torch.device | str = "cpu") -> Tensor:
 def keep_mask(key: int, shape: torch.Size, density: float, device: torch.device) -> Tensor:
     """Boolean mask that is true with probability ``density`` (a 32-bit compare)."""
     threshold = round(density * 2**32)
-    return (random_bits(key, shape.numel(), device) < threshold).reshape(shape)
+    mask = torch.empty(shape.numel(), dtype=torch.bool, device=device)
+    size = _CHUNK if mask.device.type == "cpu" else _GPU_CHUNK
+    for i, part in enumerate(mask.split(size)):
+        torch.lt(random_bits(key, part.numel(), device, start=i * size), threshold, out=part)
+    return mask.reshape(shape)
 
 
 def _signed(value: int) -> int:

@@ -36,8 +36,9 @@ def cut_at(delta: Tensor, density: float) -> Cut:
 def trim(delta: Tensor, cut: Cut) -> Tensor:
     """Zeroes everything below the cut; among equals the lowest flat indices stay."""
     magnitude = delta.abs().float().reshape(-1)
-    equal = magnitude == cut.threshold
-    keep = (magnitude > cut.threshold) | (equal & (torch.cumsum(equal, 0) <= cut.ties))
+    keep = magnitude > cut.threshold
+    equal = (magnitude == cut.threshold).nonzero().squeeze(1)
+    keep[equal[: cut.ties]] = True
     return torch.where(keep.reshape(delta.shape), delta, 0)
 
 

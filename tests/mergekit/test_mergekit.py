@@ -5,7 +5,7 @@ mergekit is told to compute in float32 (``dtype: float32``) and to round at the 
 float32, and within one step of bfloat16 besides. What differs on purpose:
 
 * Equal magnitudes at the trim threshold: mergekit's argsort keeps any of them, we keep those at
-  the lowest flat index. Between bfloat16 models many are equal (about 1 % of the elements), so
+  the lowest flat index. Between bfloat16 models many are equal (4 % of the elements here), so
   those elements are left out of the comparison; in float32 there are none.
 * DARE: mergekit restores the L1 norm by default (``rescale``), we divide by the realised density
   unless told ``rescale="l1"``; and its masks come from torch's global generator, so it is given

@@ -23,6 +23,7 @@ PUBLISHED = [
     16408922859458223821,
 ]
 N = 200_000
+CPU = torch.device("cpu")
 
 
 def outputs(key: int, n: int) -> list[int]:
@@ -40,10 +41,11 @@ def test_every_key_of_64_bits_gives_the_reference_stream(key: int) -> None:
     assert outputs(key, 500) == reference.splitmix64(key, 500).tolist()
 
 
-def test_a_shorter_draw_is_the_beginning_of_a_longer_one() -> None:
+def test_a_part_can_be_drawn_on_its_own() -> None:
     whole = random_bits(99, 1000)
     for n in (0, 1, 2, 999):
         assert torch.equal(random_bits(99, n), whole[:n])
+    assert torch.equal(random_bits(99, 600, start=400), whole[400:])
 
 
 def test_bits_are_uniform() -> None:
@@ -58,19 +60,29 @@ def test_bits_are_uniform() -> None:
 @pytest.mark.parametrize("density", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_masks_have_their_density(density: float) -> None:
     for seed in range(5):
-        mask = keep_mask(mask_key(seed, "math", "w"), torch.Size([N]), density, "cpu")
+        mask = keep_mask(mask_key(seed, "math", "w"), torch.Size([N]), density, CPU)
         assert stats.binomtest(int(mask.sum()), N, density).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (13, 77), (3, 70_001)])
 @pytest.mark.parametrize("density", [0.0, 2.0**-34, 1e-3, 0.3, 1 - 2.0**-34, 1.0])
-def test_masks_are_the_reference_mask(density: float) -> None:
-    mask = keep_mask(4711, torch.Size([13, 77]), density, "cpu")
-    assert np.array_equal(mask.numpy(), reference.mask(4711, (13, 77), density))
+def test_masks_are_the_reference_mask(shape: tuple[int, ...], density: float) -> None:
+    """Also across the chunks in which a mask is drawn."""
+    for key in (4711, 2**64 - 1):
+        mask = keep_mask(key, torch.Size(shape), density, CPU)
+        assert np.array_equal(mask.numpy(), reference.mask(key, shape, density))
+
+
+def test_the_compare_has_32_bits() -> None:
+    bits = random_bits(7, 100).tolist()
+    for i, value in enumerate(bits):
+        assert not keep_mask(7, torch.Size([100]), value / 2**32, CPU)[i]
+        assert keep_mask(7, torch.Size([100]), (value + 1) / 2**32, CPU)[i]
 
 
 def test_what_a_smaller_density_keeps_a_larger_one_keeps_too() -> None:
-    few = keep_mask(5, torch.Size([N]), 0.2, "cpu")
-    many = keep_mask(5, torch.Size([N]), 0.6, "cpu")
+    few = keep_mask(5, torch.Size([N]), 0.2, CPU)
+    many = keep_mask(5, torch.Size([N]), 0.6, CPU)
     assert not (few & ~many).any()
 
 
@@ -79,14 +91,14 @@ def test_masks_of_different_keys_are_independent() -> None:
         mask_key(seed, model, tensor)
         for seed, model, tensor in itertools.product((0, 1), ("ja", "math"), ("a", "b"))
     ]
-    masks = [keep_mask(key, torch.Size([N]), 0.3, "cpu") for key in keys]
+    masks = [keep_mask(key, torch.Size([N]), 0.3, CPU) for key in keys]
     for one, other in itertools.combinations(masks, 2):
         both = int((one & other).sum())
         assert stats.binomtest(both, N, 0.09).pvalue > 1e-5
 
 
 def test_neighbouring_elements_are_independent() -> None:
-    mask = keep_mask(mask_key(0, "math", "w"), torch.Size([N]), 0.3, "cpu")
+    mask = keep_mask(mask_key(0, "math", "w"), torch.Size([N]), 0.3, CPU)
     for lag in (1, 2, 3, 64):
         pairs = int((mask[lag:] & mask[:-lag]).sum())
         assert stats.binomtest(pairs, N - lag, 0.09).pvalue > 1e-5
