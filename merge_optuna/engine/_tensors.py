@@ -117,7 +117,7 @@ def _cuts_of(recipe: Recipe, model: int, density: float) -> dict[str, Cut]:
     return _cuts(recipe.sources[0], recipe.models[model], recipe.alignment.layout.names, density)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)  # more than any recipe has experts: they are asked for in turn
 def _cuts(base: Source, model: Source, names: tuple[str, ...], density: float) -> dict[str, Cut]:
     cpu = torch.device("cpu")
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import merge_optuna as mo
+from merge_optuna.engine._tensors import _cuts
 
 from .. import toys
 from . import reference
@@ -170,6 +171,18 @@ def trimmed_model(family: Family, density: list[float]) -> Callable[[str], list[
         for name, part in zip(names, parts, strict=True):
             pieces[name].append(part.reshape(array(family[0], name).shape))
     return lambda name: pieces[name]
+
+
+def test_the_cut_of_each_whole_model_is_found_once(families: dict[str, Family]) -> None:
+    """It takes several passes over the model, so not once per tensor."""
+    base = families["float32"][0]
+    experts = [
+        mo.Checkpoint.from_module(toys.noised(toys.llama(), i), name=str(i)) for i in range(20)
+    ]
+    recipe = mo.recipes.ties(base, experts, density=0.5, trim_over="model")
+    before = _cuts.cache_info().misses
+    assert len(list(mo.engine.tensors(recipe))) == len(base.names())
+    assert _cuts.cache_info().misses == before + 20
 
 
 DARE = [
