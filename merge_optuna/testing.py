@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from merge_optuna.samplers._box import Box
 from merge_optuna.samplers._population import (
     CANDIDATE,
-    Distribution,
+    DistributionAlgorithm,
     PopulationSampler,
     keyed_rng,
 )
@@ -26,7 +26,7 @@ WriteHook: TypeAlias = Callable[[int, str, bool], None]
 
 
 def textbook(
-    algorithm: Distribution,
+    algorithm: DistributionAlgorithm,
     search_space: Mapping[str, BaseDistribution],
     evaluate: Callable[[Params], float],
     *,
@@ -105,7 +105,7 @@ class DistributionSuite:
     }
     generations = 4
 
-    def algorithm(self) -> Distribution:
+    def algorithm(self) -> DistributionAlgorithm:
         """The algorithm under test."""
         raise NotImplementedError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from merge_optuna.samplers._box import Box
 from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate
-from merge_optuna.samplers._owner import fail_dead_trials, owner_alive
-from merge_optuna.samplers._population import Distribution, PopulationSampler
+from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
+from merge_optuna.samplers._population import DistributionAlgorithm, PopulationSampler
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 
 __all__ = [
@@ -15,8 +15,10 @@ __all__ = [
     "Candidate",
     "CmaEs",
     "CmaEsSampler",
-    "Distribution",
+    "DistributionAlgorithm",
     "PopulationSampler",
     "fail_dead_trials",
     "owner_alive",
+    "owner_of",
+    "sign",
 ]

@@ -112,6 +112,14 @@ def own_claim(trial: FrozenTrial) -> Claim | None:
     return claim if claim is not None and claim.trial == trial.number else None
 
 
+def held_claim(trial: FrozenTrial) -> Claim | None:
+    """The claim a trial holds: its own, or a copied one while it waits or has not claimed yet."""
+    claim = Claim.of(trial)
+    if claim is None or claim.trial == trial.number:
+        return claim
+    return None if trial.state.is_finished() else claim.again(trial.number)
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """A finished candidate; its individual id is its place in ``Population.records``.
@@ -214,23 +222,23 @@ class Log:
             return False
         for number, claim in list(self.open.items()):
             trial = trials[number]
-            if trial.system_attrs.get(CLAIM) != claim:
-                # A late claim, or one made again after a clash: what followed has to be redone.
+            if trial.system_attrs.get(CLAIM) != claim or (
+                claim is not None and claim["trial"] != number and trial.state.is_finished()
+            ):
+                # A late claim, one made again after a clash, or a retry that died before it
+                # claimed: what followed has to be redone.
                 self.reset()
                 break
             if trial.state.is_finished():
                 del self.open[number]
         for number in range(self.front, until):
             trial = trials[number]
-            claim = Claim.of(trial)
-            if claim is not None and claim.trial == number:
+            claim = held_claim(trial)
+            if claim is not None:
                 if not all(trials[n].state.is_finished() for n in claim.seen):
                     return False
                 self.see(trials, claim.seen)
                 self.take(claim)
-            elif claim is not None and not trial.state.is_finished():
-                # A retry that waits, or runs and has not claimed yet: it holds the slot.
-                self.population(claim.population).take(claim.again(number))
             if not trial.state.is_finished():
                 self.open[number] = trial.system_attrs.get(CLAIM)
             self.front = number + 1

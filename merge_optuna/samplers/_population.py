@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,11 +26,20 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers import _owner
 from merge_optuna.samplers._box import Box, value_at
-from merge_optuna.samplers._log import CLAIM, Candidate, Claim, Log, Population, own_claim
+from merge_optuna.samplers._log import (
+    CLAIM,
+    Candidate,
+    Claim,
+    Log,
+    Population,
+    held_claim,
+    own_claim,
+)
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 CANDIDATE, INDEPENDENT, OUTSIDER = range(3)
@@ -40,7 +50,7 @@ _PATIENCE_OWNED = 120.0  # from its owner to its claim: a journal lock takes up 
 _STEP_ASIDE = 0.5  # seconds a higher-numbered trial gets to claim again after a clash
 
 
-class Distribution(Protocol):
+class DistributionAlgorithm(Protocol):
     """An algorithm that samples candidates from a distribution, told once per generation.
 
     Instances are immutable; what is learned lives in the memory that ``start`` makes. Memory and
@@ -69,6 +79,36 @@ def keyed_rng(seed: int, tag: int, generation: int, slot: int, k: int = 0) -> np
     return np.random.default_rng([seed, tag, generation, slot, k])
 
 
+@dataclass
+class _Notes:
+    """What a sampler remembers of the study it last worked on; can be thrown away any time.
+
+    Attributes:
+        first_seen: number of a running trial without a claim -> when it was first waited for.
+        given_up: those of them that are not waited for any more.
+    """
+
+    storage: BaseStorage
+    study_id: int
+    log: Log
+    inferred: IntersectionSearchSpace = field(default_factory=IntersectionSearchSpace)
+    first_seen: dict[int, float] = field(default_factory=dict)
+    given_up: set[int] = field(default_factory=set)
+
+    def may_claim(self, trial: FrozenTrial) -> bool:
+        """Whether to wait for the claim of a running trial."""
+        if trial.number in self.given_up or compat.FIXED_PARAMS in trial.system_attrs:
+            return False
+        if own_claim(trial) is not None:
+            return False
+        owned = _owner.owner_of(trial) is not None
+        waited = time.monotonic() - self.first_seen.setdefault(trial.number, time.monotonic())
+        if waited < (_PATIENCE_OWNED if owned else _PATIENCE_UNOWNED):
+            return True
+        self.given_up.add(trial.number)  # should it claim after all, the log is folded anew
+        return False
+
+
 class PopulationSampler(BaseSampler):
     """Runs an algorithm on populations as an Optuna sampler, with all its state in the storage.
 
@@ -93,7 +133,7 @@ class PopulationSampler(BaseSampler):
 
     def __init__(
         self,
-        algorithm: Distribution,
+        algorithm: DistributionAlgorithm,
         search_space: Mapping[str, BaseDistribution] | None = None,
         *,
         seed: int | None = None,
@@ -108,25 +148,19 @@ class PopulationSampler(BaseSampler):
         self._seed = seed
         self._random_seed = secrets.randbits(32)
         self._max_attempts = max_attempts
-        self._forget()
+        self._lock = threading.RLock()
+        self._notes: _Notes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        caches = ("_lock", "_study", "_log", "_inferred", "_first_seen", "_given_up")
-        return {name: value for name, value in vars(self).items() if name not in caches}
+        return {**vars(self), "_lock": None, "_notes": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._lock = threading.RLock()
-        self._study: tuple[Any, int] | None = None
+        vars(self).update(state, _lock=threading.RLock())
 
     def population_size(self) -> int | None:
-        """Candidates per generation; None if the search space is still to be inferred."""
-        if self._search_space is None:
-            return None
-        return self._algorithm.population_size(len(Box(self._search_space)))
+        """Candidates per generation; None while the search space is not known."""
+        box = Box(self._search_space or {})
+        return self._algorithm.population_size(len(box)) if len(box) else None
 
     # -- Optuna's interface -------------------------------------------------------------------
 
@@ -150,10 +184,10 @@ class PopulationSampler(BaseSampler):
         if self._search_space is not None:
             return dict(Box(self._search_space).space)
         with self._lock:
-            log = self._log_of(study)
+            notes = self._notes_of(study)
             claim = self._claim_of(study, trial)
-            box = None if claim is None else log.box(claim.population)
-            return dict((box or Box(self._inferred.calculate(study))).space)
+            box = None if claim is None else notes.log.box(claim.population)
+            return dict((box or Box(notes.inferred.calculate(study))).space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -195,7 +229,7 @@ class PopulationSampler(BaseSampler):
         while True:
             trials = self._wait_for_lower(study, trial.number)
             with self._lock:
-                log = self._log_of(study)
+                log = self._notes_of(study).log
                 try:
                     if not log.follow(trials, trial.number):
                         continue
@@ -214,12 +248,12 @@ class PopulationSampler(BaseSampler):
         while True:
             trials = compat.all_trials(study)
             with self._lock:
-                log = self._log_of(study)
-                unfinished = [n for n in log.open if n < number]
-                unfinished += range(log.front, number)
+                notes = self._notes_of(study)
+                unfinished = [n for n in notes.log.open if n < number]
+                unfinished += range(notes.log.front, number)
                 running = [trials[n] for n in unfinished if trials[n].state == TrialState.RUNNING]
                 dead = [t for t in running if _owner.owner_alive(t) is False]
-                waiting = [t for t in running if self._may_claim(t)]
+                waiting = [t for t in running if notes.may_claim(t)]
             if dead:
                 for t in dead:
                     compat.fail(study, t)
@@ -228,19 +262,6 @@ class PopulationSampler(BaseSampler):
                 return trials
             time.sleep(pause)
             pause = min(2 * pause, 0.25)
-
-    def _may_claim(self, trial: FrozenTrial) -> bool:
-        """Whether to wait for the claim of a running trial."""
-        if trial.number in self._given_up or compat.FIXED_PARAMS in trial.system_attrs:
-            return False
-        if own_claim(trial) is not None:
-            return False
-        owned = _owner.owner_of(trial) is not None
-        waited = time.monotonic() - self._first_seen.setdefault(trial.number, time.monotonic())
-        if waited < (_PATIENCE_OWNED if owned else _PATIENCE_UNOWNED):
-            return True
-        self._given_up.add(trial.number)  # should it claim after all, the log is folded anew
-        return False
 
     def _next_claim(
         self, study: Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], log: Log
@@ -251,7 +272,7 @@ class PopulationSampler(BaseSampler):
         log.know(digest, box)
         if log.front < trial.number:  # forgotten because results had to be checked in this box
             log.follow(trials, trial.number)
-        above = [c for t in trials[trial.number + 1 :] if (c := own_claim(t)) is not None]
+        above = [c for t in trials[trial.number + 1 :] if (c := held_claim(t)) is not None]
         # A trial that claims late leaves the log alone: those above have read it already.
         seen = () if above else log.unread(trials, trial.number)
         log.see(trials, seen)
@@ -268,8 +289,8 @@ class PopulationSampler(BaseSampler):
             slot += 1
         seed = self._seed_of(study)
         candidate = self._draw(population, box, keyed_rng(seed, CANDIDATE, generation, slot))
-        vectors = candidate.encode()
-        return Claim(trial.number, digest, generation, slot, 0, seed, seen, vectors)
+        place = (digest, generation, slot)
+        return Claim(trial.number, *place, 0, seed, seen, candidate.encode())
 
     def _clash(self, study: Study, claim: Claim) -> bool:
         """Whether another trial holds the same place, after the higher had time to step aside."""
@@ -279,13 +300,13 @@ class PopulationSampler(BaseSampler):
             rivals = list(self._rivals(study, claim))
         if rivals:
             with self._lock:
-                self._log_of(study).reset()
+                self._notes_of(study).log.reset()
         return bool(rivals)
 
     def _rivals(self, study: Study, claim: Claim) -> Iterator[int]:
         trials = compat.all_trials(study)
         with self._lock:
-            log = self._log_of(study)
+            log = self._notes_of(study).log
             numbers = {*log.open, *range(log.front, len(trials))} - {claim.trial}
         for number in numbers:
             other = own_claim(trials[number]) if number < len(trials) else None
@@ -296,7 +317,7 @@ class PopulationSampler(BaseSampler):
         """Values for a trial outside the population: partly enqueued, or under a wrapper."""
         digest = self._digest(box)
         with self._lock:
-            log = self._log_of(study)
+            log = self._notes_of(study).log
             log.know(digest, box)
             log.follow(compat.all_trials(study), trial.number)
             population = log.population(digest)
@@ -327,17 +348,13 @@ class PopulationSampler(BaseSampler):
 
     # -- The study ----------------------------------------------------------------------------
 
-    def _log_of(self, study: Study) -> Log:
-        """The log of this study; the sampler remembers one study at a time."""
-        study_ = (compat.storage_of(study), compat.study_id(study))
-        if self._study is None or self._study[0] is not study_[0] or self._study[1] != study_[1]:
-            self._study = study_
+    def _notes_of(self, study: Study) -> _Notes:
+        storage, study_id = compat.storage_of(study), compat.study_id(study)
+        notes = self._notes
+        if notes is None or notes.storage is not storage or notes.study_id != study_id:
             sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
-            self._log = Log(sign, self._max_attempts)
-            self._inferred = IntersectionSearchSpace()
-            self._first_seen: dict[int, float] = {}
-            self._given_up: set[int] = set()
-        return self._log
+            self._notes = notes = _Notes(storage, study_id, Log(sign, self._max_attempts))
+        return notes
 
     def _digest(self, box: Box) -> str:
         return box.digest(repr(self._algorithm)) if len(box) else ""
@@ -346,7 +363,7 @@ class PopulationSampler(BaseSampler):
         if self._seed is not None:
             return self._seed
         with self._lock:
-            first = self._log_of(study).seed
+            first = self._notes_of(study).log.seed
         return self._random_seed if first is None else first
 
     def _claim_of(self, study: Study, trial: FrozenTrial) -> Claim | None:

@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import PartialFixedSampler
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers import CmaEs, CmaEsSampler, Distribution
+from merge_optuna.samplers import CmaEs, CmaEsSampler, DistributionAlgorithm
 from merge_optuna.testing import DistributionSuite
 from tests.samplers.storages import make_storage
 
@@ -82,17 +82,17 @@ def plain_loop(variant: str, sign: int, generations: int, seed: int) -> list[dic
 
 
 class TestFull(DistributionSuite):
-    def algorithm(self) -> Distribution:
+    def algorithm(self) -> DistributionAlgorithm:
         return CmaEs()
 
 
 class TestSeparable(DistributionSuite):
-    def algorithm(self) -> Distribution:
+    def algorithm(self) -> DistributionAlgorithm:
         return CmaEs("separable", x0=(("a", 0.0),), sigma0=(("a", 0.1), ("c", 0.3)))
 
 
 class TestMargin(DistributionSuite):
-    def algorithm(self) -> Distribution:
+    def algorithm(self) -> DistributionAlgorithm:
         return CmaEs("margin", sigma0=0.3, size=5)
 
 
@@ -116,6 +116,8 @@ def test_default_population_start_and_spread(n: int) -> None:
     space = {f"p{i:02}": FloatDistribution(0, 1) for i in range(n)}
     algorithm = CmaEs()
     assert algorithm.population_size(n) == 4 + math.floor(3 * math.log(n))
+    assert CmaEsSampler(space).population_size() == 4 + math.floor(3 * math.log(n))
+    assert CmaEsSampler().population_size() is None
     study = optuna.create_study(sampler=CmaEsSampler(space, seed=0, population_size=300))
     asked = [list(study.ask(space).params.values()) for _ in range(300)]
     # A normal distribution cut at ±3σ: mean 0.5, standard deviation 0.9866 σ.

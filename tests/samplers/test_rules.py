@@ -78,7 +78,7 @@ def told(study: optuna.Study) -> list[list[list[float]]]:
     sampler = PopulationSampler(Recorder(), SPACE, seed=0)
     study = optuna.load_study(study_name=study.study_name, storage=study._storage, sampler=sampler)
     study.ask()
-    (population,) = sampler._log.populations.values()
+    (population,) = sampler._notes.log.populations.values()
     return population.memory
 
 
@@ -223,6 +223,25 @@ def test_a_clone_of_optunas_retry_callback_holds_its_slot() -> None:
     assert [point(t) for t in study.trials] == [xs[i] for i in (0, 1, 1, 2, 3, 4, 5, 6)]
 
 
+def test_a_clone_that_fails_before_it_claims_gives_its_slot_back() -> None:
+    study, _ = make_study()
+    study.tell(study.ask(), state=TrialState.FAIL)
+    RetryHeartbeatStaleTrialCallback()(study, study.trials[0])  # trial 1 waits
+    log = Log(1, 3)
+
+    def retries() -> list[tuple[int, ...]]:
+        assert log.follow(study.trials, 2)
+        log.see(study.trials, log.unread(study.trials, 2))
+        return [
+            (*claim.place[1:], claim.attempt)
+            for claim in next(iter(log.populations.values())).retries
+        ]
+
+    assert retries() == []
+    study._storage.set_trial_state_values(study.trials[1]._trial_id, TrialState.FAIL)
+    assert retries() == [(0, 0, 0)]
+
+
 # -- Trials of others -------------------------------------------------------------------------
 
 
@@ -275,7 +294,7 @@ def test_a_persons_running_trial_is_waited_for_once() -> None:
     started = time.monotonic()
     study.optimize(lambda t: sum(point(t)), n_trials=1)
     assert time.monotonic() - started > 4.9
-    assert sampler._given_up == {0}
+    assert sampler._notes.given_up == {0}
     started = time.monotonic()
     study.optimize(lambda t: sum(point(t)), n_trials=5)
     assert time.monotonic() - started < 4.9
@@ -293,7 +312,7 @@ def test_batches_are_the_textbook_in_any_order_of_telling() -> None:
         batch = [study.ask(SPACE) for _ in range(6)]
         for trial in reversed(batch):
             study.tell(trial, trial.params["x"] + trial.params["y"])
-    assert sampler._given_up == set()  # nobody has waited for anybody
+    assert sampler._notes.given_up == set()  # nobody has waited for anybody
     assert [t.params for t in study.trials] == expected
 
 
@@ -349,7 +368,7 @@ def check_a_race_was_resolved(study: optuna.Study, n: int) -> None:
     assert len(set(taken)) == len(taken) == n
     assert len({tuple(point(t)) for t in study.trials}) == n
     study.optimize(lambda t: sum(point(t)), n_trials=20)
-    known = study.sampler._log.populations  # type: ignore[attr-defined]
+    known = study.sampler._notes.log.populations  # type: ignore[attr-defined]
     (mine,) = known.values()
     fresh = Log(sign=1, max_attempts=3)
     fresh.follow(study.trials, len(study.trials))
