@@ -163,6 +163,18 @@ def test_one_changed_element_of_any_tensor_changes_the_digest(tmp_path: Path) ->
     assert len(digests) == 1 + positions
 
 
+def test_tensors_up_to_64_kib_are_read_whole(tmp_path: Path) -> None:
+    tensor = torch.zeros(1 << 14)
+    digests = set()
+    places = range(0, tensor.numel(), 199)
+    for at in places:
+        changed = tensor.clone()
+        changed[at] = 1
+        save_file({"a": changed}, tmp_path / "model.safetensors")
+        digests.add(mo.Checkpoint(tmp_path).digest)
+    assert len(digests) == len(places)
+
+
 def test_names_shapes_and_dtypes_enter_the_digest(tmp_path: Path) -> None:
     zeros = torch.zeros(4, 4)
     variants = [
