@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from merge_optuna.samplers._owner import KILLED
+
 if TYPE_CHECKING:
     from merge_optuna.samplers._box import Box, Vector
 
@@ -29,6 +31,8 @@ PARTIAL = "merge_optuna:partial"
 Without it the last intermediate value counts, which is something else under WilcoxonPruner."""
 SURPLUS = "merge_optuna:surplus"
 """System attribute of a trial that was failed unevaluated: its candidate was not to blame."""
+
+_KILLS = 20  # a candidate that takes its process down that often is to blame
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +155,7 @@ class Population:
         self.told = 0
         self._attempts: dict[tuple[str, int, int], int] = {}
         self._failures: Counter[tuple[str, int, int]] = Counter()
+        self._kills: Counter[tuple[str, int, int]] = Counter()
 
     def take(self, claim: Claim) -> bool:
         """Give the slot to this claim; False if another trial has it."""
@@ -164,8 +169,10 @@ class Population:
     def finish(self, claim: Claim, trial: FrozenTrial, sign: int, max_attempts: int) -> None:
         """Log a finished trial, or queue its candidate to be proposed again if it failed."""
         if trial.state == TrialState.FAIL:
-            self._failures[claim.place] += SURPLUS not in trial.system_attrs
-            if self._failures[claim.place] < max_attempts:
+            killed = KILLED in trial.system_attrs
+            self._kills[claim.place] += killed
+            self._failures[claim.place] += not killed and SURPLUS not in trial.system_attrs
+            if self._failures[claim.place] < max_attempts and self._kills[claim.place] < _KILLS:
                 if claim.attempt == self._attempts[claim.place]:
                     self.retries.append(claim)
                 return

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 OWNER = "merge_optuna:owner"
 """System attribute: trial number, host, pid and start time of the process that runs a trial."""
+
+KILLED = "merge_optuna:killed"
+"""System attribute of a trial that was failed because its process had died."""
 
 
 def sign(study: Study, trial: FrozenTrial) -> None:
@@ -68,7 +72,19 @@ def fail_dead_trials(study: Study) -> list[int]:
         Numbers of the trials failed by this call.
     """
     running = (t for t in compat.all_trials(study) if t.state == TrialState.RUNNING)
-    return [t.number for t in running if owner_alive(t) is False and compat.fail(study, t)]
+    return [t.number for t in running if owner_alive(t) is False and fail_as_killed(study, t)]
+
+
+def fail_as_killed(study: Study, trial: FrozenTrial) -> bool:
+    """Fail a trial whose process is dead, and note that; False if somebody else has finished it.
+
+    A candidate whose process was preempted three times must not rank last for that.
+    """
+    try:
+        compat.set_system_attr(study, trial, KILLED, True)
+    except UpdateFinishedTrialError:
+        return False
+    return compat.fail(study, trial)
 
 
 @functools.cache

@@ -124,8 +124,8 @@ class PopulationSampler(BaseSampler):
             another population.
         seed: a non-negative integer. None takes the seed of the study's first claim, or a
             random one.
-        max_attempts: how often a candidate is proposed until its trial does not fail (or is
-            not killed); after that it ranks last.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
 
     Raises:
         StudyError: on a multi-objective study or a Hyperband pruner.
@@ -256,7 +256,7 @@ class PopulationSampler(BaseSampler):
                 waiting = [t for t in running if notes.may_claim(t)]
             if dead:
                 for t in dead:
-                    compat.fail(study, t)
+                    _owner.fail_as_killed(study, t)
                 continue
             if not waiting:
                 return trials

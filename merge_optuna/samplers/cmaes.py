@@ -149,7 +149,8 @@ class CmaEsSampler(PopulationSampler):
 
     "Exactly" holds with ``search_space`` and ``seed`` given, one worker, an evaluator that returns
     the same value for the same parameters, and the same machine type and library versions;
-    a candidate that fails ``max_attempts`` times (kills count) ranks last and is not repeated.
+    a candidate that fails ``max_attempts`` times, or whose process dies twenty times, ranks last
+    and is not repeated.
 
     Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
     of equal width. Samples outside are drawn again up to 100 times, then clipped. Categorical

@@ -28,6 +28,7 @@ from merge_optuna.samplers import (
     _population,
 )
 from merge_optuna.samplers._log import CLAIM, Claim, Log, own_claim
+from merge_optuna.samplers._owner import OWNER
 from tests.samplers.storages import make_storage
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
@@ -189,6 +190,21 @@ def test_surplus_trials_are_proposed_again_without_counting() -> None:
     assert places(study)[-2:] == [(0, 0, 5), (0, 0, 6)]
     study.ask()
     assert places(study)[-1] == (0, 1, 0)
+
+
+@pytest.mark.parametrize(("kills", "place"), [(5, (0, 0, 5)), (20, (0, 1, 0))])
+def test_a_candidate_survives_its_process_being_killed(
+    kills: int, place: tuple[int, int, int]
+) -> None:
+    study, _ = make_study(max_attempts=2)
+    for _ in range(kills):
+        trial = study.ask()
+        owner = study.trials[trial.number].system_attrs[OWNER]
+        killed = {**owner, "start": owner["start"] - 1}  # an earlier process of this number
+        study._storage.set_trial_system_attr(trial._trial_id, OWNER, killed)
+    study.ask()
+    assert places(study)[-1] == place
+    assert [t.state for t in study.trials[:-1]] == [TrialState.FAIL] * kills
 
 
 def test_a_clone_of_optunas_retry_callback_holds_its_slot() -> None:
