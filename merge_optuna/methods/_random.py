@@ -45,7 +45,7 @@ def keep_mask(key: int, shape: torch.Size, density: float, device: torch.device)
     threshold = round(density * 2**32)
     mask = torch.empty(shape.numel(), dtype=torch.bool, device=device)
     size = _CHUNK if mask.device.type == "cpu" else _GPU_CHUNK
-    for i, part in enumerate(mask.split(size)):
+    for i, part in enumerate(torch.split(mask, size)):
         torch.lt(random_bits(key, part.numel(), device, start=i * size), threshold, out=part)
     return mask.reshape(shape)
 
