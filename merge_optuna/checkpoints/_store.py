@@ -66,6 +66,10 @@ class FolderStore:
                 )
             self._specs[name] = (DTYPES[header.get_dtype()], tuple(header.get_shape()))
 
+    def __reduce__(self) -> tuple[type[FolderStore], tuple[Path]]:
+        """Copies and pickles open the files again: memory maps cannot travel."""
+        return FolderStore, (self.folder,)
+
     def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         return self._specs
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import struct
 from collections.abc import Callable
@@ -239,3 +241,18 @@ def test_unchanged_content_is_accepted(tmp_path: Path) -> None:
     folder = toys.save(toys.llama(), tmp_path / "m")
     first = mo.Checkpoint(folder)
     assert mo.Checkpoint(folder, digest=first.digest).names() == first.names()
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
+def test_checkpoints_and_recipes_can_be_copied(
+    tmp_path: Path, copied: Callable[[mo.Recipe], mo.Recipe]
+) -> None:
+    module = mo.Checkpoint.from_module(toys.llama(1), name="module")
+    recipe = mo.recipes.linear([*toys.family(tmp_path, experts=1), module])
+    assert recipe.alignment.copied == {}
+    again = copied(recipe)
+    assert again == recipe
+    for ours, theirs in zip(recipe.leaves(), again.leaves(), strict=True):
+        assert all(torch.equal(ours.tensor(name), theirs.tensor(name)) for name in ours.names())
