@@ -117,6 +117,15 @@ class ByName(_Value):
         PlainSerializer(lambda v: {k: _plain(inner) for k, inner in v}),
     ]
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        patterns = [pattern for pattern, _ in self.filters]
+        if "*" not in patterns:
+            raise RecipeError(
+                f"The filters {patterns} leave other tensors without a value. Add '*'."
+            )
+        return self
+
     def parts(self, layout: Layout) -> list[tuple[str, Any, Layout]]:
         """For each filter its pattern, its value, and the tensors that have it."""
         layouts = layout.parts(tuple(pattern for pattern, _ in self.filters))
@@ -150,6 +159,7 @@ def free(
         per: How many numbers: one for the ``"model"``; one per ``"layer"`` (embedding, each
             block, head); one per ``k`` consecutive layers; per ``"module"`` (attention and MLP of
             each block); per ``"tensor"``; or ``mo.depth(k)`` numbers interpolated over the layers.
+            Those that no tensor depends on are not searched.
         start: Where the search begins; the middle of the range when omitted. A sequence gives one
             number per group.
         log: Whether to search on a logarithmic scale; needs ``low > 0``.
@@ -191,11 +201,10 @@ def as_value(value: object) -> Value:
     if isinstance(value, (Free, PerGroup, ByName, bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
-        if "*" not in value:
-            raise RecipeError(
-                f"The filters {list(value)} leave other tensors without a value. Add '*'."
-            )
-        return ByName(filters=tuple((str(k), as_value(v)) for k, v in value.items()))  # type: ignore[misc]
+        try:
+            return ByName(filters=tuple(value.items()))
+        except ValidationError as error:
+            raise unwrapped(error, "Name filters") from error
     raise RecipeError(f"Expected a number, mo.free, mo.per_group or filters, not {value!r}.")
 
 
@@ -223,7 +232,7 @@ def value_at(value: Value, name: str, layout: Layout) -> Any:
     """The number that holds for one tensor.
 
     Raises:
-        RecipeError: If it is still free.
+        RecipeError: If it is still free, or a filter matches no tensor.
     """
     if isinstance(value, Free):
         raise RecipeError(
@@ -237,9 +246,8 @@ def value_at(value: Value, name: str, layout: Layout) -> Any:
             return value_at(value.values[pairs[0][0]], name, layout)
         return sum(value_at(value.values[i], name, layout) * share for i, share in pairs)
     if isinstance(value, ByName):
-        for pattern, inner in value.filters:
-            if matches(pattern, name):
-                return value_at(inner, name, layout)
+        inner = next(v for pattern, v, _ in value.parts(layout) if matches(pattern, name))
+        return value_at(inner, name, layout)
     return value
 
 

@@ -178,15 +178,22 @@ def test_filters_need_a_rest(family: Family, filters: dict[str, float]) -> None:
         mo.recipes.linear(family[1:], weight=filters)
 
 
+def test_filters_hold_numbers(family: Family) -> None:
+    for wrong in ({"mlp": {"up": 1, "*": 2}, "*": 1}, {3: 1, "*": 1}, {"mlp": None, "*": 1}):
+        with pytest.raises(RecipeError, match="Name filters"):
+            mo.recipes.linear(family[1:], weight=wrong)
+
+
 @pytest.mark.parametrize("pattern", ["mpl", "Layers", "layers.7.*", "lm_head.weight"])
 def test_filters_that_match_nothing(family: Family, pattern: str) -> None:
-    space = mo.recipes.task_arithmetic(
-        family[0],
-        [family[1]],
-        weight={"lm_head": 1, pattern: mo.free(0, 1), "*": 0.5},
-    )
+    def merge(value: float | mo.recipes.Free) -> mo.Recipe:
+        weight = {"lm_head": 1, pattern: value, "*": 0.5}
+        return mo.recipes.task_arithmetic(family[0], [family[1]], weight=weight)
+
     with pytest.raises(RecipeError, match=r"The filter .* matches no merged tensor"):
-        space.distributions()
+        merge(mo.free(0, 1)).distributions()
+    with pytest.raises(RecipeError, match=r"The filter .* matches no merged tensor"):
+        merge(0.3).values_at(EMBED)
 
 
 # -- shares ---------------------------------------------------------------------------------

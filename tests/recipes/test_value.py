@@ -254,6 +254,7 @@ def test_modules_are_passed_again() -> None:
         ("lambda_: 1.0", "lambda_: lots", "lambda_ must be a number, not 'lots'"),
         ("lambda_: 1.0", "lambda_: null", "lambda_|Not a recipe"),
         ("lambda_: 1.0", "lambda_: {low: 1, high: 0}", "finite low < high"),
+        ("lambda_: 1.0", "lambda_: {filters: {mlp: 1.0}}", r"leave other tensors.*Add '\*'"),
         ("lambda_: 1.0", "lambda_: {low: 1, hihg: 2}", "Not a recipe"),
         ("normalize: true", "normalize: 1", "normalize must be true or false, not 1"),
         ("elect: mass", "elect: sum", "elect must be 'mass' or 'count', not 'sum'"),
