@@ -20,7 +20,7 @@ from merge_optuna import _optuna_compat as compat
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 OWNER = "merge_optuna:owner"
 """System attribute: trial number, host, pid and start time of the process that runs a trial."""
@@ -29,7 +29,7 @@ KILLED = "merge_optuna:killed"
 """System attribute of a trial that was failed because its process had died."""
 
 
-def sign(study: Study, trial: FrozenTrial) -> None:
+def sign(study: Study, trial: Trial | FrozenTrial) -> None:
     """Record the calling process as the owner of a running trial."""
     # The number tells an owner from one that Optuna's retry callback copied to a new trial.
     compat.set_system_attr(study, trial, OWNER, {"trial": trial.number, **_me(os.getpid())})
