@@ -36,7 +36,7 @@ study = optuna.create_study(
     sampler=recipe.sampler(seed=0),
     pruner=optuna.pruners.WilcoxonPruner(),
 )
-study.optimize(objective, n_trials=mo.remaining(study, 200))  # 200 in total
+study.optimize(objective, n_trials=mo.remaining(study, 100))  # 100 in total
 
 print("base:", objective.score(base))
 print("uniform average:", objective.score(mo.recipes.linear(experts)))

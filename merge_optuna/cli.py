@@ -154,8 +154,8 @@ def run(
     if out is not None:
         name = f"{result['metrics'][0]} (test)"
         score = {name: result["test"]} if "test" in result else {}
-        export_trial(study, out, force=force, sources=declared.sources, score=score)
-        result["written"] = str(out)
+        written = export_trial(study, out, force=force, sources=declared.sources, score=score)
+        result["written"] = str(written)
     if as_json:
         _print_json(result)
     else:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import torch
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     ["merge_optuna.cli", "merge_optuna.presets", "cmaes", "tests.trained"]
@@ -53,6 +55,9 @@ class Running:
     @property
     def err(self) -> str:
         return (self._out / "2").read_text() if (self._out / "2").exists() else ""
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def interrupt(self) -> None:
         assert self._process.pid is not None
@@ -100,4 +105,5 @@ def _child(target: Callable[[], None], cwd: str, env: dict[str, str], out: str) 
         os.dup2(file, number)
     os.chdir(cwd)
     os.environ.update(env)
+    torch.set_num_threads(1)  # several processes with two threads each crawl on two cores
     target()

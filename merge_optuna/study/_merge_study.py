@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 import warnings
@@ -153,12 +154,16 @@ class MergeStudy:
         total = self.n_trials if n_trials is None else n_trials
         bounded, failures = _Bounded(self.objective, total), _Failures()
         with _quiet(), _Bar(study, total, show=progress) as bar:
-            while (missing := remaining(study, total)) > 0:
-                study.optimize(
-                    bounded,
-                    n_trials=missing,
-                    callbacks=[bar.update, failures.count, _stop_at(total)],
-                )
+            try:
+                while (missing := remaining(study, total)) > 0:
+                    study.optimize(
+                        bounded,
+                        n_trials=missing,
+                        callbacks=[bar.update, failures.count, _stop_at(total)],
+                    )
+            except KeyboardInterrupt:
+                _fail_own_trials(study)
+                raise
         return study
 
     def test_value(self, study: optuna.Study, recipe: Recipe) -> float | tuple[float, ...]:
@@ -270,6 +275,15 @@ def _stop_at(total: int) -> Any:
             study.stop()
 
     return stop
+
+
+def _fail_own_trials(study: optuna.Study) -> None:
+    """Ends what Optuna leaves running when ctrl-C hits it outside of the objective."""
+    for trial in compat.all_trials(study):
+        owner = owner_of(trial) if trial.state == TrialState.RUNNING else None
+        if owner is not None and owner["pid"] == os.getpid() and owner_alive(trial):
+            compat.set_system_attr(study, trial, SURPLUS, "interrupted")
+            compat.fail(study, trial)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, 
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
-from merge_optuna.samplers._owner import owner_of, sign
+from merge_optuna.samplers._owner import sign
 from merge_optuna.study._scores import set_scores
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ class MergeObjective:
             )
         try:
             self._join(trial.study)
-            stored = compat.all_trials(trial.study)[trial.number]
-            if owner_of(stored) is None:  # population samplers have signed already
-                sign(trial.study, stored)
+            if not isinstance(trial.study.sampler, PopulationSampler):  # they have signed already
+                sign(trial.study, trial)
             return self._run(trial)
         finally:
             self._busy.release()

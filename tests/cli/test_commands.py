@@ -1,0 +1,437 @@
+"""Every command, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+
+import merge_optuna as mo
+from merge_optuna.cli import main
+from tests import processes
+from tests.trained import Task, read_rows, right
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Calls ``merge-optuna`` in an empty folder; returns exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["merge-optuna", *map(str, argv)])
+        capfd.readouterr()
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def database(task: Task, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two studies: ``toy`` with complete, pruned and failed trials, and an empty one."""
+    scores = iter([0.5, float("nan"), OSError("gone"), 0.75, OSError("gone"), 0.25, 0.75])
+
+    def evaluate(model: Any) -> float:
+        score = next(scores)
+        if isinstance(score, OSError):
+            raise score
+        return score
+
+    url = f"sqlite:///{tmp_path_factory.mktemp('storage')}/s.db"
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Function(evaluate, name="luck"))
+    mo.MergeStudy("toy", objective, n_trials=5).run(url, progress=False)
+    mo.MergeStudy("other", objective, n_trials=5).open(url)
+    return url
+
+
+def words(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+# -- run --------------------------------------------------------------------------------------
+
+
+def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
+    file = task.file(tmp_path / "search.py", n_trials=4)
+    code, out, err = cli("run", file, "--out", "merged")
+    assert code == 0
+    study = optuna.load_study(study_name="toy", storage="sqlite:///toy.db")
+    recipe = mo.recipe_of(study)
+    test = right(mo.Engine().load(recipe), read_rows(task.test)).mean()
+    for expected in (
+        f"best trial {study.best_trial.number}",
+        f"accuracy (dev) {study.best_value:.4g}",
+        f"accuracy (test) {test:.4g}",
+        "trials 4 complete",
+        f"kept in {tmp_path}/toy.db",
+        f"written to {tmp_path}/merged",
+        "optuna-dashboard sqlite:///toy.db",
+    ):
+        assert expected in words(out)
+    assert f"The study 'toy' is kept in {tmp_path}/toy.db" in err
+    assert "4/4" in err
+    assert mo.Recipe.from_yaml("merged/recipe.yaml") == recipe
+    card = Path("merged/README.md").read_text()
+    assert f"| accuracy (dev) | {study.best_value} |" in card
+    assert f"| accuracy (test) | {test} |" in card
+
+    code, out, err = cli("run", file, "--json")
+    result = json.loads(out)
+    assert (code, len(study.trials)) == (0, 4), "nothing is run twice"
+    assert result == {
+        "storage": "sqlite:///toy.db",
+        "study": "toy",
+        "directions": ["maximize"],
+        "metrics": ["accuracy"],
+        "trials": {"complete": 4, "pruned": 0, "failed": 0, "running": 0},
+        "best": [
+            {
+                "trial": study.best_trial.number,
+                "values": [study.best_value],
+                "params": study.best_params,
+            }
+        ],
+        "test": test,
+    }
+    code, out, err = cli("run", file, "--storage", "sqlite:///toy.db", "--n-trials", 6)
+    assert (code, len(study.trials)) == (0, 6)
+
+
+def test_run_refuses_a_full_folder_before_the_search(task: Task, cli: Cli, tmp_path: Path) -> None:
+    file = task.file(tmp_path / "search.py", n_trials=2, test=None)
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged/thesis.tex").touch()
+    code, out, err = cli("run", file, "--out", "merged")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("Error: The folder 'merged' is not empty.")
+    assert not (tmp_path / "toy.db").exists()
+    assert cli("run", file, "--out", "merged", "--force")[0] == 0
+    assert not (tmp_path / "merged/thesis.tex").exists()
+
+
+def test_run_without_a_completed_trial(task: Task, cli: Cli, tmp_path: Path) -> None:
+    lines = "objective.evaluator = mo.evaluators.Function(lambda model: float('nan'))"
+    file = task.file(tmp_path / "search.py", n_trials=2, lines=lines)
+    code, out, _ = cli("run", file)
+    assert code == 0
+    assert "trials 0 complete, 2 pruned" in words(out)
+    assert json.loads(cli("run", file, "--json")[1])["best"] == []
+    code, _, err = cli("run", file, "--out", "merged")
+    assert code == 1
+    assert err.splitlines()[-1] == "Error: The study 'toy' has no completed trial yet."
+
+
+def test_run_two_objectives(task: Task, cli: Cli, tmp_path: Path) -> None:
+    lines = """
+import numpy as np
+class Two:
+    directions, metric_names = ("maximize", "minimize"), ("up", "down")
+    def __len__(self):
+        return 1
+    def __call__(self, model):
+        yield np.zeros(1, int), np.array([float(next(model.parameters())[0, 0])])
+    def value(self, scores):
+        return float(scores[0]), float(scores[0])
+objective = mo.MergeObjective(recipe, Two())
+"""
+    sampler = "optuna.samplers.NSGAIISampler(seed=0)"
+    file = task.file(tmp_path / "search.py", n_trials=3, lines=lines, test=None, sampler=sampler)
+    code, out, _ = cli("run", file, "--json")
+    assert code == 0
+    assert len(json.loads(out)["best"]) == 3, "all on the front"
+    assert words(cli("run", file)[1]).count("best trial") == 3
+    code, _, err = cli("run", file, "--out", "merged")
+    assert code == 1
+    assert "--trial" in err.splitlines()[-1]
+
+
+def test_modules_in_memory(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("SIZE = 3")
+    (tmp_path / "search.py").write_text("""
+import torch
+import merge_optuna as mo
+from helper import SIZE  # a module beside the file
+
+def module(value):
+    made = torch.nn.Linear(SIZE, 2)
+    torch.nn.init.constant_(made.weight, value)
+    torch.nn.init.zeros_(made.bias)
+    return made
+
+a, b = (mo.Checkpoint.from_module(module(i), name=n) for i, n in enumerate("ab"))
+recipe = mo.recipes.linear([a, b], weight=[1, mo.free(0, 1)])
+study = mo.MergeStudy(
+    "memory",
+    mo.MergeObjective(recipe, lambda model: float(model.weight.mean())),
+    n_trials=2,
+    test=lambda model: float(model.weight.sum()),
+)
+if __name__ == "__main__":
+    raise RuntimeError("it is not the main program")
+""")
+    code, out, err = cli("run", "search.py", "--out", "merged", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["test"] == pytest.approx(6 * result["best"][0]["values"][0])
+    written = mo.Checkpoint("merged").tensor("weight")
+    assert float(written.mean()) == pytest.approx(result["best"][0]["values"][0])
+
+
+def test_ctrl_c(task: Task, tmp_path: Path) -> None:
+    file = task.file(tmp_path / "a search.py", n_trials=500, test=None)
+    running = processes.command("run", file, "--json", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while " 3/500" not in running.err:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.interrupt()
+    result = running.wait()
+    assert (result.code, result.out) == (130, "")
+    assert "Traceback" not in result.err
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
+    states = [t.state.name for t in study.trials]
+    done = states.count("COMPLETE")
+    assert 3 <= done < 500
+    owned = [t for t in study.trials if "merge_optuna:owner" in t.system_attrs]
+    assert all(t.state.is_finished() for t in owned)
+    *_, said, command = result.err.splitlines()
+    assert said == f"Stopped: {done} of 500 trials are done and kept. Go on with:"
+    assert command == f"  merge-optuna run '{file}' --json"
+    # started again it goes on with the very trials that it would have run
+    again = processes.command("run", file, "-n", done + 1, cwd=tmp_path).wait()
+    assert again.code == 0, again.err
+    whole = optuna.create_study(direction="maximize", sampler=task.recipe().sampler(seed=0))
+    whole.optimize(mo.MergeObjective(task.recipe(), lambda model: 1.0), n_trials=done + 1)
+    completed = [t.params for t in study.trials if t.state.name == "COMPLETE"]
+    assert completed[:9] == [t.params for t in whole.trials][:9], "the first generation"
+
+
+# -- files that do not fit --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1", "defines no mo.MergeStudy. Add at module level: study = mo.MergeStudy("),
+        ("study = other = S('a')", None),
+        ("study, other = S('a'), S('b')", "several mo.MergeStudy: study, other. Keep one"),
+        (
+            "mo.MergeObjective(mo.recipes.ties(base, [a]), len)",
+            "Nothing is free in this recipe. Use mo.free for a parameter.",
+        ),
+        (
+            "mo.MergeObjective(recipe, mo.evaluators.Classification('gone.jsonl'))",
+            "No file 'gone.jsonl'. ",
+        ),
+        ("mo.Checkpoint('gone')", "No folder '{cwd}/gone'. "),
+    ],
+)
+def test_one_clear_message(
+    task: Task, cli: Cli, tmp_path: Path, command: str, content: str, message: str | None
+) -> None:
+    (tmp_path / "search.py").write_text(f"""
+import merge_optuna as mo
+base, a = (mo.Checkpoint("{task.root}/" + name, name=name) for name in ("base", "a"))
+recipe = mo.recipes.ties(base, [a], density=mo.free(0, 1))
+S = lambda name: mo.MergeStudy(name, mo.MergeObjective(recipe, lambda model: 1.0), n_trials=1)
+{content}
+""")
+    code, out, err = cli(command, "search.py")
+    if message is None:
+        assert code == 0
+        return
+    assert (code, out) == (1, "")
+    error = err.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert message.format(cwd=tmp_path) in error
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_other_exceptions_keep_their_traceback(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "search.py").write_text("import json\njson.loads('{')")
+    with pytest.raises(json.JSONDecodeError):
+        cli("run", "search.py")
+
+
+@pytest.mark.parametrize("argv", [["run", "gone.py"], ["run"], ["runs"], ["run", "-n", "0", "x"]])
+def test_wrong_usage(cli: Cli, argv: list[str]) -> None:
+    code, out, err = cli(*argv)
+    assert (code, out) == (2, "")
+    assert "Error" in err
+
+
+def test_check(task: Task, cli: Cli, tmp_path: Path) -> None:
+    lines = """
+other = mo.recipes.ties(base, [a, b], density=mo.free(0, 1), exclude=["classifier", "pooler"])
+objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.evaluator and DEV))
+"""
+    lines = lines.replace("objective.evaluator and DEV", f'"{task.dev}"')
+    file = task.file(tmp_path / "search.py", n_trials=7, lines=lines)
+    code, out, _ = cli("check", file, "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "study": "toy",
+        "n_trials": 7,
+        "method": "ties",
+        "sources": {name: str(task.root / name) for name in ("base", "a", "b")},
+        "merged_tensors": 37,
+        "left_out_tensors": {
+            "excluded": [
+                *("bert.pooler.dense.bias", "bert.pooler.dense.weight"),
+                *("classifier.bias", "classifier.weight"),
+            ]
+        },
+        "dimensions": 2,
+        "metrics": {"accuracy": "maximize"},
+        "dev_examples": 160,
+        "test_examples": 160,
+        "sampler": "CmaEsSampler",
+        "population": 4 + int(3 * np.log(2)),
+    }
+    code, out, _ = cli("check", file)
+    assert "merged tensors 37" in words(out)
+    assert "bert.pooler.dense.bias, " in words(out)
+    assert "(4 in all): excluded" in words(out)
+    assert [p.name for p in tmp_path.iterdir()] == ["search.py"], "nothing is stored"
+
+
+def test_check_a_function(task: Task, cli: Cli, tmp_path: Path) -> None:
+    lines = "objective = mo.MergeObjective(lambda trial: recipe(trial), lambda model: 1.0)"
+    file = task.file(tmp_path / "search.py", n_trials=7, lines=lines, test=None)
+    facts = json.loads(cli("check", file, "--json")[1])
+    assert facts == {
+        "study": "toy",
+        "n_trials": 7,
+        "metrics": {"score": "maximize"},
+        "dev_examples": 1,
+        "test_examples": None,
+    }
+
+
+# -- storages ---------------------------------------------------------------------------------
+
+
+def test_show_the_studies(cli: Cli, database: str) -> None:
+    code, out, _ = cli("show", database)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines() if line.split()]
+    assert ["toy", "luck", "4", "1", "2", "0", "0.75"] in lines
+    assert ["other", "luck", "0", "0", "0", "0", "none"] in lines
+    studies = json.loads(cli("show", database, "--json")[1])["studies"]
+    assert sorted(s["study"] for s in studies) == ["other", "toy"]
+
+
+def test_show_a_study(cli: Cli, database: str) -> None:
+    code, out, _ = cli("show", database, "--study", "toy")
+    assert code == 0
+    assert "toy: 4 complete, 1 pruned, 2 failed" in out
+    table = [line.split()[:2] for line in out.splitlines() if line.split()]
+    numbers = [row[0] for row in table if row[0].isdigit()]
+    assert numbers == ["3", "6", "0", "5"], "best first, the earliest among equals"
+    assert "... (8 in all)" in out
+    assert "pruned 1 The score is not finite: nan." in words(out)
+    assert "failed 2 OSError: gone" in words(out)
+    result = json.loads(cli("show", database, "--study", "toy", "--json")[1])
+    study = optuna.load_study(study_name="toy", storage=database)
+    assert [best["params"] for best in result["best"]] == [
+        study.trials[n].params for n in (3, 6, 0, 5)
+    ]
+    assert result["failed"] == {"OSError: gone": 2}
+
+
+def test_show_a_recipe(cli: Cli, database: str) -> None:
+    study = optuna.load_study(study_name="toy", storage=database)
+    code, out, _ = cli("show", database, "--study", "toy", "--trial", 5)
+    assert code == 0
+    assert mo.Recipe.from_yaml(out) == mo.recipe_of(study, 5)
+    data = json.loads(cli("show", database, "--study", "toy", "--trial", 5, "--json")[1])
+    assert mo.Recipe.from_data(data["recipe"]) == mo.recipe_of(study, 5)
+    assert yaml.safe_load(out)["method"] == data["recipe"]["method"]
+
+
+def test_export_and_write(task: Task, cli: Cli, database: str, tmp_path: Path) -> None:
+    argv = ("export", database, "out", "--study", "toy", "--dtype", "bfloat16")
+    code, out, _ = cli(*argv, "--trial", 5, "--tokenizer", "a")
+    assert (code, out) == (0, f"Written to {tmp_path}/out\n")
+    study = optuna.load_study(study_name="toy", storage=database)
+    expected = mo.export(study, tmp_path / "expected", trial=5, dtype="bfloat16")
+    weights = (expected / "model.safetensors").read_bytes()
+    assert Path("out/model.safetensors").read_bytes() == weights
+    code, _, err = cli(*argv)
+    assert code == 1
+    assert err.startswith(f"Error: The folder '{tmp_path}/out' is not empty.")
+    code, out, _ = cli("write", "out/recipe.yaml", "again", "--dtype", "bfloat16")
+    assert (code, out) == (0, f"Written to {tmp_path}/again\n")
+    assert Path("again/model.safetensors").read_bytes() == weights
+    assert cli(*argv, "--force")[0] == 0
+    assert mo.Recipe.from_yaml("out/recipe.yaml") == mo.recipe_of(study, 3)
+
+
+def test_storages_that_do_not_fit(cli: Cli, database: str, tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "empty.db").close()
+    optuna.create_study(study_name="plain", storage="sqlite:///plain.db")
+    for argv, message in {
+        ("show", "sqlite:///gone.db"): f"there is no file {tmp_path}/gone.db",
+        ("export", "sqlite:///gone.db", "out"): f"there is no file {tmp_path}/gone.db",
+        ("show", "gone.db"): "'gone.db' is not a storage URL",
+        ("show", database, "--study", "tos"): f"no study 'tos' in {database}, only toy, other.",
+        ("show", database, "--trial", "1"): "2 studies in",
+        ("export", database, "out"): "2 studies in",
+        ("export", database, "out", "--study", "other"): "'other' has no completed trial",
+        ("export", database, "out", "--study", "toy", "--trial", "9"): "has no trial 9",
+        ("export", "sqlite:///plain.db", "out", "--trial", "0"): "has no trial 0",
+        ("export", "sqlite:///empty.db", "out"): "There is no study in sqlite:///empty.db.",
+        ("write", "sizes.yaml", "out"): "sizes.yaml is not a recipe",
+    }.items():
+        (tmp_path / "sizes.yaml").write_text("a: 1\n")
+        code, out, err = cli(*argv)
+        assert (code, out) == (1, ""), argv
+        assert err.startswith("Error: ")
+        assert message in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "gone.db").exists()
+    assert not (tmp_path / "out").exists()
+
+
+# -- methods ----------------------------------------------------------------------------------
+
+
+def test_methods(cli: Cli) -> None:
+    code, out, _ = cli("methods")
+    assert code == 0
+    told = json.loads(cli("methods", "--json")[1])
+    for method in mo.methods.METHODS.values():
+        assert told[method.name]["summary"] in out
+        assert method.source in out
+        assert list(told[method.name]["parameters"]) == [p.name for p in method.parameters]
+        for parameter in method.parameters:
+            about = told[method.name]["parameters"][parameter.name]
+            assert about["range"] == parameter.range
+            assert about["default"] == parameter.default
+    assert "density [0, 1] 0.5 each model" in words(out)
+    code, out, _ = cli("methods", "slerp")
+    assert (code, out.count("arXiv")) == (0, 0)
+    assert "slerp: 2 models" in out
+    code, _, err = cli("methods", "tise")
+    assert code == 1
+    assert err.startswith("Error: Unknown method 'tise'. Did you mean 'ties'?")

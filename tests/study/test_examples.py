@@ -1,0 +1,189 @@
+"""The scripts in examples/ as written, and the script of the README, on tiny local models."""
+
+from __future__ import annotations
+
+import ast
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+import merge_optuna as mo
+from tests import processes
+from tests.trained import Task
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+EXAMPLES = Path(mo.__file__).parents[1] / "examples"
+
+
+def finished(url: str, name: str) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(study_name=name, storage=mo.storage(url, create=False))
+    return [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
+def kill_after(running: processes.Running, database: Path, trials: int) -> None:
+    """Kills a process once its search has finished some trials."""
+    deadline = time.monotonic() + 90
+    while _count(database) < trials:
+        assert time.monotonic() < deadline, running.err
+        time.sleep(0.05)
+    running.kill()
+    assert running.wait().code == -9
+
+
+def _count(database: Path) -> int:
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(database)) as connection:
+        try:
+            query = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
+            return connection.execute(query).fetchone()[0]
+        except sqlite3.OperationalError:  # no tables yet
+            return 0
+
+
+def test_search(task: Task, tmp_path: Path) -> None:
+    def start() -> processes.Running:
+        return processes.script(EXAMPLES / "search.py", *task.folders, task.dev, cwd=tmp_path)
+
+    done = start().wait()
+    assert done.code == 0, done.err
+    url = f"sqlite:///{tmp_path}/merge.db"
+    trials = finished(url, "a-b")
+    assert len(trials) == 100
+    assert any(t.state == TrialState.PRUNED for t in trials)
+
+    told = dict(line.split(": ", 1) for line in done.out.splitlines())
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    base, *experts = task.checkpoints()
+    assert float(told["base"]) == objective.score(base)
+    assert float(told["uniform average"]) == objective.score(mo.recipes.linear(experts))
+    best, params = told["best found"].split(" ", 1)
+    assert float(best) == max(t.value for t in trials if t.state == TrialState.COMPLETE)
+    assert float(best) >= float(told["base"])
+    assert len(ast.literal_eval(params)) == 2 * (4 + 5)
+    merged = mo.Checkpoint(tmp_path / "merged")
+    assert objective.score(merged) == float(best)
+    again = start().wait()
+    assert (again.code, again.out) == (0, done.out)
+    assert len(finished(url, "a-b")) == 100, "nothing is run twice"
+
+
+def test_define_by_run(task: Task, tmp_path: Path) -> None:
+    done = processes.script(
+        EXAMPLES / "define_by_run.py", *task.folders, task.dev, cwd=tmp_path
+    ).wait()
+    assert done.code == 0, done.err
+    best = ast.literal_eval(done.out)
+    recipe = mo.Recipe.from_yaml(tmp_path / "merged/recipe.yaml")
+    assert recipe.method == best["method"]
+    key = {"ties": "density", "task_arithmetic": "weight"}[recipe.method]
+    assert recipe.values[key] == (best[key], best[key])
+
+
+def test_own_objective(task: Task, tmp_path: Path) -> None:
+    done = processes.script(EXAMPLES / "own_objective.py", *task.folders, cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+    assert mo.Recipe.from_yaml(tmp_path / "merged/recipe.yaml").method == "task_arithmetic"
+
+
+README = """
+import optuna, merge_optuna as mo
+
+base = mo.Checkpoint("{base}")
+ja   = mo.Checkpoint("{a}", name="ja")
+math = mo.Checkpoint("{b}", name="math")
+
+{space}
+
+objective = mo.MergeObjective(recipe, mo.evaluators.Classification("{dev}", batch_size=16))
+study = optuna.create_study(
+    study_name="ja-math", storage=mo.storage("sqlite:///merge.db"), load_if_exists=True,
+    directions=objective.directions, sampler={sampler},
+    pruner=optuna.pruners.WilcoxonPruner(),
+)
+study.optimize(objective, n_trials=mo.remaining(study, 16))
+mo.export(study, "merged/", force=True)
+"""
+FREE = """
+recipe = mo.recipes.dare_ties(
+    base, [ja, math], weight=mo.free(0, 1, per="layer"), density=mo.free(0.1, 1, per=mo.depth(5))
+)
+"""
+DEFINE_BY_RUN = """
+def recipe(trial):
+    return mo.recipes.ties(base, [ja, math], density=trial.suggest_float("density", 0.1, 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("space", "sampler"),
+    [(FREE, "recipe.sampler(seed=0)"), (DEFINE_BY_RUN, "optuna.samplers.TPESampler(seed=0)")],
+    ids=["free", "define-by-run"],
+)
+def test_the_script_of_the_readme(task: Task, space: str, sampler: str, tmp_path: Path) -> None:
+    base, a, b = task.folders
+    text = README.format(base=base, a=a, b=b, dev=task.dev, space=space, sampler=sampler)
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "search.py").write_text(text)
+
+    def start(name: str) -> processes.Running:
+        return processes.script(tmp_path / name / "search.py", cwd=tmp_path / name)
+
+    urls = {name: f"sqlite:///{tmp_path}/{name}/merge.db" for name in ("killed", "whole")}
+    whole = start("whole")
+    kill_after(start("killed"), tmp_path / "killed/merge.db", 5)
+    kept = finished(urls["killed"], "ja-math")
+    again = start("killed")
+    for running in (whole, again):
+        result = running.wait()
+        assert result.code == 0, result.err
+    trials = {name: finished(url, "ja-math") for name, url in urls.items()}
+    assert {len(t) for t in trials.values()} == {16}
+    assert [(t.number, t.values) for t in trials["killed"][: len(kept)]] == [
+        (t.number, t.values) for t in kept
+    ]
+    if space == FREE:  # Optuna's TPE draws anew in every process
+        results = {
+            name: [(t.params, t.values, t.state) for t in found] for name, found in trials.items()
+        }
+        assert results["killed"] == results["whole"]
+        weights = [tmp_path / name / "merged/model.safetensors" for name in urls]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_an_objective_by_hand(task: Task) -> None:
+    """The same numbers as MergeObjective, with the engine and Optuna alone."""
+    recipe = task.recipe()
+    evaluator = mo.evaluators.Classification(task.dev, batch_size=40)
+    engine = mo.Engine()
+    models = set()
+
+    def by_hand(trial: optuna.Trial) -> float:
+        model = engine.load(recipe(trial))
+        models.add(model)
+        scores = np.full(len(evaluator), np.nan)
+        for ids, values in evaluator(model):
+            scores[ids] = values
+        mo.set_scores(trial, scores)
+        return evaluator.value(scores)
+
+    def search(objective: optuna.study.study.ObjectiveFuncType) -> optuna.Study:
+        study = optuna.create_study(direction="maximize", sampler=recipe.sampler(seed=0))
+        study.optimize(objective, n_trials=4)
+        return study
+
+    mine, theirs = search(by_hand), search(mo.MergeObjective(recipe, evaluator))
+    assert len(models) == 1, "always the same live model"
+    assert [(t.params, t.value) for t in mine.trials] == [
+        (t.params, t.value) for t in theirs.trials
+    ]
+    for i in range(4):
+        np.testing.assert_array_equal(mo.scores(mine, i), mo.scores(theirs, i))
