@@ -29,7 +29,7 @@ every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def dare_ties(base: mo.Checkpoint, *experts: mo.Checkpoint, **values: Any) -> mo.Recipe:
     """A recipe with all that a recipe may have: random masks, values by layer and by name."""
     settings: dict[str, Any] = {
-        "weight": {"norm": 0.4, "*": mo.per_group([0.9, 0.6, 0.3, 0.5])},
+        "weight": {"*.0.*": 0.4, "*": mo.per_group([0.9, 0.6, 0.3, 0.5])},
         "density": mo.per_group([0.3, 0.8], per=mo.depth(2)),
     }
     return mo.recipes.dare_ties(base, experts, **settings | values)
