@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._inputs import Images, Inputs, Labels, Tensors, Texts, Where, few
+from merge_optuna.errors import EvaluationError, few
+from merge_optuna.evaluators._inputs import Images, Inputs, Labels, Tensors, Texts, Where
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._inputs import few
+from merge_optuna.errors import EvaluationError, few
 
 
 class Head:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from merge_optuna.errors import EvaluationError
+from merge_optuna.errors import EvaluationError, few
 
 Ids: TypeAlias = NDArray[np.int64]
 Where: TypeAlias = Callable[[int], str]
@@ -241,12 +241,6 @@ def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:
     by_length = mixed[np.argsort(lengths[mixed], kind="stable")]
     batches = np.array_split(by_length, count)
     return [batches[i] for i in np.argsort(draws[n:], kind="stable")]
-
-
-def few(names: Sequence[str], most: int = 10) -> str:
-    """Lists names, the first ``most`` of them."""
-    more = f", ... ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _load_tokenizer(source: str) -> Any:
