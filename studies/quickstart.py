@@ -129,7 +129,8 @@ def declare(folder: Path, seed: int) -> mo.MergeStudy:
     )
     return mo.MergeStudy(
         "quickstart",
-        mo.MergeObjective(recipe, mo.evaluators.Classification(data["dev"], batch_size=400)),
+        # four batches, so that the dashboard shows how a trial's value came about
+        mo.MergeObjective(recipe, mo.evaluators.Classification(data["dev"], batch_size=100)),
         n_trials=N_TRIALS,
         sampler=recipe.sampler(seed=seed),
         test=mo.evaluators.Classification(data["test"], batch_size=400),
