@@ -67,7 +67,7 @@ def test_search(task: Task, tmp_path: Path) -> None:
     best, params = told["best found"].split(" ", 1)
     assert float(best) == max(t.value for t in trials if t.state == TrialState.COMPLETE)
     assert float(best) >= float(told["base"])
-    assert len(ast.literal_eval(params)) == 2 * (4 + 5)
+    assert len(ast.literal_eval(params)) == 2 * (4 + 2)  # two layers know two of five depths
     merged = mo.Checkpoint(tmp_path / "merged")
     assert objective.score(merged) == float(best)
     again = start().wait()
