@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -44,6 +45,19 @@ def test_every_method_is_listed_and_described() -> None:
         for parameter in method.parameters:
             parameter.check(parameter.default)
             assert parameter.summary
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_functions_and_specs_have_the_same_parameters_and_defaults(name: str) -> None:
+    """A recipe read from YAML gets the spec's defaults, one made by the function its own."""
+    given = inspect.signature(getattr(mo.recipes, name)).parameters
+    others = {"models", "a", "b", "base", "experts", "exclude", "name"}
+    mine = {key: p.default for key, p in given.items() if key not in others}
+    specs = {p.name: p.default for p in methods.get(name).parameters}
+    assert mine == specs
+    assert {key: type(value) for key, value in mine.items()} == {
+        key: type(value) for key, value in specs.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,13 +81,16 @@ def test_masks() -> None:
     assert torch.equal(*masks)
 
 
-@pytest.mark.parametrize("n", [1, 5, 1 << 14, (1 << 14) + 1, 1 << 15, 40_000, 100_003, 1_056_783])
+@pytest.mark.parametrize("n", [1, 5, 1 << 14, (1 << 14) + 1, 1 << 15, 100_003, 1_056_783])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sums(n: int, dtype: torch.dtype, tensors: list[Tensor]) -> None:
-    values = tensors[0].reshape(-1)[:n].to(dtype)
-    sums = []
-    for count in (1, 2, 3):
-        with threads(count):
-            sums.append(stable_sum(values))
-    assert sums[0] == sums[1] == sums[2]
-    assert sums[0] == pytest.approx(sum(values.double().tolist()), rel=1e-12)
+    """Several, because torch's own float64 sum differs between threads in some of them only."""
+    for tensor in tensors:
+        values = tensor.reshape(-1)[:n].to(dtype)
+        for terms in (values, values.abs(), values * values):
+            sums = []
+            for count in (1, 2, 3):
+                with threads(count):
+                    sums.append(stable_sum(terms))
+            assert sums[0] == sums[1] == sums[2]
+            assert sums[0] == pytest.approx(math.fsum(terms.tolist()), rel=1e-11)
