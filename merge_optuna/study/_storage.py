@@ -87,7 +87,7 @@ def _database(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
             f"{url!r} is not a storage URL. Use e.g. sqlite:///search.db."
         ) from error
     except ImportError as error:
-        hint = " Install merge_optuna[postgres]." if "psycopg" in str(error) else ""
+        hint = " Install merge_optuna[postgres]." if "+psycopg:" in url else ""
         raise StorageError(f"The driver for {shown} is not installed ({error}).{hint}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
