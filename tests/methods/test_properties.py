@@ -7,15 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from merge_optuna import methods
+from merge_optuna.engine._cuts import model_cuts
 from merge_optuna.errors import InfeasibleRecipe
+from merge_optuna.methods._sparsify import trim
+
+from . import reference
 
 EPS = float(np.finfo(np.float32).eps)
+# Float32 numbers whose upper or lower half of the bits is all ones or all zeros.
+EDGES = [
+    float(x) for x in np.uint32([0x3F80FFFF, 0x3F810000, 0xFFFF, 0x10000, 0x7F7FFFFF]).view("f4")
+]
 TINY = 1e-36  # products of smaller numbers leave float32
 
 finite = st.floats(-1e4, 1e4, width=32)
@@ -148,3 +156,30 @@ def test_the_order_of_models_does_not_matter(
     change = run(method, base, models, values) - run(method, base, models[::-1], turned)
     size = base.abs() + sum(m.abs() for m in models)
     assert (change.abs() <= 64 * EPS * size + TINY).all()
+
+
+@quick
+@given(
+    parts=st.lists(
+        hnp.arrays(
+            np.float32,
+            st.integers(1, 8),
+            elements=st.one_of(
+                st.floats(width=32, allow_nan=False, allow_infinity=False),
+                st.sampled_from(EDGES),
+            ),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    density=unit,
+)
+@example(parts=[np.float32([EDGES[0], 1.0, 0.5])], density=0.34)
+def test_the_cut_of_a_model_is_that_of_one_long_tensor(
+    parts: list[np.ndarray], density: float
+) -> None:
+    """Radix selection on the bits, for every kind of float32 number."""
+    deltas = {str(i): torch.from_numpy(part) for i, part in enumerate(parts)}
+    cuts = model_cuts(lambda: iter(deltas.items()), density)
+    kept = np.concatenate([trim(delta, cuts[name]).numpy() for name, delta in deltas.items()])
+    assert np.array_equal(kept, reference.trimmed(np.concatenate(parts), density))
