@@ -1,6 +1,6 @@
 """The same search in Optuna's define-by-run style: the space is a function of the trial.
 
-    python examples/define_by_run.py BASE EXPERT_A EXPERT_B dev.jsonl
+python examples/define_by_run.py BASE EXPERT_A EXPERT_B dev.jsonl
 """
 
 import sys
@@ -9,8 +9,8 @@ import optuna
 
 import merge_optuna as mo
 
-base, a, b = (mo.Checkpoint(folder, name=name) for folder, name in zip(sys.argv[1:4], "zab"))
-dev = sys.argv[4]
+*folders, dev = sys.argv[1:]
+base, a, b = (mo.Checkpoint(f, name=n) for f, n in zip(folders, ["base", "a", "b"]))
 
 
 def recipe(trial: optuna.Trial) -> mo.Recipe:

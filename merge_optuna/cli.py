@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BEST = 10
 _SHOWN_PARAMETERS = 6
+_UNSAFE = r"[^\w.-]+"  # in the name of a file
 
 app = typer.Typer(
     help="Search for the best merge of several fine-tuned models with Optuna.",
@@ -130,6 +131,7 @@ def run(
     Completed and pruned trials count. It can be stopped or killed and started again at any time,
     and it may run several times at once on one storage.
     """
+    from merge_optuna import _optuna_compat as compat
     from merge_optuna.checkpoints._writer import check_target
     from merge_optuna.study import export as export_trial
     from merge_optuna.study import recipe_of
@@ -138,17 +140,17 @@ def run(
     declared = load(file)
     if out is not None:
         check_target(out, force=force)
-    url = storage or f"sqlite:///{declared.name.replace('/', '-')}.db"
-    opened = open_storage(url)
+    in_folder = f"sqlite:///{re.sub(_UNSAFE, '-', declared.name)}.db"
+    opened = open_storage(storage or in_folder)
     study = declared.open(opened)
     total = n_trials or declared.n_trials
-    print(f"The study {study.study_name!r} is kept in {_place(url)}", file=sys.stderr)
+    print(f"The study {study.study_name!r} is kept in {_place(study)}", file=sys.stderr)
     try:
         declared.run(opened, n_trials=total)
     except KeyboardInterrupt:
         _interrupted(study, total)
-    result: dict[str, Any] = {"storage": url, **_result(study, best=1)}
-    if declared.test is not None and len(result["best"]) == 1:
+    result = {"storage": compat.url_of(study), **_result(study, best=1)}
+    if declared.test is not None and result["best"] and len(result["metrics"]) == 1:
         recipe = recipe_of(study, result["best"][0]["trial"], sources=declared.sources)
         result["test"] = declared.test_value(study, recipe)
     if out is not None:
@@ -159,7 +161,7 @@ def run(
     if as_json:
         _print_json(result)
     else:
-        _print_run(result)
+        _print_run(study, result)
 
 
 @app.command()
@@ -320,17 +322,22 @@ def _study(opened: Any, url: str, name: str | None) -> optuna.Study:
     return optuna.load_study(study_name=name or names[0], storage=opened)
 
 
-def _place(url: str) -> str:
-    """A storage as a person finds it again: the absolute path of a file."""
+def _place(study: optuna.Study) -> str:
+    """A storage as a person finds it again: the absolute path of a file, or the URL."""
+    from merge_optuna import _optuna_compat as compat
+
+    url = compat.url_of(study) or "memory"
     scheme, _, path = url.partition(":///")
-    if scheme in ("sqlite", "journal") and path != ":memory:":
-        return str(Path(path).absolute())
-    return re.sub(r"://([^:@/]*):[^@]*@", r"://\1:***@", url)
+    return str(Path(path).absolute()) if scheme in ("sqlite", "journal") else url
 
 
-def _dashboard(url: str) -> str:
-    """The command that shows a storage in the browser."""
-    return shlex.join(["optuna-dashboard", url.removeprefix("journal:///")])
+def _dashboard(study: optuna.Study) -> str:
+    """The command that shows a study in the browser."""
+    from merge_optuna import _optuna_compat as compat
+
+    return shlex.join(
+        ["optuna-dashboard", (compat.url_of(study) or "").removeprefix("journal:///")]
+    )
 
 
 # -- results ----------------------------------------------------------------------------------
@@ -451,7 +458,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: s
     Console(markup=False, emoji=False, highlight=False).print(table)
 
 
-def _print_run(result: dict[str, Any]) -> None:
+def _print_run(study: optuna.Study, result: dict[str, Any]) -> None:
     rows: list[tuple[str, Any]] = []
     for best in result["best"]:
         rows.append(("best trial", best["trial"]))
@@ -460,11 +467,11 @@ def _print_run(result: dict[str, Any]) -> None:
     if "test" in result:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
-    rows.append(("kept in", _place(result["storage"])))
+    rows.append(("kept in", _place(study)))
     if "written" in result:
         rows.append(("written to", result["written"]))
     _print_table(["", ""], rows, title=result["study"])
-    print(f"To look at it: {_dashboard(result['storage'])}")
+    print(f"To look at it: {_dashboard(study)}")
 
 
 def _print_studies(results: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -60,7 +60,11 @@ class Task:
             lines: Code between the objective and the study.
             arguments: Further ones of mo.MergeStudy, as code.
         """
-        given = {"test": f'mo.evaluators.Classification("{self.test}")', **arguments}
+        given = {
+            "name": "'toy'",
+            "test": f'mo.evaluators.Classification("{self.test}")',
+            **arguments,
+        }
         path.write_text(f"""
 import optuna
 import torch
@@ -71,7 +75,7 @@ base, a, b = (mo.Checkpoint(f"{self.root}/{{name}}", name=name) for name in ("ba
 recipe = mo.recipes.task_arithmetic(base, [a, b], weight=mo.free(0, 1, per="layer"))
 objective = mo.MergeObjective(recipe, mo.evaluators.Classification("{self.dev}", batch_size=20))
 {lines}
-study = mo.MergeStudy("toy", objective, {", ".join(f"{k}={v}" for k, v in given.items())})
+study = mo.MergeStudy(objective=objective, {", ".join(f"{k}={v}" for k, v in given.items())})
 """)
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,11 +136,11 @@ def export(
 def _frozen(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:
     if trial is None:
         return best_trial(study)
-    if not isinstance(trial, int):
+    if isinstance(trial, FrozenTrial):
         return trial
-    trials = compat.all_trials(study)
-    if not 0 <= trial < len(trials):
+    trials, number = compat.all_trials(study), operator.index(trial)
+    if not 0 <= number < len(trials):
         raise StudyError(
-            f"The study {study.study_name!r} has no trial {trial}; it has {len(trials)} trials."
+            f"The study {study.study_name!r} has no trial {number}; it has {len(trials)} trials."
         )
-    return trials[trial]
+    return trials[number]

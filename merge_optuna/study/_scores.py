@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+import operator
 import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
 SCORES = "merge_optuna:scores"
 """System attribute: the packed per-example scores of a trial."""
@@ -53,7 +55,7 @@ def scores(study: Study, trial: FrozenTrial | int) -> NDArray[np.float32]:
     Raises:
         StudyError: If the trial has none, or there is no such trial.
     """
-    number = trial if isinstance(trial, int) else trial.number
+    number = trial.number if isinstance(trial, FrozenTrial) else operator.index(trial)
     trials = compat.all_trials(study)
     if not 0 <= number < len(trials):
         raise StudyError(f"The study {study.study_name!r} has no trial {number}.")

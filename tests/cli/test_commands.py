@@ -195,10 +195,20 @@ if __name__ == "__main__":
     assert float(written.mean()) == pytest.approx(result["best"][0]["values"][0])
 
 
+def test_the_file_of_a_study_with_a_long_name(task: Task, cli: Cli, tmp_path: Path) -> None:
+    file = task.file(tmp_path / "search.py", name="'ja & m/x?'", n_trials=1, test=None)
+    assert cli("run", file)[0] == 0
+    assert optuna.get_all_study_names("sqlite:///ja-m-x-.db") == ["ja & m/x?"]
+    code, out, _ = cli("run", file, "--storage", "journal:///x.log")
+    assert code == 0
+    assert f"kept in {tmp_path}/x.log" in words(out)
+    assert "optuna-dashboard x.log" in out
+
+
 def test_ctrl_c(task: Task, tmp_path: Path) -> None:
     file = task.file(tmp_path / "a search.py", n_trials=500, test=None)
     running = processes.command("run", file, "--json", cwd=tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while " 3/500" not in running.err:
         assert time.monotonic() < deadline
         time.sleep(0.05)

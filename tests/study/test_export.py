@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -89,7 +90,10 @@ def test_an_exported_model_scores_as_its_trial(task: Task, tmp_path: Path) -> No
 def test_the_command_of_the_model_card(task: Task, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     study = search(task, task.recipe(), url, name="ja & math")
-    folder = mo.export(study, tmp_path / "my model", trial=1, score={"accuracy (test)": 0.123})
+    number = np.int64(1)  # as from a data frame
+    folder = mo.export(
+        study, tmp_path / "my model", trial=number, score={"accuracy (test)": 0.123}
+    )
     card = (folder / "README.md").read_text()
     assert f"| accuracy (dev) | {study.trials[1].value} |" in card
     assert "| accuracy (test) | 0.123 |" in card

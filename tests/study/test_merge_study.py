@@ -206,7 +206,7 @@ objective.evaluator = Slow()
     assert counts(study) == {"complete": 2, "pruned": 0, "failed": 1, "running": 0}
 
 
-def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
