@@ -16,12 +16,15 @@ are kept. Everything is in ``runs/quickstart/seed-0``; remove that folder to beg
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -99,7 +102,7 @@ def make_experts(folder: Path, data: Data, seed: int) -> dict[str, mo.Checkpoint
     def checkpoint(name: str, make: Callable[[], nn.Module]) -> mo.Checkpoint:
         place = folder / name
         if not place.exists():
-            print(f"Training {name} ...")
+            print(f"Training {name} ...", file=sys.stderr)
             unfinished = place.with_suffix(".unfinished")
             make().save_pretrained(unfinished)
             unfinished.rename(place)  # so a killed run leaves no half-written model
@@ -109,9 +112,9 @@ def make_experts(folder: Path, data: Data, seed: int) -> dict[str, mo.Checkpoint
         model = transformers.ViTForImageClassification.from_pretrained(folder / "base")
         return train(model, only(data, digits), seed, lambda step: step == steps)
 
-    made = {"base": checkpoint("base", lambda: make_base(data, seed))}
+    made = {"base": checkpoint("base", partial(make_base, data, seed))}
     for name, (digits, steps) in EXPERTS.items():
-        made[name] = checkpoint(name, lambda d=digits, s=steps: make_expert(d, s))
+        made[name] = checkpoint(name, partial(make_expert, digits, steps))
     return made
 
 
@@ -150,7 +153,11 @@ def print_table(study: mo.MergeStudy, test: Data, best: mo.Recipe) -> None:
     }
     evaluators = [study.objective.evaluator, study.test]
     evaluators += [mo.evaluators.Classification(only(test, d)) for d, _ in EXPERTS.values()]
-    table = Table("accuracy in %", "dev", "test", "test, 0 to 5", "test, 6 to 9")
+    table = Table(
+        "accuracy in %", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
+    for column in ("dev", "test", "test, 0 to 5", "test, 6 to 9"):
+        table.add_column(column, justify="right")
     for name, model in rows.items():
         scores = [study.objective.score(model, evaluator) for evaluator in evaluators]
         table.add_row(name, *(f"{100 * score:.1f}" for score in scores))
@@ -173,7 +180,8 @@ def main() -> None:
     pixels, labels = load_data(arguments.seed)["test"]
     print_table(study, (pixels, labels), best)
 
-    merged = mo.export(search, folder / "merged", force=True)
+    score = {"accuracy (test)": study.test_value(search, best)}
+    merged = mo.export(search, folder / "merged", force=True, score=score)
     searched = predict(study.objective.engine.load(best), pixels)
     written = predict(transformers.AutoModelForImageClassification.from_pretrained(merged), pixels)
     if not torch.equal(searched, written):
