@@ -1,6 +1,6 @@
 """The same search in Optuna's define-by-run style: the space is a function of the trial.
 
-python examples/define_by_run.py BASE EXPERT_A EXPERT_B dev.jsonl
+Usage: python examples/define_by_run.py BASE EXPERT_A EXPERT_B dev.jsonl
 """
 
 import sys

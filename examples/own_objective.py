@@ -1,6 +1,6 @@
 """An objective written by hand around mo.Engine: the live model is refilled in place.
 
-    python examples/own_objective.py BASE EXPERT_A EXPERT_B
+Usage: python examples/own_objective.py BASE EXPERT_A EXPERT_B
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Search for the best merge of two fine-tuned models, resumable at any moment.
 
-    python examples/search.py BASE EXPERT_A EXPERT_B dev.jsonl
+Usage: python examples/search.py BASE EXPERT_A EXPERT_B dev.jsonl
 
 The three folders are checkpoints of one text classifier as save_pretrained() writes them; each
 line of dev.jsonl has a "text" and a "label". Stop it with ctrl-C or kill it, and start it again:
