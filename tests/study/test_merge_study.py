@@ -14,6 +14,7 @@ from torch import nn
 
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers import CmaEsSampler
 from merge_optuna.study import counts
 from tests import processes
 from tests.trained import Task, read_rows, right
@@ -78,6 +79,27 @@ def test_ten_failures_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
     assert message.endswith("OSError: call 11\n")
 
 
+def test_ctrl_c_between_trials(task: Task, tmp_path: Path) -> None:
+    """Optuna would leave that trial running."""
+
+    class Interrupted(CmaEsSampler):
+        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            if trial.number == 1:
+                raise KeyboardInterrupt
+
+    url = f"sqlite:///{tmp_path}/s.db"
+    whole = declared(task).run(None, progress=False)
+    space = whole.trials[0].distributions
+    search = declared(task, sampler=Interrupted(space, seed=0, max_attempts=1))
+    with pytest.raises(KeyboardInterrupt):
+        search.run(url, progress=False)
+    study = search.run(url, progress=False)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
+    assert counts(study) == {"complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    done = [t.params for t in study.trials if t.state == TrialState.COMPLETE]
+    assert done == [t.params for t in whole.trials]
+
+
 def test_what_is_shown(task: Task, capfd: pytest.CaptureFixture[str]) -> None:
     scores = iter([0.25, OSError("the disk is gone"), 0.75])
 
@@ -122,33 +144,28 @@ def test_a_study_of_another_direction_gets_no_trial(task: Task, tmp_path: Path) 
 # -- trials that nobody runs ------------------------------------------------------------------
 
 
-def test_a_trial_of_a_dead_process_is_not_waited_for(task: Task, tmp_path: Path) -> None:
-    """Killed between the creation of a trial and anything else: no owner, no heartbeat."""
-    url = f"sqlite:///{tmp_path}/s.db"
-    search = declared(task, sampler=optuna.samplers.RandomSampler(0), n_trials=2)
+@pytest.mark.parametrize("left", ["dead", "elsewhere"])
+def test_trials_that_nobody_runs_are_not_waited_for(task: Task, left: str, tmp_path: Path) -> None:
+    """A process was killed before it could sign its trial; a machine has not come back."""
+    url = {"dead": f"sqlite:///{tmp_path}/s.db", "elsewhere": f"journal:///{tmp_path}/s.log"}[left]
     storage = mo.storage(url)
-    study = search.open(storage)
-    storage.create_new_trial(study._study_id)
-    started = time.monotonic()
-    study = search.run(url, progress=False)
-    assert counts(study)["complete"] == 2
-    assert time.monotonic() - started < 30
-
-
-def test_a_trial_of_a_machine_that_is_gone(task: Task, tmp_path: Path) -> None:
-    """A journal has no heartbeat: nothing will ever tell whether that machine still works."""
-    url = f"journal:///{tmp_path}/s.log"
-    search = declared(task, n_trials=2, sampler=optuna.samplers.RandomSampler(0))
-    study = search.open(url)
-    left = study.ask()
-    owner = {"trial": left.number, "host": "elsewhere", "pid": 1, "start": 1}
-    study._storage.set_trial_system_attr(left._trial_id, "merge_optuna:owner", owner)
-    assert counts(search.run(url, progress=False)) == {
-        "complete": 2,
-        "pruned": 0,
-        "failed": 0,
-        "running": 1,
-    }
+    study = declared(task).open(storage)
+    trial_id = storage.create_new_trial(study._study_id)
+    if left == "elsewhere":  # and a journal has no heartbeat
+        owner = {"trial": 0, "host": "elsewhere", "pid": 1, "start": 1}
+        storage.set_trial_system_attr(trial_id, "merge_optuna:owner", owner)
+    sampler = "optuna.samplers.RandomSampler(0)"
+    lines = "recipe = mo.recipes.task_arithmetic(base, [a, b], weight=mo.free(0, 1))"
+    file = task.file(
+        tmp_path / "search.py",
+        n_trials=2,
+        sampler=sampler,
+        test=None,
+        lines=f"{lines}; objective = mo.MergeObjective(recipe, lambda model: 1.0)",
+    )
+    result = processes.command("run", file, "--storage", url, cwd=tmp_path).wait(60)
+    assert result.code == 0, result.err
+    assert counts(study) == {"complete": 2, "pruned": 0, "failed": 0, "running": 1}
 
 
 # -- several processes ------------------------------------------------------------------------

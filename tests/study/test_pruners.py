@@ -132,21 +132,33 @@ class Batches:
         return np.float32(scores.mean())  # a number, if not a float
 
 
-class Always(optuna.pruners.BasePruner):
+class From(optuna.pruners.BasePruner):
+    """Prunes from a step on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return True
+        return trial.last_step is not None and trial.last_step >= self.step
 
 
-def test_nothing_is_pruned_once_everything_is_evaluated(task: Task) -> None:
+@pytest.mark.parametrize(
+    ("batches", "step", "state", "reported"),
+    [
+        ([[0, 1], [2, 3]], 0, TrialState.PRUNED, {2: 0.5}),
+        ([[0, 1], [2, 3]], 4, TrialState.COMPLETE, {2: 0.5, 4: 1.5}),
+        ([[0, 1, 2, 3]], 0, TrialState.COMPLETE, {}),
+    ],
+)
+def test_nothing_is_pruned_once_everything_is_evaluated(
+    task: Task, batches: list[list[int]], step: int, state: TrialState, reported: dict[int, float]
+) -> None:
     base, *experts = task.checkpoints()
     recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
-    for batches, state, reported in [
-        ([[0, 1], [2, 3]], TrialState.PRUNED, {2: 0.5}),
-        ([[0, 1, 2, 3]], TrialState.COMPLETE, {}),
-    ]:
-        objective = mo.MergeObjective(recipe, Batches(*batches))
-        study = optuna.create_study(pruner=Always(), sampler=recipe.sampler(seed=0))
-        study.optimize(objective, n_trials=1)
-        assert study.trials[0].state == state
-        assert study.trials[0].intermediate_values == reported
-    assert study.trials[0].value == 1.5
+    objective = mo.MergeObjective(recipe, Batches(*batches))
+    study = optuna.create_study(pruner=From(step), sampler=recipe.sampler(seed=0))
+    study.optimize(objective, n_trials=1)
+    assert study.trials[0].state == state
+    assert study.trials[0].intermediate_values == reported
+    if state == TrialState.COMPLETE:
+        assert study.trials[0].value == 1.5
