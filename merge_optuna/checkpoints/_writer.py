@@ -74,11 +74,15 @@ class WritePlan:
     max_shard_size: int = 5_000_000_000
 
 
+_MARKS = ("*.safetensors", "config.json", "recipe.yaml")
+
+
 def check_target(folder: Path, *, force: bool) -> None:
     """Refuses a target that holds something.
 
     Raises:
-        ExportError: If ``folder`` is a file, or not empty and ``force`` is not set.
+        ExportError: If ``folder`` is a file, is not empty and ``force`` is not set, or holds
+            anything but a checkpoint.
     """
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{str(folder)!r} is a file. Choose a folder.")
@@ -86,6 +90,15 @@ def check_target(folder: Path, *, force: bool) -> None:
         raise ExportError(
             f"The folder {str(folder)!r} is not empty. Choose another one, or replace it with "
             "force=True (--force)."
+        )
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not any(any(folder.glob(mark)) for mark in _MARKS)
+    ):
+        raise ExportError(
+            f"The folder {str(folder)!r} holds something else than a checkpoint, which would be "
+            "deleted. Choose another one, or empty it yourself."
         )
 
 

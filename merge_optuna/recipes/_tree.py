@@ -444,6 +444,8 @@ def merge(
     name: str | None = None,
 ) -> Recipe:
     """Makes a recipe from what users write: lists per model, filters as dicts."""
+    if isinstance(models, (Checkpoint, Recipe)):
+        raise RecipeError(f"{method} takes a list of models: [{models.name}], not one model.")
     for source in (base, *models):
         if source is not None and not isinstance(source, (Checkpoint, Recipe)):
             raise RecipeError(

@@ -28,6 +28,7 @@ from merge_optuna.samplers import _owner
 from merge_optuna.samplers._box import Box, value_at
 from merge_optuna.samplers._log import (
     CLAIM,
+    SURPLUS,
     Candidate,
     Claim,
     Log,
@@ -162,6 +163,11 @@ class PopulationSampler(BaseSampler):
         box = Box(self._search_space or {})
         return self._algorithm.population_size(len(box)) if len(box) else None
 
+    @property
+    def search_space(self) -> dict[str, BaseDistribution] | None:
+        """The space it was made for; None if it is inferred."""
+        return None if self._search_space is None else dict(self._search_space)
+
     # -- Optuna's interface -------------------------------------------------------------------
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -172,8 +178,9 @@ class PopulationSampler(BaseSampler):
             # Trial(study, id) in another process comes here a second time.
             if compat.FIXED_PARAMS not in trial.system_attrs and own_claim(trial) is None:
                 self._claim(study, trial)
-        except BaseException:
-            compat.fail(study, trial)  # Optuna would leave it running
+        except BaseException:  # Optuna would leave it running
+            compat.set_system_attr(study, trial, SURPLUS, "never evaluated")
+            compat.fail(study, trial)
             raise
 
     def infer_relative_search_space(

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,10 +119,6 @@ class MergeStudy:
             )
         self.objective.check_study(study)
         self.objective.store_space(study)
-        if study.metric_names is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names(self.objective.metric_names)
         fail_dead_trials(study)
         return study
 
@@ -161,9 +156,13 @@ class MergeStudy:
                         n_trials=missing,
                         callbacks=[bar.update, failures.count, _stop_at(total)],
                     )
-            except KeyboardInterrupt:
+            except BaseException as error:
+                # A ctrl-C that hits inside Optuna, SQLAlchemy or a storage may come out as the
+                # error of whatever it has interrupted.
+                if not _was_interrupted(error):
+                    raise
                 _fail_own_trials(study)
-                raise
+                raise KeyboardInterrupt from error
         return study
 
     def test_value(self, study: optuna.Study, recipe: Recipe) -> float | tuple[float, ...]:
@@ -275,6 +274,13 @@ def _stop_at(total: int) -> Any:
             study.stop()
 
     return stop
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether a ctrl-C is what an error began with."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _fail_own_trials(study: optuna.Study) -> None:

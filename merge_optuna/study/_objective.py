@@ -6,6 +6,7 @@ import math
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,20 @@ class MergeObjective:
                 f"{', '.join(self.metric_names)} is to {' and '.join(self.directions)}. Create "
                 "it with directions=objective.directions, or use another study_name."
             )
+        if study.metric_names is not None and study.metric_names != self.metric_names:
+            raise StudyError(
+                f"The trials of the study {study.study_name!r} were scored by "
+                f"{', '.join(study.metric_names)}, not by {', '.join(self.metric_names)}. Use "
+                "another study_name."
+            )
         if isinstance(study.sampler, PopulationSampler):
+            given = study.sampler.search_space
+            wanted = self.space.distributions() if isinstance(self.space, Recipe) else given
+            if given is not None and given != wanted:
+                raise StudyError(
+                    f"{type(study.sampler).__name__} was made for another space than the "
+                    "objective's. Use sampler=recipe.sampler(seed=0) of the same recipe."
+                )
             if isinstance(study.pruner, optuna.pruners.HyperbandPruner):
                 raise StudyError(
                     "HyperbandPruner hides trials from population samplers. Use MedianPruner, "
@@ -191,7 +205,11 @@ class MergeObjective:
             self._known = known
 
     def store_space(self, study: optuna.Study) -> None:
-        """Stores the space with the study, once."""
+        """Stores the space and the names of the metrics with the study, once."""
+        if study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(self.metric_names)
         if isinstance(self.space, Recipe) and SPACE not in study.user_attrs:
             study.set_user_attr(SPACE, self.space.to_yaml())
 

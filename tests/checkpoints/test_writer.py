@@ -105,6 +105,8 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path, source: mo.Checkp
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(ExportError, match=r"out' is not empty.*force=True \(--force\)"):
         write(source, tmp_path / "out")
+    with pytest.raises(ExportError, match="something else than a checkpoint"):
+        write(source, tmp_path / "out", force=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
 

@@ -122,7 +122,12 @@ def test_run_refuses_a_full_folder_before_the_search(task: Task, cli: Cli, tmp_p
     code, out, err = cli("run", file, "--out", "merged")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("Error: The folder 'merged' is not empty.")
+    code, out, err = cli("run", file, "--out", "merged", "--force")
+    assert (code, out) == (1, "")
+    assert "something else than a checkpoint" in err
+    assert (tmp_path / "merged/thesis.tex").exists()
     assert not (tmp_path / "toy.db").exists()
+    (tmp_path / "merged/config.json").write_text("{}")
     assert cli("run", file, "--out", "merged", "--force")[0] == 0
     assert not (tmp_path / "merged/thesis.tex").exists()
 
@@ -214,7 +219,7 @@ def test_ctrl_c(task: Task, tmp_path: Path) -> None:
         time.sleep(0.05)
     running.interrupt()
     result = running.wait()
-    assert (result.code, result.out) == (130, "")
+    assert (result.code, result.out) == (130, ""), result.err
     assert "Traceback" not in result.err
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
     states = [t.state.name for t in study.trials]

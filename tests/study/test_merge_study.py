@@ -16,6 +16,7 @@ import merge_optuna as mo
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers import CmaEsSampler
 from merge_optuna.study import counts
+from merge_optuna.testing import on_write
 from tests import processes
 from tests.trained import Task, read_rows, right
 
@@ -79,25 +80,40 @@ def test_ten_failures_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
     assert message.endswith("OSError: call 11\n")
 
 
-def test_ctrl_c_between_trials(task: Task, tmp_path: Path) -> None:
-    """Optuna would leave that trial running."""
+@pytest.mark.parametrize(
+    ("method", "after", "count"),
+    [
+        ("create_new_trial", False, 2),
+        ("set_trial_system_attr", False, 2),
+        ("set_trial_system_attr", True, 1),  # signed
+        ("set_trial_system_attr", True, 2),  # signed and claimed
+        ("set_trial_param", True, 1),
+        ("set_trial_state_values", False, 2),  # Optuna 5.0: an UnboundLocalError
+        ("set_trial_state_values", True, 2),
+    ],
+)
+def test_ctrl_c_anywhere(task: Task, method: str, after: bool, count: int) -> None:
+    points = []
 
-    class Interrupted(CmaEsSampler):
-        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
-            if trial.number == 1:
-                raise KeyboardInterrupt
+    def hook(k: int, name: str, is_after: bool) -> None:
+        points.append((name, is_after))
+        if points.count((method, after)) == count and points[-1] == (method, after):
+            raise KeyboardInterrupt
 
-    url = f"sqlite:///{tmp_path}/s.db"
+    storage = on_write(optuna.storages.InMemoryStorage(), hook)
     whole = declared(task).run(None, progress=False)
-    space = whole.trials[0].distributions
-    search = declared(task, sampler=Interrupted(space, seed=0, max_attempts=1))
+    search = declared(task, sampler=task_sampler(whole))
     with pytest.raises(KeyboardInterrupt):
-        search.run(url, progress=False)
-    study = search.run(url, progress=False)
-    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
-    assert counts(study) == {"complete": 4, "pruned": 0, "failed": 0, "running": 0}
-    done = [t.params for t in study.trials if t.state == TrialState.COMPLETE]
-    assert done == [t.params for t in whole.trials]
+        search.run(storage, progress=False)
+    study = search.run(storage, progress=False)
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert [t.params for t in done] == [t.params for t in whole.trials]
+    assert not any(t.state == TrialState.RUNNING for t in study.trials)
+
+
+def task_sampler(study: optuna.Study) -> CmaEsSampler:
+    """The sampler of a study, except that a candidate may fail but once."""
+    return CmaEsSampler(study.trials[0].distributions, seed=0, max_attempts=1)
 
 
 def test_what_is_shown(task: Task, capfd: pytest.CaptureFixture[str]) -> None:

@@ -342,3 +342,27 @@ def test_hyperband_is_refused(task: Task) -> None:
     with pytest.raises(StudyError, match="HyperbandPruner"):
         study.optimize(objective, n_trials=1)
     assert all(t.state == TrialState.FAIL for t in study.trials)
+
+
+def test_a_study_scored_by_another_metric(task: Task) -> None:
+    study = optuna.create_study(directions=["maximize"])
+    mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev)).store_space(study)
+    assert study.metric_names == ["accuracy"]
+    other = mo.evaluators.Classification(task.dev, metric="macro_f1")
+    with pytest.raises(StudyError, match="scored by accuracy, not by macro_f1"):
+        mo.MergeObjective(task.recipe(), other).check_study(study)
+
+
+def test_a_sampler_of_another_space(task: Task) -> None:
+    _, *experts = task.checkpoints()
+    sampler = mo.recipes.linear(experts, weight=mo.free(0, 1)).sampler(seed=0)
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    study = optuna.create_study(directions=objective.directions, sampler=sampler)
+    with pytest.raises(StudyError, match="made for another space"):
+        objective.check_study(study)
+
+
+def test_one_model_instead_of_a_list(task: Task) -> None:
+    base, ja, *_ = task.checkpoints()
+    with pytest.raises(RecipeError, match=r"a list of models: \["):
+        mo.recipes.ties(base, ja)
