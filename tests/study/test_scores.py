@@ -39,6 +39,7 @@ def test_every_array_comes_back(array: np.ndarray) -> None:
         (np.random.default_rng(0).random(1000), 6000),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Heartbeat")  # asked without optimize
 def test_from_the_database_of_another_process(
     tmp_path: Path, array: np.ndarray, limit: int
 ) -> None:
