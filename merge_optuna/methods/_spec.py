@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,14 @@ from torch import Tensor
 from merge_optuna.errors import RecipeError
 
 Scalar = float | int | bool | str
+
+PROMISES = {
+    "idempotent": "copies of one model, with default parameters, merge to that model",
+    "selective": "weight 1 for one model and 0 for the others, in full density, gives that model",
+    "symmetric": "the order of the models changes nothing beyond one rounding",
+    "vanishing": "density 0 gives the base",
+}
+"""What a method can promise about its results."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Parameter:
         per_model: Whether each merged model has its own value.
         grouped: Whether it may differ between layers or tensors.
         summary: One line for ``merge-optuna methods`` and the docs.
+        search: Default range when the parameter is freed; those of ``recipe.free()`` without
+            names are the ones that have it.
     """
 
     name: str
@@ -38,6 +48,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     per_model: bool = False
     grouped: bool = True
+    search: tuple[float, float] | None = None
 
     def check(self, value: object) -> None:
         """Checks one value.
@@ -84,19 +95,29 @@ class Method:
         kernel: ``kernel(base, models, **values) -> merged``, tensors of equal shape. A method
             that draws random masks also gets ``keys``, one 64-bit number per model.
         parameters: The spec of each parameter.
-        base: Whether a base model is needed; if not, none is accepted.
+        source: The paper.
+        base: Whether a base model is needed; if not, none is accepted. None: as you like.
         models: Smallest and largest number of merged models.
         random: Whether masks are drawn.
-        source: The paper.
+        coefficients: For methods whose result is a linear combination of the tensors:
+            ``coefficients(gram, **values)`` returns one number per tensor, given the matrix of
+            their dot products, base first if there is one. An engine then needs that matrix only
+            once per study.
+        elementwise: Whether an element of the result depends only on the elements at its place,
+            so that the kernel may be applied to any part of the tensors. Not with ``random``.
+        promises: What holds for its results, of :data:`PROMISES`; tests hold it to them.
     """
 
     name: str
     kernel: Callable[..., Tensor]
     parameters: tuple[Parameter, ...]
     source: str
-    base: bool = True
+    base: bool | None = True
     models: tuple[int, float] = (1, math.inf)
     random: bool = False
+    coefficients: Callable[..., Sequence[float]] | None = None
+    elementwise: bool = False
+    promises: frozenset[str] = frozenset()
 
     @property
     def summary(self) -> str:
@@ -126,7 +147,7 @@ class Method:
         """
         if self.base and base is None:
             raise RecipeError(f"{self.name} needs a base model.")
-        if not self.base and base is not None:
+        if self.base is False and base is not None:
             raise RecipeError(f"{self.name} takes no base model.")
         low, high = self.models
         if not low <= models <= high:

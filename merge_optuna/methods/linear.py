@@ -43,9 +43,11 @@ LINEAR = Method(
     name="linear",
     kernel=linear,
     parameters=(
-        Parameter("weight", 1.0, "coefficient of each model", per_model=True),
+        Parameter("weight", 1.0, "coefficient of each model", per_model=True, search=(0, 1)),
         Parameter("normalize", True, "divide by the sum of the weights", grouped=False),
     ),
     base=False,
+    elementwise=True,
+    promises=frozenset({"idempotent", "selective", "symmetric"}),
     source="Wortsman et al. 2022, Model soups, arXiv 2203.05482",
 )

@@ -7,30 +7,38 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from merge_optuna.methods._reduce import stable_sum
+from merge_optuna.methods._affine import Matrix, combine, gram
 from merge_optuna.methods._spec import Method, Parameter
 
 _PARALLEL = 0.9995
 
 
+def coefficients(products: Matrix, *, t: float) -> tuple[float, float]:
+    """sin((1−t)·ω)/sin ω and sin(t·ω)/sin ω; linear where the tensors are nearly parallel."""
+    norms = math.sqrt(products[0, 0]) * math.sqrt(products[1, 1])
+    cos = products[0, 1] / norms if norms else 1.0
+    if abs(cos) > _PARALLEL:
+        return 1 - t, t
+    angle = math.acos(cos)
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+
+
 def slerp(base: None, models: Sequence[Tensor], *, t: float) -> Tensor:
     """Great-circle interpolation of two tensors; linear where they are nearly parallel."""
-    a, b = models
-    norms = math.sqrt(stable_sum(a.double() ** 2)) * math.sqrt(stable_sum(b.double() ** 2))
-    cos = stable_sum(a.double() * b.double()) / norms if norms else 1.0
-    if abs(cos) > _PARALLEL:
-        return a * (1 - t) + b * t
-    angle = math.acos(cos)
-    return a * (math.sin((1 - t) * angle) / math.sin(angle)) + b * (
-        math.sin(t * angle) / math.sin(angle)
-    )
+    return combine(models, coefficients(gram(models), t=t))
 
 
 SLERP = Method(
     name="slerp",
     kernel=slerp,
-    parameters=(Parameter("t", 0.5, "0 gives the first model, 1 the second", low=0.0, high=1.0),),
+    parameters=(
+        Parameter(
+            "t", 0.5, "0 gives the first model, 1 the second", low=0.0, high=1.0, search=(0, 1)
+        ),
+    ),
     base=False,
     models=(2, 2),
+    coefficients=coefficients,
+    promises=frozenset({"idempotent"}),
     source="Shoemake 1985, Animating rotation with quaternion curves",
 )

@@ -13,7 +13,13 @@ from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods.task_arithmetic import LAMBDA, WEIGHT
 
 DENSITY = Parameter(
-    "density", 0.5, "share of each task vector that is kept", low=0.0, high=1.0, per_model=True
+    "density",
+    0.5,
+    "share of each task vector that is kept",
+    low=0.0,
+    high=1.0,
+    per_model=True,
+    search=(0, 1),
 )
 ELECT = Parameter(
     "elect",
@@ -92,5 +98,6 @@ TIES = Method(
             grouped=False,
         ),
     ),
+    promises=frozenset({"selective", "symmetric", "vanishing"}),
     source="Yadav et al. 2023, TIES-Merging, arXiv 2306.01708",
 )
