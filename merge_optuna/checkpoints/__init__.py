@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
+from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "TensorSpec",
     "WritePlan",
     "checkpoint_views",
+    "for_each",
     "is_pretrained",
     "write_checkpoint",
 ]

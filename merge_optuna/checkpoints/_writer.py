@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._store import DTYPES, INDEX
+from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -74,6 +75,9 @@ class WritePlan:
     max_shard_size: int = 5_000_000_000
 
 
+Parts = Callable[[str], Iterable[Tensor]]
+"""By name the consecutive flat parts of a tensor, in its final data type."""
+
 _MARKS = ("*.safetensors", "config.json", "recipe.yaml")
 
 
@@ -103,11 +107,19 @@ def check_target(folder: Path, *, force: bool) -> None:
 
 
 def write_checkpoint(
-    folder: Path, plan: WritePlan, tensors: Iterable[tuple[str, Tensor]], *, force: bool = False
+    folder: Path, plan: WritePlan, parts: Parts, *, force: bool = False, threads: int = 1
 ) -> None:
-    """Writes ``tensors``, which come in the order of ``plan.specs``, and the files around them.
+    """Writes the tensors of ``plan.specs`` and the files around them.
 
-    One tensor is held at a time.
+    A thread holds one part of one tensor at a time.
+
+    Args:
+        folder: Where to.
+        plan: What goes into the folder.
+        parts: Gives the consecutive flat parts of a tensor by its name. A part is written before
+            the next is asked for, so it may be overwritten then.
+        force: Replace a folder that is not empty.
+        threads: How many tensors are computed and written at once.
 
     Raises:
         ExportError: If ``folder`` is not empty and ``force`` is not set.
@@ -122,7 +134,7 @@ def write_checkpoint(
         _save_config(plan, partial)
         for name, text in plan.texts.items():
             (partial / name).write_text(text, encoding="utf-8")
-        _write_shards(partial, plan, iter(tensors))
+        _write_shards(partial, plan, parts, threads)
 
 
 @contextlib.contextmanager
@@ -187,15 +199,18 @@ def _save_config(plan: WritePlan, target: Path) -> None:
     (target / "config.json").write_text(text, encoding="utf-8")
 
 
-def _write_shards(folder: Path, plan: WritePlan, tensors: Iterator[tuple[str, Tensor]]) -> None:
+def _write_shards(folder: Path, plan: WritePlan, parts: Parts, threads: int) -> None:
     shards = list(_shards(plan.specs, plan.max_shard_size))
     weight_map: dict[str, str] = {}
-    for i, shard in enumerate(shards, 1):
-        single = len(shards) == 1
-        name = "model.safetensors" if single else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        with open(folder / name, "xb") as file:
-            _write_safetensors(file, shard, tensors)
-        weight_map |= {spec.name: name for spec in shard}
+    with contextlib.ExitStack() as opened:
+        places: list[tuple[TensorSpec, int, int]] = []
+        for i, shard in enumerate(shards, 1):
+            name = f"model-{i:05}-of-{len(shards):05}.safetensors"
+            path = folder / (name if len(shards) > 1 else "model.safetensors")
+            file = opened.enter_context(open(path, "xb"))
+            places += _write_header(file, shard)
+            weight_map |= {spec.name: path.name for spec in shard}
+        for_each(lambda place: _write_tensor(*place, parts), places, threads)
     if len(shards) > 1:
         total = sum(spec.nbytes for spec in plan.specs)
         index: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -214,12 +229,16 @@ def _shards(specs: Sequence[TensorSpec], limit: int) -> Iterator[list[TensorSpec
     yield shard
 
 
-def _write_safetensors(
-    file: BinaryIO, specs: Sequence[TensorSpec], tensors: Iterator[tuple[str, Tensor]]
-) -> None:
-    """Streams one file: 8 bytes of header length, the JSON header, the data back to back.
+def _write_header(
+    file: BinaryIO, specs: Sequence[TensorSpec]
+) -> Iterator[tuple[TensorSpec, int, int]]:
+    """Begins one file: 8 bytes of header length, the JSON header; the data follow back to back.
 
-    The safetensors library writes from a complete dict; here one tensor is alive at a time.
+    The safetensors library writes from a complete dict; here every tensor has its place, which
+    any thread can fill.
+
+    Yields:
+        Each tensor with the file's descriptor and the offset of its data.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -233,11 +252,24 @@ def _write_safetensors(
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     file.write(struct.pack("<Q", len(encoded)) + encoded)
+    file.flush()
+    start = 8 + len(encoded)
+    file.truncate(start + offset)
     for spec in specs:
-        name, tensor = next(tensors)
-        if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.dtype, spec.shape):
+        yield spec, file.fileno(), start + header[spec.name]["data_offsets"][0]
+
+
+def _write_tensor(spec: TensorSpec, descriptor: int, start: int, parts: Parts) -> None:
+    offset, end = start, start + spec.nbytes
+    for part in parts(spec.name):
+        data = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        if part.dtype != spec.dtype or offset + len(data) > end:
             raise CheckpointError(
-                f"Expected {spec} next, but got {name} {tensor.dtype} {tuple(tensor.shape)}."
+                f"Expected {spec}, but got {part.dtype} {tuple(part.shape)} at byte "
+                f"{offset - start}."
             )
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        file.write(data.numpy().data)
+        while data:  # one call writes 2 GiB at most
+            written = os.pwrite(descriptor, data, offset)
+            data, offset = data[written:], offset + written
+    if offset != end:
+        raise CheckpointError(f"Expected {spec}, but got only {offset - start} bytes.")

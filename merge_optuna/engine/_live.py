@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, checkpoint_views, is_pretrained
-from merge_optuna.engine._tensors import Source, as_dtype, exact_tensors, frame_of
+from merge_optuna.checkpoints import Checkpoint, checkpoint_views, for_each, is_pretrained
+from merge_optuna.engine._tensors import Merger, Source, as_dtype, frame_of
 from merge_optuna.errors import CheckpointError, few
 
 
@@ -35,6 +36,7 @@ class Engine:
     ) -> None:
         self.device = torch.device(device)
         self.dtype = as_dtype(dtype)
+        self._merger = Merger(self.device)
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
 
@@ -56,10 +58,14 @@ class Engine:
             _check_names(frame, views, "Save the checkpoint again with save_pretrained().")
             self._model, self._views = model, views
         _check_names(frame, self._views, "Use a new mo.Engine for another architecture.")
-        with torch.no_grad():
-            for name, tensor in exact_tensors(recipe, self.device):
-                self._views[name].copy_(tensor)
+        # The largest first, so that no thread is left alone with one at the end.
+        names = sorted(self._views, key=lambda name: self._views[name].numel(), reverse=True)
+        for_each(partial(self._refill, recipe), names, self._merger.threads(recipe))
         return self._model
+
+    def _refill(self, recipe: Source, name: str) -> None:
+        with torch.no_grad():
+            self._merger.write_into(self._views[name], recipe, name)
 
     def _build(self, frame: Checkpoint) -> nn.Module:
         if frame.module is not None:

@@ -1,25 +1,37 @@
-"""The stream of merged tensors: the plain path, one tensor at a time."""
+"""The stream of merged tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.engine._arrays import flat
 from merge_optuna.engine._cuts import model_cuts
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.methods import Cut, mask_key
 from merge_optuna.recipes import Recipe
 
+if TYPE_CHECKING:
+    from merge_optuna.engine._fused import Fill
+    from merge_optuna.engine._statistics import Statistics
+
 Source = Checkpoint | Recipe
+
+_PART = 1 << 20  # elements: a part stays in the second-level cache until it is written
 
 
 def tensors(
-    recipe: Source, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    recipe: Source,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    fused: bool = True,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields the name and value of every tensor of the merged model, in the frame's order.
 
@@ -29,22 +41,121 @@ def tensors(
         recipe: A recipe without free numbers, or a checkpoint as it is.
         dtype: Data type of float tensors; each keeps that of the base when omitted.
         device: Where to compute.
+        fused: Use the fused kernels where there are some; else the plain path, which is the
+            reference, everywhere.
 
     Raises:
         RecipeError: If numbers are still free.
         CheckpointMismatch: If the sources do not fit together.
         InfeasibleRecipe: If the values have no well-defined result.
     """
-    frame, wanted = frame_of(recipe), as_dtype(dtype)
-    for name, value in exact_tensors(recipe, torch.device(device)):
+    frame, wanted, merger = frame_of(recipe), as_dtype(dtype), Merger(device, fused=fused)
+    for name in frame.names():
         own = frame.dtype(name)
-        yield name, value.to((wanted or own) if own.is_floating_point else own)
+        final = (wanted or own) if own.is_floating_point else own
+        yield name, merger.rounded(recipe, name, final)
 
 
-def exact_tensors(source: Source, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """As :func:`tensors`, but before the one rounding."""
-    for name in frame_of(source).names():
-        yield name, _tensor(source, name, device)
+class Merger:
+    """Computes merged tensors, by the fused kernels where it can, else by those of the methods.
+
+    What it learns of the sources – histograms, Gram matrices – it keeps, so one that lives as long
+    as a study reads them once.
+
+    Attributes:
+        device: Where it computes. Fused kernels are for the CPU.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", *, fused: bool = True) -> None:
+        self.device = torch.device(device)
+        self._fused = fused and self.device.type == "cpu"
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        from merge_optuna.engine._statistics import Statistics
+
+        return Statistics()
+
+    def threads(self, source: Source) -> int:
+        """How many tensors are best merged at once: torch's kernels use all threads for one."""
+        return torch.get_num_threads() if self._fused and _is_fused(source) else 1
+
+    def exact(self, source: Source, name: str) -> Tensor:
+        """A tensor before the one rounding: as stored, or in the type of the computation."""
+        if isinstance(source, Checkpoint):
+            return source.tensor(name).to(self.device)
+        if name in source.alignment.copied:
+            return self.exact(source.sources[0], name)
+        inputs = self._inputs(source, name)
+        fill = self._fill(source, name, inputs)
+        if fill is None:
+            return _merged(source, name, inputs)
+        merged = torch.empty(inputs[0].shape)
+        _fill_all(fill, merged)
+        return merged
+
+    def rounded(self, source: Source, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor in its final data type."""
+        plan = self._plan(source, name)
+        if not callable(plan):
+            return plan.to(dtype)
+        merged = torch.empty(frame_of(source).shape(name), dtype=dtype)
+        _fill_all(plan, merged)
+        return merged
+
+    def write_into(self, view: Tensor, source: Source, name: str) -> None:
+        """Overwrites a live tensor."""
+        plan = self._plan(source, name)
+        if not callable(plan):
+            view.copy_(plan)
+        elif not _fill_all(plan, view):
+            merged = torch.empty(view.shape)
+            _fill_all(plan, merged)
+            view.copy_(merged)
+
+    def parts(self, source: Source, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Consecutive flat parts of a tensor in its final type, each overwritten by the next."""
+        plan = self._plan(source, name)
+        if not callable(plan):
+            yield plan.to(dtype)
+            return
+        size = torch.Size(frame_of(source).shape(name)).numel()
+        buffer = torch.empty(min(size, _PART), dtype=dtype)
+        array = flat(buffer)
+        if array is None:
+            yield self.rounded(source, name, torch.float32).to(dtype)
+            return
+        for first in range(0, size, _PART):
+            here = min(_PART, size - first)
+            plan(array[:here], first)
+            yield buffer[:here]
+
+    def _plan(self, source: Source, name: str) -> Fill | Tensor:
+        """How to fill a tensor; the tensor itself if no fused kernel does it."""
+        if isinstance(source, Checkpoint) or name in source.alignment.copied:
+            return self.exact(source, name)
+        inputs = self._inputs(source, name)
+        fill = self._fill(source, name, inputs)
+        return _merged(source, name, inputs) if fill is None else fill
+
+    def _inputs(self, recipe: Recipe, name: str) -> list[Tensor]:
+        return [self.exact(source, name) for source in recipe.sources]
+
+    def _fill(self, recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Fill | None:
+        if not self._fused:
+            return None
+        from merge_optuna.engine._fused import fused  # loads numba
+
+        return fused(recipe, name, inputs, self._statistics)
+
+
+def _fill_all(fill: Fill, out: Tensor) -> bool:
+    """Fills a whole tensor; false if the kernels cannot write to it."""
+    array = flat(out)
+    if array is None:
+        return False
+    fill(array, 0)
+    return True
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -86,22 +197,25 @@ def check_finite(recipe: Recipe) -> None:
             )
 
 
-def _tensor(source: Source, name: str, device: torch.device) -> Tensor:
+def _is_fused(source: Source) -> bool:
+    from merge_optuna.engine._fused import has_kernel
+
     if isinstance(source, Checkpoint):
-        return source.tensor(name).to(device)
-    if name in source.alignment.copied:
-        return _tensor(source.sources[0], name, device)
-    return _merged(source, name, device)
+        return True
+    return has_kernel(source) and all(_is_fused(inner) for inner in source.sources)
 
 
-def _merged(recipe: Recipe, name: str, device: torch.device) -> Tensor:
+# -- the plain path ---------------------------------------------------------------------------
+
+
+def _merged(recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Tensor:
+    """Merges whole tensors by the method's own kernel."""
     values = recipe.values_at(name)
     if recipe.spec.random:
         values["keys"] = [mask_key(values["seed"], model, name) for model in recipe.model_names]
     if values.get("trim_over") == "model":
         cuts = [_cuts_of(recipe, i, d) for i, d in enumerate(values["density"])]
         values["cuts"] = [cut[name] for cut in cuts]
-    inputs = [_tensor(source, name, device) for source in recipe.sources]
     inputs = _exact(inputs)
     base = inputs.pop(0) if recipe.base is not None else None
     return recipe.spec.kernel(base, inputs, **values)
@@ -119,11 +233,11 @@ def _cuts_of(recipe: Recipe, model: int, density: float) -> dict[str, Cut]:
 
 @lru_cache(maxsize=128)  # more than any recipe has experts: they are asked for in turn
 def _cuts(base: Source, model: Source, names: tuple[str, ...], density: float) -> dict[str, Cut]:
-    cpu = torch.device("cpu")
+    merger = Merger(fused=False)
 
     def deltas() -> Iterator[tuple[str, Tensor]]:
         for name in names:
-            theta, origin = _exact([_tensor(model, name, cpu), _tensor(base, name, cpu)])
+            theta, origin = _exact([merger.exact(model, name), merger.exact(base, name)])
             yield name, (theta - origin).float()
 
     return model_cuts(deltas, density)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._tensors import Source, as_dtype, frame_of, tensors
+from merge_optuna.engine._tensors import Merger, Source, as_dtype, frame_of
 from merge_optuna.errors import ExportError, RecipeError
 from merge_optuna.recipes import Recipe
 
@@ -57,16 +57,21 @@ def write(
     _check_not_a_source(recipe, folder)
     out = as_dtype(dtype)
     frame = frame_of(recipe)
-    specs = [
-        TensorSpec(name, out or own if own.is_floating_point else own, frame.shape(name))
-        for name in frame.names()
-        for own in [frame.dtype(name)]
-    ]
+    own = {name: frame.dtype(name) for name in frame.names()}
+    final = {n: (out or d) if d.is_floating_point else d for n, d in own.items()}
+    specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]
     texts = {"README.md": model_card(recipe, folder.name, score, command)}
     if isinstance(recipe, Recipe):
         texts["recipe.yaml"] = recipe.to_yaml()
     plan = WritePlan(frame, _source(recipe, tokenizer), specs, texts, max_shard_size)
-    write_checkpoint(folder, plan, _with_progress(recipe, out, device, len(specs)), force=force)
+    merger = Merger(device)
+    with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
+
+        def parts(name: str) -> Iterator[Tensor]:
+            yield from merger.parts(recipe, name, final[name])
+            bar.update()
+
+        write_checkpoint(folder, plan, parts, force=force, threads=merger.threads(recipe))
     return folder
 
 
@@ -93,10 +98,3 @@ def _source(recipe: Source, name: str | None) -> Checkpoint:
         f"No source is called {name!r}; tokenizer must be one of "
         f"{', '.join(leaf.name for leaf in _leaves(recipe))}."
     )
-
-
-def _with_progress(
-    recipe: Source, dtype: torch.dtype | None, device: torch.device | str, total: int
-) -> Iterator[tuple[str, Tensor]]:
-    stream = tensors(recipe, dtype=dtype, device=device)
-    yield from tqdm(stream, "Writing", total=total, delay=2, leave=False, unit="tensor")

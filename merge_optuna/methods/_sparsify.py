@@ -10,7 +10,7 @@ from torch import Tensor
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
 
-_MIN_NORM = 1e-7  # mergekit's bound; far below, the factor would leave float32
+MIN_NORM = 1e-7  # mergekit's bound; far below, the factor would leave float32
 
 
 class Cut(NamedTuple):
@@ -60,4 +60,4 @@ def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
         count = int(mask.sum())
         return kept * (delta.numel() / count) if count else kept
     norm = stable_sum(kept.abs())
-    return kept * (stable_sum(delta.abs()) / norm) if norm >= _MIN_NORM else kept
+    return kept * (stable_sum(delta.abs()) / norm) if norm >= MIN_NORM else kept

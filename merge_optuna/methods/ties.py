@@ -30,6 +30,19 @@ ELECT = Parameter(
 )
 
 
+def check_mean(weight: Sequence[float]) -> None:
+    """Checks that the mean of any of the models is defined.
+
+    Raises:
+        InfeasibleRecipe: If a weight is negative.
+    """
+    if min(weight) < 0:
+        raise InfeasibleRecipe(
+            f"normalize=True needs weights of at least 0, not {[round(w, 6) for w in weight]}. "
+            "Use normalize=False."
+        )
+
+
 def disjoint_merge(
     deltas: Sequence[Tensor], weight: Sequence[float], *, elect: str, normalize: bool
 ) -> Tensor:
@@ -41,11 +54,8 @@ def disjoint_merge(
         InfeasibleRecipe: If weights are negative and to be normalised, because the sum over the
             agreeing models may then vanish anywhere.
     """
-    if normalize and min(weight) < 0:
-        raise InfeasibleRecipe(
-            f"normalize=True needs weights of at least 0, not {[round(w, 6) for w in weight]}. "
-            "Use normalize=False."
-        )
+    if normalize:
+        check_mean(weight)
     weighted = [delta * w for delta, w in zip(deltas, weight, strict=True)]
     votes = weighted if elect == "mass" else [torch.sign(entry) for entry in weighted]
     positive = sum(votes[1:], votes[0]) >= 0

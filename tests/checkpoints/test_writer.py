@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from torch import Tensor
 
 import merge_optuna as mo
 from merge_optuna.checkpoints import TensorSpec, WritePlan, write_checkpoint
-from merge_optuna.errors import ExportError
+from merge_optuna.errors import CheckpointError, ExportError
 
 DTYPES = [
     torch.float64,
@@ -52,7 +52,12 @@ def plan(source: mo.Checkpoint, tensors: dict[str, Tensor], shard: int = 10**9) 
 
 
 def write(source: mo.Checkpoint, folder: Path, *, shard: int = 10**9, force: bool = False) -> None:
-    write_checkpoint(folder, plan(source, TENSORS, shard), TENSORS.items(), force=force)
+    write_checkpoint(folder, plan(source, TENSORS, shard), whole(TENSORS), force=force)
+
+
+def whole(tensors: dict[str, Tensor]) -> Callable[[str], list[Tensor]]:
+    """Every tensor in one part."""
+    return lambda name: [tensors[name]]
 
 
 def beside(folder: Path) -> set[str]:
@@ -97,6 +102,37 @@ def test_shards_and_their_index(tmp_path: Path, source: mo.Checkpoint, limit: in
     assert mo.Checkpoint(folder).shape("float16") == (2, 3)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_parts_written_at_once_by_several_threads(
+    tmp_path: Path, source: mo.Checkpoint, threads: int
+) -> None:
+    """Every part in the same buffer, which the next overwrites."""
+
+    def parts(name: str) -> Iterator[Tensor]:
+        flat = TENSORS[name].contiguous().reshape(-1)
+        buffer = torch.empty(2, dtype=flat.dtype)
+        for at in range(0, flat.numel(), 2):
+            size = min(2, flat.numel() - at)
+            buffer[:size] = flat[at : at + size]
+            yield buffer[:size]
+
+    write_checkpoint(tmp_path / "out", plan(source, TENSORS, 60), parts, threads=threads)
+    found: dict[str, Tensor] = {}
+    for file in (tmp_path / "out").glob("*.safetensors"):
+        found |= load_file(file)
+    assert same(found, TENSORS)
+
+
+@pytest.mark.parametrize("size", [5, 7])
+def test_a_tensor_of_another_size_is_refused(
+    tmp_path: Path, source: mo.Checkpoint, size: int
+) -> None:
+    wanted = plan(source, {"a": torch.zeros(6)})
+    with pytest.raises(CheckpointError, match="Expected TensorSpec"):
+        write_checkpoint(tmp_path / "out", wanted, lambda name: [torch.zeros(size)])
+    assert beside(tmp_path / "out") == {"source"}
+
+
 # -- the target -----------------------------------------------------------------------------
 
 
@@ -127,32 +163,35 @@ def test_force_keeps_the_old_folder_until_the_new_one_is_complete(
 ) -> None:
     folder = tmp_path / "out"
     old = {"old": torch.arange(3.0)}
-    write_checkpoint(folder, plan(source, old), old.items())
+    write_checkpoint(folder, plan(source, old), whole(old))
     (folder / "notes.txt").write_text("of the old one")
 
-    def stream() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in TENSORS.items():
-            assert same(load_file(folder / "model.safetensors"), old)
-            yield name, tensor
+    def parts(name: str) -> Iterator[Tensor]:
+        assert same(load_file(folder / "model.safetensors"), old)
+        yield TENSORS[name]
 
-    write_checkpoint(folder, plan(source, TENSORS), stream(), force=True)
+    write_checkpoint(folder, plan(source, TENSORS), parts, force=True)
 
     assert same(load_file(folder / "model.safetensors"), TENSORS)
     assert not (folder / "notes.txt").exists()
     assert beside(folder) == {"source", "out"}
 
 
-def test_an_error_leaves_the_target_as_it_was(tmp_path: Path, source: mo.Checkpoint) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_leaves_the_target_as_it_was(
+    tmp_path: Path, source: mo.Checkpoint, threads: int
+) -> None:
     folder = tmp_path / "out"
     old = {"old": torch.arange(3.0)}
-    write_checkpoint(folder, plan(source, old), old.items())
+    write_checkpoint(folder, plan(source, old), whole(old))
 
-    def stream() -> Iterator[tuple[str, Tensor]]:
-        yield from list(TENSORS.items())[:3]
-        raise OSError("No space left on device")
+    def parts(name: str) -> Iterator[Tensor]:
+        if name == list(TENSORS)[3]:
+            raise OSError("No space left on device")
+        yield TENSORS[name]
 
     with pytest.raises(OSError, match="No space left"):
-        write_checkpoint(folder, plan(source, TENSORS), stream(), force=True)
+        write_checkpoint(folder, plan(source, TENSORS), parts, force=True, threads=threads)
 
     assert same(load_file(folder / "model.safetensors"), old)
     assert beside(folder) == {"source", "out"}
@@ -172,16 +211,15 @@ specs = [TensorSpec(f"t{i}", torch.float32, (1000,)) for i in range(6)]
 plan = WritePlan(source, source, specs, {}, max_shard_size=8000)
 
 def export(folder, *others):
-    write_checkpoint(Path(folder), plan, stream(others), force=True)
-
-def stream(others):
-    for i in range(6):
-        if i == 4 and others:  # both exports are half done when the process is killed
+    def parts(name):
+        if name == "t4" and others:  # both exports are half done when the process is killed
             export(*others)
-        elif i == 4:
+        elif name == "t4":
             print("half", flush=True)
             time.sleep(60)
-        yield f"t{i}", torch.ones(1000)
+        yield torch.ones(1000)
+
+    write_checkpoint(Path(folder), plan, parts, force=True)
 
 export(*sys.argv[2:])
 """
@@ -190,7 +228,7 @@ export(*sys.argv[2:])
 def test_a_killed_export_leaves_no_half_checkpoint(tmp_path: Path, source: mo.Checkpoint) -> None:
     new, replaced = tmp_path / "new", tmp_path / "replaced"
     old = {"old": torch.arange(3.0)}
-    write_checkpoint(replaced, plan(source, old), old.items())
+    write_checkpoint(replaced, plan(source, old), whole(old))
     process = subprocess.Popen(
         [sys.executable, "-c", _KILLED, source.ref, str(new), str(replaced)],
         stdout=subprocess.PIPE,
@@ -257,7 +295,7 @@ def test_a_replacement_killed_between_its_two_renames_is_undone(
     write(source, tmp_path / f".out.replaced-{ended}")
 
     with pytest.raises(ExportError, match="not empty"):
-        write_checkpoint(folder, plan(source, {}), [])
+        write_checkpoint(folder, plan(source, {}), whole({}))
 
     assert same(load_file(folder / "model.safetensors"), TENSORS)
     assert beside(folder) == {"source", "out"}

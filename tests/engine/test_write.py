@@ -184,9 +184,9 @@ import torch
 import merge_optuna as mo
 
 torch.set_num_threads(1)
-count, elements, root = 96, 1 << 18, Path(sys.argv[1])
+root = Path(sys.argv[1])
 
-def sparse(name):
+def sparse(name, count=96, elements=1 << 18):
     # 96 MiB of zeros, which take no disk
     (root / name).mkdir()
     size = 4 * elements
@@ -203,6 +203,8 @@ def memory():
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
+small = [sparse(f"small{i}", 2, 2) for i in range(3)]
+mo.write(mo.recipes.task_arithmetic(small[0], small[1:]), root / "small")  # compiles the kernels
 recipe = mo.recipes.task_arithmetic(sparse("base"), [sparse("ja"), sparse("math")])
 peak, done = [memory()], threading.Event()
 
@@ -220,7 +222,7 @@ print(len(peak), max(peak) - peak[0])
 
 
 def test_writing_takes_the_memory_of_a_few_tensors(tmp_path: Path) -> None:
-    """A model of 96 MiB in 96 tensors; three sources, two deltas and their sum are six."""
+    """A model of 96 MiB in 96 tensors, of which one part is held."""
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -232,7 +234,7 @@ def test_writing_takes_the_memory_of_a_few_tensors(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out")
     assert size > 96 << 20
     assert measured > 20
-    assert growth < 32
+    assert growth < 16
 
 
 # -- errors -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import merge_optuna as mo
+from merge_optuna.engine._statistics import Statistics
 from merge_optuna.engine._tensors import _cuts
 
 from .. import toys
@@ -173,16 +174,24 @@ def trimmed_model(family: Family, density: list[float]) -> Callable[[str], list[
     return lambda name: pieces[name]
 
 
-def test_the_cut_of_each_whole_model_is_found_once(families: dict[str, Family]) -> None:
+def test_the_cut_of_each_whole_model_is_found_once(
+    families: dict[str, Family], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes several passes over the model, so not once per tensor."""
+    found = []
+    original = Statistics._places
+    monkeypatch.setattr(Statistics, "_places", lambda *args: found.append(args) or original(*args))
     base = families["float32"][0]
     experts = [
         mo.Checkpoint.from_module(toys.noised(toys.llama(), i), name=str(i)) for i in range(20)
     ]
     recipe = mo.recipes.ties(base, experts, density=0.5, trim_over="model")
     before = _cuts.cache_info().misses
-    assert len(list(mo.engine.tensors(recipe))) == len(base.names())
+    assert len(list(mo.engine.tensors(recipe, fused=False))) == len(base.names())
     assert _cuts.cache_info().misses == before + 20
+    assert not found
+    assert len(list(mo.engine.tensors(recipe))) == len(base.names())
+    assert len(found) == 20
 
 
 DARE = [

@@ -1,0 +1,51 @@
+"""Tensors as the flat arrays that the fused kernels take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+
+_STORED = {
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.uint16,  # numpy has no bfloat16,
+    torch.float16: torch.int16,  # and numba no float16
+}
+
+
+def flat(tensor: Tensor) -> Array | None:
+    """The elements of a CPU tensor as a flat array that shares its memory.
+
+    None if it is on another device, not contiguous, or of a type the kernels do not know.
+    """
+    stored = _STORED.get(tensor.dtype)
+    if stored is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return None
+    array: Array = tensor.detach().reshape(-1).view(stored).numpy()
+    return array
+
+
+def alike(tensors: Sequence[Tensor]) -> tuple[Array, ...] | None:
+    """Flat arrays of one type: as stored if all have the same, else converted to float32."""
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        if not all(tensor.dtype in _STORED for tensor in tensors):
+            return None
+        tensors = [tensor.float() for tensor in tensors]
+    arrays = [flat(tensor) for tensor in tensors]
+    return None if any(a is None for a in arrays) else tuple(a for a in arrays if a is not None)
+
+
+def part(arrays: tuple[Array, ...], first: int, size: int) -> tuple[Array, ...]:
+    """The same range of every array."""
+    return tuple(array[first : first + size] for array in arrays)
+
+
+def floats(values: Any) -> NDArray[np.float32]:
+    """Numbers rounded as torch rounds them when it multiplies a float32 tensor."""
+    return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,221 @@
+"""Which merges the fused kernels do, and with what arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.engine import _kernels as kernels
+from merge_optuna.engine._arrays import Array, alike, flat, floats, part
+from merge_optuna.engine._statistics import Place, Statistics, TaskVector, key_of, places
+from merge_optuna.methods import mask_key
+from merge_optuna.methods._sparsify import MIN_NORM
+from merge_optuna.methods.linear import total_weight
+from merge_optuna.methods.ties import check_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merge_optuna.recipes import Recipe
+
+Fill = Callable[[Array, int], None]
+"""``fill(out, first)`` writes the merged elements from the even flat index ``first`` on."""
+
+_FULL = 1 << 32
+
+
+def fused(
+    recipe: Recipe, name: str, inputs: Sequence[Tensor], statistics: Statistics
+) -> Fill | None:
+    """How to merge one tensor in one pass, or None if only the plain path can.
+
+    What must be known of whole tensors – thresholds, kept counts, Gram matrices – is found here.
+
+    Args:
+        recipe: A recipe without free numbers.
+        name: Of a merged tensor.
+        inputs: The tensors of ``recipe.sources``.
+        statistics: What is known of the sources already.
+
+    Raises:
+        InfeasibleRecipe: If the values have no well-defined result.
+    """
+    if not has_kernel(recipe) or inputs[0].numel() == 0:
+        return None
+    values, prepare = recipe.values_at(name), _PREPARE.get(recipe.method)
+    if prepare is None:
+        sources = alike(inputs)
+        return None if sources is None else _combination(recipe, name, sources, values, statistics)
+    base = flat(inputs[0]) if recipe.base is not None else None
+    models = alike(inputs[len(inputs) - len(recipe.models) :])
+    if models is None or (recipe.base is not None and base is None):
+        return None
+    return prepare(Merge(recipe, name, base, models, values, statistics))
+
+
+class Merge:
+    """One tensor to be merged: its recipe, its sources as arrays, and its values."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        name: str,
+        base: Array | None,
+        models: tuple[Array, ...],
+        values: dict[str, Any],
+        statistics: Statistics,
+    ) -> None:
+        self.recipe = recipe
+        self.name = name
+        self.base = base
+        self.models = models
+        self.values = values
+        self.statistics = statistics
+
+    def key(self, what: str, model: int) -> Any:
+        """Key of a statistic of one model's task vector."""
+        return key_of(what, self.name, self.recipe.sources[0], self.recipe.models[model])
+
+    def weights(self) -> Array:
+        """The weights, divided by their sum where they are normalised."""
+        weight = self.values["weight"]
+        total = total_weight(weight) if self.values["normalize"] else 1.0
+        return floats([w / total for w in weight])
+
+    def linear(self) -> Fill:
+        return _combine(self.models, self.weights())
+
+    def task_arithmetic(self) -> Fill:
+        assert self.base is not None
+        base, weight, scale = self.base, self.weights(), np.float32(self.values["lambda_"])
+
+        def fill(out: Array, first: int) -> None:
+            inputs = part((base, *self.models), first, out.size)
+            kernels.task_vectors(out, inputs[0], inputs[1:], weight, scale)
+
+        return fill
+
+    # -- sparse task vectors ---------------------------------------------------------------
+
+    def ties(self) -> Fill | None:
+        if self.values["normalize"]:
+            check_mean(self.values["weight"])
+        found = [self._place(i, density) for i, density in enumerate(self.values["density"])]
+        if None in found:
+            return None
+        threshold = floats([place.threshold for place in found if place])
+        below = np.nextafter(threshold, np.float32(-math.inf))
+        last = np.array([place.last for place in found if place], np.int64)
+        mode = kernels.MEAN if self.values["normalize"] else kernels.AGREEING
+        weight = floats(self.values["weight"])
+        return self._sparse(kernels.trimmed, weight, mode, threshold, below, last)
+
+    def _place(self, model: int, density: float) -> Place | None:
+        """Where to trim one model's task vector; None if that takes the plain path."""
+        if self.values["trim_over"] == "tensor":
+            return places([self.task_vector(model)], density)[0]
+        base, expert = self.recipe.sources[0], self.recipe.models[model]
+        if not (isinstance(base, Checkpoint) and isinstance(expert, Checkpoint)):
+            return None
+        names = self.recipe.alignment.layout.names
+        found = self.statistics.of_model(base, expert, names, density)
+        return None if found is None else found[self.name]
+
+    def task_vector(self, model: int) -> TaskVector:
+        """The task vector of one model, with its histogram."""
+        assert self.base is not None
+        key = self.key("histogram", model)
+        return TaskVector.of(self.base, self.models[model], self.statistics, key)
+
+    def dare_linear(self) -> Fill:
+        return self._dropped(self.weights(), kernels.SUM)
+
+    def dare_ties(self) -> Fill:
+        if not self.values["normalize"]:
+            return self._dropped(floats(self.values["weight"]), kernels.AGREEING)
+        check_mean(self.values["weight"])
+        return self._dropped(floats(self.values["weight"]), kernels.MEAN)
+
+    def _dropped(self, weight: Array, mode: int) -> Fill:
+        names = self.recipe.model_names
+        keys = np.array([mask_key(self.values["seed"], m, self.name) for m in names], np.uint64)
+        limits = [round(density * _FULL) for density in self.values["density"]]
+        # Nothing is at most -1: such a model is kept at random and then multiplied by 0.
+        largest = np.array([max(limit - 1, 0) for limit in limits], np.uint32)
+        rescale = floats([self._rescale(i, keys[i], limit) for i, limit in enumerate(limits)])
+        return self._sparse(kernels.dropped, weight, mode, keys, largest, rescale)
+
+    def _rescale(self, model: int, key: Any, limit: int) -> float:
+        """What the kept entries are multiplied by (see ``methods._sparsify.drop``)."""
+        size, how = self.models[model].size, self.values["rescale"]
+        if limit == 0:
+            return 0.0
+        if limit == _FULL or how == "none":
+            return 1.0
+        if how == "l1":
+            return self._rescale_l1(model, key, limit)
+        kept = kernels.kept(key, size, np.uint32(limit - 1))
+        return size / kept if kept else 0.0
+
+    def _rescale_l1(self, model: int, key: Any, limit: int) -> float:
+        assert self.base is not None
+        base, theta = self.base, self.models[model]
+        norm = self.statistics.once(
+            self.key("l1", model),
+            lambda: kernels.norm(base, theta, np.uint64(0), np.uint32(_FULL - 1)),
+        )
+        kept: float = kernels.norm(base, theta, key, np.uint32(limit - 1))
+        return norm / kept if kept >= MIN_NORM else 1.0
+
+    def _sparse(self, kernel: Any, weight: Array, mode: int, *masks: Array) -> Fill:
+        assert self.base is not None
+        base, scale = self.base, np.float32(self.values["lambda_"])
+        count = self.values.get("elect") == "count"
+
+        def fill(out: Array, first: int) -> None:
+            inputs = part((base, *self.models), first, out.size)
+            kernel(out, inputs[0], inputs[1:], weight, scale, first, mode, count, *masks)
+
+        return fill
+
+
+def _combination(
+    recipe: Recipe,
+    name: str,
+    sources: tuple[Array, ...],
+    values: dict[str, Any],
+    statistics: Statistics,
+) -> Fill | None:
+    """For methods that give coefficients; they may decline with None."""
+    assert recipe.spec.coefficients is not None
+    key = key_of("gram", name, *recipe.sources)
+    gram = statistics.once(key, lambda: kernels.gram(sources))
+    coefficients = recipe.spec.coefficients(gram, **values)
+    return None if coefficients is None else _combine(sources, coefficients)
+
+
+def _combine(sources: tuple[Array, ...], coefficients: Any) -> Fill:
+    factors = floats(coefficients)
+
+    def fill(out: Array, first: int) -> None:
+        kernels.combine(out, part(sources, first, out.size), factors)
+
+    return fill
+
+
+def has_kernel(recipe: Recipe) -> bool:
+    """Whether the recipe's own method, inner recipes aside, is merged by fused kernels."""
+    return recipe.method in _PREPARE or recipe.spec.coefficients is not None
+
+
+_PREPARE: dict[str, Callable[[Merge], Fill | None]] = {
+    "linear": Merge.linear,
+    "task_arithmetic": Merge.task_arithmetic,
+    "ties": Merge.ties,
+    "dare_linear": Merge.dare_linear,
+    "dare_ties": Merge.dare_ties,
+}

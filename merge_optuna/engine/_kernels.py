@@ -1,0 +1,516 @@
+"""Fused merge kernels: one pass over the sources, block by block in the processor's cache.
+
+They give the same bits as the torch kernels of ``merge_optuna.methods`` on float32 values: the
+same operations in the same order, each rounded once, never contracted. Arrays are flat; bfloat16
+is passed as uint16 and float16 as int16. All run without the interpreter lock, so that tensors
+merge on several threads.
+
+Written for LLVM's vectoriser: selects instead of branches, unsigned indices (numba wraps signed
+ones), stages that each touch a few arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+_BLOCK = 1024  # elements; a block of every intermediate stays in the first-level cache
+_ZERO = np.float32(0)
+_U = np.uint64
+
+SUM, AGREEING, MEAN = 0, 1, 2
+"""What is added up: all entries, those of the elected sign, or the mean of the latter."""
+
+_jit: Any = njit(nogil=True, cache=True, error_model="numpy")
+
+
+# -- one element ------------------------------------------------------------------------------
+
+
+@intrinsic
+def _widen(context: Any, x: Any) -> Any:
+    """A stored element as float32."""
+
+    def code(_: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if x == types.uint16:
+            wide = builder.zext(args[0], ir.IntType(32))
+            return builder.bitcast(builder.shl(wide, ir.IntType(32)(16)), ir.FloatType())
+        if x == types.int16:
+            return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+        return args[0]
+
+    return types.float32(x), code
+
+
+@intrinsic
+def _narrow(context: Any, x: Any, like: Any) -> Any:
+    """A float32 as an element of an array of ``like``, rounded to nearest, ties to even."""
+
+    def code(_: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if like == types.uint16:
+            word = ir.IntType(32)
+            bits = builder.bitcast(args[0], word)
+            odd = builder.and_(builder.lshr(bits, word(16)), word(1))
+            rounded = builder.lshr(builder.add(bits, builder.add(odd, word(0x7FFF))), word(16))
+            is_nan = builder.fcmp_unordered("uno", args[0], args[0])
+            return builder.trunc(builder.select(is_nan, word(0x7FC0), rounded), ir.IntType(16))
+        if like == types.int16:
+            return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+        return args[0]
+
+    return like(types.float32, like), code
+
+
+@intrinsic
+def _bits(context: Any, x: Any) -> Any:
+    """The bit pattern of a float32; for magnitudes its order is that of the numbers."""
+
+    def code(_: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), code
+
+
+@intrinsic
+def _where(context: Any, condition: Any, a: Any, b: Any) -> Any:
+    def code(_: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return a(types.boolean, a, a), code
+
+
+# -- linear combinations ----------------------------------------------------------------------
+
+
+@_jit
+def combine(out: Any, models: Any, coefficients: Any) -> None:
+    """Σ c·θ, in the order of the models."""
+    total = np.empty(_BLOCK, np.float32)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        for k in range(len(models)):
+            _add_scaled(total, models[k], start, size, coefficients[k], k == 0)
+        _store(out, start, size, total)
+
+
+@_jit
+def _add_scaled(total: Any, model: Any, start: Any, size: Any, c: Any, first: Any) -> None:
+    if first:
+        for i in range(size):
+            total[_U(i)] = _widen(model[start + _U(i)]) * c
+    else:
+        for i in range(size):
+            total[_U(i)] += _widen(model[start + _U(i)]) * c
+
+
+@_jit
+def _store(out: Any, start: Any, size: Any, values: Any) -> None:
+    like = out[0]
+    for i in range(size):
+        out[start + _U(i)] = _narrow(values[_U(i)], like)
+
+
+@_jit
+def gram(models: Any) -> Any:
+    """Dot products of the models with each other, summed in float64."""
+    n, size = len(models), models[0].size
+    products = np.zeros((n, n))
+    for at in range(0, size, _BLOCK):
+        for i in range(n):
+            for j in range(i + 1):
+                products[i, j] += _dot(models[i], models[j], _U(at), min(_BLOCK, size - at))
+    for i in range(n):
+        for j in range(i):
+            products[j, i] = products[i, j]
+    return products
+
+
+_LANES = 16
+
+
+@_jit
+def _dot(a: Any, b: Any, start: Any, size: Any) -> Any:
+    """One block's dot product, in lanes that the vectoriser may keep in one register."""
+    lanes = np.zeros(_LANES)
+    for at in range(0, size - size % _LANES, _LANES):
+        for i in range(_LANES):
+            place = start + _U(at + i)
+            lanes[_U(i)] += np.float64(_widen(a[place])) * np.float64(_widen(b[place]))
+    total = 0.0
+    for i in range(_LANES):
+        total += lanes[_U(i)]
+    for i in range(size - size % _LANES, size):
+        place = start + _U(i)
+        total += np.float64(_widen(a[place])) * np.float64(_widen(b[place]))
+    return total
+
+
+# -- task vectors -----------------------------------------------------------------------------
+
+
+@_jit
+def task_vectors(out: Any, base: Any, models: Any, weight: Any, scale: Any) -> None:
+    """θ₀ + λ Σ w·τ."""
+    origin, total = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _load(base, start, size, origin)
+        for k in range(len(models)):
+            _add_delta(total, models[k], start, size, origin, weight[k], k == 0)
+        for i in range(size):
+            total[_U(i)] = origin[_U(i)] + total[_U(i)] * scale
+        _store(out, start, size, total)
+
+
+@_jit
+def _load(model: Any, start: Any, size: Any, values: Any) -> None:
+    for i in range(size):
+        values[_U(i)] = _widen(model[start + _U(i)])
+
+
+@_jit
+def _add_delta(
+    total: Any, model: Any, start: Any, size: Any, origin: Any, weight: Any, first: Any
+) -> None:
+    if first:
+        for i in range(size):
+            total[_U(i)] = (_widen(model[start + _U(i)]) - origin[_U(i)]) * weight
+    else:
+        for i in range(size):
+            total[_U(i)] += (_widen(model[start + _U(i)]) - origin[_U(i)]) * weight
+
+
+# -- sparse task vectors ----------------------------------------------------------------------
+
+
+@_jit
+def trimmed(
+    out: Any,
+    base: Any,
+    models: Any,
+    weight: Any,
+    scale: Any,
+    first: Any,
+    mode: Any,
+    count: Any,
+    threshold: Any,
+    below: Any,
+    last: Any,
+) -> None:
+    """Merges task vectors of which model k keeps what is larger than ``threshold[k]``.
+
+    At flat indices before ``last[k]`` what equals it stays as well: there ``below[k]``, the next
+    smaller number, is the threshold. ``first`` is the flat index of ``out[0]`` in its tensor.
+    """
+    entries = np.empty((len(models), _BLOCK), np.float32)
+    origin = np.empty(_BLOCK, np.float32)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _load(base, start, size, origin)
+        for k in range(len(models)):
+            middle = min(max(last[k] - (first + at), 0), size)
+            _trim(entries[k], models[k], start, 0, middle, origin, below[k], weight[k])
+            _trim(entries[k], models[k], start, middle, size, origin, threshold[k], weight[k])
+        _consensus(out, start, size, origin, entries, models, weight, scale, mode, count)
+
+
+@_jit
+def _trim(
+    entry: Any,
+    model: Any,
+    start: Any,
+    begin: Any,
+    end: Any,
+    origin: Any,
+    threshold: Any,
+    weight: Any,
+) -> None:
+    for i in range(begin, end):
+        delta = _widen(model[start + _U(i)]) - origin[_U(i)]
+        entry[_U(i)] = _where(abs(delta) > threshold, delta, _ZERO) * weight
+
+
+@_jit
+def dropped(
+    out: Any,
+    base: Any,
+    models: Any,
+    weight: Any,
+    scale: Any,
+    first: Any,
+    mode: Any,
+    count: Any,
+    keys: Any,
+    largest: Any,
+    rescale: Any,
+) -> None:
+    """Merges task vectors of which model k keeps what draws at most ``largest[k]``.
+
+    ``first``, the flat index of ``out[0]`` in its tensor, must be even.
+    """
+    entries = np.empty((len(models), _BLOCK), np.float32)
+    origin = np.empty(_BLOCK, np.float32)
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)  # the low half is the first: little endian
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _load(base, start, size, origin)
+        for k in range(len(models)):
+            _draw(pairs, keys[k], _U((first + at) // 2), (size + 1) // 2)
+            _drop(
+                entries[k],
+                models[k],
+                start,
+                size,
+                origin,
+                drawn,
+                largest[k],
+                rescale[k],
+                weight[k],
+            )
+        _consensus(out, start, size, origin, entries, models, weight, scale, mode, count)
+
+
+@_jit
+def _drop(
+    entry: Any,
+    model: Any,
+    start: Any,
+    size: Any,
+    origin: Any,
+    drawn: Any,
+    largest: Any,
+    rescale: Any,
+    weight: Any,
+) -> None:
+    for i in range(size):
+        delta = _widen(model[start + _U(i)]) - origin[_U(i)]
+        kept = _where(drawn[_U(i)] <= largest, delta, _ZERO) * rescale
+        entry[_U(i)] = kept * weight
+
+
+@_jit
+def _consensus(
+    out: Any,
+    start: Any,
+    size: Any,
+    origin: Any,
+    entries: Any,
+    models: Any,
+    weight: Any,
+    scale: Any,
+    mode: Any,
+    count: Any,
+) -> None:
+    """θ₀ + λ times the sum, or TIES' disjoint merge, of the entries of one block."""
+    like, n = out[0], len(models)  # the length of a tuple is a constant: inner loops unroll
+    if mode == SUM:
+        for i in range(size):
+            total = entries[_U(0), _U(i)]
+            for k in range(1, n):
+                total += entries[_U(k), _U(i)]
+            out[start + _U(i)] = _narrow(origin[_U(i)] + total * scale, like)
+    elif count:
+        for i in range(size):
+            vote = _sign(entries[_U(0), _U(i)])
+            for k in range(1, n):
+                vote += _sign(entries[_U(k), _U(i)])
+            total = mass = _ZERO
+            for k in range(n):
+                entry = entries[_U(k), _U(i)]
+                agrees = _where(vote >= _ZERO, entry, -entry) > _ZERO
+                total += _where(agrees, entry, _ZERO)
+                mass += _where(agrees, weight[_U(k)], _ZERO)
+            if mode == MEAN:
+                total = _where(mass > _ZERO, total / mass, _ZERO)
+            out[start + _U(i)] = _narrow(origin[_U(i)] + total * scale, like)
+    elif mode == MEAN:
+        for i in range(size):
+            vote = entries[_U(0), _U(i)]
+            for k in range(1, n):
+                vote += entries[_U(k), _U(i)]
+            total = mass = _ZERO
+            for k in range(n):
+                entry = entries[_U(k), _U(i)]
+                agrees = _where(vote >= _ZERO, entry, -entry) > _ZERO
+                total += _where(agrees, entry, _ZERO)
+                mass += _where(agrees, weight[_U(k)], _ZERO)
+            total = _where(mass > _ZERO, total / mass, _ZERO)
+            out[start + _U(i)] = _narrow(origin[_U(i)] + total * scale, like)
+    else:
+        for i in range(size):
+            vote = entries[_U(0), _U(i)]
+            for k in range(1, n):
+                vote += entries[_U(k), _U(i)]
+            total = _ZERO
+            for k in range(n):
+                entry = entries[_U(k), _U(i)]
+                agrees = _where(vote >= _ZERO, entry, -entry) > _ZERO
+                total += _where(agrees, entry, _ZERO)
+            out[start + _U(i)] = _narrow(origin[_U(i)] + total * scale, like)
+
+
+@_jit
+def _sign(x: Any) -> Any:
+    return _where(x > _ZERO, np.float32(1), _where(x < _ZERO, np.float32(-1), _ZERO))
+
+
+# -- random masks -----------------------------------------------------------------------------
+
+_GOLDEN = _U(0x9E3779B97F4A7C15)
+_MIX1 = _U(0xBF58476D1CE4E5B9)
+_MIX2 = _U(0x94D049BB133111EB)
+
+
+@_jit
+def _draw(pairs: Any, key: Any, start: Any, size: Any) -> None:
+    """SplitMix64's outputs from ``start`` on; each is two 32-bit draws (see ``_random``)."""
+    for i in range(size):
+        z = key + (start + _U(i) + _U(1)) * _GOLDEN
+        z = (z ^ (z >> _U(30))) * _MIX1
+        z = (z ^ (z >> _U(27))) * _MIX2
+        pairs[_U(i)] = z ^ (z >> _U(31))
+
+
+@_jit
+def kept(key: Any, n: Any, largest: Any) -> Any:
+    """How many of the first ``n`` draws are at most ``largest``."""
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)
+    total = np.int64(0)
+    for at in range(0, n, _BLOCK):
+        size = min(_BLOCK, n - at)
+        _draw(pairs, key, _U(at // 2), (size + 1) // 2)
+        total += _at_most(drawn, size, largest)
+    return total
+
+
+@_jit
+def norm(base: Any, model: Any, key: Any, largest: Any) -> Any:
+    """L1 norm of what a task vector keeps that draws at most ``largest``, in float64."""
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)
+    lanes = np.zeros(_LANES)
+    for at in range(0, model.size, _BLOCK):
+        size = min(_BLOCK, model.size - at)
+        _draw(pairs, key, _U(at // 2), (size + 1) // 2)
+        _add_kept(lanes, base, model, _U(at), size, drawn, largest)
+    return lanes.sum()
+
+
+@_jit
+def _add_kept(
+    lanes: Any, base: Any, model: Any, start: Any, size: Any, drawn: Any, largest: Any
+) -> None:
+    for at in range(0, size - size % _LANES, _LANES):
+        for i in range(_LANES):
+            place = start + _U(at + i)
+            delta = _where(
+                drawn[_U(at + i)] <= largest, _widen(model[place]) - _widen(base[place]), _ZERO
+            )
+            lanes[_U(i)] += np.float64(abs(delta))
+    for i in range(size - size % _LANES, size):
+        place = start + _U(i)
+        delta = _where(drawn[_U(i)] <= largest, _widen(model[place]) - _widen(base[place]), _ZERO)
+        lanes[0] += np.float64(abs(delta))
+
+
+@_jit
+def _at_most(drawn: Any, size: Any, largest: Any) -> Any:
+    found = np.uint32(0)
+    for i in range(size):
+        found += np.uint32(drawn[_U(i)] <= largest)
+    return np.int64(found)
+
+
+# -- where to trim ----------------------------------------------------------------------------
+
+BIN = 16
+"""Bits of a magnitude below those that the histogram counts."""
+
+
+@_jit
+def histogram(base: Any, model: Any, table: Any) -> Any:
+    """Counts the magnitudes of a task vector by the upper 15 bits of their float32.
+
+    Returns how many are zero.
+    """
+    magnitude = np.empty(_BLOCK, np.uint32)
+    zeros = 0
+    for at in range(0, model.size, _BLOCK):
+        size = min(_BLOCK, model.size - at)
+        _magnitudes(magnitude, base, model, _U(at), size)
+        zeros += _equal(magnitude, size, np.uint32(0))
+        for i in range(size):
+            table[magnitude[_U(i)] >> np.uint32(BIN)] += 1
+    return zeros
+
+
+@_jit
+def _magnitudes(magnitude: Any, base: Any, model: Any, start: Any, size: Any) -> None:
+    for i in range(size):
+        place = start + _U(i)
+        magnitude[_U(i)] = _bits(abs(_widen(model[place]) - _widen(base[place])))
+
+
+_SCAN = 64
+
+
+@_jit
+def inside(base: Any, model: Any, low: Any, found: Any) -> Any:
+    """Collects the magnitudes of one bin in their order; returns how many there are.
+
+    ``low`` is the smallest bit pattern of the bin; ``found`` must have room for one more than
+    there are.
+    """
+    magnitude = np.empty(_BLOCK, np.uint32)
+    total = np.int64(0)
+    for at in range(0, model.size, _BLOCK):
+        size = min(_BLOCK, model.size - at)
+        _magnitudes(magnitude, base, model, _U(at), size)
+        for begin in range(0, size, _SCAN):
+            end = min(begin + _SCAN, size)
+            if end - begin < _SCAN or _any_inside(magnitude, _U(begin), low):
+                for i in range(begin, end):
+                    found[total] = magnitude[_U(i)]
+                    total += np.int64(magnitude[_U(i)] - low < np.uint32(1 << BIN))
+    return total
+
+
+@_jit
+def _any_inside(magnitude: Any, begin: Any, low: Any) -> Any:
+    found = np.uint32(0)
+    for i in range(_SCAN):
+        found += np.uint32(magnitude[begin + _U(i)] - low < np.uint32(1 << BIN))
+    return found > 0
+
+
+@_jit
+def place_of(base: Any, model: Any, value: Any, nth: Any) -> Any:
+    """Flat index of the ``nth`` element (from 0) whose magnitude has the bits ``value``."""
+    magnitude = np.empty(_BLOCK, np.uint32)
+    left = nth
+    for at in range(0, model.size, _BLOCK):
+        size = min(_BLOCK, model.size - at)
+        _magnitudes(magnitude, base, model, _U(at), size)
+        here = _equal(magnitude, size, value)
+        if left < here:
+            for i in range(size):
+                if magnitude[_U(i)] == value:
+                    if left == 0:
+                        return at + i
+                    left -= 1
+        left -= here
+    return model.size
+
+
+@_jit
+def _equal(magnitude: Any, size: Any, value: Any) -> Any:
+    found = np.uint32(0)
+    for i in range(size):
+        found += np.uint32(magnitude[_U(i)] == value)
+    return np.int64(found)
