@@ -14,14 +14,11 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, flat
 
-_BINS = 1 << 15
-
 
 class Statistics:
     """Gram matrices and histograms of magnitudes, by the sources that they belong to.
 
-    A histogram takes about 20 KiB, however large its tensor is, so those of three 7B experts fit
-    in 20 MB.
+    A histogram of differences of bfloat16 tensors takes some 80 KB, however large they are.
     """
 
     def __init__(self) -> None:
@@ -70,41 +67,61 @@ def key_of(what: str, name: str, *sources: Any) -> Hashable | None:
     return (what, name, sources) if all(isinstance(s, Checkpoint) for s in sources) else None
 
 
+class Histogram(NamedTuple):
+    """Counts of magnitudes by bins, those that are zero left out.
+
+    Attributes:
+        bins: The used bins in ascending order; see ``kernels.histogram``. The magnitudes in an
+            even one are equal.
+        counts: How many magnitudes are in each.
+    """
+
+    bins: NDArray[np.uint32]
+    counts: NDArray[np.uint32]
+
+
 @dataclass(frozen=True)
 class TaskVector:
-    """The task vector of one tensor and the histogram of its magnitudes.
+    """The task vector of one tensor.
 
     Attributes:
         base: Flat array of the base's tensor.
         model: That of the expert's.
-        histogram: Counts by the upper 15 bits of the float32 magnitude, from bin ``first`` on.
-        first: See ``histogram``.
-        zeros: Number of elements that are zero.
+        histogram: Of its magnitudes.
     """
 
     base: Array
     model: Array
-    histogram: NDArray[np.int64]
-    first: int
-    zeros: int
+    histogram: Histogram
 
     @classmethod
     def of(cls, base: Array, model: Array, statistics: Statistics, key: Any) -> TaskVector:
         """Looks the histogram up, or makes it."""
-        return cls(base, model, *statistics.once(key, lambda: _histogram(base, model)))
+        return cls(base, model, statistics.once(key, lambda: _histogram(base, model)))
 
     def count(self, bin_: int) -> int:
         """Number of elements in a bin."""
-        place = bin_ - self.first
-        return int(self.histogram[place]) if 0 <= place < len(self.histogram) else 0
+        place = int(np.searchsorted(self.histogram.bins, bin_))
+        known = place < len(self.histogram.bins) and self.histogram.bins[place] == bin_
+        return int(self.histogram.counts[place]) if known else 0
 
     def inside(self, bin_: int) -> NDArray[np.uint32]:
-        """The magnitudes in a bin, as bit patterns, in the order of the elements."""
+        """The magnitudes in an odd bin, as bit patterns, in the order of the elements."""
         count = self.count(bin_)
         found = np.empty(count + 1, np.uint32)
         if count:
-            kernels.inside(self.base, self.model, np.uint32(bin_ << kernels.BIN), found)
+            low = _lowest(bin_)
+            kernels.inside(self.base, self.model, low, np.uint32(1 << kernels.BIN) - 1, found)
         return found[:count]
+
+    def place(self, value: np.uint32, nth: int, equal: int) -> int:
+        """Flat index of the ``nth`` of ``equal`` elements whose magnitude has the bits ``value``.
+
+        The size of the tensor if there is none.
+        """
+        if nth == equal:
+            return int(self.model.size)
+        return int(kernels.place_of(self.base, self.model, value, nth))
 
 
 class Place(NamedTuple):
@@ -125,46 +142,50 @@ def places(vectors: Sequence[TaskVector], density: float) -> list[Place]:
     inside that bin is looked at. Elements that are zero count as kept or not, as one likes.
     """
     size = sum(v.model.size for v in vectors)
+    keep = max(1, int(density * size))
     if density == 0 or size == 0:
         return [Place(float("inf"), 0)] * len(vectors)
-    keep = max(1, int(density * size))
-    if keep >= size - sum(v.zeros for v in vectors):
+    if keep >= sum(int(v.histogram.counts.sum()) for v in vectors):
         return [Place(0.0, 0)] * len(vectors)
     bin_, wanted = _bin(vectors, keep)
-    found = [vector.inside(bin_) for vector in vectors]
-    every = np.concatenate(found)
-    value = np.partition(every, every.size - wanted)[every.size - wanted]
-    ties = wanted - int((every > value).sum())
+    if bin_ % 2 == 0:
+        value, ties = _lowest(bin_), wanted
+        equal = [v.count(bin_) for v in vectors]
+    else:
+        found = [v.inside(bin_) for v in vectors]
+        every = np.sort(np.concatenate(found))
+        value = every[every.size - wanted]
+        ties = wanted - int((every > value).sum())
+        equal = [int((own == value).sum()) for own in found]
     threshold, result = float(value.view(np.float32)), []
-    for vector, own in zip(vectors, found, strict=True):
-        equal = int((own == value).sum())
-        here = min(ties, equal)
+    for vector, count in zip(vectors, equal, strict=True):
+        here = min(ties, count)
         ties -= here
-        last = (
-            vector.model.size
-            if here == equal
-            else kernels.place_of(vector.base, vector.model, value, here)
-        )
-        result.append(Place(threshold, last))
+        result.append(Place(threshold, vector.place(value, here, count)))
     return result
 
 
 def _bin(vectors: Sequence[TaskVector], keep: int) -> tuple[int, int]:
     """The bin of the ``keep``-th largest element, and how many of that bin are kept."""
-    used = [v for v in vectors if len(v.histogram)]
-    low = min(v.first for v in used)
-    total = np.zeros(max(v.first + len(v.histogram) for v in used) - low, np.int64)
-    for v in used:
-        total[v.first - low : v.first - low + len(v.histogram)] += v.histogram
-    above = np.cumsum(total[::-1])
+    bins = np.concatenate([v.histogram.bins for v in vectors])
+    counts = np.concatenate([v.histogram.counts for v in vectors])
+    if len(vectors) > 1:
+        bins, place = np.unique(bins, return_inverse=True)
+        counts = np.bincount(place, counts)  # float64: exact up to 2^53
+    above = np.cumsum(counts[::-1], dtype=np.int64)
     position = int(np.searchsorted(above, keep))
     before = int(above[position - 1]) if position else 0
-    return low + len(total) - 1 - position, keep - before
+    return int(bins[len(bins) - 1 - position]), keep - before
 
 
-def _histogram(base: Array, model: Array) -> tuple[NDArray[np.int64], int, int]:
-    table = np.zeros(_BINS, np.int64)
-    zeros = kernels.histogram(base, model, table)
-    used = np.flatnonzero(table)
-    first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    return table[first:end].copy(), first, zeros
+def _lowest(bin_: int) -> np.uint32:
+    """The smallest bit pattern in a bin."""
+    return np.uint32((bin_ >> 1 << kernels.BIN) + (bin_ & 1))
+
+
+def _histogram(base: Array, model: Array) -> Histogram:
+    table = np.zeros(1 << 32 - kernels.BIN, np.uint32)  # the sign bit is never set
+    kernels.histogram(base, model, table)
+    bins = np.flatnonzero(table)
+    bins = bins[bins != 0]
+    return Histogram(bins.astype(np.uint32), table[bins])
