@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+import transformers
+from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CLIPVisionConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -100,6 +106,102 @@ def vit(
     }
     made = ViTConfig(**{**settings, **config}, num_hidden_layers=layers, **_labels(labels))
     return _initialised(ViTForImageClassification, made, seed)
+
+
+def t5(seed: int = 0, *, layers: int = 2, **config: object) -> nn.Module:
+    """A T5, whose encoder, decoder and head share an embedding."""
+    settings = {
+        "vocab_size": 64,
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 48,
+        "num_heads": 2,
+        "num_decoder_layers": 3,
+        "decoder_start_token_id": 0,
+    }
+    made = T5Config(**{**settings, **config}, num_layers=layers)
+    return _initialised(T5ForConditionalGeneration, made, seed)
+
+
+def decoder(family: str, seed: int = 0, *, layers: int = 2, **config: object) -> nn.Module:
+    """A decoder of a family that is configured like Llama, e.g. ``"Mixtral"`` or ``"Gemma2"``."""
+    settings: dict[str, object] = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    own: dict[str, dict[str, object]] = {
+        "Mixtral": {"num_local_experts": 4},
+        "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}
+        | {"shared_expert_intermediate_size": 24, "mlp_only_layers": [1]},
+        "Qwen3Moe": {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8}
+        | {"num_experts_per_tok": 2},
+        "Qwen3": {"head_dim": 8},
+        "Gemma": {"head_dim": 8},
+        "Gemma2": {"head_dim": 8},
+        "Gemma3": {"head_dim": 8},
+    }
+    text = "Text" if family == "Gemma3" else ""
+    made = getattr(transformers, f"{family}{text}Config")(
+        **{**settings, **own.get(family, {}), **config}, num_hidden_layers=layers
+    )
+    return _initialised(getattr(transformers, f"{family}ForCausalLM"), made, seed)
+
+
+def encoder(family: str, seed: int = 0, **config: object) -> nn.Module:
+    """A classifier of a family that is configured like BERT, e.g. ``"Roberta"``."""
+    settings: dict[str, object] = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 32,
+    }
+    made = getattr(transformers, f"{family}Config")(**{**settings, **config})
+    return _initialised(getattr(transformers, f"{family}ForSequenceClassification"), made, seed)
+
+
+def llava(seed: int = 0, **text: object) -> nn.Module:
+    """A vision-language model: a CLIP vision tower of width 16, a projector, and a Llama."""
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=16,
+    )
+    made = LlavaConfig(
+        vision_config=vision,
+        text_config=llama(**text).config,
+        image_token_id=63,
+        image_seq_length=4,
+        vision_feature_layer=-1,
+    )
+    return _initialised(LlavaForConditionalGeneration, made, seed)
+
+
+def inputs(model: nn.Module) -> dict[str, Tensor]:
+    """A batch that the model accepts, the same for equal configurations."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, 60, (2, 9), generator=generator)
+    images = torch.randn(2, 3, 8, 8, generator=generator).to(model.dtype)
+    if isinstance(model, LlavaForConditionalGeneration):
+        tokens[:, 1:5] = model.config.image_token_id
+        return {"input_ids": tokens, "pixel_values": images}
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": images}
+    if model.config.is_encoder_decoder:
+        return {"input_ids": tokens, "decoder_input_ids": tokens[:, :5]}
+    return {"input_ids": tokens}
 
 
 def noised(model: M, seed: int, scale: float = 0.02) -> M:

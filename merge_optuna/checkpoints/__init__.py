@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
@@ -14,5 +15,6 @@ __all__ = [
     "checkpoint_views",
     "for_each",
     "is_pretrained",
+    "model_dtype",
     "write_checkpoint",
 ]

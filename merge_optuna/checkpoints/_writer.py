@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._store import DTYPES, INDEX
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError
@@ -191,10 +192,10 @@ def _save_config(plan: WritePlan, target: Path) -> None:
     if plan.frame.config is None:
         return
     config = dict(plan.frame.config)
-    floats = {s.dtype for s in plan.specs if s.dtype.is_floating_point}
-    if len(floats) == 1:
+    dtype = model_dtype(config, {spec.name: (spec.dtype, spec.shape) for spec in plan.specs})
+    if dtype is not None:
         key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
-        config[key] = str(floats.pop()).removeprefix("torch.")
+        config[key] = str(dtype).removeprefix("torch.")
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (target / "config.json").write_text(text, encoding="utf-8")
 

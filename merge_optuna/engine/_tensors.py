@@ -51,9 +51,7 @@ def tensors(
     """
     frame, wanted, merger = frame_of(recipe), as_dtype(dtype), Merger(device, fused=fused)
     for name in frame.names():
-        own = frame.dtype(name)
-        final = (wanted or own) if own.is_floating_point else own
-        yield name, merger.rounded(recipe, name, final)
+        yield name, merger.rounded(recipe, name, final_dtype(frame.dtype(name), wanted))
 
 
 class Merger:
@@ -96,22 +94,13 @@ class Merger:
 
     def rounded(self, source: Source, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor in its final data type."""
-        plan = self._plan(source, name)
-        if not callable(plan):
-            return plan.to(dtype)
-        merged = torch.empty(frame_of(source).shape(name), dtype=dtype)
-        _fill_all(plan, merged)
-        return merged
+        return self._rounded(self._plan(source, name), source, name, dtype)
 
-    def write_into(self, view: Tensor, source: Source, name: str) -> None:
-        """Overwrites a live tensor."""
+    def write_into(self, view: Tensor, source: Source, name: str, dtype: torch.dtype) -> None:
+        """Overwrites a live tensor with what a checkpoint of ``dtype`` would hold."""
         plan = self._plan(source, name)
-        if not callable(plan):
-            view.copy_(plan)
-        elif not _fill_all(plan, view):
-            merged = torch.empty(view.shape)
-            _fill_all(plan, merged)
-            view.copy_(merged)
+        if view.dtype != dtype or not callable(plan) or not _fill_all(plan, view):
+            view.copy_(self._rounded(plan, source, name, dtype))
 
     def parts(self, source: Source, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
         """Consecutive flat parts of a tensor in its final type, each overwritten by the next."""
@@ -123,7 +112,7 @@ class Merger:
         buffer = torch.empty(min(size, _PART), dtype=dtype)
         array = flat(buffer)
         if array is None:
-            yield self.rounded(source, name, torch.float32).to(dtype)
+            yield self._rounded(plan, source, name, dtype)
             return
         for first in range(0, size, _PART):
             here = min(_PART, size - first)
@@ -137,6 +126,18 @@ class Merger:
         inputs = self._inputs(source, name)
         fill = self._fill(source, name, inputs)
         return _merged(source, name, inputs) if fill is None else fill
+
+    def _rounded(
+        self, plan: Fill | Tensor, source: Source, name: str, dtype: torch.dtype
+    ) -> Tensor:
+        if not callable(plan):
+            return plan.to(dtype)
+        merged = torch.empty(frame_of(source).shape(name), dtype=dtype)
+        if _fill_all(plan, merged):
+            return merged
+        exact = torch.empty(merged.shape)
+        _fill_all(plan, exact)
+        return exact.to(dtype)
 
     def _inputs(self, recipe: Recipe, name: str) -> list[Tensor]:
         return [self.exact(source, name) for source in recipe.sources]
@@ -168,6 +169,11 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise RecipeError(f"dtype must be 'float32', 'bfloat16' or 'float16', not {dtype!r}.")
     return found
+
+
+def final_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    """The data type of a merged tensor: as wanted if it is a float tensor, else as stored."""
+    return wanted if wanted is not None and stored.is_floating_point else stored
 
 
 def frame_of(source: Source) -> Checkpoint:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._tensors import Merger, Source, as_dtype, frame_of
+from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of
 from merge_optuna.errors import ExportError, RecipeError
 from merge_optuna.recipes import Recipe
 
@@ -57,8 +57,7 @@ def write(
     _check_not_a_source(recipe, folder)
     out = as_dtype(dtype)
     frame = frame_of(recipe)
-    own = {name: frame.dtype(name) for name in frame.names()}
-    final = {n: (out or d) if d.is_floating_point else d for n, d in own.items()}
+    final = {name: final_dtype(frame.dtype(name), out) for name in frame.names()}
     specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]
     texts = {"README.md": model_card(recipe, folder.name, score, command)}
     if isinstance(recipe, Recipe):

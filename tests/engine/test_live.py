@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import merge_optuna as mo
+from merge_optuna.engine._build import build
 from merge_optuna.errors import CheckpointError, CheckpointMismatch, InfeasibleRecipe, RecipeError
 from tests import toys
 
@@ -23,13 +28,27 @@ MODELS: dict[str, Make] = {
     "bert": toys.bert,
     "vit": toys.vit,
 }
+FAMILIES: dict[str, Make] = {
+    **MODELS,
+    "t5": toys.t5,
+    "llava": toys.llava,
+    "roberta": partial(toys.encoder, "Roberta"),
+    **{
+        name.lower(): partial(toys.decoder, name)
+        for name in ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Mistral", "Qwen2", "Qwen3", "Phi3")
+    },
+    **{name.lower(): partial(toys.decoder, name) for name in ("Gemma", "Gemma2", "Gemma3")},
+}
+every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
 def dare_ties(base: mo.Checkpoint, *experts: mo.Checkpoint, **values: Any) -> mo.Recipe:
     """A recipe with all that a recipe may have: random masks, values by layer and by name."""
+    layers = mo.recipes.linear([base, *experts]).alignment.layout.order
+    by_layer = list(itertools.islice(itertools.cycle([0.9, 0.6, 0.3, 0.5]), len(layers)))
     settings: dict[str, Any] = {
-        "weight": {"*.0.*": 0.4, "*": mo.per_group([0.9, 0.6, 0.3, 0.5])},
+        "weight": {"*.0.*": 0.4, "*": mo.per_group(by_layer)},
         "density": mo.per_group([0.3, 0.8], per=mo.depth(2)),
     }
     return mo.recipes.dare_ties(base, experts, **settings | values)
@@ -51,12 +70,8 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 def output(model: nn.Module) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        if hasattr(model.config, "image_size"):
-            images = torch.randn(2, 3, 8, 8, generator=generator)
-            return model(pixel_values=images.to(model.dtype)).logits
-        return model(torch.randint(3, 60, (2, 9), generator=generator)).logits
+        return model(**toys.inputs(model)).logits
 
 
 def plain(seed: int) -> nn.Module:
@@ -74,7 +89,7 @@ def plain(seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@every_model
+@every_family
 def test_live_is_what_from_pretrained_makes_of_the_written(
     tmp_path: Path, make: Make, dtype: torch.dtype
 ) -> None:
@@ -167,6 +182,180 @@ def test_tied_weights_stay_tied(tmp_path: Path, make: Make) -> None:
     assert head is embedding
     mo.write(recipe, tmp_path / "out")
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+
+
+# -- checkpoints of other times and hands -----------------------------------------------------
+
+
+def test_the_model_is_built_from_names_and_config_alone(tmp_path: Path) -> None:
+    """A frame need not be a folder: adapters and stacks of layers are not."""
+    base, ja = toys.family(tmp_path, experts=1)
+    expected = tensors_of(mo.Engine().load(dare_ties(base, ja)))
+    for checkpoint in (base, ja):
+        checkpoint.tensor("model.norm.weight")  # opened: the mapped content outlives its name
+        (tmp_path / checkpoint.name / "model.safetensors").unlink()
+        (tmp_path / checkpoint.name / "config.json").unlink()
+    assert_same(tensors_of(mo.Engine().load(dare_ties(base, ja))), expected)
+
+
+def test_building_takes_no_memory_for_weights(tmp_path: Path) -> None:
+    folder = toys.save(toys.llama(tied=True), tmp_path / "m")
+    rows = 500_000
+    renamed(folder, lambda t: t | {"model.embed_tokens.weight": torch.zeros(rows, 32)})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": rows}))
+    frame = mo.Checkpoint(folder)
+
+    before = anonymous_memory()
+    model, views = build(frame, None, torch.device("cpu"))
+    assert views["model.embed_tokens.weight"].nbytes == 64_000_000
+    assert anonymous_memory() - before < 16_000_000
+    model.model.embed_tokens.weight.fill_(1.0)
+    assert anonymous_memory() - before > 60_000_000
+
+
+def anonymous_memory() -> int:
+    """Bytes that this process holds beside mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0])
+
+
+def test_generation_config(tmp_path: Path) -> None:
+    model = toys.llama()
+    model.generation_config.update(max_new_tokens=7, temperature=0.5, do_sample=True)
+    base = mo.Checkpoint(toys.save(model, tmp_path / "base"), name="base")
+    live = mo.Engine().load(base)
+    mo.write(base, tmp_path / "out")
+    loaded = type(live).from_pretrained(tmp_path / "out")
+    assert live.generation_config.max_new_tokens == 7
+    assert live.generation_config.to_dict() == loaded.generation_config.to_dict()
+    assert live.config.to_diff_dict() == loaded.config.to_diff_dict()
+
+
+def test_generation_settings_of_an_old_config(tmp_path: Path) -> None:
+    folder = toys.save(toys.llama(), tmp_path / "base")
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_beams": 3}))
+    live = mo.Engine().load(mo.Checkpoint(folder))
+    loaded = type(live).from_pretrained(folder)
+    assert live.generation_config.num_beams == 3
+    assert live.generation_config.to_dict() == loaded.generation_config.to_dict()
+
+
+def renamed(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Rewrites the tensors of a checkpoint."""
+    file = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    save_file(change(tensors), file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("case", ["prefix-left-out", "prefix-in-excess", "gamma", "old-buffers"])
+def test_names_that_transformers_understands(tmp_path: Path, case: str) -> None:
+    """As the first GPT-2, BERT and Llama checkpoints have them."""
+    make: Make = {
+        "prefix-left-out": toys.gpt2,
+        "prefix-in-excess": lambda: toys.bert().bert,
+        "gamma": toys.bert,
+        "old-buffers": toys.llama,
+    }[case]
+    changes: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+        "prefix-left-out": lambda t: {n.removeprefix("transformer."): v for n, v in t.items()},
+        "prefix-in-excess": lambda t: {f"bert.{n}": v for n, v in t.items()},
+        "gamma": lambda t: {
+            n.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            ): v
+            for n, v in t.items()
+        },
+        "old-buffers": lambda t: (
+            t | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+        ),
+    }
+    checkpoints = toys.family(tmp_path, make, experts=2)
+    expected = tensors_of(mo.Engine().load(mo.recipes.ties(*checkpoints[:1], checkpoints[1:])))
+    for checkpoint in checkpoints:
+        renamed(tmp_path / checkpoint.name, changes[case])
+    again = [mo.Checkpoint(c.ref, name=c.name) for c in checkpoints]
+    assert again[0].names() != checkpoints[0].names()
+    recipe = mo.recipes.ties(again[0], again[1:])
+
+    live = mo.Engine().load(recipe)
+    mo.write(recipe, tmp_path / "out")
+
+    assert_same(tensors_of(live), expected)
+    assert_same(tensors_of(live), tensors_of(type(live).from_pretrained(tmp_path / "out")))
+
+
+def test_a_module_that_the_class_lacks_is_written_but_not_evaluated(tmp_path: Path) -> None:
+    """As the pooler in the checkpoints of masked language models."""
+    checkpoints = toys.family(tmp_path, toys.bert, experts=1)
+    for checkpoint in checkpoints:
+        renamed(
+            tmp_path / checkpoint.name,
+            lambda t: t | {"cls.seq_relationship.weight": torch.ones(2, 32)},
+        )
+    recipe = mo.recipes.linear([mo.Checkpoint(c.ref, name=c.name) for c in checkpoints])
+    with pytest.warns(UserWarning, match=r"no place for 1 tensors of 'base': cls\.seq_rel"):
+        live = mo.Engine().load(recipe)
+    mo.write(recipe, tmp_path / "out")
+    assert "cls.seq_relationship.weight" in load_file(tmp_path / "out" / "model.safetensors")
+    assert_same(tensors_of(live), tensors_of(type(live).from_pretrained(tmp_path / "out")))
+
+
+def test_tied_tensors_that_are_stored_twice_may_part(tmp_path: Path) -> None:
+    """transformers ties them only if they are equal, which random masks do not leave them."""
+    checkpoints = toys.family(tmp_path, partial(toys.llama, tied=True), experts=2)
+    for checkpoint in checkpoints:
+        renamed(
+            tmp_path / checkpoint.name,
+            lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()},
+        )
+    recipe = dare_ties(*(mo.Checkpoint(c.ref, name=c.name) for c in checkpoints))
+    live = mo.Engine().load(recipe)
+    mo.write(recipe, tmp_path / "out")
+    loaded = type(live).from_pretrained(tmp_path / "out")
+    assert not torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+    assert_same(tensors_of(live), tensors_of(loaded))
+
+
+# -- data types -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", ["bfloat16", None])
+def test_tensors_of_several_data_types(tmp_path: Path, said: str | None) -> None:
+    """Routers and norms kept in float32 inside a bfloat16 model."""
+    checkpoints = toys.family(tmp_path, FAMILIES["mixtral"], experts=2, dtype=torch.bfloat16)
+    for checkpoint in checkpoints:
+        folder = tmp_path / checkpoint.name
+        renamed(
+            folder,
+            lambda t: {n: v.float() if "norm" in n or ".gate." in n else v for n, v in t.items()},
+        )
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"dtype": said}))
+    recipe = dare_ties(*(mo.Checkpoint(c.ref, name=c.name) for c in checkpoints))
+
+    live = mo.Engine().load(recipe)
+    mo.write(recipe, tmp_path / "out")
+
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written["model.norm.weight"].dtype == torch.float32
+    assert written["model.embed_tokens.weight"].dtype == torch.bfloat16
+    loaded = type(live).from_pretrained(tmp_path / "out")
+    assert loaded.dtype == torch.bfloat16
+    assert_same(tensors_of(live), tensors_of(loaded))
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32])
+def test_modules_that_transformers_keeps_in_float32(tmp_path: Path, stored: torch.dtype) -> None:
+    """They hold what the written checkpoint holds: numbers that float16 has."""
+    recipe = dare_ties(*toys.family(tmp_path, toys.t5, experts=2, dtype=stored))
+    live = mo.Engine(dtype="float16").load(recipe)
+    mo.write(recipe, tmp_path / "out", dtype="float16")
+    loaded = type(live).from_pretrained(tmp_path / "out")
+    assert loaded.encoder.block[0].layer[1].DenseReluDense.wo.weight.dtype == torch.float32
+    assert_same(tensors_of(live), tensors_of(loaded))
 
 
 # -- refilled in place ------------------------------------------------------------------------
@@ -306,6 +495,10 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
     [
         (None, r"missing or names no architecture.*mo\.Checkpoint\.from_module"),
         ("{}", "names no architecture"),
+        (
+            '{"architectures": ["Grok9"], "auto_map": {"AutoModel": "grok.Grok9"}}',
+            "comes with the checkpoint, which is not run. Load the model yourself",
+        ),
         ('{"architectures": ["Grok9"]}', "has no Grok9, which .* needs. Update transformers"),
     ],
 )
