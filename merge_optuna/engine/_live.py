@@ -22,6 +22,8 @@ class Engine:
         device: Of the live model and of the computation, e.g. ``"cpu"`` or ``"cuda"``.
         dtype: Data type of the live model, e.g. ``"bfloat16"`` or ``torch.float32``; that of the
             base checkpoint when omitted.
+        compute_dtype: Data type that merges are computed in before their one rounding:
+            ``"float32"`` when omitted, or ``"float64"``.
 
     Example:
         >>> engine = mo.Engine(device="cuda", dtype="bfloat16")
@@ -31,11 +33,15 @@ class Engine:
     """
 
     def __init__(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype | str | None = None
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str | None = None,
+        *,
+        compute_dtype: torch.dtype | str | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.dtype = as_dtype(dtype)
-        self._merger = Merger(self.device)
+        self._merger = Merger(self.device, compute_dtype=compute_dtype)
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine._arrays import flat
 from merge_optuna.engine._cuts import model_cuts
+from merge_optuna.engine._device import Sources
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.methods import Cut, mask_key
 from merge_optuna.recipes import Recipe
@@ -31,6 +32,7 @@ def tensors(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    compute_dtype: torch.dtype | str | None = None,
     fused: bool = True,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields the name and value of every tensor of the merged model, in the frame's order.
@@ -41,6 +43,7 @@ def tensors(
         recipe: A recipe without free numbers, or a checkpoint as it is.
         dtype: Data type of float tensors; each keeps that of the base when omitted.
         device: Where to compute.
+        compute_dtype: Data type of the computation: float32 when omitted, or float64.
         fused: Use the fused kernels where there are some; else the plain path, which is the
             reference, everywhere.
 
@@ -49,7 +52,8 @@ def tensors(
         CheckpointMismatch: If the sources do not fit together.
         InfeasibleRecipe: If the values have no well-defined result.
     """
-    frame, wanted, merger = frame_of(recipe), as_dtype(dtype), Merger(device, fused=fused)
+    frame, wanted = frame_of(recipe), as_dtype(dtype)
+    merger = Merger(device, compute_dtype=compute_dtype, fused=fused)
     for name in frame.names():
         yield name, merger.rounded(recipe, name, final_dtype(frame.dtype(name), wanted))
 
@@ -60,13 +64,31 @@ class Merger:
     What it learns of the sources – histograms, Gram matrices – it keeps, so one that lives as long
     as a study reads them once.
 
-    Attributes:
-        device: Where it computes. Fused kernels are for the CPU.
+    Args:
+        device: Where to compute. Fused kernels are for the CPU; a GPU runs torch's.
+        compute_dtype: Data type of the computation, float32 or float64; float64 also where a
+            source has it.
+        fused: Use the fused kernels where there are some.
+        budget: Bytes of sources that may stay on a GPU; see :class:`Sources`.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", *, fused: bool = True) -> None:
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        *,
+        compute_dtype: torch.dtype | str | None = None,
+        fused: bool = True,
+        budget: int | None = None,
+    ) -> None:
         self.device = torch.device(device)
-        self._fused = fused and self.device.type == "cpu"
+        self._compute = as_dtype(compute_dtype) or torch.float32
+        if self._compute not in (torch.float32, torch.float64):
+            raise RecipeError(
+                f"compute_dtype must be 'float32' or 'float64', not {compute_dtype!r}: merging "
+                "in less would round every task vector. Use dtype= for the result."
+            )
+        self._fused = fused and self.device.type == "cpu" and self._compute == torch.float32
+        self._sources = Sources(self.device, budget)
 
     @cached_property
     def _statistics(self) -> Statistics:
@@ -81,13 +103,13 @@ class Merger:
     def exact(self, source: Source, name: str) -> Tensor:
         """A tensor before the one rounding: as stored, or in the type of the computation."""
         if isinstance(source, Checkpoint):
-            return source.tensor(name).to(self.device)
+            return self._sources.tensor(source, name)
         if name in source.alignment.copied:
             return self.exact(source.sources[0], name)
         inputs = self._inputs(source, name)
         fill = self._fill(source, name, inputs)
         if fill is None:
-            return _merged(source, name, inputs)
+            return _merged(source, name, inputs, self._compute)
         merged = torch.empty(inputs[0].shape)
         _fill_all(fill, merged)
         return merged
@@ -125,7 +147,7 @@ class Merger:
             return self.exact(source, name)
         inputs = self._inputs(source, name)
         fill = self._fill(source, name, inputs)
-        return _merged(source, name, inputs) if fill is None else fill
+        return _merged(source, name, inputs, self._compute) if fill is None else fill
 
     def _rounded(
         self, plan: Fill | Tensor, source: Source, name: str, dtype: torch.dtype
@@ -214,7 +236,9 @@ def _is_fused(source: Source) -> bool:
 # -- the plain path ---------------------------------------------------------------------------
 
 
-def _merged(recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Tensor:
+def _merged(
+    recipe: Recipe, name: str, inputs: Sequence[Tensor], compute: torch.dtype = torch.float32
+) -> Tensor:
     """Merges whole tensors by the method's own kernel."""
     values = recipe.values_at(name)
     if recipe.spec.random:
@@ -222,15 +246,15 @@ def _merged(recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Tensor:
     if values.get("trim_over") == "model":
         cuts = [_cuts_of(recipe, i, d) for i, d in enumerate(values["density"])]
         values["cuts"] = [cut[name] for cut in cuts]
-    inputs = _exact(inputs)
+    inputs = _exact(inputs, compute)
     base = inputs.pop(0) if recipe.base is not None else None
     return recipe.spec.kernel(base, inputs, **values)
 
 
-def _exact(inputs: Sequence[Tensor]) -> list[Tensor]:
+def _exact(inputs: Sequence[Tensor], compute: torch.dtype = torch.float32) -> list[Tensor]:
     """The tensors in the data type of the computation."""
     wide = any(t.dtype == torch.float64 for t in inputs)
-    return [t.to(torch.float64 if wide else torch.float32) for t in inputs]
+    return [t.to(torch.float64 if wide else compute) for t in inputs]
 
 
 def _cuts_of(recipe: Recipe, model: int, density: float) -> dict[str, Cut]:

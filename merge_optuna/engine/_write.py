@@ -25,6 +25,7 @@ def write(
     dtype: torch.dtype | str | None = None,
     tokenizer: str | None = None,
     device: torch.device | str = "cpu",
+    compute_dtype: torch.dtype | str | None = None,
     max_shard_size: int = 5_000_000_000,
     score: Mapping[str, Any] | None = None,
     command: str | None = None,
@@ -42,6 +43,7 @@ def write(
         dtype: Data type of float tensors; that of the base when omitted.
         tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
         device: Where to compute.
+        compute_dtype: Data type of the computation: float32 when omitted, or float64.
         max_shard_size: Bytes per safetensors file.
         score: Results by name, for the model card.
         command: How to make this model again, for the model card.
@@ -63,7 +65,7 @@ def write(
     if isinstance(recipe, Recipe):
         texts["recipe.yaml"] = recipe.to_yaml()
     plan = WritePlan(frame, _source(recipe, tokenizer), specs, texts, max_shard_size)
-    merger = Merger(device)
+    merger = Merger(device, compute_dtype=compute_dtype)
     with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
 
         def parts(name: str) -> Iterator[Tensor]:
