@@ -46,6 +46,12 @@ def part(arrays: tuple[Array, ...], first: int, size: int) -> tuple[Array, ...]:
     return tuple(array[first : first + size] for array in arrays)
 
 
+def tensor_of(array: Array) -> Tensor:
+    """Inverse of :func:`flat`."""
+    stored = torch.from_numpy(array)
+    return stored.view(next(dtype for dtype, kept in _STORED.items() if kept == stored.dtype))
+
+
 def floats(values: Any) -> NDArray[np.float32]:
     """Numbers rounded as torch rounds them when it multiplies a float32 tensor."""
     return np.asarray(values, dtype=np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import _kernels as kernels
-from merge_optuna.engine._arrays import Array, alike, flat, floats, part
+from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
 from merge_optuna.engine._statistics import Place, Statistics, TaskVector, key_of, places
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM
@@ -26,6 +26,7 @@ Fill = Callable[[Array, int], None]
 """``fill(out, first)`` writes the merged elements from the even flat index ``first`` on."""
 
 _FULL = 1 << 32
+_CHUNK = 1 << 15  # elements, few enough that torch uses one thread
 
 
 def fused(
@@ -47,6 +48,8 @@ def fused(
     if not has_kernel(recipe) or inputs[0].numel() == 0:
         return None
     values, prepare = recipe.values_at(name), _PREPARE.get(recipe.method)
+    if prepare is None and recipe.spec.elementwise:
+        return _chunked(recipe, inputs, values)
     if prepare is None:
         sources = alike(inputs)
         return None if sources is None else _combination(recipe, name, sources, values, statistics)
@@ -198,6 +201,23 @@ def _combination(
     return None if coefficients is None else _combine(sources, coefficients)
 
 
+def _chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) -> Fill | None:
+    """For elementwise methods without a fused kernel: torch's, on chunks in the cache."""
+    if any(flat(tensor) is None for tensor in inputs):
+        return None
+    flats = [tensor.reshape(-1) for tensor in inputs]
+
+    def fill(out: Array, first: int) -> None:
+        merged = tensor_of(out)
+        for at in range(0, out.size, _CHUNK):
+            end = min(at + _CHUNK, out.size)
+            parts = [tensor[first + at : first + end].float() for tensor in flats]
+            base = parts.pop(0) if recipe.base is not None else None
+            merged[at:end] = recipe.spec.kernel(base, parts, **values)
+
+    return fill
+
+
 def _combine(sources: tuple[Array, ...], coefficients: Any) -> Fill:
     factors = floats(coefficients)
 
@@ -208,8 +228,9 @@ def _combine(sources: tuple[Array, ...], coefficients: Any) -> Fill:
 
 
 def has_kernel(recipe: Recipe) -> bool:
-    """Whether the recipe's own method, inner recipes aside, is merged by fused kernels."""
-    return recipe.method in _PREPARE or recipe.spec.coefficients is not None
+    """Whether the recipe's own method, inner recipes aside, is merged in one pass."""
+    spec = recipe.spec
+    return recipe.method in _PREPARE or spec.elementwise or spec.coefficients is not None
 
 
 _PREPARE: dict[str, Callable[[Merge], Fill | None]] = {
