@@ -60,6 +60,36 @@ def slerp(
     return merge("slerp", None, [a, b], {"t": t}, exclude=exclude, name=name)
 
 
+def nuslerp(
+    models: Sequence[Source],
+    *,
+    base: Source | None = None,
+    weight: PerModel = 1.0,
+    row_wise: bool = False,
+    flatten: bool = True,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Spherical interpolation of two models, or of their task vectors if there is a base.
+
+    Args:
+        models: Two.
+        base: What task vectors are taken from; the models themselves are interpolated without.
+        weight: Of each model; the second one's share of the sum is slerp's ``t``. Only
+            proportions matter, so of free weights one share is searched.
+        row_wise: Without ``flatten``, interpolate the vectors along the first axis of each tensor
+            instead of those along the last.
+        flatten: Interpolate each tensor as one vector.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"weight": weight, "row_wise": row_wise, "flatten": flatten}
+    return merge("nuslerp", base, models, values, exclude=exclude, name=name)
+
+
 def task_arithmetic(
     base: Source,
     experts: Sequence[Source],
@@ -188,6 +218,27 @@ def dare_ties(
     return merge("dare_ties", base, experts, values, exclude=exclude, name=name)
 
 
+def model_stock(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    filter_wise: bool = False,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Model Stock: between the base and the average of its experts, by the angle between them.
+
+    Args:
+        base: The pre-trained model that all experts were fine-tuned from.
+        experts: At least two.
+        filter_wise: Measure the angle for each row of a matrix instead of each tensor.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+    """
+    values = {"filter_wise": filter_wise}
+    return merge("model_stock", base, experts, values, exclude=exclude, name=name)
+
+
 __all__ = [
     "ByName",
     "Depth",
@@ -201,6 +252,8 @@ __all__ = [
     "depth",
     "free",
     "linear",
+    "model_stock",
+    "nuslerp",
     "per_group",
     "slerp",
     "task_arithmetic",

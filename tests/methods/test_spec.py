@@ -31,10 +31,12 @@ def test_every_method_is_listed_and_described() -> None:
     assert list(methods.METHODS) == [
         "linear",
         "slerp",
+        "nuslerp",
         "task_arithmetic",
         "ties",
         "dare_linear",
         "dare_ties",
+        "model_stock",
     ]
     for name, method in methods.METHODS.items():
         assert method is methods.get(name)
