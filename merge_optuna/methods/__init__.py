@@ -12,9 +12,13 @@ import difflib
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods import (
+    arcee_fusion,
     dare,
+    karcher,
     linear,
     model_stock,
+    multislerp,
+    nearswap,
     nuslerp,
     slerp,
     task_arithmetic,
@@ -30,11 +34,15 @@ METHODS: dict[str, Method] = {
         linear.LINEAR,
         slerp.SLERP,
         nuslerp.NUSLERP,
+        multislerp.MULTISLERP,
+        karcher.KARCHER,
         task_arithmetic.TASK_ARITHMETIC,
         ties.TIES,
         dare.DARE_LINEAR,
         dare.DARE_TIES,
         model_stock.MODEL_STOCK,
+        nearswap.NEARSWAP,
+        arcee_fusion.ARCEE_FUSION,
     )
 }
 """Every method by name."""

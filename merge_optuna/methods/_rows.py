@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,12 +27,25 @@ def row_grams(tensors: Sequence[Tensor]) -> Matrix:
 
 
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
-    """Dot product of each row of ``a`` with that of ``b``, whatever the number of threads."""
-    *rows, width = a.shape
-    step = max(1, _BLOCK // max(1, width))
-    pairs = zip(torch.split(_rows(a), step), torch.split(_rows(b), step), strict=True)
-    sums = [_row_sums(x.double() * y.double()) for x, y in pairs]
-    return torch.cat(sums).reshape(rows)
+    """Dot product of each row of ``a`` with that of ``b``, (...) for tensors (..., d)."""
+    sums = [row_sums(x.double() * y.double()) for x, y in row_blocks(a, b)]
+    return torch.cat(sums).reshape(a.shape[:-1])
+
+
+def row_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Corresponding blocks of whole rows, (rows, d), small enough to be widened to float64."""
+    shape = (a.shape[:-1].numel(), a.shape[-1])
+    step = max(1, _BLOCK // max(1, shape[1]))
+    blocks = (torch.split(tensor.reshape(shape), step) for tensor in (a, b))
+    return zip(*blocks, strict=True)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums of the rows of a float64 matrix, whatever the number of threads."""
+    if values.shape[1] <= _LONG:
+        return values.sum(dim=1)
+    sums = [stable_sum(row) for row in values]
+    return torch.tensor(sums, dtype=torch.float64, device=values.device)
 
 
 def combine_rows(tensors: Sequence[Tensor], coefficients: NDArray[np.float64]) -> Tensor:
@@ -42,14 +55,3 @@ def combine_rows(tensors: Sequence[Tensor], coefficients: NDArray[np.float64]) -
     for theta, c in zip(tensors[1:], columns[1:], strict=True):
         merged += theta * c
     return merged
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1])
-
-
-def _row_sums(values: Tensor) -> Tensor:
-    if values.shape[1] <= _LONG:
-        return values.sum(dim=1)
-    sums = [stable_sum(row) for row in values]
-    return torch.tensor(sums, dtype=torch.float64, device=values.device)

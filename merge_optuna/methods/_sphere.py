@@ -18,6 +18,9 @@ OPPOSITE = -0.9995
 """Cosine below which two tensors count as opposite: no great circle between them is preferred, and
 the nearest to one would amplify what little they differ in."""
 
+_NOTHING = 1e-30
+"""Norm up to which a tensor counts as zeros: what would lengthen it to 1 leaves float32."""
+
 
 def lengths_and_cosines(products: Matrix) -> tuple[Array, Matrix]:
     """Norms, (..., n), and cosines in [−1, 1], (..., n, n).
@@ -25,6 +28,7 @@ def lengths_and_cosines(products: Matrix) -> tuple[Array, Matrix]:
     A tensor of zeros has no direction; its cosines are 0, also with itself.
     """
     lengths = np.sqrt(np.maximum(np.diagonal(products, axis1=-2, axis2=-1), 0))
+    lengths = np.where(lengths > _NOTHING, lengths, 0)
     divisors = or_infinite(lengths)
     cosines = products / (divisors[..., :, None] * divisors[..., None, :])
     return lengths, np.clip(cosines, -1, 1)

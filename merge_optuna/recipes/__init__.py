@@ -90,6 +90,61 @@ def nuslerp(
     return merge("nuslerp", base, models, values, exclude=exclude, name=name)
 
 
+def multislerp(
+    models: Sequence[Source],
+    *,
+    base: Source | None = None,
+    weight: PerModel = 1.0,
+    normalize: bool = True,
+    eps: float = 1e-8,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Mean direction and mean length of the models, or of their task vectors if there is a base.
+
+    Args:
+        models: At least one.
+        base: What task vectors are taken from; the models themselves are averaged without.
+        weight: Of each model, in both means.
+        normalize: Divide by the sum of the weights.
+        eps: Squared length up to which the mean of the unit tensors counts as zero, in [0, 1];
+            then the tensors are averaged linearly.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"weight": weight, "normalize": normalize, "eps": eps}
+    return merge("multislerp", base, models, values, exclude=exclude, name=name)
+
+
+def karcher(
+    models: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    max_iter: int = 10,
+    tol: float = 1e-5,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Karcher mean: the direction with the least squared angles to the models, in mean length.
+
+    Args:
+        models: At least one.
+        weight: Of each model, at least 0. Only proportions matter, so n − 1 shares are searched.
+        max_iter: Most steps of the descent, in [1, 1000].
+        tol: Length of a step in radians below which the descent ends, in [0, 1].
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"weight": weight, "max_iter": max_iter, "tol": tol}
+    return merge("karcher", None, models, values, exclude=exclude, name=name)
+
+
 def task_arithmetic(
     base: Source,
     experts: Sequence[Source],
@@ -239,6 +294,36 @@ def model_stock(
     return merge("model_stock", base, experts, values, exclude=exclude, name=name)
 
 
+def nearswap(
+    base: Source,
+    expert: Source,
+    *,
+    t: Setting = 1e-4,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """NearSwap: each element of the base moves towards the expert's by at most ``t``.
+
+    Elements nearer than ``t`` become the expert's; the unit is that of the weights.
+    """
+    return merge("nearswap", base, [expert], {"t": t}, exclude=exclude, name=name)
+
+
+def arcee_fusion(
+    base: Source,
+    expert: Source,
+    *,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Arcee Fusion: the elements of the expert whose change stands out, all others of the base.
+
+    A change counts by its size times the divergence of its row's softmax from the base's. Taken is
+    what lies at or above the tensor's median plus one and a half interquartile ranges.
+    """
+    return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
+
+
 __all__ = [
     "ByName",
     "Depth",
@@ -247,12 +332,16 @@ __all__ = [
     "PerGroup",
     "Recipe",
     "Value",
+    "arcee_fusion",
     "dare_linear",
     "dare_ties",
     "depth",
     "free",
+    "karcher",
     "linear",
     "model_stock",
+    "multislerp",
+    "nearswap",
     "nuslerp",
     "per_group",
     "slerp",

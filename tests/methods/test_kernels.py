@@ -19,7 +19,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "linear": {"weight": [0.5, 0.25, 0.5], "normalize": True},
     "slerp": {"t": 0.3},
     "nuslerp": {"weight": [0.5, 0.25], "row_wise": False, "flatten": True},
+    "multislerp": {"weight": [0.5, 0.25, 0.5], "normalize": True, "eps": 1e-8},
+    "karcher": {"weight": [0.5, 0.25, 0.5], "max_iter": 10, "tol": 1e-5},
     "model_stock": {"filter_wise": False},
+    "nearswap": {"t": 0.3},
+    "arcee_fusion": {},
     "task_arithmetic": {"weight": [0.5, 0.25, 0.5], "lambda_": 0.7, "normalize": False},
     "ties": {
         "weight": [0.5, 0.25, 0.5],

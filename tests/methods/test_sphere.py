@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,28 +29,30 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def merged(method: str, *models: Tensor, base: Tensor | None = None, **values: Any) -> Tensor:
+    """Calls a kernel with the defaults of its spec."""
+    spec = methods.get(method)
+    defaults = {
+        p.name: [p.default] * len(models) if p.per_model else p.default for p in spec.parameters
+    }
+    return spec.kernel(base, models, **(defaults | values))
+
+
 def model_stock(base: Tensor, *models: Tensor, filter_wise: bool = False) -> Tensor:
-    return methods.get("model_stock").kernel(base, models, filter_wise=filter_wise)
+    return merged("model_stock", *models, base=base, filter_wise=filter_wise)
 
 
-def nuslerp(
-    *models: Tensor,
-    t: float = 0.5,
-    base: Tensor | None = None,
-    flatten: bool = True,
-    row_wise: bool = False,
-) -> Tensor:
-    values = {"weight": [1 - t, t], "flatten": flatten, "row_wise": row_wise}
-    return methods.get("nuslerp").kernel(base, models, **values)
+def nuslerp(a: Tensor, b: Tensor, *, t: float = 0.5, **values: Any) -> Tensor:
+    return merged("nuslerp", a, b, weight=[1 - t, t], **values)
 
 
 @pytest.fixture(scope="module")
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """Two models with nothing in common."""
+    """Models with nothing in common."""
     root: Path = tmp_path_factory.mktemp("strangers")
     return [
         mo.Checkpoint(toys.save(toys.llama(seed), root / str(seed)), name=str(seed))
-        for seed in (1, 2)
+        for seed in (1, 2, 3)
     ]
 
 
@@ -131,11 +134,9 @@ def nuslerp_of(a: np.ndarray, b: np.ndarray, t: float, way: str) -> np.ndarray:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("weight", [[1.0, 1.0], [0.3, 0.9], [0.0, 2.0], [-0.2, 1.0]])
 def test_nuslerp(strangers: Family, way: str, weight: list[float]) -> None:
-    recipe = mo.recipes.nuslerp(strangers, weight=weight, **WAYS[way])
-    t = weight[1] / sum(weight)
-    assert_merged(
-        recipe, lambda name: nuslerp_of(*(array(c, name) for c in strangers), t=t, way=way)
-    )
+    pair, t = strangers[:2], weight[1] / sum(weight)
+    recipe = mo.recipes.nuslerp(pair, weight=weight, **WAYS[way])
+    assert_merged(recipe, lambda name: nuslerp_of(*(array(c, name) for c in pair), t=t, way=way))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -188,21 +189,252 @@ def test_one_element_has_only_two_directions() -> None:
 
 
 @pytest.mark.parametrize("weight", [[0.0, 0.0], [1.0, -1.0], [1.0, -0.9]])
-def test_weights_without_a_share(strangers: Family, weight: list[float]) -> None:
+def test_nuslerp_of_weights_without_a_share(strangers: Family, weight: list[float]) -> None:
     with pytest.raises(InfeasibleRecipe, match=r"cannot be normalised\. Use weights of one sign,"):
-        dict(mo.engine.tensors(mo.recipes.nuslerp(strangers, weight=weight)))
+        dict(mo.engine.tensors(mo.recipes.nuslerp(strangers[:2], weight=weight)))
 
 
-def test_of_two_weights_one_share_is_searched(strangers: Family) -> None:
-    space = mo.recipes.nuslerp(strangers, weight=mo.free(0, 1))
+# -- Multi-SLERP and Karcher mean ---------------------------------------------------------
+
+EQUAL, UNEQUAL = [1 / 3] * 3, [0.5, 0.125, 0.375]
+EXACT = {"tol": 1e-14, "max_iter": 1000}
+
+
+@pytest.mark.parametrize("weight", [EQUAL, UNEQUAL, [0.75, -0.25, 0.5]])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_multislerp(strangers: Family, weight: list[float], scale: float) -> None:
+    given = [scale * w for w in weight]
+    recipe = mo.recipes.multislerp(strangers, weight=given)
+    plain = mo.recipes.multislerp(strangers, weight=weight, normalize=False)
+    for one in (recipe, plain):
+        assert_merged(
+            one, lambda name: reference.multislerp([array(c, name) for c in strangers], weight)
+        )
+
+
+def test_multislerp_of_task_vectors(family: Family) -> None:
+    base, *experts = family
+    recipe = mo.recipes.multislerp(experts, base=base, weight=UNEQUAL)
+
+    def expected(name: str) -> np.ndarray:
+        origin = array(base, name)
+        return origin + reference.multislerp([array(c, name) - origin for c in experts], UNEQUAL)
+
+    assert_merged(recipe, expected)
+
+
+@pytest.mark.parametrize("weight", [EQUAL, UNEQUAL, [0.0, 0.25, 0.75]])
+def test_karcher(strangers: Family, weight: list[float]) -> None:
+    recipe = mo.recipes.karcher(strangers, weight=[3 * w for w in weight], **EXACT)
+    assert_merged(
+        recipe, lambda name: reference.karcher([array(c, name) for c in strangers], weight)
+    )
+
+
+def test_ten_steps_are_enough_for_models(strangers: Family) -> None:
+    """At right angles to each other, as models that have nothing in common are."""
+    weight = [0.7, 0.1, 0.2]
+    default, exact = (
+        dict(mo.engine.tensors(mo.recipes.karcher(strangers, weight=weight, **values)))
+        for values in ({}, EXACT)
+    )
+    for name, tensor in default.items():
+        assert float((tensor - exact[name]).norm() / exact[name].norm()) < 1e-4
+
+
+CANCELLING = {
+    "opposite": ([[3.0, 4.0], [-3.0, -4.0]], [0.0, 0.0]),
+    "opposite, of unequal length": ([[3.0, 4.0], [-6.0, -8.0]], [-1.5, -2.0]),
+    "one element": ([[0.5], [-0.25]], [0.125]),
+    "the corners of a triangle": ([[2.0, 0.0], [-1.0, 3**0.5], [-1.0, -(3**0.5)]], [0.0, 0.0]),
+    "nothing": ([[0.0, 0.0], [0.0, 0.0]], [0.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("method", ["multislerp", "karcher"])
+@pytest.mark.parametrize("case", CANCELLING)
+def test_directions_that_cancel_are_averaged_linearly(method: str, case: str) -> None:
+    vectors, average = CANCELLING[case]
+    result = merged(method, *(torch.tensor(v) for v in vectors))
+    torch.testing.assert_close(result, torch.tensor(average), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["multislerp", "karcher"])
+def test_zeros_only_shorten_the_mean(method: str) -> None:
+    a, b = (randn(20, seed=i).double() for i in range(2))
+    without = merged(method, a, b)
+    torch.testing.assert_close(merged(method, a, torch.zeros_like(a), b), without * 2 / 3)
+
+
+def test_one_opposite_model_does_not_turn_the_karcher_mean() -> None:
+    a = randn(20).double()
+    result = merged("karcher", a, a, -a)
+    torch.testing.assert_close(result, a)  # the mean length is that of a
+
+
+@pytest.mark.parametrize("method", ["multislerp", "karcher"])
+@pytest.mark.parametrize("weight", [[0.0, 0.0], [1.0, -1.0]])
+def test_means_without_weight(method: str, weight: list[float]) -> None:
+    models = randn(5), randn(5, seed=1)
+    with pytest.raises(InfeasibleRecipe, match="cannot be normalised"):
+        merged(method, *models, weight=weight)
+
+
+def test_karcher_takes_no_negative_weight(strangers: Family) -> None:
+    with pytest.raises(RecipeError, match=r"weight must be in \[0, ∞\), not -0\.1"):
+        mo.recipes.karcher(strangers, weight=[1, 1, -0.1])
+
+
+# -- NearSwap and Arcee Fusion ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [0.0, 1e-7, 0.01, 0.02, 10.0])
+def test_nearswap(family: Family, t: float) -> None:
+    base, expert = family[:2]
+    recipe = mo.recipes.nearswap(base, expert, t=t)
+    assert_merged(
+        recipe, lambda name: reference.nearswap(array(base, name), array(expert, name), t)
+    )
+
+
+def test_nearswap_swaps_what_is_near() -> None:
+    base, model = torch.tensor([1.0, 1.0, 1.0, 1.0]), torch.tensor([1.0, 1.125, 0.5, 3.0])
+    assert merged("nearswap", model, base=base, t=0.25).tolist() == [1.0, 1.125, 0.75, 1.25]
+
+
+def test_arcee_fusion(family: Family) -> None:
+    """Every element is the expert's or the base's, which one by its importance."""
+    base, expert = family[:2]
+    result = dict(mo.engine.tensors(mo.recipes.arcee_fusion(base, expert)))
+    taken = total = 0
+    for name, tensor in result.items():
+        importance = reference.importance(array(base, name), array(expert, name))
+        edge = reference.unusual(importance)
+        swapped = np.where(importance >= edge, array(expert, name), array(base, name))
+        clear = np.abs(importance - edge) > 1e-5 * edge  # changes of bfloat16 models may be equal
+        assert np.array_equal(tensor.double().numpy()[clear], swapped[clear]), name
+        either = (tensor == base.tensor(name)) | (tensor == expert.tensor(name))
+        assert either.all()
+        taken, total = taken + int((importance >= edge).sum()), total + tensor.numel()
+    assert 0.05 < taken / total < 0.2
+
+
+def test_arcee_fusion_where_nothing_stands_out() -> None:
+    """Rows of one element diverge from nothing: all have importance 0, which is the median."""
+    for shape in [(), (1,), (5, 1)]:
+        base, model = randn(*shape), randn(*shape, seed=1)
+        assert torch.equal(merged("arcee_fusion", model, base=base), model)
+    base = randn(4, 5)
+    assert torch.equal(merged("arcee_fusion", base, base=base), base)
+    assert merged("arcee_fusion", torch.empty(0, 3), base=torch.empty(0, 3)).shape == (0, 3)
+
+
+def test_arcee_fusion_of_tensors_beyond_all_bounds() -> None:
+    base = randn(3, 4) * 1e4
+    assert torch.isfinite(merged("arcee_fusion", -base, base=base)).all()
+
+
+# -- geometry in 2 to 50 dimensions -------------------------------------------------------
+
+dimensions = pytest.mark.parametrize("dimension", [2, 3, 10, 50])
+
+
+def bundle(dimension: int, n: int, seed: int) -> list[Tensor]:
+    """Vectors of different lengths that point the same way more or less."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, dimension, generator=generator, dtype=torch.float64)
+    noise[:, 0] = dimension**0.5
+    return list(noise * torch.rand(n, 1, generator=generator, dtype=torch.float64).exp())
+
+
+@dimensions
+@pytest.mark.parametrize("seed", range(5))
+def test_at_the_karcher_mean_the_gradient_vanishes(dimension: int, seed: int) -> None:
+    """That of Σ w·ω² over the sphere is −2 Σ w·log; and no nearby point is better."""
+    models, weight = bundle(dimension, 4, seed), np.array([0.4, 0.3, 0.2, 0.1])
+    found = merged("karcher", *models, weight=weight.tolist(), **EXACT).numpy()
+    units = [(m / m.norm()).numpy() for m in models]
+    length = np.linalg.norm(found)
+    assert length == pytest.approx(sum(weight * [float(m.norm()) for m in models]))
+    gradient = sum(
+        w * reference.logarithm(found / length, u) for w, u in zip(weight, units, strict=True)
+    )
+    assert np.linalg.norm(gradient) < 1e-12
+
+    def energy(point: np.ndarray) -> float:
+        angles = [np.arccos(np.vdot(u, point) / np.linalg.norm(point)) for u in units]
+        return float(weight @ np.square(angles))
+
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        other = found / length + 0.01 * rng.standard_normal(dimension)
+        assert energy(other) > energy(found)
+
+
+@dimensions
+@pytest.mark.parametrize("method", ["slerp", "nuslerp"])
+@pytest.mark.parametrize("t", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_angles_are_split_exactly(dimension: int, method: str, t: float) -> None:
+    """Between unit vectors: on the sphere, in their plane, at the share t of their angle."""
+    for seed in range(5):
+        a, b = (m / m.norm() for m in bundle(dimension, 2, seed))
+        values = {"t": t} if method == "slerp" else {"weight": [1 - t, t]}
+        point = merged(method, a, b, **values)
+        assert float(point.norm()) == pytest.approx(1, abs=1e-12)
+        whole, first, second = (
+            2 * np.arcsin(float((x - y).norm()) / 2) for x, y in [(a, b), (a, point), (point, b)]
+        )
+        assert (first, second) == pytest.approx((t * whole, (1 - t) * whole), abs=1e-12)
+
+
+@dimensions
+def test_the_multislerp_has_mean_direction_and_mean_length(dimension: int) -> None:
+    for seed in range(5):
+        models, weight = bundle(dimension, 3, seed), torch.tensor(UNEQUAL).double()
+        found = merged("multislerp", *models, weight=UNEQUAL)
+        direction = sum(w * m / m.norm() for w, m in zip(weight, models, strict=True))
+        length = sum(w * m.norm() for w, m in zip(weight, models, strict=True))
+        torch.testing.assert_close(found, direction * (length / direction.norm()))
+        torch.testing.assert_close(
+            found, torch.from_numpy(reference.multislerp([m.numpy() for m in models], UNEQUAL))
+        )
+
+
+@dimensions
+@pytest.mark.parametrize("method", ["nuslerp", "multislerp"])
+def test_with_a_base_it_is_the_same_around_another_origin(dimension: int, method: str) -> None:
+    for seed in range(5):
+        origin, models = randn(dimension, seed=seed).double(), bundle(dimension, 2, seed)
+        moved = merged(method, *(m + origin for m in models), base=origin, weight=[0.3, 0.5])
+        torch.testing.assert_close(
+            moved, origin + merged(method, *models, weight=[0.3, 0.5]), rtol=0, atol=1e-11
+        )
+
+
+@pytest.mark.parametrize("method", ["multislerp", "karcher"])
+def test_of_two_equally_long_models_the_means_are_the_middle(method: str) -> None:
+    a, b = (m / m.norm() for m in bundle(9, 2, seed=0))
+    torch.testing.assert_close(merged(method, a, b), nuslerp(a, b))
+    if method == "karcher":  # a share of the angle, where multislerp has a share of the chord
+        torch.testing.assert_close(
+            merged(method, a, b, weight=[0.7, 0.3], **EXACT), nuslerp(a, b, t=0.3)
+        )
+
+
+# -- as search spaces, and coefficients ---------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["nuslerp", "karcher", "multislerp"])
+def test_of_two_weights_one_share_is_searched(strangers: Family, method: str) -> None:
+    recipe = getattr(mo.recipes, method)
+    space = recipe(strangers[:2], weight=mo.free(0, 1))
     assert list(space.distributions()) == ["share/1"]
-    bound = space.bind({"share/1": 0.3})
-    assert bound.values["weight"] == pytest.approx((0.3, 0.7))
+    assert space.bind({"share/1": 0.3}).values["weight"] == pytest.approx((0.3, 0.7))
+
+
+def test_free_weights_of_either_sign_have_no_shares(strangers: Family) -> None:
     with pytest.raises(RecipeError, match=r"In nuslerp only the proportions.*for all\.$"):
-        mo.recipes.nuslerp(strangers, weight=mo.free(-1, 1)).distributions()
-
-
-# -- coefficients -------------------------------------------------------------------------
+        mo.recipes.nuslerp(strangers[:2], weight=mo.free(-1, 1)).distributions()
 
 
 def test_rows_have_no_common_coefficients() -> None:
@@ -212,18 +444,23 @@ def test_rows_have_no_common_coefficients() -> None:
     assert nu.coefficients(products, weight=[1, 1], flatten=False, row_wise=False) is None
 
 
-@pytest.mark.parametrize("with_base", [False, True])
-def test_the_coefficients_give_what_the_kernel_gives(with_base: bool) -> None:
+WITH_COEFFICIENTS = [
+    (method.name, with_base)
+    for method in methods.METHODS.values()
+    for with_base in (False, True)
+    if method.coefficients and method.base in (with_base, None)
+]
+
+
+@pytest.mark.parametrize(("method", "with_base"), WITH_COEFFICIENTS)
+def test_coefficients_give_what_the_kernel_gives(method: str, with_base: bool) -> None:
     """Bit for bit, so an engine may use either."""
+    spec = methods.get(method)
     tensors = [randn(40, 50, seed=i) for i in range(2 + with_base)]
     base, models = (tensors[0], tensors[1:]) if with_base else (None, tensors)
-    cases = {"nuslerp": {"weight": [0.3, 0.5], "flatten": True, "row_wise": False}}
-    if with_base:
-        cases["model_stock"] = {"filter_wise": False}
-    for method, values in cases.items():
-        spec = methods.get(method)
-        found = spec.coefficients(gram(tensors), **values)
-        assert torch.equal(combine(tensors, found), spec.kernel(base, models, **values))
+    values = {p.name: [0.3, 0.5] if p.per_model else p.default for p in spec.parameters}
+    found = spec.coefficients(gram(tensors), **values)
+    assert torch.equal(combine(tensors, found), spec.kernel(base, models, **values))
 
 
 # -- rows ---------------------------------------------------------------------------------
