@@ -477,3 +477,25 @@ def test_sums_over_rows_do_not_depend_on_threads(shape: tuple[int, ...]) -> None
     assert torch.equal(sums[0], sums[2])
     wanted = np.einsum("rd,rd->r", a.double().numpy(), b.double().numpy())
     np.testing.assert_allclose(sums[0], wanted, rtol=0, atol=1e-11 * shape[1] ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("model_stock", {"filter_wise": True}),
+        ("nuslerp", {"flatten": False}),
+        ("nuslerp", {"flatten": False, "row_wise": True}),
+        ("arcee_fusion", {}),
+    ],
+)
+def test_rows_give_the_same_bits_with_any_number_of_threads(
+    method: str, values: dict[str, Any]
+) -> None:
+    tensors = [randn(1027, 1029, seed=i) for i in range(3)]
+    base = tensors.pop() if methods.get(method).base else None
+    models = tensors[:1] if method == "arcee_fusion" else tensors
+    results = []
+    for n in (1, 2):
+        with threads(n):
+            results.append(merged(method, *models, base=base, **values))
+    assert torch.equal(*results)
