@@ -17,6 +17,7 @@ from merge_optuna.methods._affine import combine, gram
 from merge_optuna.methods._rows import row_dots
 
 from .. import toys
+from ..engine.test_fused import assert_same_bits, make
 from . import reference_sphere as reference
 from . import test_public
 from .test_public import Family, array, assert_merged
@@ -461,6 +462,21 @@ def test_coefficients_give_what_the_kernel_gives(method: str, with_base: bool) -
     values = {p.name: [0.3, 0.5] if p.per_model else p.default for p in spec.parameters}
     found = spec.coefficients(gram(tensors), **values)
     assert torch.equal(combine(tensors, found), spec.kernel(base, models, **values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_engine_gives_the_same_bits_from_coefficients(dtype: torch.dtype) -> None:
+    """On tensors of any size, also one element, none, and rows where coefficients are declined."""
+    base, *experts = make(dtype)
+    for recipe in (
+        mo.recipes.model_stock(base, experts),
+        mo.recipes.model_stock(base, experts, filter_wise=True),
+        mo.recipes.nuslerp(experts[:2], weight=[0.2, 0.5]),
+        mo.recipes.nuslerp(experts[:2], base=base, flatten=False),
+        mo.recipes.multislerp(experts, base=base, weight=UNEQUAL),
+        mo.recipes.karcher(experts, weight=UNEQUAL),
+    ):
+        assert_same_bits(recipe)
 
 
 # -- rows ---------------------------------------------------------------------------------
