@@ -11,7 +11,19 @@ from __future__ import annotations
 import difflib
 
 from merge_optuna.errors import RecipeError
-from merge_optuna.methods import dare, linear, slerp, task_arithmetic, ties
+from merge_optuna.methods import (
+    arcee_fusion,
+    dare,
+    karcher,
+    linear,
+    model_stock,
+    multislerp,
+    nearswap,
+    nuslerp,
+    slerp,
+    task_arithmetic,
+    ties,
+)
 from merge_optuna.methods._random import mask_key
 from merge_optuna.methods._sparsify import Cut
 from merge_optuna.methods._spec import Method, Parameter
@@ -21,10 +33,16 @@ METHODS: dict[str, Method] = {
     for method in (
         linear.LINEAR,
         slerp.SLERP,
+        nuslerp.NUSLERP,
+        multislerp.MULTISLERP,
+        karcher.KARCHER,
         task_arithmetic.TASK_ARITHMETIC,
         ties.TIES,
         dare.DARE_LINEAR,
         dare.DARE_TIES,
+        model_stock.MODEL_STOCK,
+        nearswap.NEARSWAP,
+        arcee_fusion.ARCEE_FUSION,
     )
 }
 """Every method by name."""

@@ -102,9 +102,11 @@ class Method:
         coefficients: For methods whose result is a linear combination of the tensors:
             ``coefficients(gram, **values)`` returns one number per tensor, given the matrix of
             their dot products, base first if there is one. An engine then needs that matrix only
-            once per study.
+            once per study. It returns None if with these values the result is no such combination.
         elementwise: Whether an element of the result depends only on the elements at its place,
             so that the kernel may be applied to any part of the tensors. Not with ``random``.
+        proportional: Whether scaling all weights changes nothing, whatever the other parameters,
+            so that a search needs only their shares.
         promises: What holds for its results, of :data:`PROMISES`; tests hold it to them.
     """
 
@@ -115,8 +117,9 @@ class Method:
     base: bool | None = True
     models: tuple[int, float] = (1, math.inf)
     random: bool = False
-    coefficients: Callable[..., Sequence[float]] | None = None
+    coefficients: Callable[..., Sequence[float] | None] | None = None
     elementwise: bool = False
+    proportional: bool = False
     promises: frozenset[str] = frozenset()
 
     @property
@@ -136,7 +139,8 @@ class Method:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise RecipeError(
-            f"{self.name} has no parameter {name!r}.{hint} Its parameters: {', '.join(names)}."
+            f"{self.name} has no parameter {name!r}.{hint} "
+            f"Its parameters: {', '.join(names) or 'none'}."
         )
 
     def check_sources(self, base: Any, models: int) -> None:

@@ -12,7 +12,9 @@ from merge_optuna.methods._spec import Method, Parameter
 _MAX_AMPLIFICATION = 10.0
 
 
-def total_weight(weight: Sequence[float]) -> float:
+def total_weight(
+    weight: Sequence[float], *, remedy: str = "Use weights of one sign, or normalize=False."
+) -> float:
     """The sum that weights are divided by.
 
     Raises:
@@ -23,7 +25,7 @@ def total_weight(weight: Sequence[float]) -> float:
     if abs(total) * _MAX_AMPLIFICATION < sum(map(abs, weight)) or total == 0:
         raise InfeasibleRecipe(
             f"The weights {[round(w, 6) for w in weight]} sum to {total:.3g} and cannot be "
-            "normalised. Use weights of one sign, or normalize=False."
+            f"normalised. {remedy}"
         )
     return total
 

@@ -60,6 +60,91 @@ def slerp(
     return merge("slerp", None, [a, b], {"t": t}, exclude=exclude, name=name)
 
 
+def nuslerp(
+    models: Sequence[Source],
+    *,
+    base: Source | None = None,
+    weight: PerModel = 1.0,
+    row_wise: bool = False,
+    flatten: bool = True,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Spherical interpolation of two models, or of their task vectors if there is a base.
+
+    Args:
+        models: Two.
+        base: What task vectors are taken from; the models themselves are interpolated without.
+        weight: Of each model; the second one's share of the sum is slerp's ``t``. Only
+            proportions matter, so of free weights one share is searched.
+        row_wise: Without ``flatten``, interpolate the vectors along the first axis of each tensor
+            instead of those along the last.
+        flatten: Interpolate each tensor as one vector.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"weight": weight, "row_wise": row_wise, "flatten": flatten}
+    return merge("nuslerp", base, models, values, exclude=exclude, name=name)
+
+
+def multislerp(
+    models: Sequence[Source],
+    *,
+    base: Source | None = None,
+    weight: PerModel = 1.0,
+    normalize: bool = True,
+    eps: float = 1e-8,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Mean direction and mean length of the models, or of their task vectors if there is a base.
+
+    Args:
+        models: At least one.
+        base: What task vectors are taken from; the models themselves are averaged without.
+        weight: Of each model, in both means.
+        normalize: Divide by the sum of the weights.
+        eps: Squared length up to which the mean of the unit tensors counts as zero, in [0, 1];
+            then the tensors are averaged linearly.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"weight": weight, "normalize": normalize, "eps": eps}
+    return merge("multislerp", base, models, values, exclude=exclude, name=name)
+
+
+def karcher(
+    models: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    max_iter: int = 10,
+    tol: float = 1e-5,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Karcher mean: the direction with the least squared angles to the models, in mean length.
+
+    Args:
+        models: At least one.
+        weight: Of each model, at least 0. Only proportions matter, so n − 1 shares are searched.
+        max_iter: Most steps of the descent, in [1, 1000].
+        tol: Length of a step in radians below which the descent ends, in [0, 1].
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"weight": weight, "max_iter": max_iter, "tol": tol}
+    return merge("karcher", None, models, values, exclude=exclude, name=name)
+
+
 def task_arithmetic(
     base: Source,
     experts: Sequence[Source],
@@ -188,6 +273,57 @@ def dare_ties(
     return merge("dare_ties", base, experts, values, exclude=exclude, name=name)
 
 
+def model_stock(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    filter_wise: bool = False,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Model Stock: between the base and the average of its experts, by the angle between them.
+
+    Args:
+        base: The pre-trained model that all experts were fine-tuned from.
+        experts: At least two.
+        filter_wise: Measure the angle for each row of a matrix instead of each tensor.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+    """
+    values = {"filter_wise": filter_wise}
+    return merge("model_stock", base, experts, values, exclude=exclude, name=name)
+
+
+def nearswap(
+    base: Source,
+    expert: Source,
+    *,
+    t: Setting = 1e-4,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """NearSwap: each element of the base moves towards the expert's by at most ``t``.
+
+    Elements nearer than ``t`` become the expert's; the unit is that of the weights.
+    """
+    return merge("nearswap", base, [expert], {"t": t}, exclude=exclude, name=name)
+
+
+def arcee_fusion(
+    base: Source,
+    expert: Source,
+    *,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Arcee Fusion: the elements of the expert whose change stands out, all others of the base.
+
+    A change counts by its size times the divergence of its row's softmax from the base's. Taken is
+    what lies at or above the tensor's median plus one and a half interquartile ranges.
+    """
+    return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
+
+
 __all__ = [
     "ByName",
     "Depth",
@@ -196,11 +332,17 @@ __all__ = [
     "PerGroup",
     "Recipe",
     "Value",
+    "arcee_fusion",
     "dare_linear",
     "dare_ties",
     "depth",
     "free",
+    "karcher",
     "linear",
+    "model_stock",
+    "multislerp",
+    "nearswap",
+    "nuslerp",
     "per_group",
     "slerp",
     "task_arithmetic",

@@ -160,25 +160,28 @@ def _around(value: Any, layout: Layout, per: Per, low: float, high: float) -> Fr
 class _Shares:
     """Paths at which the free weights of all models only matter by their proportions.
 
-    With ``normalize=True`` scaling all weights changes nothing, so n free weights would leave the
-    search a dead direction. Instead n − 1 shares are free: each model takes its share of what the
-    models before it have left, which reaches every proportion.
+    With ``normalize=True``, and in methods that are ``proportional`` anyway, scaling all weights
+    changes nothing, so n free weights would leave the search a dead direction. Instead n − 1
+    shares are free: each model takes its share of what the models before it have left, which
+    reaches every proportion.
     """
 
     def __init__(self, recipe: Recipe, key: str, value: Sequence[Any]) -> None:
         layout = recipe.alignment.layout
         self._starts: list[dict[str, float]] = []
         self._paths: set[str] = set()
-        if key != "weight" or not recipe.values.get("normalize"):
+        if key != "weight" or not (recipe.spec.proportional or recipe.values.get("normalize")):
             return
         found = [{path: (f, start) for path, f, start in free_paths(v, layout)} for v in value]
         self._paths = set.intersection(*(set(f) for f in found))
         self._starts = [{path: f[path][1] for path in self._paths} for f in found]
         ranges = {(f[path][0].low, f[path][0].high) for f in found for path in self._paths}
         if any(low != 0 for low, _ in ranges) or len(ranges) > 1:
+            always = recipe.spec.proportional
+            where = f"In {recipe.method}" if always else "With normalize=True"
             raise RecipeError(
-                "With normalize=True only the proportions of the weights matter. "
-                "Use weight=mo.free(0, 1, ...) for all, or normalize=False."
+                f"{where} only the proportions of the weights matter. Use "
+                f"weight=mo.free(0, 1, ...) for all{'' if always else ', or normalize=False'}."
             )
 
     def __contains__(self, path: str) -> bool:

@@ -18,6 +18,12 @@ from . import reference
 SETTINGS: dict[str, dict[str, Any]] = {
     "linear": {"weight": [0.5, 0.25, 0.5], "normalize": True},
     "slerp": {"t": 0.3},
+    "nuslerp": {"weight": [0.5, 0.25], "row_wise": False, "flatten": True},
+    "multislerp": {"weight": [0.5, 0.25, 0.5], "normalize": True, "eps": 1e-8},
+    "karcher": {"weight": [0.5, 0.25, 0.5], "max_iter": 10, "tol": 1e-5},
+    "model_stock": {"filter_wise": False},
+    "nearswap": {"t": 0.3},
+    "arcee_fusion": {},
     "task_arithmetic": {"weight": [0.5, 0.25, 0.5], "lambda_": 0.7, "normalize": False},
     "ties": {
         "weight": [0.5, 0.25, 0.5],
@@ -65,8 +71,9 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def inputs_for(method: str, *shape: int) -> list[Tensor]:
-    count = 2 if method == "slerp" else len(SETTINGS[method]["weight"])
-    return [randn(*shape, seed=i) for i in range(count + methods.get(method).base)]
+    spec = methods.get(method)
+    count = int(min(3, spec.models[1]))
+    return [randn(*shape, seed=i) for i in range(count + bool(spec.base))]
 
 
 # -- every method -------------------------------------------------------------------------
