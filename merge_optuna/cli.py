@@ -266,11 +266,17 @@ def check(file: File, as_json: Json = False) -> None:
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this one.")] = None,
     as_json: Json = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a page of documentation.")
+    ] = False,
 ) -> None:
     """List the merge methods with their parameters, ranges, defaults and papers."""
-    from merge_optuna.methods import METHODS, get
+    from merge_optuna.methods import METHODS, get, markdown
 
     chosen = METHODS.values() if name is None else [get(name)]
+    if as_markdown:
+        print(markdown(chosen), end="")
+        return
     facts = {method.name: _method_facts(method) for method in chosen}
     if as_json:
         _print_json(facts)
@@ -427,6 +433,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "source": method.source,
         "base": method.base,
+        "sources": method.sources_in_words,
         "models": [method.models[0], None if method.models[1] == math.inf else method.models[1]],
         "parameters": {
             p.name: {
@@ -434,6 +441,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
                 "default": p.default,
                 "per_model": p.per_model,
                 "can_be_free": p.numeric,
+                "search": p.search_in_words or None,
                 "summary": p.summary,
             }
             for p in method.parameters
@@ -525,14 +533,19 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 
 def _print_method(name: str, facts: dict[str, Any]) -> None:
-    low, high = facts["models"]
-    models = f"{low} models" if low == high else "any number of models"
     rows = [
-        (name, p["range"], p["default"], "each model" if p["per_model"] else "", p["summary"])
+        (
+            name,
+            p["range"],
+            p["default"],
+            p["search"] or "",
+            "each model" if p["per_model"] else "",
+            p["summary"],
+        )
         for name, p in facts["parameters"].items()
     ]
-    title = f"{name}: {'a base and ' if facts['base'] else ''}{models}"
-    _print_table(["parameter", "range", "default", "for", ""], rows, title=title)
+    columns = ["parameter", "range", "default", "search", "for", ""]
+    _print_table(columns, rows, title=f"{name}: {facts['sources']}")
     print(f"  {facts['summary']}\n  {facts['source']}\n")
 
 

@@ -13,6 +13,7 @@ import difflib
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods import (
     arcee_fusion,
+    breadcrumbs,
     dare,
     karcher,
     linear,
@@ -24,8 +25,9 @@ from merge_optuna.methods import (
     task_arithmetic,
     ties,
 )
+from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._random import mask_key
-from merge_optuna.methods._sparsify import Cut
+from merge_optuna.methods._sparsify import Band, Cut
 from merge_optuna.methods._spec import Method, Parameter
 
 METHODS: dict[str, Method] = {
@@ -43,6 +45,8 @@ METHODS: dict[str, Method] = {
         model_stock.MODEL_STOCK,
         nearswap.NEARSWAP,
         arcee_fusion.ARCEE_FUSION,
+        breadcrumbs.BREADCRUMBS,
+        breadcrumbs.BREADCRUMBS_TIES,
     )
 }
 """Every method by name."""
@@ -61,4 +65,4 @@ def get(name: str) -> Method:
     raise RecipeError(f"Unknown method {name!r}.{hint} Methods: {', '.join(METHODS)}.")
 
 
-__all__ = ["METHODS", "Cut", "Method", "Parameter", "get", "mask_key"]
+__all__ = ["METHODS", "Band", "Cut", "Method", "Parameter", "get", "markdown", "mask_key"]

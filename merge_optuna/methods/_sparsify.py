@@ -1,4 +1,4 @@
-"""Two ways to make a task vector sparse: trimming by magnitude and random dropping."""
+"""Ways to make a task vector sparse: trimming by magnitude and random dropping."""
 
 from __future__ import annotations
 
@@ -23,23 +23,60 @@ class Cut(NamedTuple):
     ties: int
 
 
+class Band(NamedTuple):
+    """What ``within`` keeps and ``without`` does not: all but the largest and the smallest."""
+
+    within: Cut
+    without: Cut
+
+
 def cut_at(delta: Tensor, density: float) -> Cut:
     """The cut that keeps the ``max(1, ⌊density · n⌋)`` largest magnitudes (none at density 0)."""
-    if density == 0 or delta.numel() == 0:
+    return cut_of(delta, kept_count(delta.numel(), density))
+
+
+def band_at(delta: Tensor, density: float, gamma: float) -> Band:
+    """The band that skips the ``⌊gamma · n⌋`` largest magnitudes and keeps the next ones.
+
+    As many are kept as :func:`cut_at` keeps; fewer of the largest are skipped where not enough
+    would be left.
+    """
+    n = delta.numel()
+    keep = kept_count(n, density)
+    skip = min(int(gamma * n), n - keep)
+    return Band(within=cut_of(delta, skip + keep), without=cut_of(delta, skip))
+
+
+def kept_count(n: int, density: float) -> int:
+    """How many of ``n`` elements are kept: ``max(1, ⌊density · n⌋)``, but none at density 0."""
+    return min(n, max(1, int(density * n))) if density > 0 else 0
+
+
+def cut_of(delta: Tensor, keep: int) -> Cut:
+    """The cut that keeps the ``keep`` largest magnitudes."""
+    if keep == 0:
         return Cut(float("inf"), 0)
     magnitude = delta.abs().float().reshape(-1)
-    keep = max(1, int(density * magnitude.numel()))
     threshold = torch.kthvalue(magnitude, magnitude.numel() - keep + 1).values
     return Cut(float(threshold), keep - int((magnitude > threshold).sum()))
 
 
 def trim(delta: Tensor, cut: Cut) -> Tensor:
     """Zeroes everything below the cut; among equals the lowest flat indices stay."""
+    return torch.where(_kept(delta, cut), delta, 0)
+
+
+def trim_band(delta: Tensor, band: Band) -> Tensor:
+    """Zeroes everything outside the band."""
+    return torch.where(_kept(delta, band.within) & ~_kept(delta, band.without), delta, 0)
+
+
+def _kept(delta: Tensor, cut: Cut) -> Tensor:
     magnitude = delta.abs().float().reshape(-1)
     keep = magnitude > cut.threshold
     equal = (magnitude == cut.threshold).nonzero().squeeze(1)
     keep[equal[: cut.ties]] = True
-    return torch.where(keep.reshape(delta.shape), delta, 0)
+    return keep.reshape(delta.shape)
 
 
 def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
@@ -59,5 +96,10 @@ def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
     if rescale == "density":
         count = int(mask.sum())
         return kept * (delta.numel() / count) if count else kept
+    return with_l1_of(delta, kept)
+
+
+def with_l1_of(delta: Tensor, kept: Tensor) -> Tensor:
+    """``kept`` with the L1 norm of ``delta``; as it is if its own norm is below 1e-7."""
     norm = stable_sum(kept.abs())
     return kept * (stable_sum(delta.abs()) / norm) if norm >= MIN_NORM else kept

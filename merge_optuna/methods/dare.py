@@ -75,7 +75,7 @@ DARE_LINEAR = Method(
     kernel=dare_linear,
     parameters=(WEIGHT, DENSITY, LAMBDA, _RESCALE, NORMALIZE, _SEED),
     random=True,
-    promises=frozenset({"selective", "symmetric", "vanishing"}),
+    promises=frozenset({"idempotent", "selective", "symmetric", "vanishing"}),
     source=_SOURCE,
 )
 DARE_TIES = Method(
@@ -83,6 +83,6 @@ DARE_TIES = Method(
     kernel=dare_ties,
     parameters=(WEIGHT, DENSITY, LAMBDA, _RESCALE, NORMALIZE, ELECT, _SEED),
     random=True,
-    promises=frozenset({"selective", "symmetric", "vanishing"}),
+    promises=frozenset({"idempotent", "selective", "symmetric", "vanishing"}),
     source=_SOURCE,
 )

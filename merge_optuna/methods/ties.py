@@ -108,6 +108,6 @@ TIES = Method(
             grouped=False,
         ),
     ),
-    promises=frozenset({"selective", "symmetric", "vanishing"}),
+    promises=frozenset({"idempotent", "selective", "symmetric", "vanishing"}),
     source="Yadav et al. 2023, TIES-Merging, arXiv 2306.01708",
 )

@@ -324,6 +324,78 @@ def arcee_fusion(
     return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
 
 
+def breadcrumbs(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    gamma: PerModel = 0.01,
+    lambda_: Setting = 1.0,
+    rescale: str = "none",
+    normalize: bool = False,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        weight: Coefficient of each task vector.
+        density: Share of each task vector that is kept, tensor by tensor, in [0, 1]. The paper's
+            β is 1 − density − gamma.
+        gamma: Share that is dropped as too large, in [0, 1]; less where not enough would be left.
+        lambda_: Scale of the merged task vector.
+        rescale: Leave what is kept (``"none"``), or restore the tensor's ``"l1"`` norm.
+        normalize: Divide by the sum of the weights.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "gamma": gamma,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+    }
+    return merge("breadcrumbs", base, experts, values, exclude=exclude, name=name)
+
+
+def breadcrumbs_ties(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    gamma: PerModel = 0.01,
+    lambda_: Setting = 1.0,
+    rescale: str = "none",
+    normalize: bool = False,
+    elect: str = "mass",
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Model breadcrumbs, then TIES sign election and the sum of the entries that agree.
+
+    The arguments are those of :func:`breadcrumbs` and ``elect`` of :func:`ties`.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "gamma": gamma,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "elect": elect,
+    }
+    return merge("breadcrumbs_ties", base, experts, values, exclude=exclude, name=name)
+
+
 __all__ = [
     "ByName",
     "Depth",
@@ -333,6 +405,8 @@ __all__ = [
     "Recipe",
     "Value",
     "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
     "dare_linear",
     "dare_ties",
     "depth",

@@ -327,12 +327,18 @@ class Recipe(BaseModel):
     ) -> Recipe:
         """A space around this recipe: the named parameters are freed and start at their values.
 
+        Without names every parameter is freed that the method's spec has a search range for (see
+        ``merge-optuna methods``), over that range and starting at its value moved into the range;
+        what is free already stays as it is. ``lambda_`` is only among them when weights are
+        normalised, since otherwise the weights set the scale.
+
         Args:
             names: Parameters to free, e.g. ``"weight", "density"``.
             per: As in :func:`mo.free`.
-            low: Lower bound; the spec's, or 0 where it has none.
-            high: Upper bound; the spec's, or 1 where it has none (twice the largest value if that
-                lies outside).
+            low: Lower bound for the named parameters; that of the search range, or 0 where values
+                lie outside.
+            high: Upper bound for the named parameters; that of the search range, or twice the
+                largest value where values lie outside.
 
         Raises:
             RecipeError: If a parameter does not exist or cannot be free.

@@ -443,10 +443,14 @@ def test_methods(cli: Cli) -> None:
             about = told[method.name]["parameters"][parameter.name]
             assert about["range"] == parameter.range
             assert about["default"] == parameter.default
-    assert "density [0, 1] 0.5 each model" in words(out)
+            assert about["search"] == (parameter.search_in_words or None)
+    assert "density [0, 1] 0.5 [0, 1] each model" in words(out)
     code, out, _ = cli("methods", "slerp")
     assert (code, out.count("arXiv")) == (0, 0)
     assert "slerp: 2 models" in out
+    code, out, _ = cli("methods", "slerp", "--markdown")
+    assert code == 0
+    assert "| `t` |  | [0, 1] | `0.5` | [0, 1] | 0 gives the first model, 1 the second |" in out
     code, _, err = cli("methods", "tise")
     assert code == 1
     assert err.startswith("Error: Unknown method 'tise'. Did you mean 'ties'?")

@@ -14,6 +14,7 @@ float32, and within one step of bfloat16 besides. What differs on purpose:
   we refuse.
 * Values interpolated over the layers: mergekit gives final norm and head the value of the *first*
   layer, we that of the last.
+* Breadcrumbs: below one element of a tensor mergekit keeps nothing, we keep one.
 * mergekit has no merge method that elects by ``"count"`` or trims over the whole model.
 """
 
@@ -291,6 +292,62 @@ def test_ties_of_bfloat16_models(
     recipe = mo.recipes.ties(base, experts, weight=POSITIVE, density=DENSITY)
     share = assert_agree(recipe, theirs, torch.bfloat16, left_out=tied_elements(family, DENSITY))
     assert 0 < share < 0.05
+
+
+@OUT
+@pytest.mark.parametrize(
+    ("weight", "density", "gamma", "normalize", "lambda_", "rescale"),
+    [
+        (POSITIVE, DENSITY, [0.01, 0.1, 0.3], True, 1.0, False),
+        (MIXED, [0.0, 1.0, 0.4], [0.5, 0.5, 0.9], False, 1.3, False),
+        (MIXED, DENSITY, [0.1, 0.2, 0.0], False, 1.0, True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
+def test_breadcrumbs(
+    mergekit: Mergekit,
+    family: Family,
+    tmp_path: Path,
+    out: torch.dtype,
+    method: str,
+    weight: list[float],
+    density: list[float],
+    gamma: list[float],
+    normalize: bool,
+    lambda_: float,
+    rescale: bool,
+) -> None:
+    base, *experts = family
+    per_model = {"weight": weight, "density": density, "gamma": gamma}
+    theirs = mergekit.merge(
+        config(
+            method,
+            experts,
+            base,
+            out=out,
+            per_model=per_model,
+            normalize=normalize,
+            rescale=rescale,
+            **{"lambda": lambda_},
+        ),
+        tmp_path / "out",
+    )
+    recipe = getattr(mo.recipes, method)(
+        base,
+        experts,
+        normalize=normalize,
+        lambda_=lambda_,
+        rescale="l1" if rescale else "none",
+        **per_model,
+    )
+
+    def too_small(name: str) -> Tensor:
+        size = base.tensor(name).numel()
+        return torch.full(base.shape(name), any(0 < d * size < 1 for d in density))
+
+    share = assert_agree(recipe, theirs, out, left_out=too_small)
+    assert share < 1e-4  # the classifier's bias of BERT
 
 
 # -- DARE ---------------------------------------------------------------------------------

@@ -49,6 +49,21 @@ def trimmed(delta: Array, density: float) -> Array:
     return result.reshape(delta.shape)
 
 
+def middle(delta: Array, density: float, gamma: float) -> Array:
+    """All but the largest share gamma and the smallest, as long as the density is reached."""
+    flat = delta.ravel()
+    k = max(1, int(density * flat.size)) if density else 0
+    outliers = min(int(gamma * flat.size), flat.size - k)
+    kept = np.argsort(-np.abs(flat), kind="stable")[outliers : outliers + k]
+    result = np.zeros_like(flat)
+    result[kept] = flat[kept]
+    return result.reshape(delta.shape)
+
+
+def with_l1_of(delta: Array, kept: Array) -> Array:
+    return kept * np.abs(delta).sum() / np.abs(kept).sum() if kept.any() else kept
+
+
 def elected(deltas: Sequence[Array], weight: Sequence[float], elect: str) -> Array:
     """What the vote sums to; its sign is elected, and zero elects +."""
     votes = [w * d for w, d in zip(weight, deltas, strict=True)]
@@ -83,7 +98,7 @@ def dropped(delta: Array, mask: NDArray[np.bool_], rescale: str) -> Array:
     if rescale == "density":
         return kept / mask.mean() if mask.any() else kept
     if rescale == "l1":
-        return kept * np.abs(delta).sum() / np.abs(kept).sum() if kept.any() else kept
+        return with_l1_of(delta, kept)
     return kept
 
 

@@ -14,44 +14,7 @@ from merge_optuna import methods
 from merge_optuna.errors import InfeasibleRecipe
 
 from . import reference
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "linear": {"weight": [0.5, 0.25, 0.5], "normalize": True},
-    "slerp": {"t": 0.3},
-    "nuslerp": {"weight": [0.5, 0.25], "row_wise": False, "flatten": True},
-    "multislerp": {"weight": [0.5, 0.25, 0.5], "normalize": True, "eps": 1e-8},
-    "karcher": {"weight": [0.5, 0.25, 0.5], "max_iter": 10, "tol": 1e-5},
-    "model_stock": {"filter_wise": False},
-    "nearswap": {"t": 0.3},
-    "arcee_fusion": {},
-    "task_arithmetic": {"weight": [0.5, 0.25, 0.5], "lambda_": 0.7, "normalize": False},
-    "ties": {
-        "weight": [0.5, 0.25, 0.5],
-        "density": [0.3, 1.0, 0.6],
-        "lambda_": 0.7,
-        "elect": "mass",
-        "normalize": True,
-    },
-    "dare_linear": {
-        "weight": [0.5, 0.25, 0.5],
-        "density": [0.3, 1.0, 0.6],
-        "lambda_": 0.7,
-        "rescale": "density",
-        "normalize": False,
-        "seed": 0,
-        "keys": [11, 12, 13],
-    },
-    "dare_ties": {
-        "weight": [0.5, 0.25, 0.5],
-        "density": [0.3, 1.0, 0.6],
-        "lambda_": 0.7,
-        "rescale": "l1",
-        "normalize": False,
-        "elect": "count",
-        "seed": 0,
-        "keys": [11, 12, 13],
-    },
-}
+from .values import example, most_models
 
 
 def merged(method: str, *tensors: Tensor, **changes: Any) -> Tensor:
@@ -59,11 +22,7 @@ def merged(method: str, *tensors: Tensor, **changes: Any) -> Tensor:
     spec = methods.get(method)
     inputs = list(tensors)
     base = inputs.pop(0) if spec.base else None
-    defaults = {
-        name: value[: len(inputs)] if isinstance(value, list) else value
-        for name, value in SETTINGS[method].items()
-    }
-    return spec.kernel(base, inputs, **{**defaults, **changes})
+    return spec.kernel(base, inputs, **example(method, len(inputs), **changes))
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -71,9 +30,8 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def inputs_for(method: str, *shape: int) -> list[Tensor]:
-    spec = methods.get(method)
-    count = int(min(3, spec.models[1]))
-    return [randn(*shape, seed=i) for i in range(count + bool(spec.base))]
+    count = most_models(method) + bool(methods.get(method).base)
+    return [randn(*shape, seed=i) for i in range(count)]
 
 
 # -- every method -------------------------------------------------------------------------
@@ -108,7 +66,7 @@ def test_one_value_per_model_is_that_models(method: str) -> None:
     plain = merged(method, *tensors)
     for parameter in spec.parameters:
         if parameter.per_model:
-            values = list(SETTINGS[method][parameter.name])
+            values = list(example(method, most_models(method))[parameter.name])
             values[-1] = 0.0
             changed = merged(method, *tensors, **{parameter.name: values})
             assert not torch.equal(changed, plain), parameter.name

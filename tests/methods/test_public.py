@@ -194,6 +194,60 @@ def test_the_cut_of_each_whole_model_is_found_once(
     assert len(found) == 20
 
 
+BREADCRUMBS = [
+    {"weight": POSITIVE},
+    {"weight": POSITIVE, "density": [0.3, 1.0, 0.8], "gamma": [0.1, 0.2, 0.3], "normalize": True},
+    {"weight": MIXED, "density": [0.0, 1e-9, 0.4], "gamma": [0.5, 0.9, 0.0], "lambda_": 1.3},
+]
+
+
+def middles(family: Family, settings: dict[str, Any]) -> Callable[[str], list[np.ndarray]]:
+    density, gamma = settings.get("density", [0.5] * 3), settings.get("gamma", [0.01] * 3)
+
+    def at(name: str) -> list[np.ndarray]:
+        deltas = deltas_of(family, name)
+        kept = [reference.middle(*each) for each in zip(deltas, density, gamma, strict=True)]
+        if settings["rescale"] == "l1":
+            kept = [reference.with_l1_of(*each) for each in zip(deltas, kept, strict=True)]
+        return kept
+
+    return at
+
+
+@pytest.mark.parametrize("settings", BREADCRUMBS)
+@pytest.mark.parametrize("rescale", ["none", "l1"])
+def test_breadcrumbs(family: Family, settings: dict[str, Any], rescale: str) -> None:
+    settings = {**settings, "rescale": rescale}
+    recipe = mo.recipes.breadcrumbs(family[0], family[1:], **settings)
+    kept = middles(family, settings)
+    assert_merged(
+        recipe,
+        lambda name: reference.task_arithmetic(
+            array(family[0], name),
+            kept(name),
+            settings["weight"],
+            settings.get("lambda_", 1.0),
+            settings.get("normalize", False),
+        ),
+    )
+
+
+@pytest.mark.parametrize("settings", BREADCRUMBS)
+@pytest.mark.parametrize("elect", ["mass", "count"])
+def test_breadcrumbs_ties(family: Family, settings: dict[str, Any], elect: str) -> None:
+    settings = {**settings, "rescale": "none"}
+    recipe = mo.recipes.breadcrumbs_ties(family[0], family[1:], elect=elect, **settings)
+    kept = middles(family, settings)
+
+    def expected(name: str) -> np.ndarray:
+        merged = reference.disjoint(
+            kept(name), settings["weight"], elect, settings.get("normalize", False)
+        )
+        return array(family[0], name) + settings.get("lambda_", 1.0) * merged
+
+    assert_merged(recipe, expected)
+
+
 DARE = [
     {"weight": POSITIVE, "density": [0.3, 1.0, 0.8]},
     {"weight": POSITIVE, "density": [0.3, 0.5, 0.8], "normalize": True},
