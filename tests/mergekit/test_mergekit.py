@@ -347,7 +347,7 @@ def test_breadcrumbs(
         return torch.full(base.shape(name), any(0 < d * size < 1 for d in density))
 
     share = assert_agree(recipe, theirs, out, left_out=too_small)
-    assert share < 1e-4  # the classifier's bias of BERT
+    assert share < 1e-3  # the classifier's bias of BERT
 
 
 # -- DARE ---------------------------------------------------------------------------------
