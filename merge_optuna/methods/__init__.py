@@ -15,6 +15,7 @@ from merge_optuna.methods import (
     arcee_fusion,
     breadcrumbs,
     dare,
+    della,
     karcher,
     linear,
     model_stock,
@@ -45,6 +46,8 @@ METHODS: dict[str, Method] = {
         model_stock.MODEL_STOCK,
         nearswap.NEARSWAP,
         arcee_fusion.ARCEE_FUSION,
+        della.DELLA_LINEAR,
+        della.DELLA,
         breadcrumbs.BREADCRUMBS,
         breadcrumbs.BREADCRUMBS_TIES,
     )

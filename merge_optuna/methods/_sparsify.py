@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from merge_optuna.methods._random import keep_mask
+from merge_optuna.methods._random import below, keep_mask
 from merge_optuna.methods._reduce import stable_sum
 
 MIN_NORM = 1e-7  # mergekit's bound; far below, the factor would leave float32
@@ -97,6 +97,62 @@ def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
         count = int(mask.sum())
         return kept * (delta.numel() / count) if count else kept
     return with_l1_of(delta, kept)
+
+
+def row_ranks(delta: Tensor) -> Tensor:
+    """Rank of each magnitude in its row, int64: 0 is the largest, the first among equals.
+
+    A row is what belongs to one index of the first dimension, in a linear layer the weights of
+    one output; a vector is one row.
+    """
+    rows = delta.abs().float()
+    rows = rows.flatten(1) if delta.dim() > 1 else rows.reshape(1, -1)
+    order = rows.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(rows.shape[1], device=delta.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).reshape(delta.shape)
+
+
+def keep_chances(density: float, epsilon: float, n: int) -> Tensor:
+    """Probability with which each rank of a row of ``n`` is kept, (n,) float64.
+
+    It falls from density + epsilon for the largest to density − epsilon for the smallest. Where
+    that would leave [0, 1], epsilon is made smaller, so that the mean stays the density.
+    """
+    spread = min(epsilon, density, 1 - density)
+    places = torch.arange(n, dtype=torch.float64)
+    return density + spread * (1 - 2 * places / (n - 1) if n > 1 else 0 * places)
+
+
+def magprune(
+    delta: Tensor,
+    density: float,
+    epsilon: float,
+    key: int,
+    rescale: str,
+    ranks: Tensor | None = None,
+) -> Tensor:
+    """Keeps large elements with a higher probability than small ones, and rescales the rest.
+
+    ``rescale="density"`` divides each element by its probability, and all by one factor that
+    makes up for how many were kept, as in :func:`drop`: no element grows by more than the number
+    of elements. ``"l1"`` and ``"none"`` are as there. ``ranks`` are the :func:`row_ranks` where
+    they are known already.
+    """
+    if density == 1:
+        return delta
+    ranks = row_ranks(delta) if ranks is None else ranks
+    row = delta.numel() // delta.shape[0] if delta.dim() > 1 and delta.numel() else delta.numel()
+    chances = keep_chances(density, epsilon, row)
+    limits = (chances * 2**32).round().long()
+    mask = below(key, limits.to(delta.device)[ranks])
+    kept = torch.where(mask, delta, 0)
+    if rescale == "none":
+        return kept
+    if rescale == "l1":
+        return with_l1_of(delta, kept)
+    inverse = torch.where(mask, 1 / chances.to(delta.device)[ranks], 0)
+    total = stable_sum(inverse)
+    return kept * (inverse * (delta.numel() / total)).to(delta.dtype) if total else kept
 
 
 def with_l1_of(delta: Tensor, kept: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ DENSITY = Parameter(
     per_model=True,
     search=(0, 1),
 )
+MEAN = Parameter("normalize", True, "mean of the agreeing entries, not sum", grouped=False)
 ELECT = Parameter(
     "elect",
     "mass",
@@ -98,7 +99,7 @@ TIES = Method(
         WEIGHT,
         DENSITY,
         LAMBDA,
-        Parameter("normalize", True, "mean of the agreeing entries, not sum", grouped=False),
+        MEAN,
         ELECT,
         Parameter(
             "trim_over",

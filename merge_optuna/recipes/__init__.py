@@ -324,6 +324,89 @@ def arcee_fusion(
     return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
 
 
+def della_linear(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    epsilon: PerModel = 0.15,
+    lambda_: Setting = 1.0,
+    rescale: str = "density",
+    normalize: bool = False,
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.
+
+    The entries of a row (the weights of one output; a vector is one row) are ranked by magnitude.
+    The largest is kept with probability density + epsilon, the smallest with density − epsilon.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        weight: Coefficient of each task vector.
+        density: Mean probability with which an entry is kept, in [0, 1]; 0 drops the expert.
+        epsilon: Half the spread of the probabilities, in [0, 0.5]. Where density ± epsilon would
+            leave [0, 1], the smaller of density and 1 − density is taken instead, so that every
+            pair is valid and the mean stays the density.
+        lambda_: Scale of the merged task vector.
+        rescale: Divide what is kept by its probability (``"density"``; corrected for how many
+            were kept), restore the tensor's ``"l1"`` norm, or ``"none"``.
+        normalize: Divide by the sum of the weights.
+        seed: Of the masks, which are keyed by (seed, expert's name, tensor's name).
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "epsilon": epsilon,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "seed": seed,
+    }
+    return merge("della_linear", base, experts, values, exclude=exclude, name=name)
+
+
+def della(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    epsilon: PerModel = 0.15,
+    lambda_: Setting = 1.0,
+    rescale: str = "density",
+    normalize: bool = True,
+    elect: str = "mass",
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.
+
+    The arguments are those of :func:`della_linear`, and ``normalize`` (the mean instead of the
+    sum) and ``elect`` of :func:`ties`.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "epsilon": epsilon,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "elect": elect,
+        "seed": seed,
+    }
+    return merge("della", base, experts, values, exclude=exclude, name=name)
+
+
 def breadcrumbs(
     base: Source,
     experts: Sequence[Source],
@@ -409,6 +492,8 @@ __all__ = [
     "breadcrumbs_ties",
     "dare_linear",
     "dare_ties",
+    "della",
+    "della_linear",
     "depth",
     "free",
     "karcher",

@@ -102,6 +102,26 @@ def dropped(delta: Array, mask: NDArray[np.bool_], rescale: str) -> Array:
     return kept
 
 
+def chances(delta: Array, density: float, epsilon: float) -> Array:
+    """Row by row from density - epsilon for the smallest to density + epsilon for the largest."""
+    epsilon = min(epsilon, density, 1 - density)
+    rows = np.abs(delta).reshape(delta.shape[0] if delta.ndim > 1 else 1, -1)
+    result = np.full(rows.shape, density)
+    for row, chance in zip(rows, result, strict=True):
+        if len(row) > 1:
+            order = np.argsort(-row, kind="stable")
+            chance[order] = np.linspace(density + epsilon, density - epsilon, len(row))
+    return result.reshape(delta.shape)
+
+
+def magpruned(delta: Array, chance: Array, mask: NDArray[np.bool_], rescale: str) -> Array:
+    """With the paper's 1/p, made to sum to the number of elements over what is kept."""
+    if rescale != "density" or not mask.any():
+        return dropped(delta, mask, rescale)
+    factor = np.divide(1, chance, where=mask, out=np.zeros(delta.shape))
+    return delta * factor * delta.size / factor.sum()
+
+
 def splitmix64(seed: int, n: int) -> NDArray[np.uint64]:
     """The first ``n`` outputs, as in Vigna's splitmix64.c; uint64 arrays wrap as C does."""
     state = np.full(n, 0x9E3779B97F4A7C15, dtype=np.uint64)
@@ -117,8 +137,12 @@ def key(seed: int, model: str, tensor: str) -> int:
     return sum(byte << 8 * i for i, byte in enumerate(digest))
 
 
-def mask(key: int, shape: Sequence[int], density: float) -> NDArray[np.bool_]:
-    """Each output serves two elements, its low half the first."""
+def uniforms(key: int, shape: Sequence[int]) -> NDArray[np.float64]:
+    """In [0, 1) with 32 bits; each output serves two elements, its low half the first."""
     n = int(np.prod(shape))
     halves = splitmix64(key, (n + 1) // 2).view("<u4")[:n]
-    return (halves < round(density * 2**32)).reshape(shape)
+    return halves.reshape(shape) / 2**32
+
+
+def mask(key: int, shape: Sequence[int], density: float | Array) -> NDArray[np.bool_]:
+    return uniforms(key, shape) < np.round(np.float64(density) * 2**32) / 2**32

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import merge_optuna as mo
@@ -249,6 +250,60 @@ def test_masks_differ_between_experts_tensors_and_seeds(method: str) -> None:
                 wanted = reference.mask(reference.key(seed, expert, name), (500,), 0.5)
                 assert np.array_equal(tensor.numpy() == 1, wanted)
     assert len(set(kept.values())) == 8
+
+
+# -- DELLA --------------------------------------------------------------------------------
+
+
+def kept_by_della(delta: Tensor, **changes: Any) -> Tensor:
+    """What one expert's MAGPRUNE leaves."""
+    values = {"weight": [1.0], "lambda_": 1.0, **changes}
+    return merged("della_linear", torch.zeros_like(delta), delta, **values)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (7,), (3, 1), (3, 5), (1, 6), (4, 3, 2), (2, 3, 2, 2)]
+)
+@pytest.mark.parametrize("density", [0.02, 0.5, 0.9])
+def test_magprune_is_by_rows_of_the_first_dimension(
+    shape: tuple[int, ...], density: float
+) -> None:
+    delta = (randn(*shape, seed=1) * 2).round()  # with equal magnitudes, and zeros
+    for key in range(20):
+        values = {"density": [density], "epsilon": [0.3], "keys": [key]}
+        kept = kept_by_della(delta, **values)
+        exact = delta.double().numpy()
+        chances = reference.chances(exact, density, 0.3)
+        mask = reference.mask(key, shape, chances)
+        np.testing.assert_allclose(
+            kept.numpy(), reference.magpruned(exact, chances, mask, "density"), rtol=1e-6
+        )
+
+
+def test_magprune_keeps_each_rank_with_its_probability() -> None:
+    rows = 20_000
+    delta = torch.tensor([[-5.0, 1.0, 4.0, 2.0, -3.0]]).repeat(rows, 1)
+    values = {"density": [0.5], "epsilon": [0.2], "rescale": "none"}
+    count = (kept_by_della(delta, **values) != 0).sum(dim=0).tolist()
+    for kept, chance in zip(count, [0.7, 0.3, 0.6, 0.4, 0.5], strict=True):
+        assert stats.binomtest(kept, rows, chance).pvalue > 1e-4
+
+
+def test_magprune_without_a_spread_is_dare() -> None:
+    base, *experts = inputs_for("della_linear", 30, 20)
+    for rescale in ("density", "l1", "none"):
+        dare = merged("dare_linear", base, *experts, rescale=rescale)
+        della = merged("della_linear", base, *experts, rescale=rescale, epsilon=[0.0] * 3)
+        torch.testing.assert_close(della, dare)
+
+
+@pytest.mark.parametrize("density", [1e-12, 0.01, 0.1])
+def test_magprune_cannot_blow_up(density: float) -> None:
+    """The smallest is kept with probability 0 and the next ones hardly ever, but then divided."""
+    for key in range(50):
+        delta = torch.ones(64)
+        kept = kept_by_della(delta, density=[density], epsilon=[0.5], keys=[key])
+        assert float(kept.sum()) == pytest.approx(64 if kept.any() else 0)
 
 
 # -- slerp --------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ DENSITIES = {"density"}
 PLAIN = {
     "dare_linear": "task_arithmetic",
     "dare_ties": "ties",
+    "della_linear": "task_arithmetic",
+    "della": "ties",
     "breadcrumbs": "task_arithmetic",
     "breadcrumbs_ties": "ties",
 }

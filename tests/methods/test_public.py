@@ -309,6 +309,65 @@ def test_dare_ties(family: Family, settings: dict[str, Any], rescale: str, elect
     assert_merged(recipe, expected)
 
 
+DELLA = [
+    {"weight": POSITIVE, "density": [0.3, 1.0, 0.8], "epsilon": [0.1, 0.3, 0.2]},
+    {"weight": POSITIVE, "density": [0.3, 0.5, 0.9], "epsilon": 0.4, "normalize": True},
+    {"weight": MIXED, "density": [0.0, 0.05, 0.99], "epsilon": [0.5, 0.0, 0.5], "seed": 3},
+]
+
+
+def magpruned(family: Family, settings: dict[str, Any]) -> Callable[[str], list[np.ndarray]]:
+    epsilon = settings["epsilon"]
+    epsilon = epsilon if isinstance(epsilon, list) else [epsilon] * 3
+
+    def at(name: str) -> list[np.ndarray]:
+        kept = []
+        for delta, share, spread, model in zip(
+            deltas_of(family, name), settings["density"], epsilon, family[1:], strict=True
+        ):
+            chances = reference.chances(delta, share, spread)
+            key = reference.key(settings.get("seed", 0), model.name, name)
+            mask = reference.mask(key, delta.shape, chances)
+            kept.append(reference.magpruned(delta, chances, mask, settings["rescale"]))
+        return kept
+
+    return at
+
+
+@pytest.mark.parametrize("settings", DELLA)
+@pytest.mark.parametrize("rescale", ["density", "l1", "none"])
+def test_della_linear(family: Family, settings: dict[str, Any], rescale: str) -> None:
+    settings = {**settings, "rescale": rescale}
+    recipe = mo.recipes.della_linear(family[0], family[1:], **settings)
+    kept = magpruned(family, settings)
+    assert_merged(
+        recipe,
+        lambda name: reference.task_arithmetic(
+            array(family[0], name),
+            kept(name),
+            settings["weight"],
+            1.0,
+            settings.get("normalize", False),
+        ),
+    )
+
+
+@pytest.mark.parametrize("settings", DELLA)
+@pytest.mark.parametrize(("rescale", "elect"), [("density", "mass"), ("l1", "count")])
+def test_della(family: Family, settings: dict[str, Any], rescale: str, elect: str) -> None:
+    settings = {**settings, "rescale": rescale, "lambda_": 1.2}
+    if settings.setdefault("normalize", False):
+        settings["weight"] = [abs(w) for w in settings["weight"]]
+    recipe = mo.recipes.della(family[0], family[1:], elect=elect, **settings)
+    kept = magpruned(family, settings)
+
+    def expected(name: str) -> np.ndarray:
+        merged = reference.disjoint(kept(name), settings["weight"], elect, settings["normalize"])
+        return array(family[0], name) + 1.2 * merged
+
+    assert_merged(recipe, expected)
+
+
 @pytest.mark.parametrize(
     ("frame", "other"),
     [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float16")],

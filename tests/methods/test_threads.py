@@ -21,7 +21,7 @@ SHAPE = (1027, 1029)  # over a million elements, not a multiple of any chunk
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((method, {}) for method in methods.METHODS),
     *((m, {"normalize": True}) for m in ("task_arithmetic", "dare_linear", "dare_ties")),
-    *((m, {"rescale": "l1"}) for m in ("dare_linear", "breadcrumbs", "breadcrumbs_ties")),
+    *((m, {"rescale": "l1"}) for m in ("dare_linear", "della", "breadcrumbs")),
     ("ties", {"elect": "count"}),
     ("dare_ties", {"rescale": "density", "elect": "mass"}),
 ]

@@ -11,6 +11,7 @@ _OTHER = {
     "weight": [0.5, 0.25, 0.5],
     "density": [0.3, 1.0, 0.6],
     "gamma": [0.1, 0.2, 0.05],
+    "epsilon": [0.1, 0.2, 0.4],
     "lambda_": 0.7,
     "t": 0.3,
 }
@@ -30,6 +31,8 @@ def example(method: str, n: int, **changes: Any) -> dict[str, Any]:
         value = _OTHER.get(parameter.name, parameter.default)
         if parameter.per_model:
             value = (value if isinstance(value, list) else [value] * 3)[:n]
+        elif isinstance(value, list):
+            value = parameter.default
         values[parameter.name] = value
     keys = {"keys": [11, 12, 13][:n]} if spec.random else {}
     return values | keys | _OF.get(method, {}) | changes
