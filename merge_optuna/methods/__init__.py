@@ -22,6 +22,14 @@ from merge_optuna.methods import (
     multislerp,
     nearswap,
     nuslerp,
+    breadcrumbs,
+    consensus,
+    dare,
+    della,
+    linear,
+    ram,
+    rankmean,
+    sce,
     slerp,
     task_arithmetic,
     ties,
@@ -50,6 +58,11 @@ METHODS: dict[str, Method] = {
         della.DELLA,
         breadcrumbs.BREADCRUMBS,
         breadcrumbs.BREADCRUMBS_TIES,
+        sce.SCE,
+        ram.RAM,
+        ram.RAMPLUS_TL,
+        rankmean.RANKMEAN,
+        consensus.CONSENSUS_TA,
     )
 }
 """Every method by name."""

@@ -63,15 +63,16 @@ def cut_of(delta: Tensor, keep: int) -> Cut:
 
 def trim(delta: Tensor, cut: Cut) -> Tensor:
     """Zeroes everything below the cut; among equals the lowest flat indices stay."""
-    return torch.where(_kept(delta, cut), delta, 0)
+    return torch.where(kept_by(delta, cut), delta, 0)
 
 
 def trim_band(delta: Tensor, band: Band) -> Tensor:
     """Zeroes everything outside the band."""
-    return torch.where(_kept(delta, band.within) & ~_kept(delta, band.without), delta, 0)
+    return torch.where(kept_by(delta, band.within) & ~kept_by(delta, band.without), delta, 0)
 
 
-def _kept(delta: Tensor, cut: Cut) -> Tensor:
+def kept_by(delta: Tensor, cut: Cut) -> Tensor:
+    """Boolean mask of what a cut keeps."""
     magnitude = delta.abs().float().reshape(-1)
     keep = magnitude > cut.threshold
     equal = (magnitude == cut.threshold).nonzero().squeeze(1)

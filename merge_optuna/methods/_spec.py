@@ -108,6 +108,8 @@ class Method:
         base: Whether a base model is needed; if not, none is accepted. None: as you like.
         models: Smallest and largest number of merged models.
         random: Whether masks are drawn.
+        ranked: Whether it also gets ``ranks``, for each model the rank of the tensor's module
+            among the modules of that model (see :mod:`merge_optuna.methods.rankmean`).
         coefficients: For methods whose result is a linear combination of the tensors:
             ``coefficients(gram, **values)`` returns one number per tensor, given the matrix of
             their dot products, base first if there is one. An engine then needs that matrix only
@@ -126,7 +128,12 @@ class Method:
     base: bool | None = True
     models: tuple[int, float] = (1, math.inf)
     random: bool = False
+<<<<<<< HEAD
     coefficients: Callable[..., Sequence[float] | None] | None = None
+=======
+    ranked: bool = False
+    coefficients: Callable[..., Sequence[float]] | None = None
+>>>>>>> db19cdc (SCE, RAM, RAM+ (tensor-local), RankMean, consensus task arithmetic)
     elementwise: bool = False
     proportional: bool = False
     promises: frozenset[str] = frozenset()

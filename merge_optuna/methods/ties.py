@@ -59,8 +59,19 @@ def disjoint_merge(
         check_mean(weight)
     weighted = [delta * w for delta, w in zip(deltas, weight, strict=True)]
     votes = weighted if elect == "mass" else [torch.sign(entry) for entry in weighted]
-    positive = sum(votes[1:], votes[0]) >= 0
-    merged, mass = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
+    return merge_agreeing(weighted, weight, elects_plus(votes), normalize=normalize)
+
+
+def elects_plus(votes: Sequence[Tensor]) -> Tensor:
+    """Where the votes sum to 0 or more."""
+    return sum(votes[1:], votes[0]) >= 0
+
+
+def merge_agreeing(
+    weighted: Sequence[Tensor], weight: Sequence[float], positive: Tensor, *, normalize: bool
+) -> Tensor:
+    """Sum of the weighted entries that have the elected sign, by their weights when normalised."""
+    merged, mass = torch.zeros_like(weighted[0]), torch.zeros_like(weighted[0])
     for entry, w in zip(weighted, weight, strict=True):
         agrees = torch.where(positive, entry > 0, entry < 0)
         merged += torch.where(agrees, entry, 0)

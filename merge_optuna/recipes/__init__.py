@@ -479,6 +479,147 @@ def breadcrumbs_ties(
     return merge("breadcrumbs_ties", base, experts, values, exclude=exclude, name=name)
 
 
+def sce(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    select_topk: Setting = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """SCE: select varying entries, calculate the experts' weights, erase minority signs.
+
+    Per tensor: the entries whose task vectors vary most between the experts are kept; each expert
+    is weighted by the sum of its squares; entries against the sign of the sum are left out.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least two.
+        select_topk: Share of the varying entries that is kept, in [0, 1]; 0 gives the base.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"select_topk": select_topk}
+    return merge("sce", base, experts, values, exclude=exclude, name=name)
+
+
+def ram(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    epsilon: Setting = 1e-5,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RAM, for experts that change few entries: each entry is averaged over those that change it.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        epsilon: Changes up to this size count as none; at least 0.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    return merge("ram", base, experts, {"epsilon": epsilon}, exclude=exclude, name=name)
+
+
+def ramplus_tl(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    r: Setting = 0.1,
+    alpha: Setting = 0.2,
+    epsilon: Setting = 1e-5,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RAM+, counted in each tensor: RAM with entries that only one expert changes scaled up.
+
+    The factor is 1 + r·min(ρ, alpha), with ρ the number of entries that the expert changes
+    together with others over the number that it changes alone.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        r: At least 0.
+        alpha: At least 0.
+        epsilon: Changes up to this size count as none; at least 0.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"r": r, "alpha": alpha, "epsilon": epsilon}
+    return merge("ramplus_tl", base, experts, values, exclude=exclude, name=name)
+
+
+def rankmean(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    rank_over: str = "layer",
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RankMean: an average in which an expert weighs most in the blocks that it changed most.
+
+    In each expert the blocks are ranked by the sum of absolute changes from the base, 1 for the
+    smallest. The weights of a block are the experts' ranks divided by their sum; what is in no
+    block (embedding, final norm, head) is averaged with equal weights. So the authors' code has it
+    for two experts; that it is the sum over all for more is our reading.
+
+    Args:
+        base: Changes are measured from it; it has no part in the average.
+        experts: At least one.
+        rank_over: Rank the blocks (``"layer"``), or every ``"tensor"`` among all tensors (the
+            authors' fine-grained variant).
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    return merge("rankmean", base, experts, {"rank_over": rank_over}, exclude=exclude, name=name)
+
+
+def consensus_ta(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    tall: PerModel = 0.4,
+    agree: int = 2,
+    lambda_: Setting = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Consensus task arithmetic: the sum of task vectors where several experts need it.
+
+    An expert needs an entry where its own change is at least ``tall`` times that of all others
+    together (its TALL mask).
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least two.
+        tall: At least 0; the paper chooses among 0.2 ... 0.6.
+        agree: How many experts must need an entry; others stay as in the base.
+        lambda_: Scale of the merged task vector.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"tall": tall, "agree": agree, "lambda_": lambda_}
+    return merge("consensus_ta", base, experts, values, exclude=exclude, name=name)
+
+
 __all__ = [
     "ByName",
     "Depth",
@@ -490,6 +631,7 @@ __all__ = [
     "arcee_fusion",
     "breadcrumbs",
     "breadcrumbs_ties",
+    "consensus_ta",
     "dare_linear",
     "dare_ties",
     "della",
@@ -503,6 +645,10 @@ __all__ = [
     "nearswap",
     "nuslerp",
     "per_group",
+    "ram",
+    "ramplus_tl",
+    "rankmean",
+    "sce",
     "slerp",
     "task_arithmetic",
     "ties",

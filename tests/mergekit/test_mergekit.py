@@ -18,6 +18,8 @@ float32, and within one step of bfloat16 besides. What differs on purpose:
 * Values interpolated over the layers: mergekit gives final norm and head the value of the *first*
   layer, we that of the last.
 * Breadcrumbs: below one element of a tensor mergekit keeps nothing, we keep one.
+* SCE: the same for the least that is selected; and models whose mean squared changes are below
+  1e-6 in sum have equal weights in mergekit.
 * mergekit has no merge method that elects by ``"count"`` or trims over the whole model.
 """
 
@@ -481,6 +483,56 @@ def test_della(
 
     share = assert_agree(recipe, theirs, out, left_out=close_calls)
     assert share < 0.1
+
+
+# -- consensus ----------------------------------------------------------------------------
+
+
+@OUT
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("sce", {"select_topk": 1.0}),
+        ("sce", {"select_topk": 0.3}),
+        ("sce", {"select_topk": 0.0}),
+        ("ram", {}),
+        ("ram", {"epsilon": 0.02}),
+        ("ramplus_tl", {}),
+        ("ramplus_tl", {"r": 0.7, "alpha": 3.0, "epsilon": 0.03}),
+    ],
+    ids=str,
+)
+def test_consensus(
+    mergekit: Mergekit,
+    family: Family,
+    tmp_path: Path,
+    out: torch.dtype,
+    method: str,
+    values: dict[str, float],
+) -> None:
+    base, *experts = family
+    theirs = mergekit.merge(config(method, experts, base, out=out, **values), tmp_path / "out")
+    recipe = getattr(mo.recipes, method)(base, experts, **values)
+
+    def too_small(name: str) -> Tensor:
+        none_of_theirs = 0 < values.get("select_topk", 1.0) * base.tensor(name).numel() < 1
+        return torch.full(base.shape(name), none_of_theirs)
+
+    assert assert_agree(recipe, theirs, out, left_out=too_small) < 1e-3
+
+
+def test_sce_of_models_close_to_the_base(mergekit: Mergekit, tmp_path: Path) -> None:
+    """mergekit weights them equally where mean squares are below 1e-6; we never do."""
+    base, *experts = toys.family(tmp_path / "close", scale=1e-4)
+    theirs = mergekit.merge(config("sce", experts, base), tmp_path / "out")
+    wrong = dict(mo.engine.tensors(mo.recipes.sce(base, experts)))
+    assert any((wrong[name] - theirs[name]).abs().max() > 1e-7 for name in base.names())
+    for name in base.names():
+        exact = base.tensor(name).double().numpy()
+        deltas = [delta([base, *experts], i, name).double().numpy() for i in range(len(experts))]
+        np.testing.assert_allclose(
+            wrong[name].numpy(), reference.sce(exact, deltas, 1.0), atol=1e-7
+        )
 
 
 # -- values per layer and by name; the command --------------------------------------------

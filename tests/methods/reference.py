@@ -122,6 +122,51 @@ def magpruned(delta: Array, chance: Array, mask: NDArray[np.bool_], rescale: str
     return delta * factor * delta.size / factor.sum()
 
 
+def sce(base: Array, deltas: Sequence[Array], select_topk: float) -> Array:
+    """Select, calculate, erase."""
+    stack = np.stack([np.float64(d) for d in deltas])
+    variance = stack.var(axis=0).ravel()
+    if select_topk < 1:
+        varying = np.count_nonzero(variance)
+        k = min(varying, max(1, int(select_topk * varying))) if select_topk else 0
+        chosen = np.zeros(variance.size, dtype=bool)
+        chosen[np.argsort(-variance, kind="stable")[:k]] = True
+        stack = stack * chosen.reshape(stack.shape[1:])
+    energy = (stack**2).reshape(len(stack), -1).sum(axis=1)
+    eta = (energy / energy.sum()).reshape(-1, *[1] * base.ndim) if energy.sum() else 1.0
+    agrees = np.sign(stack) == np.where(stack.sum(axis=0) >= 0, 1, -1)
+    mass = (eta * agrees).sum(axis=0)
+    return np.float64(base) + (eta * stack * agrees).sum(axis=0) / np.where(mass == 0, 1, mass)
+
+
+def ram(
+    base: Array, deltas: Sequence[Array], epsilon: float, r: float = 0, alpha: float = 0
+) -> Array:
+    """Mean over who changed an entry; RAM+ scales what one alone changed."""
+    stack = np.stack([np.float64(d) for d in deltas])
+    changed = np.abs(stack) > epsilon
+    count = changed.sum(axis=0)
+    total = np.zeros(base.shape)
+    for delta, mine in zip(stack, changed, strict=True):
+        alone, shared = mine & (count == 1), mine & (count > 1)
+        rho = shared.sum() / alone.sum() if alone.any() else 0
+        total[alone] += (1 + r * np.clip(rho, 0, alpha)) * delta[alone]
+        total[shared] += delta[shared] / count[shared]
+    return np.float64(base) + total
+
+
+def rankmean(models: Sequence[Array], ranks: Sequence[int]) -> Array:
+    return linear(models, ranks, normalize=True)
+
+
+def consensus_ta(
+    base: Array, deltas: Sequence[Array], tall: Sequence[float], agree: int, lambda_: float
+) -> Array:
+    total = np.sum(deltas, axis=0, dtype=np.float64)
+    masks = [np.abs(d) >= t * np.abs(total - d) for d, t in zip(deltas, tall, strict=True)]
+    return np.float64(base) + lambda_ * total * (np.sum(masks, axis=0) >= agree)
+
+
 def splitmix64(seed: int, n: int) -> NDArray[np.uint64]:
     """The first ``n`` outputs, as in Vigna's splitmix64.c; uint64 arrays wrap as C does."""
     state = np.full(n, 0x9E3779B97F4A7C15, dtype=np.uint64)

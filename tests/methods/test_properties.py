@@ -28,7 +28,7 @@ EDGES = [
 TINY = 1e-36  # products of smaller numbers leave float32
 
 # Parameters that say how much of a task vector is kept, and what a method is when all is kept.
-DENSITIES = {"density"}
+DENSITIES = {"density", "select_topk"}
 PLAIN = {
     "dare_linear": "task_arithmetic",
     "dare_ties": "ties",
