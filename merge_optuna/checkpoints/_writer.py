@@ -22,7 +22,8 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
-from merge_optuna.checkpoints._store import DTYPES, INDEX
+from merge_optuna.checkpoints._safetensors import DTYPES
+from merge_optuna.checkpoints._store import INDEX
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError
 
