@@ -10,7 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints._store import FolderStore, ModuleStore, Store, digest_of
+from merge_optuna.checkpoints._folder import FolderStore
+from merge_optuna.checkpoints._store import ModuleStore, Store, digest_of
 from merge_optuna.errors import CheckpointError
 
 _IN_MEMORY = "module:"

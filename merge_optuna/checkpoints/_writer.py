@@ -23,7 +23,6 @@ from torch import Tensor
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._safetensors import DTYPES
-from merge_optuna.checkpoints._store import INDEX
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError
 
@@ -216,7 +215,7 @@ def _write_shards(folder: Path, plan: WritePlan, parts: Parts, threads: int) -> 
     if len(shards) > 1:
         total = sum(spec.nbytes for spec in plan.specs)
         index: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _shards(specs: Sequence[TensorSpec], limit: int) -> Iterator[list[TensorSpec]]:

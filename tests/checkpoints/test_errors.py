@@ -58,8 +58,8 @@ def test_file_instead_of_a_folder(single: Path) -> None:
 
 
 def test_folder_without_weights(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    refused(tmp_path, str(tmp_path), "not a checkpoint", "pytorch_model.bin", "save_pretrained()")
+    (tmp_path / "tf_model.h5").write_bytes(b"x")
+    refused(tmp_path, str(tmp_path), "not a checkpoint", "tf_model.h5", "save_pretrained()")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
