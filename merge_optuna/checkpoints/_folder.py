@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,20 +25,59 @@ class File(Protocol):
         """The tensor; not to be written to."""
 
 
-# In the order in which transformers looks for them.
-FORMATS: dict[str, Callable[[Path], File]] = {
-    "model.safetensors": SafetensorsFile,
-    "pytorch_model.bin": BinFile,
-}
+@dataclass(frozen=True)
+class Format:
+    """How the files of a checkpoint are called and read.
+
+    Attributes:
+        weights: The one file.
+        index: Or the index of several.
+        reader: Opens a file.
+    """
+
+    weights: str
+    index: str
+    reader: Callable[[Path], File]
+
+    @property
+    def written(self) -> str:
+        """Name of the safetensors file that takes the place of these files."""
+        stem = self.weights.rpartition(".")[0]
+        return f"{stem.removeprefix('pytorch_')}.safetensors"
+
+
+# In the order in which transformers and diffusers look for them, then half precision alone.
+FORMATS = (
+    Format("model.safetensors", "model.safetensors.index.json", SafetensorsFile),
+    Format("pytorch_model.bin", "pytorch_model.bin.index.json", BinFile),
+    *(
+        Format(f"{stem}{v}.{kind}", f"{stem}.{kind}.index{v}.json", reader)
+        for v in ("", ".fp16", ".bf16")
+        for stem, kind, reader in (
+            ("diffusion_pytorch_model", "safetensors", SafetensorsFile),
+            ("diffusion_pytorch_model", "bin", BinFile),
+            ("model", "safetensors", SafetensorsFile),
+            ("pytorch_model", "bin", BinFile),
+        )
+        if v or stem.startswith("diffusion")
+    ),
+)
 
 
 class FolderStore:
-    """A folder with one or several safetensors files, read through memory maps."""
+    """A folder with one or several files of tensors, read through memory maps.
+
+    Attributes:
+        folder: The folder.
+        written: How the file of tensors is called where this folder is written again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = _open_weights(folder)
-        self.config = _read_json(folder / "config.json")
+        found = _find(folder)
+        self.written = found.written
+        self._files = _open_files(folder, found)
+        self.config = read_json(folder / "config.json")
         self._specs = {name: file.specs[name] for name, file in sorted(self._files.items())}
 
     def __reduce__(self) -> tuple[type[FolderStore], tuple[Path]]:
@@ -50,8 +91,8 @@ class FolderStore:
         return self._files[name].tensor(name)
 
 
-def _open_weights(folder: Path) -> dict[str, File]:
-    """The file of each tensor: what transformers would read."""
+def _find(folder: Path) -> Format:
+    """The format that transformers would read."""
     if not folder.exists():
         raise CheckpointError(f"No folder {str(folder)!r}. Check the path of the checkpoint.")
     if not folder.is_dir():
@@ -59,20 +100,31 @@ def _open_weights(folder: Path) -> dict[str, File]:
             f"{str(folder)!r} is a file. Pass the folder that contains it and its config.json."
         )
     present = {path.name for path in folder.iterdir()}
-    for weights, reader in FORMATS.items():
-        if weights in present:
-            file = reader(folder / weights)
-            return dict.fromkeys(file.specs, file)
-        if f"{weights}.index.json" in present:
-            return _open_shards(folder / f"{weights}.index.json", reader)
+    for known in FORMATS:
+        if {known.weights, known.index} & present:
+            return known
+    if "model_index.json" in present:
+        raise CheckpointError(
+            f"{str(folder)!r} is a diffusers pipeline. Choose what to merge, e.g. part='unet' or "
+            "part='transformer'."
+        )
+    wanted = ", ".join(known.weights for known in FORMATS[:3])
     raise CheckpointError(
-        f"{str(folder)!r} is not a checkpoint: it has no {', '.join(FORMATS)} or an index of one "
-        f"(found: {few(sorted(present)) or 'nothing'}). Save the model with save_pretrained()."
+        f"{str(folder)!r} is not a checkpoint: it has no {wanted} or an index of one (found: "
+        f"{few(sorted(present)) or 'nothing'}). Save the model with save_pretrained()."
     )
 
 
+def _open_files(folder: Path, found: Format) -> dict[str, File]:
+    """The file of each tensor."""
+    if os.path.lexists(folder / found.weights):  # a broken link is an error of the reader
+        file = found.reader(folder / found.weights)
+        return dict.fromkeys(file.specs, file)
+    return _open_shards(folder / found.index, found.reader)
+
+
 def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]:
-    where = (_read_json(index) or {}).get("weight_map")
+    where = (read_json(index) or {}).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise CheckpointError(f"{index} has no weight_map. Restore the file.")
     shards = sorted(set(where.values()))
@@ -92,7 +144,8 @@ def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]
     return {name: files[shard] for name, shard in where.items()}
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is no file."""
     if not file.is_file():
         return None
     try:

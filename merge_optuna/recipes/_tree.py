@@ -472,7 +472,7 @@ def _as_given(value: Any) -> Value | tuple[Value, ...]:
 
 def _without_refs(data: Any) -> Any:
     if isinstance(data, dict):
-        return {k: _without_refs(v) for k, v in data.items() if k != "ref"}
+        return {k: _without_refs(v) for k, v in data.items() if k not in ("ref", "revision")}
     if isinstance(data, list):
         return [_without_refs(v) for v in data]
     return data
