@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor, nn
 
+from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot
 from merge_optuna.checkpoints._parts import open_part
@@ -196,4 +197,4 @@ def _open(place: str, name: str | None, revision: str | None, part: str | None) 
             "mo.Checkpoint.from_module(...)}."
         )
     folder = snapshot(place, revision, part=part) if _is_hub(place) else Path(place)
-    return FolderStore(folder) if part is None else open_part(folder, part)
+    return canonical(FolderStore(folder) if part is None else open_part(folder, part))

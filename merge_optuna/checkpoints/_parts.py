@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from merge_optuna.checkpoints._folder import FolderStore, read_json
-from merge_optuna.checkpoints._store import Store
 from merge_optuna.errors import CheckpointError
 
 PIPELINE = "model_index.json"
 
 
-def open_part(folder: Path, part: str) -> Store:
+def open_part(folder: Path, part: str) -> FolderStore:
     """Opens one part of the checkpoint in ``folder``.
 
     Raises:

@@ -17,7 +17,9 @@ from merge_optuna.checkpoints._safetensors import Spec
 class Store(Protocol):
     """The tensors of one checkpoint."""
 
-    config: dict[str, Any] | None
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The content of ``config.json``."""
 
     def specs(self) -> dict[str, Spec]:
         """Dtype and shape by tensor name, in a fixed order."""
