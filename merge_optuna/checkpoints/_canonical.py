@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_optuna.checkpoints._folder import FolderStore
+from merge_optuna.checkpoints._folder import FolderStore, Format
 from merge_optuna.checkpoints._names import saved_names
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._store import Store
@@ -52,7 +52,7 @@ class RenamedStore:
         return self.original.folder
 
     @property
-    def written(self) -> str:
+    def written(self) -> Format:
         return self.original.written
 
     def specs(self) -> dict[str, Spec]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
-from merge_optuna.checkpoints._hub import is_hub_id, snapshot
+from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
 from merge_optuna.checkpoints._parts import open_part
 from merge_optuna.checkpoints._store import ModuleStore, Store, digest_of
 from merge_optuna.errors import CheckpointError
@@ -118,6 +118,13 @@ class Checkpoint(BaseModel):
         if Path(self.ref).is_absolute() and self.part is None:
             return Path(self.ref)
         return getattr(self.store, "folder", None)
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of all parts; the same as :attr:`folder` without ``part``."""
+        if self.part is None:
+            return self.folder
+        return whole_snapshot(self.ref, self.revision) if _is_hub(self.ref) else Path(self.ref)
 
     @property
     def module(self) -> nn.Module | None:

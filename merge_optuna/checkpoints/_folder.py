@@ -25,42 +25,55 @@ class File(Protocol):
         """The tensor; not to be written to."""
 
 
+_READERS: dict[str, Callable[[Path], File]] = {"safetensors": SafetensorsFile, "bin": BinFile}
+
+
 @dataclass(frozen=True)
 class Format:
-    """How the files of a checkpoint are called and read.
+    """How the files of a checkpoint are called, e.g. ``model.safetensors``.
 
     Attributes:
-        weights: The one file.
-        index: Or the index of several.
-        reader: Opens a file.
+        stem: Before the first dot.
+        kind: ``safetensors`` or ``bin``.
+        variant: Half precision kept beside the full one, e.g. ``.fp16``.
     """
 
-    weights: str
-    index: str
-    reader: Callable[[Path], File]
+    stem: str
+    kind: str
+    variant: str = ""
 
     @property
-    def written(self) -> str:
-        """Name of the safetensors file that takes the place of these files."""
-        stem = self.weights.rpartition(".")[0]
-        return f"{stem.removeprefix('pytorch_')}.safetensors"
+    def weights(self) -> str:
+        """The one file."""
+        return f"{self.stem}{self.variant}.{self.kind}"
+
+    @property
+    def index(self) -> str:
+        """Or the index of several."""
+        return f"{self.stem}.{self.kind}.index{self.variant}.json"
+
+    def shard(self, number: int, total: int) -> str:
+        """One of several files."""
+        return f"{self.stem}{self.variant}-{number:05}-of-{total:05}.{self.kind}"
+
+    @property
+    def written(self) -> Format:
+        """What takes the place of these files when the checkpoint is written again."""
+        return Format(self.stem.removeprefix("pytorch_"), "safetensors", self.variant)
 
 
-# In the order in which transformers and diffusers look for them, then half precision alone.
-FORMATS = (
-    Format("model.safetensors", "model.safetensors.index.json", SafetensorsFile),
-    Format("pytorch_model.bin", "pytorch_model.bin.index.json", BinFile),
-    *(
-        Format(f"{stem}{v}.{kind}", f"{stem}.{kind}.index{v}.json", reader)
-        for v in ("", ".fp16", ".bf16")
-        for stem, kind, reader in (
-            ("diffusion_pytorch_model", "safetensors", SafetensorsFile),
-            ("diffusion_pytorch_model", "bin", BinFile),
-            ("model", "safetensors", SafetensorsFile),
-            ("pytorch_model", "bin", BinFile),
-        )
-        if v or stem.startswith("diffusion")
-    ),
+PIPELINE = "model_index.json"  # what diffusers writes beside the folders of the components
+TRANSFORMERS = Format("model", "safetensors")
+# In the order in which transformers and diffusers look for them.
+FORMATS = tuple(
+    Format(stem, kind, variant)
+    for variant in ("", ".fp16", ".bf16")
+    for stem, kind in (
+        ("model", "safetensors"),
+        ("pytorch_model", "bin"),
+        ("diffusion_pytorch_model", "safetensors"),
+        ("diffusion_pytorch_model", "bin"),
+    )
 )
 
 
@@ -69,7 +82,7 @@ class FolderStore:
 
     Attributes:
         folder: The folder.
-        written: How the file of tensors is called where this folder is written again.
+        written: How the files of tensors are called where this folder is written again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,19 +104,32 @@ class FolderStore:
         return self._files[name].tensor(name)
 
 
-def _find(folder: Path) -> Format:
-    """The format that transformers would read."""
+def check_folder(folder: Path) -> None:
+    """Refuses what is no folder.
+
+    Raises:
+        CheckpointError: If there is none, or it is a file.
+    """
     if not folder.exists():
         raise CheckpointError(f"No folder {str(folder)!r}. Check the path of the checkpoint.")
     if not folder.is_dir():
         raise CheckpointError(
             f"{str(folder)!r} is a file. Pass the folder that contains it and its config.json."
         )
+
+
+def _find(folder: Path) -> Format:
+    """The format that transformers would read."""
+    check_folder(folder)
     present = {path.name for path in folder.iterdir()}
+    # transformers itself does not look for variants, but diffusers hands them to it.
+    variants = (folder.parent / PIPELINE).is_file() or any("diffusion_" in n for n in present)
     for known in FORMATS:
+        if known.variant and not variants:
+            break
         if {known.weights, known.index} & present:
             return known
-    if "model_index.json" in present:
+    if PIPELINE in present:
         raise CheckpointError(
             f"{str(folder)!r} is a diffusers pipeline. Choose what to merge, e.g. part='unet' or "
             "part='transformer'."
@@ -118,9 +144,9 @@ def _find(folder: Path) -> Format:
 def _open_files(folder: Path, found: Format) -> dict[str, File]:
     """The file of each tensor."""
     if os.path.lexists(folder / found.weights):  # a broken link is an error of the reader
-        file = found.reader(folder / found.weights)
+        file = _READERS[found.kind](folder / found.weights)
         return dict.fromkeys(file.specs, file)
-    return _open_shards(folder / found.index, found.reader)
+    return _open_shards(folder / found.index, _READERS[found.kind])
 
 
 def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from merge_optuna.checkpoints._folder import FolderStore, read_json
+from merge_optuna.checkpoints._folder import PIPELINE, FolderStore, check_folder, read_json
 from merge_optuna.errors import CheckpointError
-
-PIPELINE = "model_index.json"
 
 
 def open_part(folder: Path, part: str) -> FolderStore:
@@ -16,6 +15,7 @@ def open_part(folder: Path, part: str) -> FolderStore:
     Raises:
         CheckpointError: If there is no such part.
     """
+    check_folder(folder)
     if not (folder / PIPELINE).is_file():
         raise CheckpointError(
             f"{str(folder)!r} has no part {part!r}: it has no {PIPELINE}, so it is no diffusers "
@@ -28,6 +28,31 @@ def open_part(folder: Path, part: str) -> FolderStore:
             f"{', '.join(components)}."
         )
     return FolderStore(folder / part)
+
+
+def copy_around(root: Path, part: str, target: Path) -> Path:
+    """Copies a pipeline without the weights of one part.
+
+    Left out are also single-file forms of the whole pipeline, which would be the unmerged one.
+
+    Args:
+        root: The pipeline.
+        part: Its component.
+        target: An empty folder.
+
+    Returns:
+        Where the weights of the part belong.
+    """
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        old = {name for name in names if Path(name).suffix in (".safetensors", ".bin", ".ckpt")}
+        if Path(folder) == root:
+            return old | {"README.md", "recipe.yaml", ".git", ".cache"}
+        indices = {name for name in names if ".index." in name}
+        return old | indices if Path(folder) == root / part else set()
+
+    shutil.copytree(root, target, ignore=left_out, dirs_exist_ok=True)
+    return target / part
 
 
 def _components(folder: Path) -> list[str]:
