@@ -144,6 +144,7 @@ class Checkpoint(BaseModel):
             CheckpointError: If the folder cannot be read or its content has changed.
         """
         if self._store is None:
+            self._check_place()
             store = _open(self.ref, self.name, self.revision, self.part)
             found = digest_of(store)
             if found != self.digest:
@@ -154,6 +155,23 @@ class Checkpoint(BaseModel):
                 )
             self._store = store
         return self._store
+
+    def at(self, ref: str | Path) -> Checkpoint:
+        """The same checkpoint after it was moved.
+
+        Raises:
+            CheckpointError: If there is none; whether it is the same shows on comparison.
+        """
+        return Checkpoint(ref, name=self.name, part=self.part)
+
+    def _check_place(self) -> None:
+        place = Path(self.ref)
+        if place.is_absolute() and not place.exists():
+            raise CheckpointError(
+                f"{self.name!r} was recorded at {self.ref!r}, where nothing is now. Restore "
+                f"it, or say where it is now: sources={{{self.name!r}: folder}} "
+                f"(--source {self.name}=DIR)."
+            )
 
     def names(self) -> tuple[str, ...]:
         """Names of all tensors, tied ones once."""
