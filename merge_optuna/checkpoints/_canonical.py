@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,10 +24,9 @@ from merge_optuna.checkpoints._folder import FolderStore, Format
 from merge_optuna.checkpoints._names import saved_names
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._store import Store
-from merge_optuna.errors import few
 
-# Written by older versions of transformers for most architectures, and ignored by newer ones.
-_FORMER_BUFFERS = r"rotary_emb\.inv_freq$|(^|\.)position_ids$"
+# Buffers that older versions of transformers wrote and newer ones ignore.
+_FORMER_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.masked_bias$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +64,8 @@ class RenamedStore:
 def canonical(store: FolderStore) -> Store:
     """The store itself where its names are up to date, or a view of it under newer names.
 
-    Tensors that the architecture does not have are left out, as ``from_pretrained`` does, unless
-    others are missing. Nothing is changed if transformers does not know the architecture.
+    Left out is what transformers ignores without a word. Nothing is changed if transformers does
+    not know the architecture.
     """
     config = store.config or {}
     names = list(store.specs())
@@ -95,7 +93,7 @@ def _is_plain_decoder(config: Mapping[str, Any], names: Iterable[str]) -> bool:
             untied and name == "lm_head.weight"
         ):
             return False
-    former = any(re.search(_FORMER_BUFFERS, name) for name in names)
+    former = any(re.search(pattern, name) for name in names for pattern in _FORMER_BUFFERS)
     return not former and layers == set(range(config.get("num_hidden_layers") or 0))
 
 
@@ -119,31 +117,21 @@ def _on_meta(config: str) -> Any:
 
 
 def _match(store: FolderStore, model: Any) -> dict[str, str]:
-    """The name in the store of each tensor that the model has."""
+    """The name in the store of each tensor, by what it is called today."""
     modern = _modern(store.specs())
     tied = saved_names(model, modern)
     prefix = f"{model.base_model_prefix}."
+    ignored = [*_FORMER_BUFFERS, *(model._keys_to_ignore_on_load_unexpected or ())]
     found: dict[str, str] = {}
-    others: list[str] = []
+    surplus: dict[str, str] = {}
     for name, old in modern.items():
         candidates = (name, prefix + name, name.removeprefix(prefix))
         known = next((c for c in candidates if c in tied), None)
-        if known is None:
-            others.append(old)
-        else:
+        if known is not None:
             found[known] = old
-    found = _once(store, found, tied)
-    ignored = [_FORMER_BUFFERS, *(model._keys_to_ignore_on_load_unexpected or ())]
-    lost = [name for name in others if not any(re.search(p, name) for p in ignored)]
-    if any(first not in found for first in tied.values()):
-        return found | {name: name for name in lost}  # who needs the model says what is missing
-    if lost:
-        warnings.warn(
-            f"{len(lost)} tensors in {str(store.folder)!r} are left out because a "
-            f"{type(model).__name__} does not have them: {few(lost)}.",
-            stacklevel=2,
-        )
-    return found
+        elif not any(re.search(pattern, name) for pattern in ignored):
+            surplus[name] = old  # whether it may be there is for the engine to say
+    return _once(store, found, tied) | surplus
 
 
 def _once(store: FolderStore, found: dict[str, str], tied: Mapping[str, str]) -> dict[str, str]:
