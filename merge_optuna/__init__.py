@@ -13,7 +13,7 @@ from merge_optuna._version import __version__
 
 if TYPE_CHECKING:
     from merge_optuna import engine, errors, evaluators, methods, presets, recipes, samplers
-    from merge_optuna.checkpoints import Checkpoint
+    from merge_optuna.checkpoints import Checkpoint, push
     from merge_optuna.engine import Engine, write
     from merge_optuna.recipes import Recipe, depth, free, per_group
     from merge_optuna.study import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _MODULES = ("engine", "errors", "evaluators", "methods", "presets", "recipes", "samplers")
 _NAMES = {
     "Checkpoint": "checkpoints",
+    "push": "checkpoints",
     "Engine": "engine",
     "write": "engine",
     "Recipe": "recipes",
@@ -62,6 +63,7 @@ __all__ = [
     "methods",
     "per_group",
     "presets",
+    "push",
     "recipe_of",
     "recipes",
     "remaining",

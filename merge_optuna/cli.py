@@ -26,6 +26,7 @@ from merge_optuna.errors import MergeOptunaError, StudyError, few
 if TYPE_CHECKING:
     import optuna
 
+    from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.methods import Method
     from merge_optuna.study import MergeStudy
 
@@ -74,6 +75,18 @@ OutDtype = Annotated[
 Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="SOURCE", help="Source whose tokenizer is copied; the base if omitted."),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source", metavar="NAME=REF", help="Where a source is now. Can be given several times."
+    ),
+]
+Push = Annotated[
+    str | None, typer.Option("--push", metavar="REPO", help="Also upload it to the hub.")
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="Only you can see a new repository on the hub.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
@@ -125,6 +138,8 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")
     ] = None,
     force: Force = False,
+    push: Push = None,
+    private: Private = False,
     as_json: Json = False,
 ) -> None:
     """Run the search of FILE until it has its number of trials.
@@ -138,6 +153,9 @@ def run(
     from merge_optuna.study import recipe_of
     from merge_optuna.study import storage as open_storage
 
+    if push is not None and out is None:
+        raise typer.BadParameter("--push needs --out: what is pushed is written there first.")
+    _check_push(push)
     declared = load(file)
     if out is not None:
         check_target(out, force=force)
@@ -161,6 +179,8 @@ def run(
         score = {name: result["test"]} if "test" in result else {}
         written = export_trial(study, out, force=force, sources=declared.sources, score=score)
         result["written"] = str(written)
+        if push is not None:
+            result["pushed"] = _pushed(written, push, private=private)
     if as_json:
         _print_json(result)
     else:
@@ -174,6 +194,7 @@ def show(
     trial: Annotated[
         int | None, typer.Option("--trial", metavar="N", help="Print the recipe of this trial.")
     ] = None,
+    source: Sources = None,
     as_json: Json = False,
 ) -> None:
     """Show the studies in STORAGE, the best trials of one, or the recipe of a trial as YAML."""
@@ -192,7 +213,7 @@ def show(
     if trial is None:
         _print_study({**_result(chosen, best=_BEST), **_reasons(chosen)}, as_json=as_json)
         return
-    recipe = recipe_of(chosen, trial)
+    recipe = recipe_of(chosen, trial, sources=_sources(source))
     if as_json:
         _print_json({"study": chosen.study_name, "trial": trial, "recipe": recipe.to_data()})
     else:
@@ -208,21 +229,29 @@ def export(
     force: Force = False,
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
+    source: Sources = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Write the merged checkpoint of a trial to DIR, from the database alone."""
     from merge_optuna.study import export as export_trial
     from merge_optuna.study import storage as open_storage
 
+    sources = _sources(source)
+    _check_push(push)
     chosen = _study(open_storage(storage, create=False), storage, study)
     written = export_trial(
         chosen,
         folder,
         trial=trial,
         force=force,
+        sources=sources,
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
     )
     print(f"Written to {written}")
+    if push is not None:
+        print(f"Pushed to {_pushed(written, push, private=private)}")
 
 
 @app.command()
@@ -237,19 +266,26 @@ def write(
     force: Force = False,
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
+    source: Sources = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Write the merged checkpoint of the recipe RECIPE to DIR."""
     from merge_optuna.engine import write as write_recipe
     from merge_optuna.recipes import Recipe
 
+    sources = _sources(source)
+    _check_push(push)
     written = write_recipe(
-        Recipe.from_yaml(recipe),
+        Recipe.from_yaml(recipe).with_sources(sources),
         folder,
         force=force,
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
     )
     print(f"Written to {written}")
+    if push is not None:
+        print(f"Pushed to {_pushed(written, push, private=private)}")
 
 
 @app.command()
@@ -283,6 +319,34 @@ def methods(
         return
     for method, about in facts.items():
         _print_method(method, about)
+
+
+# -- sources and the hub ----------------------------------------------------------------------
+
+
+def _sources(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
+    """Places by name."""
+    sources: dict[str, Checkpoint | str | Path] = {}
+    for text in given or ():
+        name, is_one, place = text.partition("=")
+        if not (is_one and name and place):
+            raise typer.BadParameter(f"--source must be NAME=REF, not {text!r}.")
+        sources[name] = place
+    return sources
+
+
+def _check_push(repo: str | None) -> None:
+    """Asks the hub before any work is done."""
+    from merge_optuna.checkpoints import check_push
+
+    if repo is not None:
+        check_push(repo)
+
+
+def _pushed(folder: Path, repo: str, *, private: bool) -> str:
+    from merge_optuna.checkpoints import push
+
+    return push(folder, repo, private=private or None)
 
 
 # -- files and storages -----------------------------------------------------------------------
@@ -481,6 +545,8 @@ def _print_run(study: optuna.Study, result: dict[str, Any]) -> None:
     rows.append(("kept in", _place(study)))
     if "written" in result:
         rows.append(("written to", result["written"]))
+    if "pushed" in result:
+        rows.append(("pushed to", result["pushed"]))
     _print_table(["", ""], rows, title=result["study"])
     print(f"To look at it: {_dashboard(study)}")
 

@@ -50,6 +50,7 @@ def _align(
 ) -> Alignment:
     _check_usable(frame, others, exclude)
     head = _Head(frame, others)
+    head.check_order(exclude)
     differing = {
         other: _differences(frame, other) for other in dict.fromkeys(others) if other != frame
     }
@@ -136,24 +137,49 @@ class _Head:
 
     def __init__(self, frame: Checkpoint, others: Sequence[Checkpoint]) -> None:
         self._frame = frame
-        labels = [_labels(c) for c in (frame, *others)]
-        self._labels_differ = any(label != labels[0] for label in labels)
+        self._others = others
+        self._labels_differ = any(_labels(other) != _labels(frame) for other in others)
 
     def is_left_out(self, name: str, *, differs: bool) -> bool:
         if not (differs or self._labels_differ):
             return False
         return self._prefix is not None and not name.startswith(self._prefix + ".")
 
+    def check_order(self, exclude: tuple[str, ...]) -> None:
+        """Refuses heads with the same labels in another order, which look as if they could merge.
+
+        Raises:
+            CheckpointMismatch: Unless the head is left out on purpose.
+        """
+        mine, parts = _labels(self._frame) or {}, self._parts_besides(exclude)
+        for other in self._others:
+            theirs = _labels(other) or {}
+            if mine == theirs or sorted(mine.values()) != sorted(theirs.values()) or not parts:
+                continue
+            raise CheckpointMismatch(
+                f"{other.name!r} and {self._frame.name!r} have the same labels in another order, "
+                f"{list(theirs.values())} and {list(mine.values())}, so that a merged head would "
+                "mix classes up. Reorder the head of one, or take the head of "
+                f"{self._frame.name!r}: exclude={parts}."
+            )
+
+    def _parts_besides(self, exclude: tuple[str, ...]) -> list[str]:
+        """The modules of the head that no filter matches."""
+        prefix = self._prefix
+        names = (n for n in self._frame.names() if prefix and not n.startswith(f"{prefix}."))
+        left = {n.partition(".")[0] for n in names if not any(matches(p, n) for p in exclude)}
+        return sorted(left)
+
     @cached_property
     def _prefix(self) -> str | None:
         return base_model_prefix(self._frame)
 
 
-def _labels(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """The label set; None if nobody named the labels."""
+def _labels(checkpoint: Checkpoint) -> dict[int, str] | None:
+    """The labels by number; None if nobody named them."""
     labels = (checkpoint.config or {}).get("id2label") or {}
     named = any(label != f"LABEL_{i}" for i, label in labels.items())
-    return labels if named else None
+    return {int(i): labels[i] for i in sorted(labels, key=int)} if named else None
 
 
 def base_model_prefix(checkpoint: Checkpoint) -> str | None:

@@ -131,17 +131,30 @@ class Recipe(BaseModel):
         frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
         return align(frames[0], tuple(frames[1:]), self.exclude)
 
-    def with_sources(self, sources: Mapping[str, Checkpoint]) -> Recipe:
-        """The recipe with checkpoints replaced by name, e.g. modules of another process.
+    def with_sources(self, sources: Mapping[str, Checkpoint | str | Path]) -> Recipe:
+        """The recipe with checkpoints replaced by name: moved ones, modules of another process.
+
+        Args:
+            sources: By name, the checkpoint or its new place (folder or name on the hub).
 
         Raises:
             CheckpointError: If the content of a replacement differs from what was recorded.
+            RecipeError: If no source has one of the names.
         """
+        known = [leaf.name for leaf in self.leaves()]
+        unknown = [name for name in sources if name not in known]
+        if unknown:
+            raise RecipeError(
+                f"No source is called {', '.join(unknown)}; they are called {', '.join(known)}."
+            )
 
         def replaced(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
             if isinstance(source, Recipe):
-                return source.with_sources(sources)
+                own = {leaf.name for leaf in source.leaves()}
+                return source.with_sources({n: s for n, s in sources.items() if n in own})
             given = sources.get(source.name, source)
+            if not isinstance(given, Checkpoint):
+                given = source.at(given)
             if given != source:
                 raise CheckpointError(
                     f"The given source {source.name!r} is {given.name!r} with digest "
@@ -478,7 +491,7 @@ def _as_given(value: Any) -> Value | tuple[Value, ...]:
 
 def _without_refs(data: Any) -> Any:
     if isinstance(data, dict):
-        return {k: _without_refs(v) for k, v in data.items() if k != "ref"}
+        return {k: _without_refs(v) for k, v in data.items() if k not in ("ref", "revision")}
     if isinstance(data, list):
         return [_without_refs(v) for v in data]
     return data

@@ -60,14 +60,15 @@ def recipe_of(
     study: optuna.Study,
     trial: FrozenTrial | int | None = None,
     *,
-    sources: Mapping[str, Checkpoint] | None = None,
+    sources: Mapping[str, Checkpoint | str | Path] | None = None,
 ) -> Recipe:
     """Rebuilds the recipe of a trial from the database alone.
 
     Args:
         study: A study that ran a :class:`mo.MergeObjective`.
         trial: A trial or its number; the best one when omitted.
-        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``.
+        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
+            places of those that were moved.
 
     Raises:
         StudyError: If the study holds no recipes, or there is no such trial.
@@ -91,7 +92,7 @@ def export(
     *,
     trial: FrozenTrial | int | None = None,
     force: bool = False,
-    sources: Mapping[str, Checkpoint] | None = None,
+    sources: Mapping[str, Checkpoint | str | Path] | None = None,
     dtype: torch.dtype | str | None = None,
     tokenizer: str | None = None,
     score: Mapping[str, Any] | None = None,
@@ -103,7 +104,8 @@ def export(
         folder: Where to.
         trial: A trial or its number; the best one when omitted.
         force: Replace a folder that is not empty.
-        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``.
+        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
+            places of those that were moved.
         dtype: Data type of the weights; that of the base when omitted.
         tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
         score: Further results for the model card, e.g. on test data.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import optuna
 import pytest
@@ -19,6 +21,7 @@ import yaml
 import merge_optuna as mo
 from merge_optuna.cli import main
 from tests import processes
+from tests.hub import Hub, files_of
 from tests.trained import Task, read_rows, right
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -146,6 +149,7 @@ def test_run_without_a_completed_trial(task: Task, cli: Cli, tmp_path: Path) -> 
 
 def test_run_two_objectives(task: Task, cli: Cli, tmp_path: Path) -> None:
     lines = """
+import huggingface_hub.constants
 import numpy as np
 class Two:
     directions, metric_names = ("maximize", "minimize"), ("up", "down")
@@ -257,7 +261,7 @@ def test_ctrl_c(task: Task, tmp_path: Path) -> None:
             "mo.MergeObjective(recipe, mo.evaluators.Classification('gone.jsonl'))",
             "No file 'gone.jsonl'. ",
         ),
-        ("mo.Checkpoint('gone')", "No folder '{cwd}/gone'. "),
+        ("mo.Checkpoint('./gone')", "No folder '{cwd}/gone'. "),
     ],
 )
 def test_one_clear_message(
@@ -400,6 +404,84 @@ def test_export_and_write(task: Task, cli: Cli, database: str, tmp_path: Path) -
     assert Path("again/model.safetensors").read_bytes() == weights
     assert cli(*argv, "--force")[0] == 0
     assert mo.Recipe.from_yaml("out/recipe.yaml") == mo.recipe_of(study, 3)
+
+
+def test_moved_sources(task: Task, cli: Cli, database: str, tmp_path: Path) -> None:
+    study = optuna.load_study(study_name="toy", storage=database)
+    shutil.copytree(task.root, tmp_path / "models")
+    text = mo.recipe_of(study, 5).to_yaml().replace(str(task.root), str(tmp_path / "models"))
+    Path("recipe.yaml").write_text(text)
+    (tmp_path / "models").rename(tmp_path / "moved")
+
+    code, _, err = cli("write", "recipe.yaml", "out")
+    assert code == 1
+    assert f"'base' was recorded at '{tmp_path}/models/base', where nothing is now" in err
+    assert "is now: sources={'base': folder} (--source base=DIR)" in err
+
+    moved = [f"--source={name}=moved/{name}" for name in ("base", "a", "b")]
+    assert cli("write", "recipe.yaml", "out", *moved)[0] == 0
+    expected = mo.write(mo.recipe_of(study, 5), tmp_path / "expected")
+    weights = (expected / "model.safetensors").read_bytes()
+    assert Path("out/model.safetensors").read_bytes() == weights
+    assert f"{tmp_path}/moved/base" in Path("out/recipe.yaml").read_text()
+
+    argv = (database, "--study", "toy", "--trial", 5, *moved)
+    assert f"{tmp_path}/moved/a" in cli("show", *argv)[1]
+    assert cli("export", database, "again", *argv[1:])[0] == 0
+    assert Path("again/model.safetensors").read_bytes() == weights
+
+    code, _, err = cli("write", "recipe.yaml", "no", "--source", "base=moved/a")
+    assert code == 1
+    assert "The given source 'base'" in err
+    code, _, err = cli("write", "recipe.yaml", "no", "--source", "bse=moved/base")
+    assert code == 1
+    assert "No source is called bse; they are called base, a, b." in err
+    code, _, err = cli("write", "recipe.yaml", "no", "--source", "moved/base")
+    assert code == 2
+    assert "must be NAME=REF" in err
+    assert not Path("no").exists()
+
+
+def test_push(
+    task: Task, cli: Cli, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked before the work whether it can succeed; the client talks to a real server."""
+    hub = Hub()
+    file = task.file(tmp_path / "search.py", n_trials=1, test=None)
+    recipe = mo.recipe_of(optuna.load_study(study_name="toy", storage=database), 5)
+    recipe.to_yaml("recipe.yaml")
+    commands: list[tuple[object, ...]] = [
+        ("write", "recipe.yaml", "1"),
+        ("export", database, "2", "--study", "toy"),
+        ("run", file, "--out", "3"),
+    ]
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for command in commands:
+        code, _, err = cli(*command, "--push", "lab/merged")
+        assert code == 1
+        assert "HF_HUB_OFFLINE is set" in err
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with hub.serve() as endpoint:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        for command in commands:
+            code, _, err = cli(*command, "--push", "lab/merged")
+            assert code == 1
+            assert "The hub refuses your token" in err
+        code, _, err = cli("run", file, "--push", "lab/merged")
+        assert code == 2
+        assert "--push needs --out" in err
+        assert not any(Path(out).exists() for out in "123")
+        assert not list(tmp_path.glob("*.db"))
+
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        for i, command in enumerate(commands, 1):
+            code, out, err = cli(*command, "--push", f"lab/merged{i}", "--private")
+            assert code == 0, err
+            assert f"{endpoint}/lab/merged{i}/commit/" in out
+            files = hub.repos[f"lab/merged{i}"]["main"]
+            assert files.pop(".private") == b"private"
+            assert files == files_of(Path(str(i)))
 
 
 def test_storages_that_do_not_fit(cli: Cli, database: str, tmp_path: Path) -> None:

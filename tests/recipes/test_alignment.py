@@ -60,6 +60,38 @@ def test_heads_of_other_labels_are_left_out(tmp_path: Path) -> None:
     assert set(alignment.copied) == {"classifier.bias", "classifier.weight"}
 
 
+def test_the_same_labels_in_another_order_are_an_error(tmp_path: Path) -> None:
+    """Row 0 of one head is row 1 of the other; their mean would be of no use to anybody."""
+    base = checkpoint(tmp_path / "base", toys.bert(labels=("joy", "fear", "anger")))
+    same = checkpoint(tmp_path / "same", toys.bert(1, labels=("joy", "fear", "anger")))
+    other = checkpoint(tmp_path / "other", toys.bert(2, labels=("anger", "joy", "fear")))
+    unnamed = checkpoint(tmp_path / "unnamed", toys.bert(3, labels=("LABEL_0", "x", "y")))
+
+    with pytest.raises(CheckpointMismatch) as caught:
+        _ = mo.recipes.ties(base, [same, other]).alignment
+
+    message = str(caught.value)
+    assert f"{other.name!r} and {base.name!r} have the same labels in another order" in message
+    assert "['anger', 'joy', 'fear'] and ['joy', 'fear', 'anger']" in message
+    assert "exclude=['classifier']" in message
+    left_out = mo.recipes.ties(base, [same, other], exclude=["classifier"]).alignment.copied
+    assert set(left_out) == {"classifier.bias", "classifier.weight"}
+    assert mo.recipes.ties(base, [same]).alignment.copied == {}
+    assert set(mo.recipes.ties(base, [unnamed]).alignment.copied) == set(left_out)
+
+
+def test_the_order_of_labels_is_that_of_their_numbers(tmp_path: Path) -> None:
+    """As strings, "10" comes before "2"."""
+    labels = [f"class {i}" for i in range(12)]
+    base = checkpoint(tmp_path / "base", toys.bert(labels=labels))
+    other = checkpoint(tmp_path / "other", toys.bert(1, labels=labels))
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["id2label"] = dict(sorted(config["id2label"].items(), reverse=True))
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    recipe = mo.recipes.linear([base, mo.Checkpoint(other.ref, name="other")])
+    assert recipe.alignment.copied == {}
+
+
 def test_labels_that_nobody_named_do_not_differ(tmp_path: Path) -> None:
     """``LABEL_0`` may or may not be written in config.json."""
     base = checkpoint(tmp_path / "base", toys.llama())
