@@ -253,9 +253,26 @@ def write(
 
 
 @app.command()
-def check(file: File, as_json: Json = False) -> None:
-    """Check everything in FILE that can go wrong, without running or storing anything."""
-    facts = _facts(load(file))
+def check(
+    file: File,
+    no_trial: Annotated[
+        bool, typer.Option("--no-trial", help="Do not time a trial, only look at the files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check everything in FILE that can go wrong, and time one trial.
+
+    Nothing is stored. The trial is merged twice, since the first merge also
+    computes what later ones reuse, and evaluated on all dev examples. With
+    --json the numbers are seconds_first_merge, seconds_merge, seconds_evaluate,
+    hours (of all trials in one process, if none is pruned), peak_rss_bytes (of
+    the process), peak_anonymous_bytes (the same without mapped files; Linux),
+    peak_gpu_bytes; null is what the system does not tell.
+    """
+    declared = load(file)
+    facts = _facts(declared)
+    if not no_trial:
+        facts |= _costs(declared)
     if as_json:
         _print_json(facts)
     else:
@@ -422,6 +439,14 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
     return facts
 
 
+def _costs(declared: MergeStudy) -> dict[str, Any]:
+    """Seconds and bytes of one trial, and hours of the search."""
+    from merge_optuna.study import rehearse
+
+    measured = rehearse(declared.objective)
+    return {**vars(measured), "hours": measured.hours(declared.n_trials)}
+
+
 def _method_facts(method: Method) -> dict[str, Any]:
     return {
         "summary": method.summary,
@@ -514,11 +539,15 @@ def _print_study(result: dict[str, Any], *, as_json: bool) -> None:
 def _print_facts(facts: dict[str, Any]) -> None:
     rows: list[tuple[str, Any]] = []
     for key, value in facts.items():
-        label = key.replace("_", " ")
+        label = key.removesuffix("_bytes").replace("_", " ")
         if key == "left_out_tensors":
             rows += [(label, f"{few(names, 3)}: {why}") for why, names in value.items()]
         elif isinstance(value, dict):
             rows += [(label, f"{name}: {what}") for name, what in value.items()]
+        elif key.endswith("_bytes") and value is not None:
+            rows.append((label, _size(value)))
+        elif key == "hours":
+            rows.append((f"hours for {facts['n_trials']} trials", f"{value:.2f}"))
         elif value is not None:
             rows.append((label, value))
     _print_table(["", ""], rows, title="Everything fits.")
@@ -543,6 +572,10 @@ def _counts(trials: dict[str, int]) -> str:
 def _few_params(params: dict[str, Any]) -> str:
     shown = [f"{name}={_in_words(value)}" for name, value in params.items()]
     return few(shown, _SHOWN_PARAMETERS)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def _in_words(value: Any) -> str:

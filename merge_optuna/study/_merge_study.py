@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
 from merge_optuna.samplers._owner import owner_of
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import ERROR, MergeObjective
+from merge_optuna.study._quiet import quiet
 from merge_optuna.study._storage import storage as open_storage
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class MergeStudy:
             StorageError: If the storage cannot be opened.
             StudyError: If a study of this name has another direction or another space.
         """
-        with _quiet():
+        with quiet():
             study = optuna.create_study(
                 study_name=self.name,
                 storage=open_storage(storage) if isinstance(storage, str) else storage,
@@ -148,7 +147,7 @@ class MergeStudy:
         study = self.open(storage)
         total = self.n_trials if n_trials is None else n_trials
         bounded, failures = _Bounded(self.objective, total), _Failures()
-        with _quiet(), _Bar(study, total, show=progress) as bar:
+        with quiet(), _Bar(study, total, show=progress) as bar:
             try:
                 while (missing := remaining(study, total)) > 0:
                     study.optimize(
@@ -290,14 +289,3 @@ def _fail_own_trials(study: optuna.Study) -> None:
         if owner is not None and owner["pid"] == os.getpid() and owner_alive(trial):
             compat.set_system_attr(study, trial, SURPLUS, "interrupted")
             compat.fail(study, trial)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna's lines per trial, with all parameters, would tear the progress bar apart."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -134,6 +134,23 @@ class MergeObjective:
         model = self.engine.load(recipe)
         return chosen.value(np.concatenate([scores for _, scores in chosen(model)]))
 
+    def recipe(self, trial: optuna.Trial) -> Recipe:
+        """The recipe that a trial asks for.
+
+        The first one of a function is checked as that of a recipe with free numbers was when the
+        objective was made.
+
+        Raises:
+            StudyError: If the space returns anything else.
+            CheckpointError, RecipeError, EvaluationError: If the first one does not fit.
+        """
+        recipe = self.space(trial)
+        if not isinstance(recipe, Recipe):
+            raise StudyError(f"A space must return a recipe, not {recipe!r}.")
+        if not self._checked:
+            self._check(recipe)
+        return recipe
+
     def check_evaluator(self, evaluator: Evaluator) -> None:
         """Checks that another evaluator, e.g. of test data, can score this objective's models.
 
@@ -249,7 +266,10 @@ class MergeObjective:
 
     def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         started = time.perf_counter()
-        model = self.engine.load(self._recipe(trial))
+        recipe = self.recipe(trial)
+        if not isinstance(self.space, Recipe):
+            compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
+        model = self.engine.load(recipe)
         merged = time.perf_counter()
         trial.set_user_attr("seconds_merge", round(merged - started, 4))
         try:
@@ -259,17 +279,6 @@ class MergeObjective:
         if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
         return value
-
-    def _recipe(self, trial: optuna.Trial) -> Recipe:
-        recipe = self.space(trial)
-        if not isinstance(recipe, Recipe):
-            raise StudyError(f"A space must return a recipe, not {recipe!r}.")
-        if not isinstance(self.space, Recipe):
-            if not self._checked:
-                self._check(recipe)
-            attribute = recipe.to_json()
-            compat.set_system_attr(trial.study, trial, RECIPE, attribute)
-        return recipe
 
     def _evaluate(self, trial: optuna.Trial, model: nn.Module) -> float | tuple[float, ...]:
         ids: list[NDArray[np.int64]] = []

@@ -302,9 +302,10 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
 """
     lines = lines.replace("objective.evaluator and DEV", f'"{task.dev}"')
     file = task.file(tmp_path / "search.py", n_trials=7, lines=lines)
-    code, out, _ = cli("check", file, "--json")
+    code, out, _ = cli("check", file, "--json", "--no-trial")
     assert code == 0
-    assert json.loads(out) == {
+    facts = json.loads(out)
+    assert facts == {
         "study": "toy",
         "n_trials": 7,
         "method": "ties",
@@ -323,7 +324,17 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
         "sampler": "CmaEsSampler",
         "population": 4 + int(3 * np.log(2)),
     }
+    code, out, _ = cli("check", file, "--json")
+    costs = {name: value for name, value in json.loads(out).items() if name not in facts}
+    assert {**costs, **facts} == json.loads(out)
+    seconds = ("seconds_first_merge", "seconds_merge", "seconds_evaluate", "hours")
+    assert all(0 < costs.pop(name) < 60 for name in seconds)
+    assert 1e7 < costs.pop("peak_anonymous_bytes") < costs.pop("peak_rss_bytes") < 1e11
+    assert costs == {"peak_gpu_bytes": None}
     code, out, _ = cli("check", file)
+    assert re.search(r"seconds evaluate 0\.\d+ peak rss [\d.]+ [MG]B peak anonymous", words(out))
+    assert "hours for 7 trials 0.00" in words(out)
+    assert "seconds" not in cli("check", file, "--no-trial")[1]
     assert "merged tensors 37" in words(out)
     assert "bert.pooler.dense.bias, " in words(out)
     assert "(4 in all): excluded" in words(out)
@@ -333,7 +344,7 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
 def test_check_a_function(task: Task, cli: Cli, tmp_path: Path) -> None:
     lines = "objective = mo.MergeObjective(lambda trial: recipe(trial), lambda model: 1.0)"
     file = task.file(tmp_path / "search.py", n_trials=7, lines=lines, test=None)
-    facts = json.loads(cli("check", file, "--json")[1])
+    facts = json.loads(cli("check", file, "--json", "--no-trial")[1])
     assert facts == {
         "study": "toy",
         "n_trials": 7,
@@ -341,6 +352,7 @@ def test_check_a_function(task: Task, cli: Cli, tmp_path: Path) -> None:
         "dev_examples": 1,
         "test_examples": None,
     }
+    assert json.loads(cli("check", file, "--json")[1])["seconds_merge"] > 0
 
 
 # -- storages ---------------------------------------------------------------------------------
