@@ -121,6 +121,10 @@ def run(
             "--n-trials", "-n", metavar="N", min=1, help="Another total than the file's."
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Start no further trial after so many seconds."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")
     ] = None,
@@ -149,7 +153,7 @@ def run(
     # A ctrl-C inside a query makes the connection pool log a traceback before it passes it on.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
-        declared.run(opened, n_trials=total)
+        declared.run(opened, n_trials=total, timeout=timeout)
     except KeyboardInterrupt:
         _interrupted(study, total)
     result = {"storage": compat.url_of(study), **_result(study, best=1)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -18,6 +19,7 @@ from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
 from merge_optuna.samplers._owner import owner_of
+from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import ERROR, MergeObjective
 from merge_optuna.study._quiet import quiet
@@ -26,8 +28,9 @@ from merge_optuna.study._storage import storage as open_storage
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
 
+Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
+
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-_MAX_FAILURES = 10
 _POLL_SECONDS = 0.5
 _PATIENCE = 5.0  # seconds from the creation of a trial to its owner: milliseconds
 
@@ -69,6 +72,9 @@ class MergeStudy:
         sampler: Of Optuna or of ``mo.samplers``; the space's own with seed 0 when omitted.
         pruner: Of Optuna; none when omitted.
         test: Scores the result on data that the search does not see.
+        timeout: Seconds after which a run starts no further trial; every start has as many.
+        callbacks: Called after every trial, as in ``study.optimize``; see ``mo.callbacks``. A
+            :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
     """
 
     name: str
@@ -77,8 +83,14 @@ class MergeStudy:
     sampler: optuna.samplers.BaseSampler | None = None
     pruner: optuna.pruners.BasePruner | None = None
     test: Evaluator | None = None
+    timeout: float | None = None
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
+        _check_timeout(self.timeout)
+        for callback in self.callbacks:
+            if isinstance(callback, StopRule):
+                callback.check(self.objective.directions)
         space = self.objective.space
         if self.sampler is None and isinstance(space, Recipe):
             object.__setattr__(self, "sampler", space.sampler(seed=0))
@@ -126,34 +138,41 @@ class MergeStudy:
         storage: str | optuna.storages.BaseStorage | None = None,
         *,
         n_trials: int | None = None,
+        timeout: float | None = None,
         progress: bool = True,
     ) -> optuna.Study:
         """Runs the search until it has ``n_trials`` completed or pruned trials.
 
         It goes on where an earlier run, finished or killed, has stopped. Several processes may
-        run it on one storage at the same time.
+        run it on one storage at the same time. A stop rule among the callbacks, or the timeout,
+        can end it before.
 
         Args:
             storage: As for :meth:`open`.
             n_trials: Another total than the declared one.
+            timeout: Another number of seconds than the declared one.
             progress: Whether to show a progress bar on standard error.
 
         Returns:
             The study.
 
         Raises:
-            StudyError: If ten trials in a row fail, with the traceback of the first.
+            StudyError: If ten candidates in a row fail, with the traceback of the first.
         """
+        _check_timeout(timeout)
         study = self.open(storage)
         total = self.n_trials if n_trials is None else n_trials
-        bounded, failures = _Bounded(self.objective, total), _Failures()
+        deadline = _Deadline(self.timeout if timeout is None else timeout)
+        bounded = _Bounded(self.objective, total, deadline)
         with quiet(), _Bar(study, total, show=progress) as bar:
+            callbacks = [bar.update, *self._callbacks(), _stop_at(total)]
             try:
                 while (missing := remaining(study, total)) > 0:
+                    if reason := self._reason(study, deadline):
+                        bar.say(f"Stopped with {missing} of {total} trials to go: {reason}.")
+                        break
                     study.optimize(
-                        bounded,
-                        n_trials=missing,
-                        callbacks=[bar.update, failures.count, _stop_at(total)],
+                        bounded, n_trials=missing, timeout=deadline.left, callbacks=callbacks
                     )
             except BaseException as error:
                 # A ctrl-C that hits inside Optuna, SQLAlchemy or a storage may come out as the
@@ -163,6 +182,17 @@ class MergeStudy:
                 _fail_own_trials(study)
                 raise KeyboardInterrupt from error
         return study
+
+    def _callbacks(self) -> list[Callback]:
+        given = list(self.callbacks)
+        return given if any(isinstance(c, MaxFailures) for c in given) else [*given, MaxFailures()]
+
+    def _reason(self, study: optuna.Study, deadline: _Deadline) -> str | None:
+        """Why no further trial should be started, if there is a reason."""
+        rules = [c.reason for c in self.callbacks if isinstance(c, StopRule)]
+        reasons = (rule(study) for rule in (deadline.reason, *rules))
+        stopped = "a callback has stopped it" if compat.was_stopped(study) else None
+        return next(filter(None, reasons), stopped)
 
     def test_value(self, study: optuna.Study, recipe: Recipe) -> float | tuple[float, ...]:
         """Scores a recipe on the test data.
@@ -175,6 +205,25 @@ class MergeStudy:
         return self.objective.score(recipe, self.test)
 
 
+class _Deadline:
+    """The end of the time that a run has, if it has one."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._started = time.monotonic()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, None if there is no end."""
+        if self._seconds is None:
+            return None
+        return max(0.0, self._started + self._seconds - time.monotonic())
+
+    def reason(self, study: optuna.Study) -> str | None:
+        """Why to stop: the time is up."""
+        return f"its {self._seconds:g} seconds are over" if self.left == 0 else None
+
+
 class _Bounded:
     """The objective, except that a trial beyond the total is failed as surplus.
 
@@ -183,9 +232,10 @@ class _Bounded:
     for a new one.
     """
 
-    def __init__(self, objective: MergeObjective, total: int) -> None:
+    def __init__(self, objective: MergeObjective, total: int, deadline: _Deadline) -> None:
         self._objective = objective
         self._total = total
+        self._deadline = deadline
         self._first_seen: dict[int, float] = {}
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
@@ -193,6 +243,8 @@ class _Bounded:
             return self._objective(trial)
         compat.set_system_attr(trial.study, trial, SURPLUS, "total reached")
         while self._is_surplus(trial) and remaining(trial.study, self._total) > 0:
+            if self._deadline.left == 0:
+                break
             time.sleep(_POLL_SECONDS)
             fail_dead_trials(trial.study)
             compat.fail_stale_trials(trial.study)
@@ -215,24 +267,6 @@ class _Bounded:
             return time.monotonic() - seen < _PATIENCE
         alive = owner_alive(trial)
         return compat.has_heartbeat(study) if alive is None else alive
-
-
-class _Failures:
-    """Ends a run in which nothing works any more."""
-
-    def __init__(self) -> None:
-        self._row: list[str] = []
-
-    def count(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        if trial.state != TrialState.FAIL:
-            self._row.clear()
-        elif SURPLUS not in trial.system_attrs:
-            self._row.append(trial.user_attrs.get(ERROR, f"trial {trial.number} failed"))
-        if len(self._row) >= _MAX_FAILURES:
-            raise StudyError(
-                f"{_MAX_FAILURES} trials in a row have failed in {study.study_name!r}. "
-                f"The first of them:\n{self._row[0]}"
-            )
 
 
 class _Bar:
@@ -262,7 +296,17 @@ class _Bar:
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
         if trial is not None and ERROR in trial.user_attrs:
             reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
-            self._bar.write(f"Trial {trial.number} failed: {reason}", file=sys.stderr)
+            self.say(f"Trial {trial.number} failed: {reason}")
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)
+
+
+def _check_timeout(seconds: float | None) -> None:
+    if seconds is not None and not seconds > 0:
+        raise StudyError(f"timeout must be a positive number of seconds, not {seconds}.")
 
 
 def _stop_at(total: int) -> Any:

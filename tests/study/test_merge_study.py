@@ -61,7 +61,7 @@ def test_pruned_trials_count_and_failed_ones_do_not(task: Task) -> None:
     assert counts(study) == {"complete": 3, "pruned": 1, "failed": 2, "running": 0}
 
 
-def test_ten_failures_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
+def test_ten_failed_candidates_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
     calls = []
 
     def evaluate(model: nn.Module) -> float:
@@ -70,12 +70,13 @@ def test_ten_failures_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
             raise OSError(f"call {len(calls)}")
         return 1.0
 
-    search = declared(task, evaluate)
+    whole = declared(task).run(None, progress=False)
+    search = declared(task, evaluate, sampler=task_sampler(whole))
     with pytest.raises(StudyError) as caught:
         search.run(f"sqlite:///{tmp_path}/s.db", progress=False)
     assert len(calls) == 20, "nine failures, a success, ten failures"
     message = str(caught.value)
-    assert message.startswith("10 trials in a row have failed in 'toy'. The first of them:\n")
+    assert message.startswith("10 candidates in a row have failed in 'toy'. The first of them:\n")
     assert "in evaluate" in message
     assert message.endswith("OSError: call 11\n")
 

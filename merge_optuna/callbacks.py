@@ -1,0 +1,7 @@
+"""Callbacks of ``study.optimize(callbacks=[...])`` and of ``mo.MergeStudy(callbacks=[...])``."""
+
+from __future__ import annotations
+
+from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule
+
+__all__ = ["MaxFailures", "Stagnation", "StopRule"]
