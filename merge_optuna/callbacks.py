@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule
+from merge_optuna.study._keep_best import KeepBest
 
-__all__ = ["MaxFailures", "Stagnation", "StopRule"]
+__all__ = ["KeepBest", "MaxFailures", "Stagnation", "StopRule"]

@@ -58,7 +58,7 @@ class Stagnation(StopRule):
     """
 
     def __init__(self, n: int) -> None:
-        self.n = _positive(n, "Stagnation")
+        self.n = positive(n, "Stagnation")
 
     def check(self, directions: Sequence[Any]) -> None:
         """Refuses a search with several objectives, which has no best value."""
@@ -93,7 +93,7 @@ class MaxFailures:
     """
 
     def __init__(self, n: int = 10) -> None:
-        self.n = _positive(n, "MaxFailures")
+        self.n = positive(n, "MaxFailures")
         self._row: dict[Hashable, str] = {}
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -128,7 +128,12 @@ def one_objective(callback: Any, directions: Sequence[Any]) -> None:
         )
 
 
-def _positive(n: int, name: str) -> int:
+def positive(n: int, name: str) -> int:
+    """The number a callback is made with.
+
+    Raises:
+        StudyError: If it is less than 1.
+    """
     if n < 1:
         raise StudyError(f"{name} needs a number of at least 1, not {n}.")
     return n

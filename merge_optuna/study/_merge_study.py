@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optuna
@@ -21,6 +22,7 @@ from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
 from merge_optuna.samplers._owner import owner_of
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._export import best_trial
+from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._objective import ERROR, MergeObjective
 from merge_optuna.study._quiet import quiet
 from merge_optuna.study._storage import storage as open_storage
@@ -75,6 +77,9 @@ class MergeStudy:
         timeout: Seconds after which a run starts no further trial; every start has as many.
         callbacks: Called after every trial, as in ``study.optimize``; see ``mo.callbacks``. A
             :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
+        keep_best: How many of the best trials are written to ``folder`` while the search runs,
+            see :class:`mo.callbacks.KeepBest`.
+        folder: Where the best trials are kept.
     """
 
     name: str
@@ -85,11 +90,13 @@ class MergeStudy:
     test: Evaluator | None = None
     timeout: float | None = None
     callbacks: Sequence[Callback] = ()
+    keep_best: int | None = None
+    folder: str | Path | None = None
 
     def __post_init__(self) -> None:
         _check_timeout(self.timeout)
-        for callback in self.callbacks:
-            if isinstance(callback, StopRule):
+        for callback in self._callbacks():
+            if isinstance(callback, (StopRule, KeepBest)):
                 callback.check(self.objective.directions)
         space = self.objective.space
         if self.sampler is None and isinstance(space, Recipe):
@@ -166,7 +173,10 @@ class MergeStudy:
         bounded = _Bounded(self.objective, total, deadline)
         with quiet(), _Bar(study, total, show=progress) as bar:
             callbacks = [bar.update, *self._callbacks(), _stop_at(total)]
+            keepers = [callback for callback in callbacks if isinstance(callback, KeepBest)]
             try:
+                for keeper in keepers:
+                    keeper.update(study)
                 while (missing := remaining(study, total)) > 0:
                     if reason := self._reason(study, deadline):
                         bar.say(f"Stopped with {missing} of {total} trials to go: {reason}.")
@@ -174,6 +184,8 @@ class MergeStudy:
                     study.optimize(
                         bounded, n_trials=missing, timeout=deadline.left, callbacks=callbacks
                     )
+                for keeper in keepers:  # a process that found the last trial may be dead
+                    keeper.update(study)
             except BaseException as error:
                 # A ctrl-C that hits inside Optuna, SQLAlchemy or a storage may come out as the
                 # error of whatever it has interrupted.
@@ -184,8 +196,15 @@ class MergeStudy:
         return study
 
     def _callbacks(self) -> list[Callback]:
-        given = list(self.callbacks)
-        return given if any(isinstance(c, MaxFailures) for c in given) else [*given, MaxFailures()]
+        """Those declared, and the usual ones."""
+        made = list(self.callbacks)
+        if self.keep_best is not None and self.folder is not None:
+            made.append(KeepBest(self.keep_best, self.folder, sources=self.sources))
+        elif (self.keep_best, self.folder) != (None, None):
+            raise StudyError("keep_best= and folder= go together: how many to keep, and where.")
+        if not any(isinstance(callback, MaxFailures) for callback in made):
+            made.append(MaxFailures())
+        return made
 
     def _reason(self, study: optuna.Study, deadline: _Deadline) -> str | None:
         """Why no further trial should be started, if there is a reason."""
