@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import json
-import logging
 import math
 import re
 import runpy
@@ -150,8 +149,6 @@ def run(
     study = declared.open(opened)
     total = n_trials or declared.n_trials
     print(f"The study {study.study_name!r} is kept in {_place(study)}", file=sys.stderr)
-    # A ctrl-C inside a query makes the connection pool log a traceback before it passes it on.
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
         declared.run(opened, n_trials=total, timeout=timeout)
     except KeyboardInterrupt:

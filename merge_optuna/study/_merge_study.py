@@ -20,6 +20,7 @@ from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
 from merge_optuna.samplers._owner import owner_of
+from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._keep_best import KeepBest
@@ -171,8 +172,8 @@ class MergeStudy:
         total = self.n_trials if n_trials is None else n_trials
         deadline = _Deadline(self.timeout if timeout is None else timeout)
         bounded = _Bounded(self.objective, total, deadline)
-        with quiet(), _Bar(study, total, show=progress) as bar:
-            callbacks = [bar.update, *self._callbacks(), _stop_at(total)]
+        with interrupt.deferred(), quiet(), _Bar(study, total, show=progress) as bar:
+            callbacks = [bar.update, _raise_ctrl_c, *self._callbacks(), _stop_at(total)]
             keepers = [callback for callback in callbacks if isinstance(callback, KeepBest)]
             try:
                 for keeper in keepers:
@@ -187,9 +188,9 @@ class MergeStudy:
                 for keeper in keepers:  # a process that found the last trial may be dead
                     keeper.update(study)
             except BaseException as error:
-                # A ctrl-C that hits inside Optuna, SQLAlchemy or a storage may come out as the
-                # error of whatever it has interrupted.
-                if not _was_interrupted(error):
+                # A second ctrl-C, or one in a thread, may hit inside Optuna, SQLAlchemy or a
+                # storage and come out as the error of whatever it has interrupted.
+                if not (interrupt.noted() or _was_interrupted(error)):
                     raise
                 _fail_own_trials(study)
                 raise KeyboardInterrupt from error
@@ -264,7 +265,8 @@ class _Bounded:
         while self._is_surplus(trial) and remaining(trial.study, self._total) > 0:
             if self._deadline.left == 0:
                 break
-            time.sleep(_POLL_SECONDS)
+            with interrupt.interruptible():
+                time.sleep(_POLL_SECONDS)
             fail_dead_trials(trial.study)
             compat.fail_stale_trials(trial.study)
         return float("nan")
@@ -326,6 +328,11 @@ class _Bar:
 def _check_timeout(seconds: float | None) -> None:
     if seconds is not None and not seconds > 0:
         raise StudyError(f"timeout must be a positive number of seconds, not {seconds}.")
+
+
+def _raise_ctrl_c(study: optuna.Study, trial: FrozenTrial) -> None:
+    """A callback: between two trials is a good place."""
+    interrupt.raise_if_noted()
 
 
 def _stop_at(total: int) -> Any:

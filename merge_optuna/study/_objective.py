@@ -23,6 +23,7 @@ from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
 from merge_optuna.samplers._owner import sign
+from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._scores import set_scores
 
 if TYPE_CHECKING:
@@ -251,10 +252,12 @@ class MergeObjective:
         except InfeasibleRecipe as error:
             raise self._pruned(trial, str(error)) from error
         except KeyboardInterrupt:
-            # Not the candidate's fault: it is proposed again without counting as a failure.
-            compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
+            self._excuse(trial)
             raise
         except Exception as error:
+            if interrupt.noted():  # and came out of something as this error
+                self._excuse(trial)
+                raise KeyboardInterrupt from error
             # Spaces and evaluators are anybody's code; one bad trial must not end a search.
             if not self._checked:
                 raise  # the first recipe of a function: the configuration is bad, not the trial
@@ -264,12 +267,18 @@ class MergeObjective:
             )
             return math.nan
 
+    @staticmethod
+    def _excuse(trial: optuna.Trial) -> None:
+        """Ctrl-C is not the candidate's fault: it comes again without counting as a failure."""
+        compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
+
     def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         started = time.perf_counter()
         recipe = self.recipe(trial)
         if not isinstance(self.space, Recipe):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
-        model = self.engine.load(recipe)
+        with interrupt.interruptible():
+            model = self.engine.load(recipe)
         merged = time.perf_counter()
         trial.set_user_attr("seconds_merge", round(merged - started, 4))
         try:
@@ -284,8 +293,9 @@ class MergeObjective:
         ids: list[NDArray[np.int64]] = []
         parts: list[NDArray[np.float64]] = []
         total, seen = len(self.evaluator), 0
+        batches = interrupt.interruptibly(self.evaluator(model))
         try:
-            for step, (batch_ids, batch_scores) in enumerate(self.evaluator(model)):
+            for step, (batch_ids, batch_scores) in enumerate(batches):
                 ids.append(batch_ids)
                 parts.append(batch_scores)
                 seen += len(batch_ids)

@@ -95,14 +95,14 @@ def test_the_folder_is_right_after_every_trial(
 
 
 def test_a_declared_search_goes_on_with_its_folder(task: Task, tmp_path: Path) -> None:
-    url, folder = f"sqlite:///{tmp_path}/s.db", tmp_path / "best"
+    storage, folder = optuna.storages.InMemoryStorage(), tmp_path / "best"
 
     def search(values: Sequence[float], k: int) -> optuna.Study:
         declared = mo.MergeStudy(
             "toy", objective(task, values, "maximize"), n_trials=0, keep_best=k, folder=folder
         )
-        done = mo.remaining(declared.open(url), 1000)
-        return declared.run(url, n_trials=1000 - done + len(values), progress=False)
+        done = mo.remaining(declared.open(storage), 1000)
+        return declared.run(storage, n_trials=1000 - done + len(values), progress=False)
 
     assert search([], 2).trials == []
     assert kept(folder) == []

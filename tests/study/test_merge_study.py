@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,78 @@ def test_ctrl_c_anywhere(task: Task, method: str, after: bool, count: int) -> No
     done = [t for t in study.trials if t.state == TrialState.COMPLETE]
     assert [t.params for t in done] == [t.params for t in whole.trials]
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    "method",
+    ["create_new_trial", "set_trial_system_attr", "set_trial_param", "set_trial_state_values"],
+)
+def test_a_signal_never_hits_the_storage(task: Task, method: str, after: bool) -> None:
+    """What raises in the test above is kept for later: nothing of Optuna is interrupted."""
+    points = []
+
+    def hook(k: int, name: str, is_after: bool) -> None:
+        points.append((name, is_after))
+        if points[-1] == (method, after) and points.count((method, after)) == 2:
+            signal.raise_signal(signal.SIGINT)
+            points.append(("not raised", after))
+
+    whole = declared(task).run(None, progress=False)
+    search = declared(task, sampler=task_sampler(whole))
+    storage = on_write(optuna.storages.InMemoryStorage(), hook)
+    with pytest.raises(KeyboardInterrupt):
+        search.run(storage, progress=False)
+    assert ("not raised", after) in points
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    study = search.open(storage)
+    assert 1 <= len(study.trials) <= 2, "it ends with the trial under way"
+    assert all(t.state.is_finished() for t in study.trials)
+    search.run(storage, progress=False)
+    done = [t.params for t in study.trials if t.state == TrialState.COMPLETE]
+    assert done == [t.params for t in whole.trials]
+
+
+@pytest.mark.parametrize("outcome", ["raised", "swallowed", "another error", "twice"])
+def test_a_signal_while_evaluating(task: Task, outcome: str) -> None:
+    calls = []
+
+    def evaluate(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) != 2:
+            return 1.0
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if outcome == "another error":
+                raise OSError("could not read") from None
+            if outcome == "twice":
+                signal.raise_signal(signal.SIGINT)
+            if outcome != "swallowed":
+                raise
+        return 1.0
+
+    whole = declared(task).run(None, progress=False)
+    storage = optuna.storages.InMemoryStorage()
+    search = declared(task, evaluate, sampler=task_sampler(whole))
+    with pytest.raises(KeyboardInterrupt):
+        search.run(storage, progress=False)
+    assert len(calls) == 2
+    study = search.run(storage, progress=False)
+    done = [t.params for t in study.trials if t.state == TrialState.COMPLETE]
+    assert done == [t.params for t in whole.trials], "no candidate is blamed"
+    assert counts(study)["failed"] == 0
+
+
+def test_somebody_else_handles_ctrl_c(task: Task) -> None:
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
+        search.run(None, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(seen) == 4
 
 
 def task_sampler(study: optuna.Study) -> CmaEsSampler:
