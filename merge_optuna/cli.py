@@ -132,8 +132,9 @@ def run(
 ) -> None:
     """Run the search of FILE until it has its number of trials.
 
-    Completed and pruned trials count. It can be stopped or killed and started again at any time,
-    and it may run several times at once on one storage.
+    Completed and pruned trials count. It can be stopped or killed and started
+    again at any time, and it may run several times at once on one storage: on
+    one machine without GPUs set OMP_NUM_THREADS to cores divided by processes.
     """
     from merge_optuna import _optuna_compat as compat
     from merge_optuna.checkpoints._writer import check_target
@@ -157,6 +158,8 @@ def run(
     if declared.test is not None and result["best"] and len(result["metrics"]) == 1:
         recipe = recipe_of(study, result["best"][0]["trial"], sources=declared.sources)
         result["test"] = declared.test_value(study, recipe)
+    if declared.folder is not None:
+        result["kept"] = [str(path) for path in sorted(Path(declared.folder).glob("trial-*"))]
     if out is not None:
         name = f"{result['metrics'][0]} (test)"
         score = {name: result["test"]} if "test" in result else {}
@@ -433,6 +436,8 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
         "dev_examples": len(objective.evaluator),
         "test_examples": None if declared.test is None else len(declared.test),
     }
+    if declared.keep_best is not None:
+        facts |= {"keep_best": declared.keep_best, "folder": str(declared.folder)}
     if declared.sampler is not None:
         facts["sampler"] = type(declared.sampler).__name__
     if isinstance(declared.sampler, PopulationSampler):
@@ -497,6 +502,7 @@ def _print_run(study: optuna.Study, result: dict[str, Any]) -> None:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
     rows.append(("kept in", _place(study)))
+    rows += [("best trials in", path) for path in result.get("kept", [])]
     if "written" in result:
         rows.append(("written to", result["written"]))
     _print_table(["", ""], rows, title=result["study"])

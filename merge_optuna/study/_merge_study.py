@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
@@ -173,7 +174,8 @@ class MergeStudy:
         deadline = _Deadline(self.timeout if timeout is None else timeout)
         bounded = _Bounded(self.objective, total, deadline)
         with interrupt.deferred(), quiet(), _Bar(study, total, show=progress) as bar:
-            callbacks = [bar.update, _raise_ctrl_c, *self._callbacks(), _stop_at(total)]
+            crowd = _Crowd(self.objective, bar.say)
+            callbacks = [bar.update, _raise_ctrl_c, *self._callbacks(), crowd, _stop_at(total)]
             keepers = [callback for callback in callbacks if isinstance(callback, KeepBest)]
             try:
                 for keeper in keepers:
@@ -343,6 +345,36 @@ def _stop_at(total: int) -> Any:
             study.stop()
 
     return stop
+
+
+class _Crowd:
+    """Says once that processes of this machine take the cores from each other."""
+
+    def __init__(self, objective: MergeObjective, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._silent = objective.engine.device.type != "cpu"
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        threads, cores = torch.get_num_threads(), _cores()
+        if self._silent or threads == 1:
+            return
+        running = [t for t in compat.all_trials(study) if t.state == TrialState.RUNNING]
+        owners = [owner for t in running if owner_alive(t) and (owner := owner_of(t))]
+        processes = len({os.getpid(), *(owner["pid"] for owner in owners)})
+        if processes > 1 and processes * threads > cores:
+            self._silent = True
+            self._say(
+                f"{processes} processes of this machine run {study.study_name!r} with {threads} "
+                f"threads each on {cores} cores and get in each other's way. Start them with "
+                f"OMP_NUM_THREADS={max(1, cores // processes)}."
+            )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SPACE = "space"
 """Study user attribute: the space as YAML, so that the database alone can rebuild a trial."""
+DEV = "dev"
+"""Study user attribute: number of dev examples, and digests of their parts."""
 RECIPE = "merge_optuna:recipe"
 """Trial system attribute: the recipe as JSON, for spaces that are functions."""
 REASON = "reason"
@@ -84,9 +86,10 @@ class MergeObjective:
 
         Raises:
             CheckpointError: If a source is damaged, holds NaN, or does not fit the others.
-            RecipeError: If nothing in the recipe is free.
+            RecipeError: If nothing in the recipe is free, or ``space`` is not a space.
             EvaluationError: If the evaluator cannot score the model.
         """
+        _check_order(space, evaluator)
         self.space = space
         self.evaluator = as_evaluator(evaluator)
         self.engine = Engine(device, dtype)
@@ -167,8 +170,8 @@ class MergeObjective:
         """Checks that a study can run this objective.
 
         Raises:
-            StudyError: If its directions are others, it was made with another space, or its
-                pruner hides trials from its sampler.
+            StudyError: If its directions are others, it was made with another space or on other
+                dev data, or its pruner hides trials from its sampler.
         """
         directions = [direction.name.lower() for direction in study.directions]
         if directions != self.directions:
@@ -202,6 +205,7 @@ class MergeObjective:
                     f"{len(directions)}. Use optuna.samplers.NSGAIISampler."
                 )
         self._check_space(study)
+        self._check_data(study)
 
     # -- before trials ---------------------------------------------------------------------
 
@@ -223,13 +227,31 @@ class MergeObjective:
             self._known = known
 
     def store_space(self, study: optuna.Study) -> None:
-        """Stores the space and the names of the metrics with the study, once."""
+        """Stores the space, the names of the metrics and digests of the data, once."""
         if study.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(self.metric_names)
         if isinstance(self.space, Recipe) and SPACE not in study.user_attrs:
             study.set_user_attr(SPACE, self.space.to_yaml())
+        if (data := self._data()) is not None and DEV not in study.user_attrs:
+            study.set_user_attr(DEV, data)
+
+    def _data(self) -> dict[str, Any] | None:
+        """What the dev data are, if the evaluator says it."""
+        digest = getattr(self.evaluator, "digest", None)
+        return None if digest is None else {"examples": len(self.evaluator), **digest}
+
+    def _check_data(self, study: optuna.Study) -> None:
+        before, now = study.user_attrs.get(DEV), self._data()
+        if before is None or now is None or before == now:
+            return
+        parts = [part for part in before | now if before.get(part) != now.get(part)]
+        raise StudyError(
+            f"The trials of the study {study.study_name!r} were scored on other dev data: "
+            f"{', '.join(parts)} differ ({before['examples']} examples, now {now['examples']}). "
+            "Go on with the old data, or use another study_name."
+        )
 
     def _check_space(self, study: optuna.Study) -> None:
         stored = study.user_attrs.get(SPACE)
@@ -330,6 +352,21 @@ class MergeObjective:
     def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
         trial.set_user_attr(REASON, reason)
         return optuna.TrialPruned(reason)
+
+
+def _check_order(space: object, evaluator: object) -> None:
+    """Both are callable, so that swapped ones would fail only in the first trial."""
+    if isinstance(evaluator, (Recipe, Checkpoint)) or isinstance(space, Evaluator):
+        raise RecipeError(
+            "MergeObjective takes the space first and then the evaluator: "
+            f"mo.MergeObjective(recipe, evaluator), not ({type(space).__name__}, "
+            f"{type(evaluator).__name__})."
+        )
+    if not callable(space):
+        raise RecipeError(
+            "A space is a recipe with free numbers or a function from a trial to a recipe, not "
+            f"{space!r}."
+        )
 
 
 def _check_size(evaluator: Evaluator) -> None:

@@ -115,6 +115,22 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
     assert (code, len(study.trials)) == (0, 6)
 
 
+def test_run_tells_where_the_best_are(task: Task, cli: Cli, tmp_path: Path) -> None:
+    file = task.file(
+        tmp_path / "search.py", n_trials=3, test=None, keep_best=2, folder="'runs/best'"
+    )
+    facts = json.loads(cli("check", file, "--no-trial", "--json")[1])
+    assert (facts["keep_best"], facts["folder"]) == (2, "runs/best")
+    assert not (tmp_path / "runs").exists()
+    code, out, _ = cli("run", file)
+    assert code == 0
+    kept = json.loads(cli("run", file, "--json")[1])["kept"]
+    assert len(kept) == 2
+    for path in kept:
+        assert f"best trials in {path}" in words(out)
+        assert mo.Recipe.from_yaml(f"{path}/recipe.yaml").method == "task_arithmetic"
+
+
 def test_run_refuses_a_full_folder_before_the_search(task: Task, cli: Cli, tmp_path: Path) -> None:
     file = task.file(tmp_path / "search.py", n_trials=2, test=None)
     (tmp_path / "merged").mkdir()

@@ -279,6 +279,32 @@ def test_several_processes_never_exceed_the_total(
     assert len(pids) > 1, "at least two of them took part"
 
 
+def test_processes_that_take_the_cores_from_each_other(task: Task, tmp_path: Path) -> None:
+    lines = """
+import os, pathlib, time
+torch.set_num_threads(os.cpu_count() if os.environ["MANY"] == "yes" else 1)
+here = lambda: list(pathlib.Path(".").glob(f"here-{os.environ['MANY']}-*"))
+seconds = []  # of a trial: more for the process that was here first
+def evaluate(model):
+    seconds.append(0.1 if here() else 0.5)
+    pathlib.Path(f"here-{os.environ['MANY']}-{os.getpid()}").touch()
+    while len(here()) < 2:
+        time.sleep(0.02)
+    time.sleep(seconds[0])
+    return 1.0
+objective = mo.MergeObjective(recipe, evaluate)
+"""
+    file = task.file(tmp_path / "search.py", n_trials=6, lines=lines, test=None)
+    for many in ("yes", "no"):
+        url = f"sqlite:///{tmp_path}/{many}.db"
+        both = [
+            processes.command("run", file, "--storage", url, cwd=tmp_path, env={"MANY": many})
+            for _ in range(2)
+        ]
+        said = [running.wait().err.count("2 processes of this machine run") for running in both]
+        assert max(said) == (many == "yes"), errs
+
+
 def test_the_others_do_the_trial_of_a_killed_one(task: Task, tmp_path: Path) -> None:
     file = task.file(
         tmp_path / "search.py",
