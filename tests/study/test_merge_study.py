@@ -301,7 +301,8 @@ objective = mo.MergeObjective(recipe, evaluate)
             processes.command("run", file, "--storage", url, cwd=tmp_path, env={"MANY": many})
             for _ in range(2)
         ]
-        said = [running.wait().err.count("2 processes of this machine run") for running in both]
+        errs = [running.wait().err for running in both]
+        said = [err.count("2 processes of this machine run") for err in errs]
         assert max(said) == (many == "yes"), errs
 
 
