@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import json
-import logging
 import math
 import re
 import runpy
@@ -134,6 +133,10 @@ def run(
             "--n-trials", "-n", metavar="N", min=1, help="Another total than the file's."
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Start no further trial after so many seconds."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")
     ] = None,
@@ -144,8 +147,9 @@ def run(
 ) -> None:
     """Run the search of FILE until it has its number of trials.
 
-    Completed and pruned trials count. It can be stopped or killed and started again at any time,
-    and it may run several times at once on one storage.
+    Completed and pruned trials count. It can be stopped or killed and started
+    again at any time, and it may run several times at once on one storage: on
+    one machine without GPUs set OMP_NUM_THREADS to cores divided by processes.
     """
     from merge_optuna import _optuna_compat as compat
     from merge_optuna.checkpoints._writer import check_target
@@ -164,16 +168,16 @@ def run(
     study = declared.open(opened)
     total = n_trials or declared.n_trials
     print(f"The study {study.study_name!r} is kept in {_place(study)}", file=sys.stderr)
-    # A ctrl-C inside a query makes the connection pool log a traceback before it passes it on.
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
-        declared.run(opened, n_trials=total)
+        declared.run(opened, n_trials=total, timeout=timeout)
     except KeyboardInterrupt:
         _interrupted(study, total)
     result = {"storage": compat.url_of(study), **_result(study, best=1)}
     if declared.test is not None and result["best"] and len(result["metrics"]) == 1:
         recipe = recipe_of(study, result["best"][0]["trial"], sources=declared.sources)
         result["test"] = declared.test_value(study, recipe)
+    if declared.folder is not None:
+        result["kept"] = [str(path) for path in sorted(Path(declared.folder).glob("trial-*"))]
     if out is not None:
         name = f"{result['metrics'][0]} (test)"
         score = {name: result["test"]} if "test" in result else {}
@@ -289,9 +293,26 @@ def write(
 
 
 @app.command()
-def check(file: File, as_json: Json = False) -> None:
-    """Check everything in FILE that can go wrong, without running or storing anything."""
-    facts = _facts(load(file))
+def check(
+    file: File,
+    no_trial: Annotated[
+        bool, typer.Option("--no-trial", help="Do not time a trial, only look at the files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check everything in FILE that can go wrong, and time one trial.
+
+    Nothing is stored. The trial is merged twice, since the first merge also
+    computes what later ones reuse, and evaluated on all dev examples. With
+    --json the numbers are seconds_first_merge, seconds_merge, seconds_evaluate,
+    hours (of all trials in one process, if none is pruned), peak_rss_bytes (of
+    the process), peak_anonymous_bytes (the same without mapped files; Linux),
+    peak_gpu_bytes; null is what the system does not tell.
+    """
+    declared = load(file)
+    facts = _facts(declared)
+    if not no_trial:
+        facts |= _costs(declared)
     if as_json:
         _print_json(facts)
     else:
@@ -485,11 +506,21 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
         "dev_examples": len(objective.evaluator),
         "test_examples": None if declared.test is None else len(declared.test),
     }
+    if declared.keep_best is not None:
+        facts |= {"keep_best": declared.keep_best, "folder": str(declared.folder)}
     if declared.sampler is not None:
         facts["sampler"] = type(declared.sampler).__name__
     if isinstance(declared.sampler, PopulationSampler):
         facts["population"] = declared.sampler.population_size()
     return facts
+
+
+def _costs(declared: MergeStudy) -> dict[str, Any]:
+    """Seconds and bytes of one trial, and hours of the search."""
+    from merge_optuna.study import rehearse
+
+    measured = rehearse(declared.objective)
+    return {**vars(measured), "hours": measured.hours(declared.n_trials)}
 
 
 def _method_facts(method: Method) -> dict[str, Any]:
@@ -543,6 +574,7 @@ def _print_run(study: optuna.Study, result: dict[str, Any]) -> None:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
     rows.append(("kept in", _place(study)))
+    rows += [("best trials in", path) for path in result.get("kept", [])]
     if "written" in result:
         rows.append(("written to", result["written"]))
     if "pushed" in result:
@@ -588,11 +620,15 @@ def _print_study(result: dict[str, Any], *, as_json: bool) -> None:
 def _print_facts(facts: dict[str, Any]) -> None:
     rows: list[tuple[str, Any]] = []
     for key, value in facts.items():
-        label = key.replace("_", " ")
+        label = key.removesuffix("_bytes").replace("_", " ")
         if key == "left_out_tensors":
             rows += [(label, f"{few(names, 3)}: {why}") for why, names in value.items()]
         elif isinstance(value, dict):
             rows += [(label, f"{name}: {what}") for name, what in value.items()]
+        elif key.endswith("_bytes") and value is not None:
+            rows.append((label, _size(value)))
+        elif key == "hours":
+            rows.append((f"hours for {facts['n_trials']} trials", f"{value:.2f}"))
         elif value is not None:
             rows.append((label, value))
     _print_table(["", ""], rows, title="Everything fits.")
@@ -622,6 +658,10 @@ def _counts(trials: dict[str, int]) -> str:
 def _few_params(params: dict[str, Any]) -> str:
     shown = [f"{name}={_in_words(value)}" for name, value in params.items()]
     return few(shown, _SHOWN_PARAMETERS)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def _in_words(value: Any) -> str:

@@ -16,6 +16,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError
 from merge_optuna.recipes import Recipe
+from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._objective import RECIPE, SPACE
 
 if TYPE_CHECKING:
@@ -124,15 +125,17 @@ def export(
     url = compat.url_of(study) or "STORAGE"
     place = ["--study", study.study_name, "--trial", str(frozen.number)]
     command = shlex.join(["merge-optuna", "export", url, str(folder), *place])
-    return write(
-        recipe_of(study, frozen, sources=sources),
-        folder,
-        force=force,
-        dtype=dtype,
-        tokenizer=tokenizer,
-        score={**dev, **(score or {}), **about},
-        command=command,
-    )
+    recipe = recipe_of(study, frozen, sources=sources)
+    with interruptible():
+        return write(
+            recipe,
+            folder,
+            force=force,
+            dtype=dtype,
+            tokenizer=tokenizer,
+            score={**dev, **(score or {}), **about},
+            command=command,
+        )
 
 
 def _frozen(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:

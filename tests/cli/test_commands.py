@@ -118,6 +118,22 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
     assert (code, len(study.trials)) == (0, 6)
 
 
+def test_run_tells_where_the_best_are(task: Task, cli: Cli, tmp_path: Path) -> None:
+    file = task.file(
+        tmp_path / "search.py", n_trials=3, test=None, keep_best=2, folder="'runs/best'"
+    )
+    facts = json.loads(cli("check", file, "--no-trial", "--json")[1])
+    assert (facts["keep_best"], facts["folder"]) == (2, "runs/best")
+    assert not (tmp_path / "runs").exists()
+    code, out, _ = cli("run", file)
+    assert code == 0
+    kept = json.loads(cli("run", file, "--json")[1])["kept"]
+    assert len(kept) == 2
+    for path in kept:
+        assert f"best trials in {path}" in words(out)
+        assert mo.Recipe.from_yaml(f"{path}/recipe.yaml").method == "task_arithmetic"
+
+
 def test_run_refuses_a_full_folder_before_the_search(task: Task, cli: Cli, tmp_path: Path) -> None:
     file = task.file(tmp_path / "search.py", n_trials=2, test=None)
     (tmp_path / "merged").mkdir()
@@ -306,9 +322,10 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
 """
     lines = lines.replace("objective.evaluator and DEV", f'"{task.dev}"')
     file = task.file(tmp_path / "search.py", n_trials=7, lines=lines)
-    code, out, _ = cli("check", file, "--json")
+    code, out, _ = cli("check", file, "--json", "--no-trial")
     assert code == 0
-    assert json.loads(out) == {
+    facts = json.loads(out)
+    assert facts == {
         "study": "toy",
         "n_trials": 7,
         "method": "ties",
@@ -327,7 +344,17 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
         "sampler": "CmaEsSampler",
         "population": 4 + int(3 * np.log(2)),
     }
+    code, out, _ = cli("check", file, "--json")
+    costs = {name: value for name, value in json.loads(out).items() if name not in facts}
+    assert {**costs, **facts} == json.loads(out)
+    seconds = ("seconds_first_merge", "seconds_merge", "seconds_evaluate", "hours")
+    assert all(0 < costs.pop(name) < 60 for name in seconds)
+    assert 1e7 < costs.pop("peak_anonymous_bytes") < costs.pop("peak_rss_bytes") < 1e11
+    assert costs == {"peak_gpu_bytes": None}
     code, out, _ = cli("check", file)
+    assert re.search(r"seconds evaluate 0\.\d+ peak rss [\d.]+ [MG]B peak anonymous", words(out))
+    assert "hours for 7 trials 0.00" in words(out)
+    assert "seconds" not in cli("check", file, "--no-trial")[1]
     assert "merged tensors 37" in words(out)
     assert "bert.pooler.dense.bias, " in words(out)
     assert "(4 in all): excluded" in words(out)
@@ -337,7 +364,7 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
 def test_check_a_function(task: Task, cli: Cli, tmp_path: Path) -> None:
     lines = "objective = mo.MergeObjective(lambda trial: recipe(trial), lambda model: 1.0)"
     file = task.file(tmp_path / "search.py", n_trials=7, lines=lines, test=None)
-    facts = json.loads(cli("check", file, "--json")[1])
+    facts = json.loads(cli("check", file, "--json", "--no-trial")[1])
     assert facts == {
         "study": "toy",
         "n_trials": 7,
@@ -345,6 +372,7 @@ def test_check_a_function(task: Task, cli: Cli, tmp_path: Path) -> None:
         "dev_examples": 1,
         "test_examples": None,
     }
+    assert json.loads(cli("check", file, "--json")[1])["seconds_merge"] > 0
 
 
 # -- storages ---------------------------------------------------------------------------------
