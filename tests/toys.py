@@ -209,8 +209,10 @@ def _vision() -> CLIPVisionConfig:
     )
 
 
-def encoder(family: str, seed: int = 0, **config: object) -> nn.Module:
-    """A classifier of a family that is configured like BERT, e.g. ``"Roberta"``."""
+def encoder(
+    family: str, seed: int = 0, *, head: str = "SequenceClassification", **config: object
+) -> nn.Module:
+    """An encoder of a family that is configured like BERT, e.g. ``"Roberta"``."""
     settings: dict[str, object] = {
         "vocab_size": 64,
         "hidden_size": 32,
@@ -220,7 +222,7 @@ def encoder(family: str, seed: int = 0, **config: object) -> nn.Module:
         "max_position_embeddings": 32,
     }
     made = getattr(transformers, f"{family}Config")(**{**settings, **config})
-    return _initialised(getattr(transformers, f"{family}ForSequenceClassification"), made, seed)
+    return _initialised(getattr(transformers, f"{family}For{head}"), made, seed)
 
 
 def llava(seed: int = 0, **text: object) -> nn.Module:

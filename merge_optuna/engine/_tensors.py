@@ -185,10 +185,11 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A data type from its name, e.g. ``"bfloat16"``.
 
     Raises:
-        RecipeError: If there is no such float type.
+        RecipeError: If there is no such float type, or nothing computes in it.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+    is_float = isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1
+    if dtype is not None and not is_float:
         raise RecipeError(f"dtype must be 'float32', 'bfloat16' or 'float16', not {dtype!r}.")
     return found
 
