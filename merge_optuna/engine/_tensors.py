@@ -187,10 +187,11 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A data type from its name, e.g. ``"bfloat16"``.
 
     Raises:
-        RecipeError: If there is no such float type.
+        RecipeError: If there is no such float type, or nothing computes in it.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+    is_float = isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1
+    if dtype is not None and not is_float:
         raise RecipeError(f"dtype must be 'float32', 'bfloat16' or 'float16', not {dtype!r}.")
     return found
 
@@ -248,13 +249,9 @@ def _merged(
     if values.get("trim_over") == "model":
         cuts = [_cuts_of(recipe, i, d) for i, d in enumerate(values["density"])]
         values["cuts"] = [cut[name] for cut in cuts]
-<<<<<<< HEAD
-    inputs = _exact(inputs, compute)
-=======
     if recipe.spec.ranked:
         values["ranks"] = _ranks_of(recipe, name, values["rank_over"])
-    inputs = _exact(inputs)
->>>>>>> db19cdc (SCE, RAM, RAM+ (tensor-local), RankMean, consensus task arithmetic)
+    inputs = _exact(inputs, compute)
     base = inputs.pop(0) if recipe.base is not None else None
     return recipe.spec.kernel(base, inputs, **values)
 

@@ -128,12 +128,8 @@ class Method:
     base: bool | None = True
     models: tuple[int, float] = (1, math.inf)
     random: bool = False
-<<<<<<< HEAD
-    coefficients: Callable[..., Sequence[float] | None] | None = None
-=======
     ranked: bool = False
-    coefficients: Callable[..., Sequence[float]] | None = None
->>>>>>> db19cdc (SCE, RAM, RAM+ (tensor-local), RankMean, consensus task arithmetic)
+    coefficients: Callable[..., Sequence[float] | None] | None = None
     elementwise: bool = False
     proportional: bool = False
     promises: frozenset[str] = frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,6 +12,7 @@ from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10
+_TIED = " (the other model ties it to its input embedding)"
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,34 @@ def _check_usable(
 
 def _differences(frame: Checkpoint, other: Checkpoint) -> dict[str, str]:
     mine, theirs = frame.store.specs(), other.store.specs()
+    tied = _tied_in_one(frame, other)
     found = {}
     for name, (dtype, shape) in mine.items():
         if name not in theirs:
             if dtype.is_floating_point:
-                found[name] = "is missing"
+                found[name] = f"is missing{_TIED if name in tied else ''}"
         elif theirs[name][1] != shape:
             found[name] = f"{theirs[name][1]} != {shape}"
     for name, (dtype, _) in theirs.items():
         if name not in mine and dtype.is_floating_point:
-            found[name] = "is only there"
+            found[name] = f"is only there{_TIED if name in tied else ''}"
     return found
+
+
+def _tied_in_one(frame: Checkpoint, other: Checkpoint) -> set[str]:
+    """Output embeddings that one of two models of an architecture shares with its input."""
+    if (frame.config or {}).get("architectures") != (other.config or {}).get("architectures"):
+        return set()
+    stores = (frame.store.specs(), other.store.specs())
+    return {
+        name
+        for there, elsewhere in (stores, stores[::-1])
+        for name in there.keys() - elsewhere.keys()
+        if any(
+            shape == there[name][1] and re.search(r"emb|wte|shared", twin)
+            for twin, (_, shape) in elsewhere.items()
+        )
+    }
 
 
 def _message(frame: Checkpoint, other: Checkpoint, found: dict[str, str]) -> str:
@@ -139,10 +158,14 @@ class _Head:
         self._frame = frame
         self._others = others
         self._labels_differ = any(_labels(other) != _labels(frame) for other in others)
+        self._tied_in_one = set().union(*(_tied_in_one(frame, other) for other in others))
 
     def is_left_out(self, name: str, *, differs: bool) -> bool:
-        if not (differs or self._labels_differ):
+        if not (differs or self._labels_differ) or name in self._tied_in_one:
             return False
+        # A pooler is trained with the head: only some of the models with a body have one.
+        if differs and re.search(r"(^|\.)pooler\.", name) and self._frame.config is not None:
+            return True
         return self._prefix is not None and not name.startswith(self._prefix + ".")
 
     def check_order(self, exclude: tuple[str, ...]) -> None:

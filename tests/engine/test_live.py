@@ -361,6 +361,25 @@ def test_modules_that_transformers_keeps_in_float32(tmp_path: Path, stored: torc
     assert_same(tensors_of(live), tensors_of(loaded))
 
 
+@pytest.mark.parametrize("words", ["proj", ""], ids=["some", "all"])
+def test_tensors_of_eight_bits(tmp_path: Path, words: str) -> None:
+    """Stored as they are, without scales; computed with in the type that the config names."""
+    checkpoints = toys.family(tmp_path, experts=2, dtype=torch.bfloat16)
+    for checkpoint in checkpoints:
+        renamed(
+            tmp_path / checkpoint.name,
+            lambda t: {n: v.to(torch.float8_e4m3fn) if words in n else v for n, v in t.items()},
+        )
+    recipe = dare_ties(*(mo.Checkpoint(c.ref, name=c.name) for c in checkpoints))
+    live = mo.Engine().load(recipe)
+    mo.write(recipe, tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written["model.layers.0.mlp.up_proj.weight"].dtype == torch.float8_e4m3fn
+    loaded = type(live).from_pretrained(tmp_path / "out")
+    assert loaded.dtype == torch.bfloat16
+    assert_same(tensors_of(live), tensors_of(loaded))
+
+
 # -- refilled in place ------------------------------------------------------------------------
 
 
@@ -514,7 +533,7 @@ def test_a_folder_without_an_architecture(tmp_path: Path, config: str | None, wo
         mo.Engine().load(mo.Checkpoint(folder))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "load", "int8", torch.int64, 3])
+@pytest.mark.parametrize("dtype", ["bf16", "load", "int8", "float8_e5m2", torch.int64, 3])
 def test_data_types(dtype: Any) -> None:
     with pytest.raises(RecipeError, match=r"dtype must be 'float32', 'bfloat16' or"):
         mo.Engine(dtype=dtype)

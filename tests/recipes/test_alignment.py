@@ -102,11 +102,34 @@ def test_labels_that_nobody_named_do_not_differ(tmp_path: Path) -> None:
     assert mo.recipes.linear([base, mo.Checkpoint(other.ref)]).alignment.copied == {}
 
 
-def test_a_head_that_one_model_lacks_is_left_out(tmp_path: Path) -> None:
-    base = checkpoint(tmp_path / "base", toys.gpt2(tie_word_embeddings=False))
-    tied = checkpoint(tmp_path / "tied", toys.gpt2(1))
-    assert set(mo.recipes.linear([base, tied]).alignment.copied) == {"lm_head.weight"}
-    assert mo.recipes.linear([tied, base]).alignment.copied == {}
+def test_an_encoder_with_another_head(tmp_path: Path) -> None:
+    """Classifiers as experts of a masked language model, which has no pooler."""
+    base = checkpoint(tmp_path / "base", toys.encoder("Bert", head="MaskedLM"))
+    expert = checkpoint(tmp_path / "expert", toys.bert(1))
+    for frame, other in ((base, expert), (expert, base)):
+        alignment = mo.recipes.task_arithmetic(frame, [other]).alignment
+        body = {n for n in base.names() if n.startswith("bert.")}
+        assert set(alignment.layout.names) == body
+        assert set(alignment.copied) == set(frame.names()) - body
+        assert not any("pooler" in name for name in alignment.layout.names)
+
+
+@pytest.mark.parametrize("first", ["tied", "untied"])
+@pytest.mark.parametrize("make", [toys.llama, toys.gpt2])
+def test_a_head_that_one_model_ties_to_its_embedding(
+    tmp_path: Path, make: Callable[..., nn.Module], first: str
+) -> None:
+    """It is no task head: left out in silence, the merge would have the head of one model."""
+    key = "tied" if make is toys.llama else "tie_word_embeddings"
+    tied = checkpoint(tmp_path / "tied", make(**{key: True}))
+    untied = checkpoint(tmp_path / "untied", make(1, **{key: False}))
+    models = [tied, untied] if first == "tied" else [untied, tied]
+    text = mismatch(mo.recipes.linear(models))
+    there = "is only there" if first == "tied" else "is missing"
+    assert f"lm_head.weight {there} (the other model ties it to its input embedding)" in text
+    assert "exclude=" in text
+    alignment = mo.recipes.linear(models, exclude=["lm_head"]).alignment
+    assert set(alignment.copied) == ({"lm_head.weight"} if first == "untied" else set())
 
 
 def test_exclude(tmp_path: Path) -> None:
