@@ -200,14 +200,16 @@ def _place(ref: str | Path, revision: str | None) -> str:
     if text.startswith(_IN_MEMORY):
         return text
     path = Path(ref).expanduser().absolute()
+    # A revision makes it a model on the hub, whatever folders there are where it is opened again.
+    if revision is None and path.exists():
+        return str(path)
     named = isinstance(ref, str) and is_hub_id(ref)
     if revision is not None and not named:
         raise CheckpointError(
             f"{text!r} is a path, and revision={revision!r} is for models on the hub. Leave "
             "revision= out."
         )
-    # A revision makes it a model on the hub, whatever folders there are where it is opened again.
-    return text if named and (revision is not None or not path.exists()) else str(path)
+    return text if named else str(path)
 
 
 def _is_hub(place: str) -> bool:

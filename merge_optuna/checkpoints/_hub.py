@@ -18,6 +18,8 @@ def is_hub_id(ref: str) -> bool:
 
     Relative paths that are written as such (``./base``) are none.
     """
+    if ref.startswith(("/", ".", "~")):
+        return False  # without importing the client
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
