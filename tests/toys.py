@@ -147,6 +147,7 @@ def decoder(family: str, seed: int = 0, *, layers: int = 2, **config: object) ->
         "Qwen3Moe": {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8}
         | {"num_experts_per_tok": 2},
         "Qwen3": {"head_dim": 8},
+        "Mamba2": {"state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 1},
         "Gemma": {"head_dim": 8},
         "Gemma2": {"head_dim": 8},
         "Gemma3": {"head_dim": 8},
