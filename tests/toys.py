@@ -19,6 +19,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -236,6 +238,13 @@ def llava(seed: int = 0, **text: object) -> nn.Module:
         vision_feature_layer=-1,
     )
     return _initialised(LlavaForConditionalGeneration, made, seed)
+
+
+def gemma3(text: object, seed: int = 0) -> nn.Module:
+    """A vision-language model of the other form of names, around a Gemma 3."""
+    vision = {k: v for k, v in _vision().to_dict().items() if k != "model_type"}
+    made = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return _initialised(Gemma3ForConditionalGeneration, made, seed)
 
 
 def inputs(model: nn.Module) -> dict[str, Tensor]:
