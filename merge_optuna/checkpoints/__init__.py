@@ -5,6 +5,7 @@ from __future__ import annotations
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
+from merge_optuna.checkpoints._parts import own_names
 from merge_optuna.checkpoints._push import check_push, push
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
@@ -18,6 +19,7 @@ __all__ = [
     "for_each",
     "is_pretrained",
     "model_dtype",
+    "own_names",
     "push",
     "write_checkpoint",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
-from merge_optuna.checkpoints._parts import open_part
+from merge_optuna.checkpoints._parts import ModuleOfModel, open_part
 from merge_optuna.checkpoints._store import ModuleStore, Store, digest_of
 from merge_optuna.errors import CheckpointError
 
@@ -34,7 +35,9 @@ class Checkpoint(BaseModel):
             names; defaults to the first 8 digits of the digest.
         digest: 32 hexadecimal digits.
         revision: Commit hash of a model on the hub, so that a study reads the same files again.
-        part: Component of a diffusers pipeline, e.g. ``unet``.
+        part: Component of a diffusers pipeline, e.g. ``unet``, or module of a model, e.g.
+            ``language_model`` of a vision-language model, ``bert`` of a classifier. It is merged
+            under the names of a model of its own, so such a model can be merged with it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +48,7 @@ class Checkpoint(BaseModel):
     revision: str | None = None
     part: str | None = None
     _store: Store | None = PrivateAttr(default=None)
+    _whole: Checkpoint | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -125,6 +129,28 @@ class Checkpoint(BaseModel):
         if self.part is None:
             return self.folder
         return whole_snapshot(self.ref, self.revision) if _is_hub(self.ref) else Path(self.ref)
+
+    @property
+    def whole(self) -> Checkpoint:
+        """The model that this is a module of; itself where it is a model of its own."""
+        store = self.store
+        if not isinstance(store, ModuleOfModel):
+            return self
+        if self._whole is None:
+            whole = Checkpoint(
+                self.ref, name=self.name, digest=digest_of(store.whole), revision=self.revision
+            )
+            whole._store = store.whole
+            self._whole = whole
+        return self._whole
+
+    @property
+    def name_in_whole(self) -> Mapping[str, str]:
+        """The name in :attr:`whole` of each tensor."""
+        store = self.store
+        if isinstance(store, ModuleOfModel):
+            return store.names
+        return {name: name for name in self.names()}
 
     @property
     def module(self) -> nn.Module | None:
@@ -224,4 +250,4 @@ def _open(place: str, name: str | None, revision: str | None, part: str | None) 
             "mo.Checkpoint.from_module(...)}."
         )
     folder = snapshot(place, revision, part=part) if _is_hub(place) else Path(place)
-    return canonical(FolderStore(folder) if part is None else open_part(folder, part))
+    return canonical(FolderStore(folder)) if part is None else open_part(folder, part)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of
+from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of, origins
 from merge_optuna.errors import ExportError, RecipeError
 from merge_optuna.recipes import Recipe
 
@@ -61,7 +61,7 @@ def write(
     folder = Path(folder).expanduser().resolve()
     _check_not_a_source(recipe, folder)
     out = as_dtype(dtype)
-    frame = frame_of(recipe)
+    frame, origin = frame_of(recipe).whole, origins(recipe)
     final = {name: final_dtype(frame.dtype(name), out) for name in frame.names()}
     specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]
     texts = {"README.md": model_card(recipe, folder.name, score, command)}
@@ -72,8 +72,9 @@ def write(
     with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
 
         def parts(name: str) -> Iterator[Tensor]:
-            for part in merger.parts(recipe, name, final[name]):
-                _check_range(recipe, name, part)
+            source, own = origin[name]
+            for part in merger.parts(source, own, final[name]):
+                _check_range(source, own, part)
                 yield part
             bar.update()
 
@@ -109,7 +110,7 @@ def _check_not_a_source(recipe: Source, folder: Path) -> None:
 
 def _source(recipe: Source, name: str | None) -> Checkpoint:
     if name is None:
-        return frame_of(recipe)
+        return frame_of(recipe).whole
     for leaf in _leaves(recipe):
         if leaf.name == name:
             return leaf

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import Checkpoint, own_names
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes.groups import Layout, matches
 
@@ -68,7 +68,7 @@ def _align(
         return "task head" if head.is_left_out(name, differs=name in anywhere) else None
 
     wrong = [
-        _message(frame, other, left)
+        _message(frame, other, left) + _forgotten_part(frame, other)
         for other, found in differing.items()
         if (left := {name: why for name, why in found.items() if reason(name) is None})
     ]
@@ -149,6 +149,22 @@ def _message(frame: Checkpoint, other: Checkpoint, found: dict[str, str]) -> str
         f"{len(found)} of {total} tensors differ between {other.name!r} and {frame.name!r}"
         f"{' (' + ', '.join(facts) + ')' if facts else ''}: {listed}{rest}."
     )
+
+
+def _forgotten_part(frame: Checkpoint, other: Checkpoint) -> str:
+    """A hint if one of two models is what the other has as a module."""
+    if set(frame.names()) & set(other.names()):
+        return ""
+    for outer, inner in ((frame, other), (other, frame)):
+        firsts = {name.removeprefix("model.").split(".")[0] for name in outer.names()}
+        for part in sorted(firsts | {"language_model"}):
+            names = own_names(outer.names(), part)
+            if len(names.keys() & set(inner.names())) > len(inner.names()) / 2:
+                return (
+                    f" {inner.name!r} fits as a part of {outer.name!r}: "
+                    f"mo.Checkpoint({outer.ref!r}, part={part!r})."
+                )
+    return ""
 
 
 class _Head:
