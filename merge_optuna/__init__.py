@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from merge_optuna._version import __version__
 
 if TYPE_CHECKING:
-    from merge_optuna import engine, errors, evaluators, methods, presets, recipes, samplers
+    from merge_optuna import (
+        engine,
+        errors,
+        evaluators,
+        methods,
+        presets,
+        recipes,
+        samplers,
+        statistics,
+    )
     from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.engine import Engine, write
     from merge_optuna.recipes import Recipe, depth, free, per_group
@@ -27,7 +36,16 @@ if TYPE_CHECKING:
         storage,
     )
 
-_MODULES = ("engine", "errors", "evaluators", "methods", "presets", "recipes", "samplers")
+_MODULES = (
+    "engine",
+    "errors",
+    "evaluators",
+    "methods",
+    "presets",
+    "recipes",
+    "samplers",
+    "statistics",
+)
 _NAMES = {
     "Checkpoint": "checkpoints",
     "Engine": "engine",
@@ -68,6 +86,7 @@ __all__ = [
     "samplers",
     "scores",
     "set_scores",
+    "statistics",
     "storage",
     "write",
 ]

@@ -49,7 +49,7 @@ def fused(
         return None
     values, prepare = recipe.values_at(name), _PREPARE.get(recipe.method)
     if prepare is None and recipe.spec.elementwise:
-        return _chunked(recipe, inputs, values)
+        return _chunked(recipe, name, inputs, values)
     if prepare is None:
         sources = alike(inputs)
         return None if sources is None else _combination(recipe, name, sources, values, statistics)
@@ -201,11 +201,14 @@ def _combination(
     return None if coefficients is None else _combine(sources, coefficients)
 
 
-def _chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) -> Fill | None:
+def _chunked(
+    recipe: Recipe, name: str, inputs: Sequence[Tensor], values: dict[str, Any]
+) -> Fill | None:
     """For elementwise methods without a fused kernel: torch's, on chunks in the cache."""
     if any(flat(tensor) is None for tensor in inputs):
         return None
     flats = [tensor.reshape(-1) for tensor in inputs]
+    known = [None if one is None else one.reshape(-1) for one in recipe.statistics_at(name)]
 
     def fill(out: Array, first: int) -> None:
         merged = tensor_of(out)
@@ -213,6 +216,10 @@ def _chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) -
             end = min(at + _CHUNK, out.size)
             parts = [tensor[first + at : first + end].float() for tensor in flats]
             base = parts.pop(0) if recipe.base is not None else None
+            if known:
+                values["statistics"] = [
+                    None if one is None else one[first + at : first + end] for one in known
+                ]
             merged[at:end] = recipe.spec.kernel(base, parts, **values)
 
     return fill

@@ -246,6 +246,10 @@ def _merged(
     if values.get("trim_over") == "model":
         cuts = [_cuts_of(recipe, i, d) for i, d in enumerate(values["density"])]
         values["cuts"] = [cut[name] for cut in cuts]
+    if recipe.statistics:
+        device = inputs[0].device
+        known = recipe.statistics_at(name)
+        values["statistics"] = [None if one is None else one.to(device) for one in known]
     inputs = _exact(inputs, compute)
     base = inputs.pop(0) if recipe.base is not None else None
     return recipe.spec.kernel(base, inputs, **values)

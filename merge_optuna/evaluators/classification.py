@@ -87,14 +87,14 @@ class Classification:
         self.metric_names = (metric,)
         self._metric = _METRICS[metric]
         columns = Columns(text, text_pair, image, label)
-        self._inputs, self._labels = read(data, columns, tokenizer, max_length)
+        self.inputs, self._labels = read(data, columns, tokenizer, max_length)
         self._batch_size = batch_size
         self._order: list[Ids] | None = None
         self._head = None if head is None else Head(head)
         self._ready: _Ready | None = None
 
     def __len__(self) -> int:
-        return len(self._inputs)
+        return len(self.inputs)
 
     def __call__(self, model: nn.Module) -> Iterator[Batch]:
         """Scores the examples batch by batch.
@@ -158,7 +158,7 @@ class Classification:
         device, dtype = _place(model)
         # The model itself is no part of the key: a search over layer paths makes a new one for
         # every trial.
-        key = (self._inputs.key(model), self._labels.key(scored), device, dtype)
+        key = (self.inputs.key(model), self._labels.key(scored), device, dtype)
         if self._ready is None or self._ready.key != key:
 
             def put(tensor: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class Classification:
 
             self._ready = None  # frees the old batches before the new ones are made
             classes = self._labels.ids(scored)
-            encoded = self._inputs.encode(model)
+            encoded = self.inputs.encode(model)
             if self._order is None:
                 # Fixed by the first tokenizer; for one that splits texts otherwise, batches are
                 # less compact, but they are the same. Sorting by characters instead would cost

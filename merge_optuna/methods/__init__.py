@@ -14,6 +14,7 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.methods import (
     arcee_fusion,
     dare,
+    fisher,
     karcher,
     linear,
     model_stock,
@@ -43,6 +44,7 @@ METHODS: dict[str, Method] = {
         model_stock.MODEL_STOCK,
         nearswap.NEARSWAP,
         arcee_fusion.ARCEE_FUSION,
+        fisher.FISHER,
     )
 }
 """Every method by name."""

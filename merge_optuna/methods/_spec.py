@@ -108,6 +108,9 @@ class Method:
         proportional: Whether scaling all weights changes nothing, whatever the other parameters,
             so that a search needs only their shares.
         promises: What holds for its results, of :data:`PROMISES`; tests hold it to them.
+        statistics: The kind of statistics that it needs of every model, a function of
+            ``mo.statistics``. The kernel then also gets ``statistics``, one tensor per model, None
+            where a model has none for this tensor; called without, it averages.
     """
 
     name: str
@@ -121,6 +124,7 @@ class Method:
     elementwise: bool = False
     proportional: bool = False
     promises: frozenset[str] = frozenset()
+    statistics: str | None = None
 
     @property
     def summary(self) -> str:

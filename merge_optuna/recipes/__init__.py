@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.recipes._statistics import KEY as STATISTICS
 from merge_optuna.recipes._tree import Recipe, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
 from merge_optuna.recipes.groups import Depth, Layout, depth
@@ -324,7 +325,41 @@ def arcee_fusion(
     return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
 
 
+def fisher(
+    models: Sequence[Source],
+    *,
+    statistics: Sequence[Checkpoint],
+    weight: PerModel = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Average in which each parameter counts by its Fisher information in each model.
+
+    Args:
+        models: At least one.
+        statistics: ``mo.statistics.fisher(model, data)`` of each model. Tensors that they lack are
+            averaged with the weights alone.
+        weight: Of each model, at least 0. Free weights are searched as n − 1 shares, since only
+            proportions matter.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range, or a model lacks statistics.
+    """
+    return merge(
+        "fisher",
+        None,
+        models,
+        {"weight": weight},
+        statistics=statistics,
+        exclude=exclude,
+        name=name,
+    )
+
+
 __all__ = [
+    "STATISTICS",
     "ByName",
     "Depth",
     "Free",
@@ -336,6 +371,7 @@ __all__ = [
     "dare_linear",
     "dare_ties",
     "depth",
+    "fisher",
     "free",
     "karcher",
     "linear",

@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "seed": 0,
         "keys": [11, 12, 13],
     },
+    "fisher": {"weight": [0.5, 0.25, 0.5]},
 }
 
 

@@ -41,6 +41,7 @@ def test_every_method_is_listed_and_described() -> None:
         "model_stock",
         "nearswap",
         "arcee_fusion",
+        "fisher",
     ]
     for name, method in methods.METHODS.items():
         assert method is methods.get(name)
@@ -57,7 +58,10 @@ def test_every_method_is_listed_and_described() -> None:
 def test_functions_and_specs_have_the_same_parameters_and_defaults(name: str) -> None:
     """A recipe read from YAML gets the spec's defaults, one made by the function its own."""
     given = inspect.signature(getattr(mo.recipes, name)).parameters
-    others = {"models", "a", "b", "base", "expert", "experts", "exclude", "name"}
+    others = {
+        *("models", "a", "b", "base", "expert", "experts", "statistics"),
+        *("exclude", "name"),
+    }
     mine = {key: p.default for key, p in given.items() if key not in others}
     specs = {p.name: p.default for p in methods.get(name).parameters}
     assert mine == specs
