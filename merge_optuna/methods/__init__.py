@@ -21,6 +21,7 @@ from merge_optuna.methods import (
     multislerp,
     nearswap,
     nuslerp,
+    regmean,
     slerp,
     task_arithmetic,
     ties,
@@ -45,6 +46,7 @@ METHODS: dict[str, Method] = {
         nearswap.NEARSWAP,
         arcee_fusion.ARCEE_FUSION,
         fisher.FISHER,
+        regmean.REGMEAN,
     )
 }
 """Every method by name."""

@@ -358,6 +358,41 @@ def fisher(
     )
 
 
+def regmean(
+    models: Sequence[Source],
+    *,
+    statistics: Sequence[Checkpoint],
+    alpha: Setting = 0.9,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RegMean: linear layers that come closest to each model's outputs on its own inputs.
+
+    Each takes the solution of a linear system with as many unknowns as the layer has inputs, in
+    float64. Other tensors are averaged.
+
+    Args:
+        models: At least one.
+        statistics: ``mo.statistics.gram(model, data)`` of each model.
+        alpha: Factor of the off-diagonal elements of the Gram matrices, in [0, 1]: 1 trusts the
+            data fully, 0 weighs each input alone.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range, or a model lacks statistics.
+    """
+    return merge(
+        "regmean",
+        None,
+        models,
+        {"alpha": alpha},
+        statistics=statistics,
+        exclude=exclude,
+        name=name,
+    )
+
+
 __all__ = [
     "STATISTICS",
     "ByName",
@@ -380,6 +415,7 @@ __all__ = [
     "nearswap",
     "nuslerp",
     "per_group",
+    "regmean",
     "slerp",
     "task_arithmetic",
     "ties",

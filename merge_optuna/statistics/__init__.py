@@ -8,5 +8,6 @@ beside the digests of model and data, and they are computed again only when one 
 from __future__ import annotations
 
 from merge_optuna.statistics._fisher import fisher
+from merge_optuna.statistics._gram import gram
 
-__all__ = ["fisher"]
+__all__ = ["fisher", "gram"]

@@ -52,6 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "keys": [11, 12, 13],
     },
     "fisher": {"weight": [0.5, 0.25, 0.5]},
+    "regmean": {"alpha": 0.9},
 }
 
 
