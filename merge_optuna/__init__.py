@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.engine import Engine, write
+    from merge_optuna.fitted import adamerging, greedy_soup
     from merge_optuna.recipes import Recipe, depth, free, per_group
     from merge_optuna.study import (
         MergeObjective,
@@ -50,6 +51,8 @@ _NAMES = {
     "Checkpoint": "checkpoints",
     "Engine": "engine",
     "write": "engine",
+    "adamerging": "fitted",
+    "greedy_soup": "fitted",
     "Recipe": "recipes",
     "depth": "recipes",
     "free": "recipes",
@@ -71,12 +74,14 @@ __all__ = [
     "MergeStudy",
     "Recipe",
     "__version__",
+    "adamerging",
     "depth",
     "engine",
     "errors",
     "evaluators",
     "export",
     "free",
+    "greedy_soup",
     "methods",
     "per_group",
     "presets",

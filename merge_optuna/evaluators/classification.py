@@ -37,6 +37,8 @@ class Classification:
     Attributes:
         directions: ``("maximize",)``.
         metric_names: ``(metric,)``.
+        inputs: What models are given; the labels stay inside.
+        head: What is put in the place of the models' own head, or None.
     """
 
     directions = ("maximize",)
@@ -90,7 +92,7 @@ class Classification:
         self.inputs, self._labels = read(data, columns, tokenizer, max_length)
         self._batch_size = batch_size
         self._order: list[Ids] | None = None
-        self._head = None if head is None else Head(head)
+        self.head = None if head is None else Head(head)
         self._ready: _Ready | None = None
 
     def __len__(self) -> int:
@@ -152,7 +154,7 @@ class Classification:
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:
             model.eval()
-        return model if self._head is None else self._head.on(model)
+        return model if self.head is None else self.head.on(model)
 
     def _prepare(self, model: nn.Module, scored: nn.Module) -> _Ready:
         device, dtype = _place(model)

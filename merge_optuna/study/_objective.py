@@ -20,6 +20,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
+from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
 from merge_optuna.samplers._owner import sign
@@ -130,9 +131,7 @@ class MergeObjective:
             recipe: What to load.
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
-        chosen = evaluator or self.evaluator
-        model = self.engine.load(recipe)
-        return chosen.value(np.concatenate([scores for _, scores in chosen(model)]))
+        return value_of(evaluator or self.evaluator, self.engine.load(recipe))
 
     def check_evaluator(self, evaluator: Evaluator) -> None:
         """Checks that another evaluator, e.g. of test data, can score this objective's models.
