@@ -428,6 +428,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
         "source": method.source,
         "base": method.base,
         "models": [method.models[0], None if method.models[1] == math.inf else method.models[1]],
+        "statistics": method.statistics,
         "parameters": {
             p.name: {
                 "range": p.range,
@@ -533,6 +534,8 @@ def _print_method(name: str, facts: dict[str, Any]) -> None:
     ]
     title = f"{name}: {'a base and ' if facts['base'] else ''}{models}"
     _print_table(["parameter", "range", "default", "for", ""], rows, title=title)
+    if facts["statistics"]:
+        print(f"  needs mo.statistics.{facts['statistics']} of each model")
     print(f"  {facts['summary']}\n  {facts['source']}\n")
 
 

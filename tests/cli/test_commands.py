@@ -444,7 +444,10 @@ def test_methods(cli: Cli) -> None:
             assert about["range"] == parameter.range
             assert about["default"] == parameter.default
     assert "density [0, 1] 0.5 each model" in words(out)
+    code, out, _ = cli("methods", "regmean")
+    assert "needs mo.statistics.gram of each model" in out
     code, out, _ = cli("methods", "slerp")
+    assert "mo.statistics" not in out
     assert (code, out.count("arXiv")) == (0, 0)
     assert "slerp: 2 models" in out
     code, _, err = cli("methods", "tise")
