@@ -217,10 +217,10 @@ def _chunked(
             parts = [tensor[first + at : first + end].float() for tensor in flats]
             base = parts.pop(0) if recipe.base is not None else None
             if known:
-                values["statistics"] = [
-                    None if one is None else one[first + at : first + end] for one in known
-                ]
-            merged[at:end] = recipe.spec.kernel(base, parts, **values)
+                here = [None if one is None else one[first + at : first + end] for one in known]
+                merged[at:end] = recipe.spec.kernel(base, parts, **values, statistics=here)
+            else:
+                merged[at:end] = recipe.spec.kernel(base, parts, **values)
 
     return fill
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from merge_optuna.checkpoints import checkpoint_views
 from merge_optuna.checkpoints._names import without_aliases
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError, RecipeError
@@ -114,7 +113,7 @@ class Merged:
         """
         assert recipe.base is not None
         self._caller = _Caller(engine.load(recipe.base))
-        self._shares = _live_shares(self._caller.model, grouping)
+        self._shares = _live_shares(self._caller.model, engine.views, grouping)
         self._base = self._snapshot()
         self._deltas = []
         for i in range(len(recipe.models)):
@@ -172,14 +171,16 @@ def _tasks(data: Any) -> Sequence[Any]:
     return data if several and data else [data]
 
 
-def _live_shares(model: nn.Module, grouping: Grouping) -> dict[str, tuple[tuple[int, float], ...]]:
+def _live_shares(
+    model: nn.Module, views: Mapping[str, Tensor], grouping: Grouping
+) -> dict[str, tuple[tuple[int, float], ...]]:
     """The shares in the coefficients of each tensor of the live model that is merged.
 
     Raises:
         RecipeError: If the live model holds tensors of several groups as one.
     """
     names: dict[int, list[str]] = {}
-    for name, view in checkpoint_views(model).items():
+    for name, view in views.items():
         if name in grouping.shares:
             names.setdefault(view.untyped_storage().data_ptr(), []).append(name)
     found = {}

@@ -119,6 +119,14 @@ class Recipe(BaseModel):
             found |= dict.fromkeys(inner)
         return tuple(found)
 
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint that is read, once: the leaves and the statistics."""
+        found = dict.fromkeys((*self.leaves(), *self.statistics))
+        for source in self.sources:
+            if isinstance(source, Recipe):
+                found |= dict.fromkeys(source.checkpoints())
+        return tuple(found)
+
     @cached_property
     def frame(self) -> Checkpoint:
         """The checkpoint that gives the config and what is not merged: the base, or the first."""
@@ -201,9 +209,7 @@ class Recipe(BaseModel):
 
     def statistics_at(self, name: str) -> list[Tensor | None]:
         """The statistics of each model for one merged tensor; None where a model has none."""
-        return [
-            one.tensor(name) if name in one.store.specs() else None for one in self.statistics
-        ]
+        return [one.tensor(name) if name in one.store.specs() else None for one in self.statistics]
 
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields}
@@ -427,8 +433,8 @@ def _check_names(recipe: Recipe) -> None:
     taken = {"share", *(p.name for p in recipe.spec.parameters)} & set(prefixes)
     if taken:
         raise RecipeError(f"A recipe inside another cannot be called {', '.join(sorted(taken))}.")
-    leaves = [leaf.name for leaf in (*recipe.leaves(), *recipe.statistics)]
-    several = _twice(prefixes) | _twice(recipe.model_names) | _twice(leaves)
+    read = [checkpoint.name for checkpoint in recipe.checkpoints()]
+    several = _twice(prefixes) | _twice(recipe.model_names) | _twice(read)
     if several:
         raise RecipeError(
             f"Several models are called {', '.join(sorted(several))}. Give each its own name: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from merge_optuna.checkpoints import Checkpoint, checkpoint_views
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
+from merge_optuna.engine._build import build
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._batches import batches, digest_of, logits_of, token_mask
 from merge_optuna.evaluators._inputs import Arguments
@@ -72,20 +72,22 @@ def fisher(
 
     def compute() -> dict[str, Tensor]:
         model = Engine(device, "float32").load(checkpoint)
+        sums, views = build(checkpoint, torch.float32, torch.device(device))
         bar = tqdm(examples, f"Fisher of {checkpoint.name}", delay=2, leave=False, unit="example")
-        return _information(model, bar, labels)
+        squares = _sum_squares(model, sums, bar, labels)
+        memory = {square.untyped_storage().data_ptr() for square in squares}  # not of buffers
+        return {k: t for k, t in views.items() if t.untyped_storage().data_ptr() in memory}
 
     return kept(facts, folder, f"{checkpoint.name}-fisher", compute)
 
 
-def _information(
-    model: nn.Module, examples: Sequence[Arguments], labels: str
-) -> dict[str, Tensor]:
-    """Fisher information by the names that the parameters have in a checkpoint."""
+def _sum_squares(
+    model: nn.Module, sums: nn.Module, examples: Sequence[Arguments], labels: str
+) -> list[Tensor]:
+    """Fills the parameters of a model of the same kind with the Fisher information."""
     parameters = [p.requires_grad_() for p in model.parameters() if p.is_floating_point()]
-    device = parameters[0].device
-    sums = copy.deepcopy(model).requires_grad_(False)  # in the place of each parameter its sum
-    squares = [p.zero_() for p in sums.parameters() if p.is_floating_point()]
+    squares: list[Tensor] = [p.zero_() for p in sums.parameters() if p.is_floating_point()]
+    device = squares[0].device
     for example in examples:
         for log_p, p in _scores(model, example.map(lambda t: t.to(device)), labels):
             gradients = torch.autograd.grad(
@@ -95,9 +97,7 @@ def _information(
                 if gradient is not None:
                     square.addcmul_(gradient, gradient, value=p / len(examples))
     _check_finite(sums)
-    memory = {square.untyped_storage().data_ptr() for square in squares}
-    views = checkpoint_views(sums)
-    return {k: t for k, t in views.items() if t.untyped_storage().data_ptr() in memory}
+    return squares
 
 
 def _scores(model: nn.Module, example: Arguments, labels: str) -> Iterator[tuple[Tensor, float]]:

@@ -77,4 +77,4 @@ def _write(folder: Path, facts: Facts, tensors: Mapping[str, Tensor]) -> None:
     )  # no files of a model beside them
     texts = {"config.json": json.dumps({STATISTICS: facts}, indent=2) + "\n"}
     plan = WritePlan(nothing, nothing, specs, texts)
-    write_checkpoint(folder, plan, tensors.items(), force=True)
+    write_checkpoint(folder, plan, lambda name: [tensors[name]], force=True)

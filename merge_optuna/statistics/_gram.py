@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from merge_optuna.checkpoints import Checkpoint, checkpoint_views
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._batches import batches, digest_of, token_mask
@@ -58,9 +58,12 @@ def gram(
     }
 
     def compute() -> dict[str, Tensor]:
-        model = Engine(device, "float32").load(checkpoint)
+        engine = Engine(device, "float32")
+        model = engine.load(checkpoint)
         bar = tqdm(examples, f"Gram of {checkpoint.name}", delay=2, leave=False, unit="batch")
-        return _matrices(model, bar)
+        inputs = _collected(model, bar)
+        found = {name: _gram_of(view, inputs) for name, view in engine.views.items()}
+        return {k: _checked(k, gram) for k, gram in found.items() if gram is not None}
 
     return kept(facts, folder, f"{checkpoint.name}-gram", compute)
 
@@ -83,8 +86,8 @@ class _Inputs:
         return (self.products / self.tokens).unsqueeze(0 if self.axis == 1 else 2)
 
 
-def _matrices(model: nn.Module, examples: Iterable[Arguments]) -> dict[str, Tensor]:
-    """Gram matrices by the names that the weights have in a checkpoint."""
+def _collected(model: nn.Module, examples: Iterable[Arguments]) -> dict[Tensor, _Inputs]:
+    """What the linear layers are given, by their weights."""
     device = next(model.parameters()).device
     layers = _linear_layers(model)
     inputs = {layer.weight: _start(layer) for layer in layers}
@@ -104,12 +107,18 @@ def _matrices(model: nn.Module, examples: Iterable[Arguments]) -> dict[str, Tens
     finally:
         for hook in hooks:
             hook.remove()
-    return {
-        name: _finite(name, found.gram())
-        for name, view in checkpoint_views(model).items()
-        for weight, found in inputs.items()
-        if found.tokens and _is_part(view, weight, found.axis)
-    }
+    return {weight: found for weight, found in inputs.items() if found.tokens}
+
+
+def _gram_of(view: Tensor, inputs: Mapping[Tensor, _Inputs]) -> Tensor | None:
+    """The Gram matrix for a tensor of the checkpoint.
+
+    It may hold the weights of several layers, such as query, key and value, or be some outputs of
+    one. None if layers in it have other inputs than the rest.
+    """
+    grams = [i.gram() for weight, i in inputs.items() if _share_outputs(view, weight, i.axis)]
+    alike = all(torch.equal(gram, grams[0]) for gram in grams)
+    return grams[0] if grams and alike else None
 
 
 def _linear_layers(model: nn.Module) -> list[Any]:
@@ -135,8 +144,8 @@ def _start(layer: Any) -> _Inputs:
     return _Inputs(axis, layer.weight.new_zeros(width, width))
 
 
-def _is_part(view: Tensor, weight: Tensor, axis: int) -> bool:
-    """Whether a tensor of the checkpoint is this weight, or some outputs of it."""
+def _share_outputs(view: Tensor, weight: Tensor, axis: int) -> bool:
+    """Whether two tensors share memory, and all inputs of each output."""
     return (
         view.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
         and view.stride() == weight.stride()
@@ -144,7 +153,7 @@ def _is_part(view: Tensor, weight: Tensor, axis: int) -> bool:
     )
 
 
-def _finite(name: str, gram: Tensor) -> Tensor:
+def _checked(name: str, gram: Tensor) -> Tensor:
     if not torch.isfinite(gram).all():
         raise EvaluationError(
             f"The inputs of the layer with {name} are not finite for some example. Look for NaN "

@@ -339,8 +339,8 @@ def _difference(before: Recipe, now: Recipe) -> str:
     """What differs between two spaces, in words."""
     if before.method != now.method:
         return f"method {before.method}, now {now.method}"
-    old = [(c.name, c.digest[:8]) for c in (*before.leaves(), *before.statistics)]
-    new = [(c.name, c.digest[:8]) for c in (*now.leaves(), *now.statistics)]
+    old = [(c.name, c.digest[:8]) for c in before.checkpoints()]
+    new = [(c.name, c.digest[:8]) for c in now.checkpoints()]
     if old != new:
         return f"sources {old}, now {new}"
     for name, value in before.parameters:

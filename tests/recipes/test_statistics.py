@@ -132,8 +132,9 @@ def test_other_mistakes(models: Family, statistics: Family) -> None:
         next(mo.engine.tensors(mo.recipes.fisher(models, statistics=renamed)))
     with pytest.raises(CheckpointMismatch, match=r"'ja-fisher' .* holds statistics of a model"):
         next(mo.engine.tensors(mo.recipes.linear(statistics)))
+    namesake = mo.Checkpoint(statistics[0].ref, name="ja")
     with pytest.raises(RecipeError, match="Several models are called ja"):
-        mo.recipes.fisher(models[:1], statistics=models[:1])
+        mo.recipes.fisher(models[:1], statistics=[namesake])
     with pytest.raises(RecipeError, match=r"weight must be in \[0, ∞\), not -1"):
         mo.recipes.fisher(models, statistics=statistics, weight=-1)
     none = mo.recipes.fisher(models, statistics=statistics, weight=0)
