@@ -61,13 +61,32 @@ def digest_of(inputs: Iterable[Arguments]) -> str:
     return state.hexdigest()
 
 
+def placed(arguments: Arguments, device: torch.device, dtype: torch.dtype) -> Arguments:
+    """The arguments on a device, those that are no indices in a data type."""
+    return arguments.map(lambda t: t.to(device, dtype if t.is_floating_point() else None))
+
+
+def run(model: nn.Module, arguments: Arguments) -> Any:
+    """What the model returns.
+
+    Raises:
+        EvaluationError: If it does not take these arguments.
+    """
+    try:
+        return model(*arguments.args, **arguments.kwargs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise EvaluationError(
+            f"{type(model).__name__} cannot be run on {arguments.describe()}: {error}"
+        ) from error
+
+
 def logits_of(model: nn.Module, arguments: Arguments) -> Tensor:
     """The model's logits: (b, labels), or (b, tokens, vocabulary) of a language model.
 
     Raises:
         EvaluationError: If it returns anything else.
     """
-    output = model(*arguments.args, **arguments.kwargs)
+    output = run(model, arguments)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__

@@ -13,7 +13,7 @@ from merge_optuna.checkpoints._names import without_aliases
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError, RecipeError
 from merge_optuna.evaluators import Classification
-from merge_optuna.evaluators._batches import batches, logits_of, token_mask
+from merge_optuna.evaluators._batches import batches, logits_of, placed, token_mask
 from merge_optuna.evaluators._head import Head
 from merge_optuna.evaluators._inputs import Arguments
 from merge_optuna.recipes import Recipe, Source, per_group, task_arithmetic
@@ -138,7 +138,7 @@ class Merged:
             for row, delta in zip(coefficients, self._deltas, strict=True):
                 theta = theta + sum(row[i] * share for i, share in shares) * delta[name]
             tensors[f"model.{name}"] = theta
-        arguments = inputs.map(self._placed)
+        arguments = placed(inputs, self._device, coefficients.dtype)
         logits = torch.func.functional_call(self._caller, tensors, (arguments, head))
         log_p = logits.log_softmax(-1)
         entropies = -(log_p.exp() * log_p).sum(-1)
@@ -149,10 +149,6 @@ class Merged:
     def _snapshot(self) -> dict[str, Tensor]:
         live = without_aliases(self._caller.model.state_dict())
         return {name: live[name].clone() for name in self._shares}
-
-    def _placed(self, tensor: Tensor) -> Tensor:
-        dtype = next(iter(self._base.values())).dtype
-        return tensor.to(self._device, dtype if tensor.is_floating_point() else None)
 
 
 class _Caller(nn.Module):

@@ -14,7 +14,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.engine._build import build
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._batches import batches, digest_of, logits_of, token_mask
+from merge_optuna.evaluators._batches import batches, digest_of, logits_of, placed, token_mask
 from merge_optuna.evaluators._inputs import Arguments
 from merge_optuna.statistics._folder import kept
 
@@ -89,7 +89,7 @@ def _sum_squares(
     squares: list[Tensor] = [p.zero_() for p in sums.parameters() if p.is_floating_point()]
     device = squares[0].device
     for example in examples:
-        for log_p, p in _scores(model, example.map(lambda t: t.to(device)), labels):
+        for log_p, p in _scores(model, placed(example, device, torch.float32), labels):
             gradients = torch.autograd.grad(
                 log_p, parameters, retain_graph=True, allow_unused=True
             )

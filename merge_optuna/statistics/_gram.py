@@ -14,7 +14,7 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._batches import batches, digest_of, token_mask
+from merge_optuna.evaluators._batches import batches, digest_of, placed, run, token_mask
 from merge_optuna.evaluators._inputs import Arguments
 from merge_optuna.statistics._folder import kept
 
@@ -43,7 +43,8 @@ def gram(
 
     Returns:
         One tensor for each weight of an nn.Linear, (1, in, in), or Conv1D, (in, in, 1): in the
-        place of the axis of the inputs there are two. None for a weight that an embedding shares.
+        place of the axis of the inputs there are two. None for a weight that an embedding shares,
+        nor for a mixture's experts, which transformers computes without linear layers.
 
     Raises:
         EvaluationError: If the data cannot be read or do not fit the model, or an input is NaN.
@@ -63,7 +64,7 @@ def gram(
         bar = tqdm(examples, f"Gram of {checkpoint.name}", delay=2, leave=False, unit="batch")
         inputs = _collected(model, bar)
         found = {name: _gram_of(view, inputs) for name, view in engine.views.items()}
-        return {k: _checked(k, gram) for k, gram in found.items() if gram is not None}
+        return {name: gram for name, gram in found.items() if gram is not None}
 
     return kept(facts, folder, f"{checkpoint.name}-gram", compute)
 
@@ -102,11 +103,17 @@ def _collected(model: nn.Module, examples: Iterable[Arguments]) -> dict[Tensor, 
     try:
         with torch.no_grad():
             for one in examples:
-                batch = one.map(lambda t: t.to(device))
-                model(*batch.args, **batch.kwargs)
+                batch = placed(one, device, torch.float32)
+                run(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
+    for name, layer in model.named_modules():
+        if layer in layers and not torch.isfinite(inputs[layer.weight].products).all():
+            raise EvaluationError(
+                f"The inputs of {name} are not finite for some example. Look for NaN in the model "
+                "and in the data."
+            )
     return {weight: found for weight, found in inputs.items() if found.tokens}
 
 
@@ -151,12 +158,3 @@ def _share_outputs(view: Tensor, weight: Tensor, axis: int) -> bool:
         and view.stride() == weight.stride()
         and view.shape[axis] == weight.shape[axis]
     )
-
-
-def _checked(name: str, gram: Tensor) -> Tensor:
-    if not torch.isfinite(gram).all():
-        raise EvaluationError(
-            f"The inputs of the layer with {name} are not finite for some example. Look for NaN "
-            "in the model and in the data."
-        )
-    return gram

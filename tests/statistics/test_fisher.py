@@ -109,6 +109,20 @@ def test_names_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     )
 
 
+def test_experts_that_transformers_stacks(tmp_path: Path) -> None:
+    """A mixture's experts are one parameter in the model and many tensors in the checkpoint."""
+    model = toys.decoder("Mixtral")
+    checkpoint = mo.Checkpoint(toys.save(model, tmp_path / "mixtral"), name="m")
+    batch = sentences([6, 6])
+    found = mo.statistics.fisher(checkpoint, [batch])
+    assert set(found.names()) == set(checkpoint.names())
+    live = by_loop(model, rows(batch), tokens)
+    stacked = {name: t for name, t in live.items() if t.ndim == 3}
+    assert stacked
+    total = sum(float(found.tensor(n).sum()) for n in found.names() if ".experts." in n)
+    assert total == pytest.approx(sum(t.sum() for t in stacked.values()), rel=1e-4)
+
+
 class Logistic(nn.Module):
     """Logistic regression; its running mean is no parameter."""
 
@@ -202,6 +216,7 @@ def test_examples_are_of_all_classes(task: Task, tmp_path: Path) -> None:
         ([{"input_ids": "words"}], {}, "Batch 0 of the data is dict, not a mapping"),
         ([{"input_ids": torch.ones(1, 3, dtype=torch.long)}], {"n": 0}, "n must be at least 1"),
         (3, {}, "data must be"),
+        ([{"pixels": torch.ones(1, 3)}], {}, r"LlamaForCausalLM cannot be run on pixels \(1, 3\)"),
         ([], {"labels": "own"}, "labels must be 'hard' or 'soft', not 'own'"),
     ],
 )
