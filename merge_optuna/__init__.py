@@ -13,6 +13,7 @@ from merge_optuna._version import __version__
 
 if TYPE_CHECKING:
     from merge_optuna import (
+        callbacks,
         engine,
         errors,
         evaluators,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         samplers,
         statistics,
     )
-    from merge_optuna.checkpoints import Checkpoint
+    from merge_optuna.checkpoints import Checkpoint, push
     from merge_optuna.engine import Engine, write
     from merge_optuna.fitted import adamerging, greedy_soup
     from merge_optuna.recipes import Recipe, depth, free, per_group
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     )
 
 _MODULES = (
+    "callbacks",
     "engine",
     "errors",
     "evaluators",
@@ -49,6 +51,7 @@ _MODULES = (
 )
 _NAMES = {
     "Checkpoint": "checkpoints",
+    "push": "checkpoints",
     "Engine": "engine",
     "write": "engine",
     "adamerging": "fitted",
@@ -75,6 +78,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "adamerging",
+    "callbacks",
     "depth",
     "engine",
     "errors",
@@ -85,6 +89,7 @@ __all__ = [
     "methods",
     "per_group",
     "presets",
+    "push",
     "recipe_of",
     "recipes",
     "remaining",

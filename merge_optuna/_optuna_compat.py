@@ -54,6 +54,11 @@ def fail(study: Study, trial: FrozenTrial) -> bool:
         return False
 
 
+def was_stopped(study: Study) -> bool:
+    """Whether ``study.stop()`` has ended the last ``study.optimize``."""
+    return study._stop_flag
+
+
 def contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether Optuna accepts ``value``; it silently replaces one that it does not."""
     return distribution._contains(distribution.to_internal_repr(value))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import json
-import logging
 import math
 import re
 import runpy
@@ -26,6 +25,7 @@ from merge_optuna.errors import MergeOptunaError, StudyError, few
 if TYPE_CHECKING:
     import optuna
 
+    from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.methods import Method
     from merge_optuna.study import MergeStudy
 
@@ -75,6 +75,18 @@ Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="SOURCE", help="Source whose tokenizer is copied; the base if omitted."),
 ]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source", metavar="NAME=REF", help="Where a source is now. Can be given several times."
+    ),
+]
+Push = Annotated[
+    str | None, typer.Option("--push", metavar="REPO", help="Also upload it to the hub.")
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="Only you can see a new repository on the hub.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
@@ -121,16 +133,23 @@ def run(
             "--n-trials", "-n", metavar="N", min=1, help="Another total than the file's."
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Start no further trial after so many seconds."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")
     ] = None,
     force: Force = False,
+    push: Push = None,
+    private: Private = False,
     as_json: Json = False,
 ) -> None:
     """Run the search of FILE until it has its number of trials.
 
-    Completed and pruned trials count. It can be stopped or killed and started again at any time,
-    and it may run several times at once on one storage.
+    Completed and pruned trials count. It can be stopped or killed and started
+    again at any time, and it may run several times at once on one storage: on
+    one machine without GPUs set OMP_NUM_THREADS to cores divided by processes.
     """
     from merge_optuna import _optuna_compat as compat
     from merge_optuna.checkpoints._writer import check_target
@@ -138,6 +157,9 @@ def run(
     from merge_optuna.study import recipe_of
     from merge_optuna.study import storage as open_storage
 
+    if push is not None and out is None:
+        raise typer.BadParameter("--push needs --out: what is pushed is written there first.")
+    _check_push(push)
     declared = load(file)
     if out is not None:
         check_target(out, force=force)
@@ -146,21 +168,23 @@ def run(
     study = declared.open(opened)
     total = n_trials or declared.n_trials
     print(f"The study {study.study_name!r} is kept in {_place(study)}", file=sys.stderr)
-    # A ctrl-C inside a query makes the connection pool log a traceback before it passes it on.
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
-        declared.run(opened, n_trials=total)
+        declared.run(opened, n_trials=total, timeout=timeout)
     except KeyboardInterrupt:
         _interrupted(study, total)
     result = {"storage": compat.url_of(study), **_result(study, best=1)}
     if declared.test is not None and result["best"] and len(result["metrics"]) == 1:
         recipe = recipe_of(study, result["best"][0]["trial"], sources=declared.sources)
         result["test"] = declared.test_value(study, recipe)
+    if declared.folder is not None:
+        result["kept"] = [str(path) for path in sorted(Path(declared.folder).glob("trial-*"))]
     if out is not None:
         name = f"{result['metrics'][0]} (test)"
         score = {name: result["test"]} if "test" in result else {}
         written = export_trial(study, out, force=force, sources=declared.sources, score=score)
         result["written"] = str(written)
+        if push is not None:
+            result["pushed"] = _pushed(written, push, private=private)
     if as_json:
         _print_json(result)
     else:
@@ -174,6 +198,7 @@ def show(
     trial: Annotated[
         int | None, typer.Option("--trial", metavar="N", help="Print the recipe of this trial.")
     ] = None,
+    source: Sources = None,
     as_json: Json = False,
 ) -> None:
     """Show the studies in STORAGE, the best trials of one, or the recipe of a trial as YAML."""
@@ -192,7 +217,7 @@ def show(
     if trial is None:
         _print_study({**_result(chosen, best=_BEST), **_reasons(chosen)}, as_json=as_json)
         return
-    recipe = recipe_of(chosen, trial)
+    recipe = recipe_of(chosen, trial, sources=_sources(source))
     if as_json:
         _print_json({"study": chosen.study_name, "trial": trial, "recipe": recipe.to_data()})
     else:
@@ -208,21 +233,29 @@ def export(
     force: Force = False,
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
+    source: Sources = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Write the merged checkpoint of a trial to DIR, from the database alone."""
     from merge_optuna.study import export as export_trial
     from merge_optuna.study import storage as open_storage
 
+    sources = _sources(source)
+    _check_push(push)
     chosen = _study(open_storage(storage, create=False), storage, study)
     written = export_trial(
         chosen,
         folder,
         trial=trial,
         force=force,
+        sources=sources,
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
     )
     print(f"Written to {written}")
+    if push is not None:
+        print(f"Pushed to {_pushed(written, push, private=private)}")
 
 
 @app.command()
@@ -237,25 +270,49 @@ def write(
     force: Force = False,
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
+    source: Sources = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Write the merged checkpoint of the recipe RECIPE to DIR."""
     from merge_optuna.engine import write as write_recipe
     from merge_optuna.recipes import Recipe
 
+    sources = _sources(source)
+    _check_push(push)
     written = write_recipe(
-        Recipe.from_yaml(recipe),
+        Recipe.from_yaml(recipe).with_sources(sources),
         folder,
         force=force,
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
     )
     print(f"Written to {written}")
+    if push is not None:
+        print(f"Pushed to {_pushed(written, push, private=private)}")
 
 
 @app.command()
-def check(file: File, as_json: Json = False) -> None:
-    """Check everything in FILE that can go wrong, without running or storing anything."""
-    facts = _facts(load(file))
+def check(
+    file: File,
+    no_trial: Annotated[
+        bool, typer.Option("--no-trial", help="Do not time a trial, only look at the files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check everything in FILE that can go wrong, and time one trial.
+
+    Nothing is stored. The trial is merged twice, since the first merge also
+    computes what later ones reuse, and evaluated on all dev examples. With
+    --json the numbers are seconds_first_merge, seconds_merge, seconds_evaluate,
+    hours (of all trials in one process, if none is pruned), peak_rss_bytes (of
+    the process), peak_anonymous_bytes (the same without mapped files; Linux),
+    peak_gpu_bytes; null is what the system does not tell.
+    """
+    declared = load(file)
+    facts = _facts(declared)
+    if not no_trial:
+        facts |= _costs(declared)
     if as_json:
         _print_json(facts)
     else:
@@ -266,17 +323,51 @@ def check(file: File, as_json: Json = False) -> None:
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this one.")] = None,
     as_json: Json = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a page of documentation.")
+    ] = False,
 ) -> None:
     """List the merge methods with their parameters, ranges, defaults and papers."""
-    from merge_optuna.methods import METHODS, get
+    from merge_optuna.methods import METHODS, get, markdown
 
     chosen = METHODS.values() if name is None else [get(name)]
+    if as_markdown:
+        print(markdown(chosen), end="")
+        return
     facts = {method.name: _method_facts(method) for method in chosen}
     if as_json:
         _print_json(facts)
         return
     for method, about in facts.items():
         _print_method(method, about)
+
+
+# -- sources and the hub ----------------------------------------------------------------------
+
+
+def _sources(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
+    """Places by name."""
+    sources: dict[str, Checkpoint | str | Path] = {}
+    for text in given or ():
+        name, is_one, place = text.partition("=")
+        if not (is_one and name and place):
+            raise typer.BadParameter(f"--source must be NAME=REF, not {text!r}.")
+        sources[name] = place
+    return sources
+
+
+def _check_push(repo: str | None) -> None:
+    """Asks the hub before any work is done."""
+    from merge_optuna.checkpoints import check_push
+
+    if repo is not None:
+        check_push(repo)
+
+
+def _pushed(folder: Path, repo: str, *, private: bool) -> str:
+    from merge_optuna.checkpoints import push
+
+    return push(folder, repo, private=private or None)
 
 
 # -- files and storages -----------------------------------------------------------------------
@@ -415,6 +506,8 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
         "dev_examples": len(objective.evaluator),
         "test_examples": None if declared.test is None else len(declared.test),
     }
+    if declared.keep_best is not None:
+        facts |= {"keep_best": declared.keep_best, "folder": str(declared.folder)}
     if declared.sampler is not None:
         facts["sampler"] = type(declared.sampler).__name__
     if isinstance(declared.sampler, PopulationSampler):
@@ -422,11 +515,20 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
     return facts
 
 
+def _costs(declared: MergeStudy) -> dict[str, Any]:
+    """Seconds and bytes of one trial, and hours of the search."""
+    from merge_optuna.study import rehearse
+
+    measured = rehearse(declared.objective)
+    return {**vars(measured), "hours": measured.hours(declared.n_trials)}
+
+
 def _method_facts(method: Method) -> dict[str, Any]:
     return {
         "summary": method.summary,
         "source": method.source,
         "base": method.base,
+        "sources": method.sources_in_words,
         "models": [method.models[0], None if method.models[1] == math.inf else method.models[1]],
         "statistics": method.statistics,
         "parameters": {
@@ -435,6 +537,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
                 "default": p.default,
                 "per_model": p.per_model,
                 "can_be_free": p.numeric,
+                "search": p.search_in_words or None,
                 "summary": p.summary,
             }
             for p in method.parameters
@@ -472,8 +575,11 @@ def _print_run(study: optuna.Study, result: dict[str, Any]) -> None:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
     rows.append(("kept in", _place(study)))
+    rows += [("best trials in", path) for path in result.get("kept", [])]
     if "written" in result:
         rows.append(("written to", result["written"]))
+    if "pushed" in result:
+        rows.append(("pushed to", result["pushed"]))
     _print_table(["", ""], rows, title=result["study"])
     print(f"To look at it: {_dashboard(study)}")
 
@@ -515,27 +621,34 @@ def _print_study(result: dict[str, Any], *, as_json: bool) -> None:
 def _print_facts(facts: dict[str, Any]) -> None:
     rows: list[tuple[str, Any]] = []
     for key, value in facts.items():
-        label = key.replace("_", " ")
+        label = key.removesuffix("_bytes").replace("_", " ")
         if key == "left_out_tensors":
             rows += [(label, f"{few(names, 3)}: {why}") for why, names in value.items()]
         elif isinstance(value, dict):
             rows += [(label, f"{name}: {what}") for name, what in value.items()]
+        elif key.endswith("_bytes") and value is not None:
+            rows.append((label, _size(value)))
+        elif key == "hours":
+            rows.append((f"hours for {facts['n_trials']} trials", f"{value:.2f}"))
         elif value is not None:
             rows.append((label, value))
     _print_table(["", ""], rows, title="Everything fits.")
 
 
 def _print_method(name: str, facts: dict[str, Any]) -> None:
-    low, high = facts["models"]
-    models = f"{low} models" if low == high else "any number of models"
     rows = [
-        (name, p["range"], p["default"], "each model" if p["per_model"] else "", p["summary"])
+        (
+            name,
+            p["range"],
+            p["default"],
+            p["search"] or "",
+            "each model" if p["per_model"] else "",
+            p["summary"],
+        )
         for name, p in facts["parameters"].items()
     ]
-    title = f"{name}: {'a base and ' if facts['base'] else ''}{models}"
-    _print_table(["parameter", "range", "default", "for", ""], rows, title=title)
-    if facts["statistics"]:
-        print(f"  needs mo.statistics.{facts['statistics']} of each model")
+    columns = ["parameter", "range", "default", "search", "for", ""]
+    _print_table(columns, rows, title=f"{name}: {facts['sources']}")
     print(f"  {facts['summary']}\n  {facts['source']}\n")
 
 
@@ -546,6 +659,10 @@ def _counts(trials: dict[str, int]) -> str:
 def _few_params(params: dict[str, Any]) -> str:
     shown = [f"{name}={_in_words(value)}" for name, value in params.items()]
     return few(shown, _SHOWN_PARAMETERS)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def _in_words(value: Any) -> str:

@@ -48,6 +48,10 @@ class ExportError(MergeOptunaError, FileExistsError):
     """A folder cannot be written, usually because it is not empty."""
 
 
+class HubError(MergeOptunaError, ConnectionError):
+    """Something cannot be pushed to the hub: not logged in, offline, not allowed."""
+
+
 def few(names: Sequence[str], most: int = 10) -> str:
     """Lists names for a message, the first ``most`` of them."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CLIPConfig,
+    CLIPModel,
     CLIPVisionConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -28,6 +30,8 @@ from transformers import (
     T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
 )
 
 import merge_optuna as mo
@@ -154,8 +158,61 @@ def decoder(family: str, seed: int = 0, *, layers: int = 2, **config: object) ->
     return _initialised(getattr(transformers, f"{family}ForCausalLM"), made, seed)
 
 
-def encoder(family: str, seed: int = 0, **config: object) -> nn.Module:
-    """A classifier of a family that is configured like BERT, e.g. ``"Roberta"``."""
+def whisper(seed: int = 0) -> nn.Module:
+    """A Whisper: an encoder of sounds and a decoder of text."""
+    sizes = {
+        f"{side}_{what}": size
+        for side in ("encoder", "decoder")
+        for what, size in (("attention_heads", 2), ("ffn_dim", 48))
+    }
+    made = WhisperConfig(
+        vocab_size=64,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=3,
+        num_mel_bins=8,
+        max_source_positions=16,
+        max_target_positions=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        **sizes,
+    )
+    return _initialised(WhisperForConditionalGeneration, made, seed)
+
+
+def clip(seed: int = 0) -> nn.Module:
+    """A CLIP: a tower for images of width 16 and one for texts of width 32."""
+    text = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    made = CLIPConfig(text_config=text, vision_config=_vision().to_dict(), projection_dim=16)
+    return _initialised(CLIPModel, made, seed)
+
+
+def _vision() -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=16,
+    )
+
+
+def encoder(
+    family: str, seed: int = 0, *, head: str = "SequenceClassification", **config: object
+) -> nn.Module:
+    """An encoder of a family that is configured like BERT, e.g. ``"Roberta"``."""
     settings: dict[str, object] = {
         "vocab_size": 64,
         "hidden_size": 32,
@@ -165,22 +222,13 @@ def encoder(family: str, seed: int = 0, **config: object) -> nn.Module:
         "max_position_embeddings": 32,
     }
     made = getattr(transformers, f"{family}Config")(**{**settings, **config})
-    return _initialised(getattr(transformers, f"{family}ForSequenceClassification"), made, seed)
+    return _initialised(getattr(transformers, f"{family}For{head}"), made, seed)
 
 
 def llava(seed: int = 0, **text: object) -> nn.Module:
     """A vision-language model: a CLIP vision tower of width 16, a projector, and a Llama."""
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-        projection_dim=16,
-    )
     made = LlavaConfig(
-        vision_config=vision,
+        vision_config=_vision(),
         text_config=llama(**text).config,
         image_token_id=63,
         image_seq_length=4,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
+from merge_optuna.checkpoints._push import check_push, push
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
@@ -12,9 +13,11 @@ __all__ = [
     "Checkpoint",
     "TensorSpec",
     "WritePlan",
+    "check_push",
     "checkpoint_views",
     "for_each",
     "is_pretrained",
     "model_dtype",
+    "push",
     "write_checkpoint",
 ]

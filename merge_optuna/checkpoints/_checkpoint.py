@@ -10,24 +10,31 @@ import torch
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints._store import FolderStore, ModuleStore, Store, digest_of
+from merge_optuna.checkpoints._canonical import canonical
+from merge_optuna.checkpoints._folder import FolderStore
+from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
+from merge_optuna.checkpoints._parts import open_part
+from merge_optuna.checkpoints._store import ModuleStore, Store, digest_of
 from merge_optuna.errors import CheckpointError
 
 _IN_MEMORY = "module:"
 
 
 class Checkpoint(BaseModel):
-    """A model to merge: a local folder in Hugging Face format, read lazily.
+    """A model to merge: a folder in Hugging Face format or a model on the hub, read lazily.
 
     Two checkpoints are equal when their names and digests are. The digest covers the names,
     dtypes, shapes and sampled content of the tensors; a checkpoint that comes with a digest (from
     a stored recipe) is verified on first use, so that a changed source is refused.
 
     Attributes:
-        ref: Absolute path of the folder, or ``module:<name>`` for a module in memory.
+        ref: Absolute path of the folder, the name on the hub, or ``module:<name>`` for a module
+            in memory.
         name: Unique within a recipe. It keys random masks and names parameters, so give short
             names; defaults to the first 8 digits of the digest.
         digest: 32 hexadecimal digits.
+        revision: Commit hash of a model on the hub, so that a study reads the same files again.
+        part: Component of a diffusers pipeline, e.g. ``unet``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,28 +42,45 @@ class Checkpoint(BaseModel):
     ref: str
     name: str
     digest: str
+    revision: str | None = None
+    part: str | None = None
     _store: Store | None = PrivateAttr(default=None)
 
-    def __init__(self, ref: str | Path, *, name: str | None = None, digest: str | None = None):
-        """Opens a checkpoint folder.
+    def __init__(
+        self,
+        ref: str | Path,
+        *,
+        name: str | None = None,
+        digest: str | None = None,
+        revision: str | None = None,
+        part: str | None = None,
+    ):
+        """Opens a checkpoint.
 
         Args:
-            ref: Folder with ``config.json`` and one or several safetensors files.
+            ref: Folder with ``config.json`` and one or several files of tensors (safetensors, or
+                ``pytorch_model.bin``); or a name on the hub, ``organisation/model``, if there is
+                no such folder.
             name: See the class.
-            digest: What the content must be; read from the folder when omitted.
+            digest: What the content must be; read from the files when omitted.
+            revision: Branch, tag or commit hash of a model on the hub; the commit is recorded.
+            part: See the class; the others are copied from the base when a merge is written.
 
         Raises:
-            CheckpointError: If the folder is missing, is not a checkpoint or is damaged.
+            CheckpointError: If the checkpoint is missing, is none or is damaged.
         """
         if name is not None and (not name or any(c in name for c in "/\n")):
             raise CheckpointError(f"A checkpoint's name must be without '/', not {name!r}.")
+        place = _place(ref, revision)
         store = None
-        if not str(ref).startswith(_IN_MEMORY):
-            ref = Path(ref).expanduser().absolute()
         if digest is None:
-            store = _open(str(ref), name)
+            if _is_hub(place):
+                revision = snapshot(place, revision, part=part).name
+            store = _open(place, name, revision, part)
             digest = digest_of(store)
-        super().__init__(ref=str(ref), name=name or digest[:8], digest=digest)
+        super().__init__(
+            ref=place, name=name or digest[:8], digest=digest, revision=revision, part=part
+        )
         self._store = store
 
     @classmethod
@@ -85,8 +109,22 @@ class Checkpoint(BaseModel):
 
     @property
     def folder(self) -> Path | None:
-        """The folder, or None for a module in memory."""
-        return None if self.ref.startswith(_IN_MEMORY) else Path(self.ref)
+        """The folder of config and weights, or None for a module in memory.
+
+        A model on the hub is downloaded first.
+        """
+        if self.ref.startswith(_IN_MEMORY):
+            return None
+        if Path(self.ref).is_absolute() and self.part is None:
+            return Path(self.ref)
+        return getattr(self.store, "folder", None)
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of all parts; the same as :attr:`folder` without ``part``."""
+        if self.part is None:
+            return self.folder
+        return whole_snapshot(self.ref, self.revision) if _is_hub(self.ref) else Path(self.ref)
 
     @property
     def module(self) -> nn.Module | None:
@@ -106,7 +144,8 @@ class Checkpoint(BaseModel):
             CheckpointError: If the folder cannot be read or its content has changed.
         """
         if self._store is None:
-            store = _open(self.ref, self.name)
+            self._check_place()
+            store = _open(self.ref, self.name, self.revision, self.part)
             found = digest_of(store)
             if found != self.digest:
                 raise CheckpointError(
@@ -116,6 +155,23 @@ class Checkpoint(BaseModel):
                 )
             self._store = store
         return self._store
+
+    def at(self, ref: str | Path) -> Checkpoint:
+        """The same checkpoint after it was moved.
+
+        Raises:
+            CheckpointError: If there is none; whether it is the same shows on comparison.
+        """
+        return Checkpoint(ref, name=self.name, part=self.part)
+
+    def _check_place(self) -> None:
+        place = Path(self.ref)
+        if place.is_absolute() and not place.exists():
+            raise CheckpointError(
+                f"{self.name!r} was recorded at {self.ref!r}, where nothing is now. Restore "
+                f"it, or say where it is now: sources={{{self.name!r}: folder}} "
+                f"(--source {self.name}=DIR)."
+            )
 
     def names(self) -> tuple[str, ...]:
         """Names of all tensors, tied ones once."""
@@ -138,10 +194,32 @@ class Checkpoint(BaseModel):
         return digest_of(self.store, whole=True)
 
 
-def _open(ref: str, name: str | None) -> Store:
-    if ref.startswith(_IN_MEMORY):
+def _place(ref: str | Path, revision: str | None) -> str:
+    """The absolute path of a folder, the name of a model on the hub or of a module."""
+    text = str(ref)
+    if text.startswith(_IN_MEMORY):
+        return text
+    path = Path(ref).expanduser().absolute()
+    named = isinstance(ref, str) and is_hub_id(ref)
+    if revision is not None and not named:
+        raise CheckpointError(
+            f"{text!r} is a path, and revision={revision!r} is for models on the hub. Leave "
+            "revision= out."
+        )
+    # A revision makes it a model on the hub, whatever folders there are where it is opened again.
+    return text if named and (revision is not None or not path.exists()) else str(path)
+
+
+def _is_hub(place: str) -> bool:
+    return not (place.startswith(_IN_MEMORY) or Path(place).is_absolute())
+
+
+def _open(place: str, name: str | None, revision: str | None, part: str | None) -> Store:
+    """The one place that knows all kinds of sources."""
+    if place.startswith(_IN_MEMORY):
         raise CheckpointError(
             f"{name!r} was a module in memory. Pass it again: sources={{{name!r}: "
             "mo.Checkpoint.from_module(...)}."
         )
-    return FolderStore(Path(ref))
+    folder = snapshot(place, revision, part=part) if _is_hub(place) else Path(place)
+    return canonical(FolderStore(folder) if part is None else open_part(folder, part))

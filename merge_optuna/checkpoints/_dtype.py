@@ -16,16 +16,18 @@ def model_dtype(config: Mapping[str, Any] | None, specs: Specs) -> torch.dtype |
     """The data type that the live model of a checkpoint has.
 
     That of its float tensors; where they differ (a router kept in float32 inside a bfloat16
-    model) what the config says, as transformers reads it, else that of most numbers. None if
-    there are no float tensors.
+    model) or are of 8 bits, which nothing computes in, what the config says, as transformers
+    reads it, else the one that most numbers have. None if there are no float tensors.
     """
     numbers: Counter[torch.dtype] = Counter()
     for dtype, shape in specs.values():
         if dtype.is_floating_point:
             numbers[dtype] += prod(shape)
-    if len(numbers) > 1 and (said := _said(config)) is not None:
-        return said
-    return max(numbers, key=lambda dtype: numbers[dtype], default=None)
+    wide = [dtype for dtype in numbers if dtype.itemsize > 1]
+    if len(numbers) == len(wide) == 1 or not numbers:
+        return next(iter(numbers), None)
+    most = max(wide, key=lambda dtype: numbers[dtype], default=torch.float32)
+    return _said(config) or most
 
 
 def _said(config: Mapping[str, Any] | None) -> torch.dtype | None:

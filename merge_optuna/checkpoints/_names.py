@@ -8,7 +8,8 @@ parameters, gives views of them under checkpoint names: what is copied into them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def checkpoint_views(module: nn.Module) -> dict[str, Tensor]:
     from transformers.core_model_loading import revert_weight_conversion
 
     with torch.no_grad(), _AsViews():
-        views: dict[str, Tensor] = revert_weight_conversion(module, dict(live))
+        views: dict[str, Tensor] = revert_weight_conversion(_without_legacy(module), dict(live))
     memory = {_memory(tensor) for tensor in live.values()}
     copies = [name for name, view in views.items() if _memory(view) not in memory]
     if copies:
@@ -53,6 +54,63 @@ def checkpoint_views(module: nn.Module) -> dict[str, Tensor]:
             "Please report this architecture."
         )
     return {name: view.detach() for name, view in views.items()}
+
+
+def saved_names(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """Names under which a model's tensors are saved, each with the first that it is tied to.
+
+    What transformers renames at saving is what it renamed at loading, so that a file keeps its
+    form.
+
+    Args:
+        model: A transformers model, on the meta device or a real one. Its conversions are set.
+        names: The tensors of the file.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        rename_source_key,
+        revert_weight_conversion,
+    )
+
+    conversions = get_model_conversion_mapping(model, add_legacy=False)
+    converters = [c for c in conversions if isinstance(c, WeightConverter)]
+    renamings = [c for c in conversions if not isinstance(c, WeightConverter)]
+    for name in names:
+        rename_source_key(name, renamings, converters)  # notes which are used
+    model._weight_conversions = [c for c in conversions if c.was_used()]
+
+    parameters = model.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    main = {name: first.setdefault(id(p), name) for name, p in parameters.items()}
+    state = {name: p.detach() for name, p in parameters.items()}  # an object for every name
+    live = {id(tensor): name for name, tensor in state.items()}
+    saved = revert_weight_conversion(model, dict(state))
+    saved_as = {live[id(t)]: name for name, t in saved.items() if id(t) in live}
+    # What is split while saving, e.g. stacked experts, is tied to nothing.
+    return {
+        name: saved_as.get(main[live[id(t)]], name) if id(t) in live else name
+        for name, t in saved.items()
+    }
+
+
+def _without_legacy(module: Any) -> Any:
+    """The module for :func:`revert_weight_conversion`, which would bring back outdated names."""
+    used = getattr(module, "_weight_conversions", None)
+    if used is None:
+        return module
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        get_model_conversion_mapping,
+    )
+
+    own = [c.source_patterns for c in get_model_conversion_mapping(module, add_legacy=False)]
+    legacy = [c.source_patterns for c in get_checkpoint_conversion_mapping("legacy")]
+    shell = copy.copy(module)
+    shell._weight_conversions = [
+        c for c in used if c.source_patterns in own or c.source_patterns not in legacy
+    ]
+    return shell
 
 
 def without_aliases(state: Mapping[str, Any]) -> dict[str, Tensor]:

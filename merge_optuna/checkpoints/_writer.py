@@ -22,7 +22,9 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
-from merge_optuna.checkpoints._store import DTYPES, INDEX
+from merge_optuna.checkpoints._folder import PIPELINE, TRANSFORMERS, Format
+from merge_optuna.checkpoints._parts import copy_around
+from merge_optuna.checkpoints._safetensors import DTYPES
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError
 
@@ -79,7 +81,7 @@ class WritePlan:
 Parts = Callable[[str], Iterable[Tensor]]
 """By name the consecutive flat parts of a tensor, in its final data type."""
 
-_MARKS = ("*.safetensors", "config.json", "recipe.yaml")
+_MARKS = ("*.safetensors", "config.json", "recipe.yaml", PIPELINE)
 
 
 def check_target(folder: Path, *, force: bool) -> None:
@@ -123,19 +125,29 @@ def write_checkpoint(
         threads: How many tensors are computed and written at once.
 
     Raises:
-        ExportError: If ``folder`` is not empty and ``force`` is not set.
+        ExportError: If ``folder`` is not empty and ``force`` is not set, or the tokenizer of a
+            pipeline shall be another.
         OSError: If the disk is full or not writable; the target is then untouched.
     """
+    if plan.frame.part is not None and plan.tokenizer != plan.frame:
+        raise ExportError(
+            f"tokenizer={plan.tokenizer.name!r} does not apply: the tokenizer of a pipeline is "
+            "one of its parts and stays that of the base."
+        )
     _remove_leftovers(folder)
     check_target(folder, force=force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _replaced(folder) as partial:
-        _copy_files(plan.frame, _MODEL_FILES, partial)
-        _copy_files(plan.tokenizer, _TEXT_FILES, partial)
-        _save_config(plan, partial)
+        place = partial
+        if plan.frame.part is not None and plan.frame.root is not None:
+            place = copy_around(plan.frame.root, plan.frame.part, partial)
+        else:
+            _copy_files(plan.frame, _MODEL_FILES, partial)
+            _copy_files(plan.tokenizer, _TEXT_FILES, partial)
+        _save_config(plan, place)
         for name, text in plan.texts.items():
             (partial / name).write_text(text, encoding="utf-8")
-        _write_shards(partial, plan, parts, threads)
+        _write_shards(place, plan, parts, threads)
 
 
 @contextlib.contextmanager
@@ -193,7 +205,7 @@ def _save_config(plan: WritePlan, target: Path) -> None:
         return
     config = dict(plan.frame.config)
     dtype = model_dtype(config, {spec.name: (spec.dtype, spec.shape) for spec in plan.specs})
-    if dtype is not None:
+    if dtype is not None and "_class_name" not in config:  # diffusers keeps no data type there
         key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
         config[key] = str(dtype).removeprefix("torch.")
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -202,12 +214,13 @@ def _save_config(plan: WritePlan, target: Path) -> None:
 
 def _write_shards(folder: Path, plan: WritePlan, parts: Parts, threads: int) -> None:
     shards = list(_shards(plan.specs, plan.max_shard_size))
+    names: Format = getattr(plan.frame.store, "written", TRANSFORMERS)
     weight_map: dict[str, str] = {}
     with contextlib.ExitStack() as opened:
         places: list[tuple[TensorSpec, int, int]] = []
         for i, shard in enumerate(shards, 1):
-            name = f"model-{i:05}-of-{len(shards):05}.safetensors"
-            path = folder / (name if len(shards) > 1 else "model.safetensors")
+            single = len(shards) == 1
+            path = folder / (names.weights if single else names.shard(i, len(shards)))
             file = opened.enter_context(open(path, "xb"))
             places += _write_header(file, shard)
             weight_map |= {spec.name: path.name for spec in shard}
@@ -215,7 +228,7 @@ def _write_shards(folder: Path, plan: WritePlan, parts: Parts, threads: int) -> 
     if len(shards) > 1:
         total = sum(spec.nbytes for spec in plan.specs)
         index: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / names.index).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _shards(specs: Sequence[TensorSpec], limit: int) -> Iterator[list[TensorSpec]]:

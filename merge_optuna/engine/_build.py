@@ -105,8 +105,9 @@ def _unfilled(frame: Checkpoint, dtype: torch.dtype | None, device: torch.device
             f"{len(wrong)} tensors of {architecture.__name__} are missing or have another shape "
             f"in {frame.name!r} ({frame.ref}): {few(sorted(wrong))}. {_REMEDY}"
         )
-    # Where evaluators look for the tokenizer.
-    model.name_or_path = model.config.name_or_path = str(frame.folder)  # type: ignore
+    # where evaluators look for a tokenizer or an image processor
+    named: Any = model
+    named.config.name_or_path = named.name_or_path = str(frame.folder or "")
     for tensor in model.state_dict(keep_vars=True).values():
         tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
     return model.to(device)

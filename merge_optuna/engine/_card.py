@@ -27,7 +27,7 @@ def model_card(
         f"A merge of {len(leaves)} models made with merge_optuna {__version__}.",
         "## Sources",
         "| name | checkpoint | digest |\n|---|---|---|\n"
-        + "\n".join(f"| {c.name} | `{c.ref}` | `{c.digest}` |" for c in leaves),
+        + "\n".join(f"| {c.name} | {_place(c)} | `{c.digest}` |" for c in leaves),
     ]
     if score:
         rows = "\n".join(f"| {name} | {value} |" for name, value in score.items())
@@ -41,3 +41,9 @@ def model_card(
     command = command or "merge-optuna write recipe.yaml OUT"
     parts += ["## Make it again", f"```sh\n{command}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _place(source: Checkpoint) -> str:
+    of = f"{source.part} of " if source.part else ""
+    at = f" at `{source.revision}`" if source.revision else ""
+    return f"{of}`{source.ref}`{at}"

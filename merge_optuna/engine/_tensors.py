@@ -16,7 +16,9 @@ from merge_optuna.engine._cuts import model_cuts
 from merge_optuna.engine._device import Sources
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.methods import Cut, mask_key
-from merge_optuna.recipes import Recipe
+from merge_optuna.methods._reduce import stable_sum
+from merge_optuna.methods.rankmean import module_ranks
+from merge_optuna.recipes import Layout, Recipe
 
 if TYPE_CHECKING:
     from merge_optuna.engine._fused import Fill
@@ -185,10 +187,11 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A data type from its name, e.g. ``"bfloat16"``.
 
     Raises:
-        RecipeError: If there is no such float type.
+        RecipeError: If there is no such float type, or nothing computes in it.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+    is_float = isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1
+    if dtype is not None and not is_float:
         raise RecipeError(f"dtype must be 'float32', 'bfloat16' or 'float16', not {dtype!r}.")
     return found
 
@@ -250,6 +253,8 @@ def _merged(
         device = inputs[0].device
         known = recipe.statistics_at(name)
         values["statistics"] = [None if one is None else one.to(device) for one in known]
+    if recipe.spec.ranked:
+        values["ranks"] = _ranks_of(recipe, name, values["rank_over"])
     inputs = _exact(inputs, compute)
     base = inputs.pop(0) if recipe.base is not None else None
     return recipe.spec.kernel(base, inputs, **values)
@@ -275,3 +280,24 @@ def _cuts(base: Source, model: Source, names: tuple[str, ...], density: float) -
             yield name, (theta - origin).float()
 
     return model_cuts(deltas, density)
+
+
+def _ranks_of(recipe: Recipe, name: str, over: str) -> list[int] | None:
+    """The rank of a tensor's module in each model; None where it has none."""
+    layout = recipe.alignment.layout
+    ranks = [_ranks(recipe.sources[0], model, layout, over) for model in recipe.models]
+    return [rank[name] for rank in ranks] if name in ranks[0] else None
+
+
+@lru_cache(maxsize=128)
+def _ranks(base: Source, model: Source, layout: Layout, over: str) -> dict[str, int]:
+    """Rank of each tensor's module among the modules of a model; not of embedding and head."""
+    merger, changes = Merger(fused=False), {}
+    for name in layout.names:
+        theta, origin = _exact([merger.exact(model, name), merger.exact(base, name)])
+        changes[name] = stable_sum((theta - origin).abs())
+    if over == "tensor":
+        return module_ranks(changes, {name: name for name in layout.names})
+    blocks = {n: layer for n, layer in layout.layers.items() if layer not in ("embed", "head")}
+    ranks = module_ranks(changes, blocks)
+    return {name: ranks[layer] for name, layer in blocks.items()}

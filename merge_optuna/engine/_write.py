@@ -16,6 +16,8 @@ from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, 
 from merge_optuna.errors import ExportError, RecipeError
 from merge_optuna.recipes import Recipe
 
+_NARROW = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
+
 
 def write(
     recipe: Source,
@@ -52,7 +54,8 @@ def write(
         The folder.
 
     Raises:
-        ExportError: If the folder holds a source, or is not empty and ``force`` is not set.
+        ExportError: If the folder holds a source, or is not empty and ``force`` is not set, or if
+            a value is out of the range of the data type.
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
     folder = Path(folder).expanduser().resolve()
@@ -69,11 +72,26 @@ def write(
     with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
 
         def parts(name: str) -> Iterator[Tensor]:
-            yield from merger.parts(recipe, name, final[name])
+            for part in merger.parts(recipe, name, final[name]):
+                _check_range(recipe, name, part)
+                yield part
             bar.update()
 
         write_checkpoint(folder, plan, parts, force=force, threads=merger.threads(recipe))
     return folder
+
+
+def _check_range(recipe: Source, name: str, part: Tensor) -> None:
+    """Refuses numbers that the data type of the file does not reach, stored as infinity or NaN."""
+    is_copied = isinstance(recipe, Checkpoint) or name in recipe.alignment.copied
+    if part.dtype not in _NARROW or (is_copied and part.dtype == frame_of(recipe).dtype(name)):
+        return
+    if not torch.isfinite(part.float()).all():
+        raise ExportError(
+            f"{name} has values beyond {torch.finfo(part.dtype).max:g}, which "
+            f"{str(part.dtype).removeprefix('torch.')} does not reach. Write it as dtype="
+            "'bfloat16' or 'float32'."
+        )
 
 
 def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:

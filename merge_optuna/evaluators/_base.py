@@ -22,7 +22,9 @@ class Evaluator(Protocol):
     """Scores a model example by example.
 
     An evaluator may also have ``check(model)``, called once before a search: it raises
-    :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model.
+    :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model. And it may have
+    ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests: with it a
+    search is not continued on other data than it began with.
     """
 
     @property

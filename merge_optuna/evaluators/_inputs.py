@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -67,6 +70,9 @@ class Inputs(Protocol):
     def encode(self, model: nn.Module) -> Encoded:
         """Prepares the inputs for ``model`` and those with the same key."""
 
+    def digest(self) -> str:
+        """32 hexadecimal digits over the content, whatever a model makes of it."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -103,6 +109,10 @@ class Labels:
                     self._unknown(row, sorted(label2id, key=label2id.__getitem__))
                 )
         return ids
+
+    def digest(self) -> str:
+        """32 hexadecimal digits over the labels as they are given and the names of the classes."""
+        return _digest([json.dumps([list(self.values), self.names]).encode()])
 
     def _unknown(self, row: int, known: list[str]) -> str:
         return (
@@ -152,6 +162,9 @@ class Texts:
 
         return Encoded(np.array([len(row) for row in columns["input_ids"]]), batch)
 
+    def digest(self) -> str:
+        return _digest([json.dumps([self.texts, self.pairs]).encode()])
+
     def _tokenizer(self, model: nn.Module) -> Any:
         tokenizer = self.tokenizer
         if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
@@ -195,6 +208,14 @@ class Images:
 
         return Encoded(np.zeros(len(self), np.int64), batch)
 
+    def digest(self) -> str:
+        import datasets
+
+        data = self.data
+        if isinstance(data.features[self.column], datasets.Image):
+            data = data.cast_column(self.column, datasets.Image(decode=False))
+        return _digest(_content(row) for row in data[self.column])
+
     def _images(self, ids: Ids, colour: bool) -> list[Any]:
         images = [self.data[int(i)][self.column] for i in ids]
         if not colour:
@@ -224,6 +245,11 @@ class Tensors:
 
         return Encoded(np.zeros(len(self), np.int64), batch)
 
+    def digest(self) -> str:
+        head = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
+        raw = self.inputs.cpu().contiguous().reshape(-1).view(torch.uint8)
+        return _digest([head.encode(), raw.numpy().data])
+
 
 def mixed(n: int) -> Ids:
     """Examples 0 to n − 1 in an order that favours none; data sets are often sorted by class."""
@@ -251,6 +277,21 @@ def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:
     batches = np.array_split(by_length, count)
     draws = np.random.Philox(key=0).random_raw(n + count)[n:]
     return [batches[i] for i in np.argsort(draws, kind="stable")]
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()
+
+
+def _content(image: Any) -> bytes:
+    """The file of an image as a data set holds it, or its pixels."""
+    if isinstance(image, Mapping) and "bytes" in image:
+        return image["bytes"] or Path(image["path"]).read_bytes()
+    return np.asarray(image).tobytes()
 
 
 def _load_tokenizer(source: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -150,6 +151,12 @@ class Classification:
                 f"{type(scored).__name__} cannot be run on {probe.describe()}: {error}"
             ) from error
         self._check_range(ready.classes, width)
+
+    @cached_property
+    def digest(self) -> dict[str, str]:
+        """Digests of the inputs, of the labels and, if there is one, of the head."""
+        parts = {"inputs": self.inputs.digest(), "labels": self._labels.digest()}
+        return parts if self.head is None else {**parts, "head": self.head.checkpoint.digest}
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:

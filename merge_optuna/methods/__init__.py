@@ -13,7 +13,10 @@ import difflib
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods import (
     arcee_fusion,
+    breadcrumbs,
+    consensus,
     dare,
+    della,
     fisher,
     karcher,
     linear,
@@ -21,13 +24,17 @@ from merge_optuna.methods import (
     multislerp,
     nearswap,
     nuslerp,
+    ram,
+    rankmean,
     regmean,
+    sce,
     slerp,
     task_arithmetic,
     ties,
 )
+from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._random import mask_key
-from merge_optuna.methods._sparsify import Cut
+from merge_optuna.methods._sparsify import Band, Cut
 from merge_optuna.methods._spec import Method, Parameter
 
 METHODS: dict[str, Method] = {
@@ -45,6 +52,15 @@ METHODS: dict[str, Method] = {
         model_stock.MODEL_STOCK,
         nearswap.NEARSWAP,
         arcee_fusion.ARCEE_FUSION,
+        della.DELLA_LINEAR,
+        della.DELLA,
+        breadcrumbs.BREADCRUMBS,
+        breadcrumbs.BREADCRUMBS_TIES,
+        sce.SCE,
+        ram.RAM,
+        ram.RAMPLUS_TL,
+        rankmean.RANKMEAN,
+        consensus.CONSENSUS_TA,
         fisher.FISHER,
         regmean.REGMEAN,
     )
@@ -65,4 +81,4 @@ def get(name: str) -> Method:
     raise RecipeError(f"Unknown method {name!r}.{hint} Methods: {', '.join(METHODS)}.")
 
 
-__all__ = ["METHODS", "Cut", "Method", "Parameter", "get", "mask_key"]
+__all__ = ["METHODS", "Band", "Cut", "Method", "Parameter", "get", "markdown", "mask_key"]

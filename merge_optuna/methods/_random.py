@@ -42,12 +42,18 @@ def random_bits(key: int, n: int, device: torch.device | str = "cpu", *, start: 
 
 def keep_mask(key: int, shape: torch.Size, density: float, device: torch.device) -> Tensor:
     """Boolean mask that is true with probability ``density`` (a 32-bit compare)."""
-    threshold = round(density * 2**32)
-    mask = torch.empty(shape.numel(), dtype=torch.bool, device=device)
+    return below(key, torch.tensor(round(density * 2**32), device=device).expand(shape))
+
+
+def below(key: int, thresholds: Tensor) -> Tensor:
+    """Boolean mask that is true where the random 32-bit number is below the int64 threshold."""
+    mask = torch.empty(thresholds.numel(), dtype=torch.bool, device=thresholds.device)
     size = _CHUNK if mask.device.type == "cpu" else _GPU_CHUNK
-    for i, part in enumerate(torch.split(mask, size)):
-        torch.lt(random_bits(key, part.numel(), device, start=i * size), threshold, out=part)
-    return mask.reshape(shape)
+    parts = zip(torch.split(mask, size), torch.split(thresholds.reshape(-1), size), strict=True)
+    for i, (part, limits) in enumerate(parts):
+        bits = random_bits(key, part.numel(), mask.device, start=i * size)
+        torch.lt(bits, limits, out=part)
+    return mask.reshape(thresholds.shape)
 
 
 def _signed(value: int) -> int:

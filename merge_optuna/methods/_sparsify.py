@@ -1,4 +1,4 @@
-"""Two ways to make a task vector sparse: trimming by magnitude and random dropping."""
+"""Ways to make a task vector sparse: trimming by magnitude and random dropping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from merge_optuna.methods._random import keep_mask
+from merge_optuna.methods._random import below, keep_mask
 from merge_optuna.methods._reduce import stable_sum
 
 MIN_NORM = 1e-7  # mergekit's bound; far below, the factor would leave float32
@@ -23,23 +23,61 @@ class Cut(NamedTuple):
     ties: int
 
 
+class Band(NamedTuple):
+    """What ``within`` keeps and ``without`` does not: all but the largest and the smallest."""
+
+    within: Cut
+    without: Cut
+
+
 def cut_at(delta: Tensor, density: float) -> Cut:
     """The cut that keeps the ``max(1, ⌊density · n⌋)`` largest magnitudes (none at density 0)."""
-    if density == 0 or delta.numel() == 0:
+    return cut_of(delta, kept_count(delta.numel(), density))
+
+
+def band_at(delta: Tensor, density: float, gamma: float) -> Band:
+    """The band that skips the ``⌊gamma · n⌋`` largest magnitudes and keeps the next ones.
+
+    As many are kept as :func:`cut_at` keeps; fewer of the largest are skipped where not enough
+    would be left.
+    """
+    n = delta.numel()
+    keep = kept_count(n, density)
+    skip = min(int(gamma * n), n - keep)
+    return Band(within=cut_of(delta, skip + keep), without=cut_of(delta, skip))
+
+
+def kept_count(n: int, density: float) -> int:
+    """How many of ``n`` elements are kept: ``max(1, ⌊density · n⌋)``, but none at density 0."""
+    return min(n, max(1, int(density * n))) if density > 0 else 0
+
+
+def cut_of(delta: Tensor, keep: int) -> Cut:
+    """The cut that keeps the ``keep`` largest magnitudes."""
+    if keep == 0:
         return Cut(float("inf"), 0)
     magnitude = delta.abs().float().reshape(-1)
-    keep = max(1, int(density * magnitude.numel()))
     threshold = torch.kthvalue(magnitude, magnitude.numel() - keep + 1).values
     return Cut(float(threshold), keep - int((magnitude > threshold).sum()))
 
 
 def trim(delta: Tensor, cut: Cut) -> Tensor:
     """Zeroes everything below the cut; among equals the lowest flat indices stay."""
+    return torch.where(kept_by(delta, cut), delta, 0)
+
+
+def trim_band(delta: Tensor, band: Band) -> Tensor:
+    """Zeroes everything outside the band."""
+    return torch.where(kept_by(delta, band.within) & ~kept_by(delta, band.without), delta, 0)
+
+
+def kept_by(delta: Tensor, cut: Cut) -> Tensor:
+    """Boolean mask of what a cut keeps."""
     magnitude = delta.abs().float().reshape(-1)
     keep = magnitude > cut.threshold
     equal = (magnitude == cut.threshold).nonzero().squeeze(1)
     keep[equal[: cut.ties]] = True
-    return torch.where(keep.reshape(delta.shape), delta, 0)
+    return keep.reshape(delta.shape)
 
 
 def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
@@ -59,5 +97,66 @@ def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
     if rescale == "density":
         count = int(mask.sum())
         return kept * (delta.numel() / count) if count else kept
+    return with_l1_of(delta, kept)
+
+
+def row_ranks(delta: Tensor) -> Tensor:
+    """Rank of each magnitude in its row, int64: 0 is the largest, the first among equals.
+
+    A row is what belongs to one index of the first dimension, in a linear layer the weights of
+    one output; a vector is one row.
+    """
+    rows = delta.abs().float()
+    rows = rows.flatten(1) if delta.dim() > 1 else rows.reshape(1, -1)
+    order = rows.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(rows.shape[1], device=delta.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).reshape(delta.shape)
+
+
+def keep_chances(density: float, epsilon: float, n: int) -> Tensor:
+    """Probability with which each rank of a row of ``n`` is kept, (n,) float64.
+
+    It falls from density + epsilon for the largest to density − epsilon for the smallest. Where
+    that would leave [0, 1], epsilon is made smaller, so that the mean stays the density.
+    """
+    spread = min(epsilon, density, 1 - density)
+    places = torch.arange(n, dtype=torch.float64)
+    return density + spread * (1 - 2 * places / (n - 1) if n > 1 else 0 * places)
+
+
+def magprune(
+    delta: Tensor,
+    density: float,
+    epsilon: float,
+    key: int,
+    rescale: str,
+    ranks: Tensor | None = None,
+) -> Tensor:
+    """Keeps large elements with a higher probability than small ones, and rescales the rest.
+
+    ``rescale="density"`` divides each element by its probability, and all by one factor that
+    makes up for how many were kept, as in :func:`drop`: no element grows by more than the number
+    of elements. ``"l1"`` and ``"none"`` are as there. ``ranks`` are the :func:`row_ranks` where
+    they are known already.
+    """
+    if density == 1:
+        return delta
+    ranks = row_ranks(delta) if ranks is None else ranks
+    row = delta.numel() // delta.shape[0] if delta.dim() > 1 and delta.numel() else delta.numel()
+    chances = keep_chances(density, epsilon, row)
+    limits = (chances * 2**32).round().long()
+    mask = below(key, limits.to(delta.device)[ranks])
+    kept = torch.where(mask, delta, 0)
+    if rescale == "none":
+        return kept
+    if rescale == "l1":
+        return with_l1_of(delta, kept)
+    inverse = torch.where(mask, 1 / chances.to(delta.device)[ranks], 0)
+    total = stable_sum(inverse)
+    return kept * (inverse * (delta.numel() / total)).to(delta.dtype) if total else kept
+
+
+def with_l1_of(delta: Tensor, kept: Tensor) -> Tensor:
+    """``kept`` with the L1 norm of ``delta``; as it is if its own norm is below 1e-7."""
     norm = stable_sum(kept.abs())
     return kept * (stable_sum(delta.abs()) / norm) if norm >= MIN_NORM else kept

@@ -15,12 +15,16 @@ from merge_optuna.errors import RecipeError
 Scalar = float | int | bool | str
 
 PROMISES = {
-    "idempotent": "copies of one model, with default parameters, merge to that model",
+    "idempotent": "copies of one model, in full density and with weights that sum to 1, merge to "
+    "that model",
     "selective": "weight 1 for one model and 0 for the others, in full density, gives that model",
-    "symmetric": "the order of the models changes nothing beyond one rounding",
+    "symmetric": "the order of the models changes nothing beyond rounding",
     "vanishing": "density 0 gives the base",
 }
-"""What a method can promise about its results."""
+"""What a method can promise about its results, with ``lambda_`` 1 and any other parameters.
+
+Where a method has no weights or no density, that condition falls away.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ class Parameter:
         right = "∞)" if self.high == math.inf else f"{self.high:g}]"
         return f"{left}, {right}"
 
+    @property
+    def search_in_words(self) -> str:
+        """The default search range, e.g. ``[0, 1]``; empty if there is none."""
+        return "" if self.search is None else f"[{self.search[0]:g}, {self.search[1]:g}]"
+
 
 @dataclass(frozen=True)
 class Method:
@@ -99,6 +108,8 @@ class Method:
         base: Whether a base model is needed; if not, none is accepted. None: as you like.
         models: Smallest and largest number of merged models.
         random: Whether masks are drawn.
+        ranked: Whether it also gets ``ranks``, for each model the rank of the tensor's module
+            among the modules of that model (see :mod:`merge_optuna.methods.rankmean`).
         coefficients: For methods whose result is a linear combination of the tensors:
             ``coefficients(gram, **values)`` returns one number per tensor, given the matrix of
             their dot products, base first if there is one. An engine then needs that matrix only
@@ -120,6 +131,7 @@ class Method:
     base: bool | None = True
     models: tuple[int, float] = (1, math.inf)
     random: bool = False
+    ranked: bool = False
     coefficients: Callable[..., Sequence[float] | None] | None = None
     elementwise: bool = False
     proportional: bool = False
@@ -130,6 +142,21 @@ class Method:
     def summary(self) -> str:
         """First line of the kernel's docstring."""
         return (self.kernel.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def sources_in_words(self) -> str:
+        """What is merged, e.g. ``a base and at least 2 models``, and what is known of it."""
+        base = {True: "a base and ", False: "", None: "perhaps a base and "}[self.base]
+        known = f", each with its mo.statistics.{self.statistics}" if self.statistics else ""
+        return base + self._models_in_words + known
+
+    @property
+    def _models_in_words(self) -> str:
+        low, high = self.models
+        if (low, high) == (1, math.inf):
+            return "any number of models"
+        number = f"{low}" if low == high else f"at least {low}"
+        return f"{number} model{'s' if low > 1 else ''}"
 
     def parameter(self, name: str) -> Parameter:
         """Returns a parameter's spec by name.
@@ -159,5 +186,5 @@ class Method:
             raise RecipeError(f"{self.name} takes no base model.")
         low, high = self.models
         if not low <= models <= high:
-            wanted = f"{'' if low == high else 'at least '}{low} model{'s' if low > 1 else ''}"
+            wanted = "at least 1 model" if low == 1 < high else self._models_in_words
             raise RecipeError(f"{self.name} merges {wanted}, not {models}.")

@@ -11,14 +11,14 @@ from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods.task_arithmetic import LAMBDA, NORMALIZE, WEIGHT, weighted_sum
 from merge_optuna.methods.ties import DENSITY, ELECT, disjoint_merge
 
-_RESCALE = Parameter(
+RESCALE = Parameter(
     "rescale",
     "density",
     "what is kept: divide by the density, restore the L1 norm, or leave",
     choices=("density", "l1", "none"),
     grouped=False,
 )
-_SEED = Parameter("seed", 0, "of the random masks", low=0, high=2**63 - 1, grouped=False)
+SEED = Parameter("seed", 0, "of the random masks", low=0, high=2**63 - 1, grouped=False)
 _SOURCE = "Yu et al. 2024, Language models are super Mario, arXiv 2311.03099"
 
 
@@ -73,16 +73,16 @@ def dare_ties(
 DARE_LINEAR = Method(
     name="dare_linear",
     kernel=dare_linear,
-    parameters=(WEIGHT, DENSITY, LAMBDA, _RESCALE, NORMALIZE, _SEED),
+    parameters=(WEIGHT, DENSITY, LAMBDA, RESCALE, NORMALIZE, SEED),
     random=True,
-    promises=frozenset({"selective", "symmetric", "vanishing"}),
+    promises=frozenset({"idempotent", "selective", "symmetric", "vanishing"}),
     source=_SOURCE,
 )
 DARE_TIES = Method(
     name="dare_ties",
     kernel=dare_ties,
-    parameters=(WEIGHT, DENSITY, LAMBDA, _RESCALE, NORMALIZE, ELECT, _SEED),
+    parameters=(WEIGHT, DENSITY, LAMBDA, RESCALE, NORMALIZE, ELECT, SEED),
     random=True,
-    promises=frozenset({"selective", "symmetric", "vanishing"}),
+    promises=frozenset({"idempotent", "selective", "symmetric", "vanishing"}),
     source=_SOURCE,
 )

@@ -10,7 +10,7 @@ from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods.linear import total_weight
 
 WEIGHT = Parameter("weight", 1.0, "coefficient of each task vector", per_model=True, search=(0, 1))
-LAMBDA = Parameter("lambda_", 1.0, "scale of the merged task vector")
+LAMBDA = Parameter("lambda_", 1.0, "scale of the merged task vector", search=(0, 2))
 NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights", grouped=False)
 
 
@@ -41,6 +41,6 @@ TASK_ARITHMETIC = Method(
     kernel=task_arithmetic,
     parameters=(WEIGHT, LAMBDA, NORMALIZE),
     elementwise=True,
-    promises=frozenset({"selective", "symmetric"}),
+    promises=frozenset({"idempotent", "selective", "symmetric"}),
     source="Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089",
 )

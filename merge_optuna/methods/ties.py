@@ -21,6 +21,7 @@ DENSITY = Parameter(
     per_model=True,
     search=(0, 1),
 )
+MEAN = Parameter("normalize", True, "mean of the agreeing entries, not sum", grouped=False)
 ELECT = Parameter(
     "elect",
     "mass",
@@ -58,8 +59,19 @@ def disjoint_merge(
         check_mean(weight)
     weighted = [delta * w for delta, w in zip(deltas, weight, strict=True)]
     votes = weighted if elect == "mass" else [torch.sign(entry) for entry in weighted]
-    positive = sum(votes[1:], votes[0]) >= 0
-    merged, mass = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
+    return merge_agreeing(weighted, weight, elects_plus(votes), normalize=normalize)
+
+
+def elects_plus(votes: Sequence[Tensor]) -> Tensor:
+    """Where the votes sum to 0 or more."""
+    return sum(votes[1:], votes[0]) >= 0
+
+
+def merge_agreeing(
+    weighted: Sequence[Tensor], weight: Sequence[float], positive: Tensor, *, normalize: bool
+) -> Tensor:
+    """Sum of the weighted entries that have the elected sign, by their weights when normalised."""
+    merged, mass = torch.zeros_like(weighted[0]), torch.zeros_like(weighted[0])
     for entry, w in zip(weighted, weight, strict=True):
         agrees = torch.where(positive, entry > 0, entry < 0)
         merged += torch.where(agrees, entry, 0)
@@ -98,7 +110,7 @@ TIES = Method(
         WEIGHT,
         DENSITY,
         LAMBDA,
-        Parameter("normalize", True, "mean of the agreeing entries, not sum", grouped=False),
+        MEAN,
         ELECT,
         Parameter(
             "trim_over",
@@ -108,6 +120,6 @@ TIES = Method(
             grouped=False,
         ),
     ),
-    promises=frozenset({"selective", "symmetric", "vanishing"}),
+    promises=frozenset({"idempotent", "selective", "symmetric", "vanishing"}),
     source="Yadav et al. 2023, TIES-Merging, arXiv 2306.01708",
 )

@@ -325,6 +325,302 @@ def arcee_fusion(
     return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
 
 
+def della_linear(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    epsilon: PerModel = 0.15,
+    lambda_: Setting = 1.0,
+    rescale: str = "density",
+    normalize: bool = False,
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.
+
+    The entries of a row (the weights of one output; a vector is one row) are ranked by magnitude.
+    The largest is kept with probability density + epsilon, the smallest with density − epsilon.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        weight: Coefficient of each task vector.
+        density: Mean probability with which an entry is kept, in [0, 1]; 0 drops the expert.
+        epsilon: Half the spread of the probabilities, in [0, 0.5]. Where density ± epsilon would
+            leave [0, 1], the smaller of density and 1 − density is taken instead, so that every
+            pair is valid and the mean stays the density.
+        lambda_: Scale of the merged task vector.
+        rescale: Divide what is kept by its probability (``"density"``; corrected for how many
+            were kept), restore the tensor's ``"l1"`` norm, or ``"none"``.
+        normalize: Divide by the sum of the weights.
+        seed: Of the masks, which are keyed by (seed, expert's name, tensor's name).
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "epsilon": epsilon,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "seed": seed,
+    }
+    return merge("della_linear", base, experts, values, exclude=exclude, name=name)
+
+
+def della(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    epsilon: PerModel = 0.15,
+    lambda_: Setting = 1.0,
+    rescale: str = "density",
+    normalize: bool = True,
+    elect: str = "mass",
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.
+
+    The arguments are those of :func:`della_linear`, and ``normalize`` (the mean instead of the
+    sum) and ``elect`` of :func:`ties`.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "epsilon": epsilon,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "elect": elect,
+        "seed": seed,
+    }
+    return merge("della", base, experts, values, exclude=exclude, name=name)
+
+
+def breadcrumbs(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    gamma: PerModel = 0.01,
+    lambda_: Setting = 1.0,
+    rescale: str = "none",
+    normalize: bool = False,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        weight: Coefficient of each task vector.
+        density: Share of each task vector that is kept, tensor by tensor, in [0, 1]. The paper's
+            β is 1 − density − gamma.
+        gamma: Share that is dropped as too large, in [0, 1]; less where not enough would be left.
+        lambda_: Scale of the merged task vector.
+        rescale: Leave what is kept (``"none"``), or restore the tensor's ``"l1"`` norm.
+        normalize: Divide by the sum of the weights.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "gamma": gamma,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+    }
+    return merge("breadcrumbs", base, experts, values, exclude=exclude, name=name)
+
+
+def breadcrumbs_ties(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    density: PerModel = 0.5,
+    gamma: PerModel = 0.01,
+    lambda_: Setting = 1.0,
+    rescale: str = "none",
+    normalize: bool = False,
+    elect: str = "mass",
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Model breadcrumbs, then TIES sign election and the sum of the entries that agree.
+
+    The arguments are those of :func:`breadcrumbs` and ``elect`` of :func:`ties`.
+    """
+    values = {
+        "weight": weight,
+        "density": density,
+        "gamma": gamma,
+        "lambda_": lambda_,
+        "rescale": rescale,
+        "normalize": normalize,
+        "elect": elect,
+    }
+    return merge("breadcrumbs_ties", base, experts, values, exclude=exclude, name=name)
+
+
+def sce(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    select_topk: Setting = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """SCE: select varying entries, calculate the experts' weights, erase minority signs.
+
+    Per tensor: the entries whose task vectors vary most between the experts are kept; each expert
+    is weighted by the sum of its squares; entries against the sign of the sum are left out.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least two.
+        select_topk: Share of the varying entries that is kept, in [0, 1]; 0 gives the base.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"select_topk": select_topk}
+    return merge("sce", base, experts, values, exclude=exclude, name=name)
+
+
+def ram(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    epsilon: Setting = 1e-5,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RAM, for experts that change few entries: each entry is averaged over those that change it.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        epsilon: Changes up to this size count as none; at least 0.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    return merge("ram", base, experts, {"epsilon": epsilon}, exclude=exclude, name=name)
+
+
+def ramplus_tl(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    r: Setting = 0.1,
+    alpha: Setting = 0.2,
+    epsilon: Setting = 1e-5,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RAM+, counted in each tensor: RAM with entries that only one expert changes scaled up.
+
+    The factor is 1 + r·min(ρ, alpha), with ρ the number of entries that the expert changes
+    together with others over the number that it changes alone.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least one.
+        r: At least 0.
+        alpha: At least 0.
+        epsilon: Changes up to this size count as none; at least 0.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"r": r, "alpha": alpha, "epsilon": epsilon}
+    return merge("ramplus_tl", base, experts, values, exclude=exclude, name=name)
+
+
+def rankmean(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    rank_over: str = "layer",
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RankMean: an average in which an expert weighs most in the blocks that it changed most.
+
+    In each expert the blocks are ranked by the sum of absolute changes from the base, 1 for the
+    smallest. The weights of a block are the experts' ranks divided by their sum; what is in no
+    block (embedding, final norm, head) is averaged with equal weights. So the authors' code has it
+    for two experts; that it is the sum over all for more is our reading.
+
+    Args:
+        base: Changes are measured from it; it has no part in the average.
+        experts: At least one.
+        rank_over: Rank the blocks (``"layer"``), or every ``"tensor"`` among all tensors (the
+            authors' fine-grained variant).
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    return merge("rankmean", base, experts, {"rank_over": rank_over}, exclude=exclude, name=name)
+
+
+def consensus_ta(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    tall: PerModel = 0.4,
+    agree: int = 2,
+    lambda_: Setting = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Consensus task arithmetic: the sum of task vectors where several experts need it.
+
+    An expert needs an entry where its own change is at least ``tall`` times that of all others
+    together (its TALL mask).
+
+    Args:
+        base: What task vectors are taken from.
+        experts: At least two.
+        tall: At least 0; the paper chooses among 0.2 ... 0.6.
+        agree: How many experts must need an entry; others stay as in the base.
+        lambda_: Scale of the merged task vector.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range.
+    """
+    values = {"tall": tall, "agree": agree, "lambda_": lambda_}
+    return merge("consensus_ta", base, experts, values, exclude=exclude, name=name)
+
+
 def fisher(
     models: Sequence[Source],
     *,
@@ -403,8 +699,13 @@ __all__ = [
     "Recipe",
     "Value",
     "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "consensus_ta",
     "dare_linear",
     "dare_ties",
+    "della",
+    "della_linear",
     "depth",
     "fisher",
     "free",
@@ -415,7 +716,11 @@ __all__ = [
     "nearswap",
     "nuslerp",
     "per_group",
+    "ram",
+    "ramplus_tl",
+    "rankmean",
     "regmean",
+    "sce",
     "slerp",
     "task_arithmetic",
     "ties",

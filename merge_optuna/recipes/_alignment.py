@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,6 +13,7 @@ from merge_optuna.recipes._statistics import is_statistics
 from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10
+_TIED = " (the other model ties it to its input embedding)"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def _align(
 ) -> Alignment:
     _check_usable(frame, others, exclude)
     head = _Head(frame, others)
+    head.check_order(exclude)
     differing = {
         other: _differences(frame, other) for other in dict.fromkeys(others) if other != frame
     }
@@ -109,17 +112,34 @@ def _check_usable(
 
 def _differences(frame: Checkpoint, other: Checkpoint) -> dict[str, str]:
     mine, theirs = frame.store.specs(), other.store.specs()
+    tied = _tied_in_one(frame, other)
     found = {}
     for name, (dtype, shape) in mine.items():
         if name not in theirs:
             if dtype.is_floating_point:
-                found[name] = "is missing"
+                found[name] = f"is missing{_TIED if name in tied else ''}"
         elif theirs[name][1] != shape:
             found[name] = f"{theirs[name][1]} != {shape}"
     for name, (dtype, _) in theirs.items():
         if name not in mine and dtype.is_floating_point:
-            found[name] = "is only there"
+            found[name] = f"is only there{_TIED if name in tied else ''}"
     return found
+
+
+def _tied_in_one(frame: Checkpoint, other: Checkpoint) -> set[str]:
+    """Output embeddings that one of two models of an architecture shares with its input."""
+    if (frame.config or {}).get("architectures") != (other.config or {}).get("architectures"):
+        return set()
+    stores = (frame.store.specs(), other.store.specs())
+    return {
+        name
+        for there, elsewhere in (stores, stores[::-1])
+        for name in there.keys() - elsewhere.keys()
+        if any(
+            shape == there[name][1] and re.search(r"emb|wte|shared", twin)
+            for twin, (_, shape) in elsewhere.items()
+        )
+    }
 
 
 def _message(frame: Checkpoint, other: Checkpoint, found: dict[str, str]) -> str:
@@ -142,24 +162,53 @@ class _Head:
 
     def __init__(self, frame: Checkpoint, others: Sequence[Checkpoint]) -> None:
         self._frame = frame
-        labels = [_labels(c) for c in (frame, *others)]
-        self._labels_differ = any(label != labels[0] for label in labels)
+        self._others = others
+        self._labels_differ = any(_labels(other) != _labels(frame) for other in others)
+        self._tied_in_one = set().union(*(_tied_in_one(frame, other) for other in others))
 
     def is_left_out(self, name: str, *, differs: bool) -> bool:
-        if not (differs or self._labels_differ):
+        if not (differs or self._labels_differ) or name in self._tied_in_one:
             return False
+        # A pooler is trained with the head: only some of the models with a body have one.
+        if differs and re.search(r"(^|\.)pooler\.", name) and self._frame.config is not None:
+            return True
         return self._prefix is not None and not name.startswith(self._prefix + ".")
+
+    def check_order(self, exclude: tuple[str, ...]) -> None:
+        """Refuses heads with the same labels in another order, which look as if they could merge.
+
+        Raises:
+            CheckpointMismatch: Unless the head is left out on purpose.
+        """
+        mine, parts = _labels(self._frame) or {}, self._parts_besides(exclude)
+        for other in self._others:
+            theirs = _labels(other) or {}
+            if mine == theirs or sorted(mine.values()) != sorted(theirs.values()) or not parts:
+                continue
+            raise CheckpointMismatch(
+                f"{other.name!r} and {self._frame.name!r} have the same labels in another order, "
+                f"{list(theirs.values())} and {list(mine.values())}, so that a merged head would "
+                "mix classes up. Reorder the head of one, or take the head of "
+                f"{self._frame.name!r}: exclude={parts}."
+            )
+
+    def _parts_besides(self, exclude: tuple[str, ...]) -> list[str]:
+        """The modules of the head that no filter matches."""
+        prefix = self._prefix
+        names = (n for n in self._frame.names() if prefix and not n.startswith(f"{prefix}."))
+        left = {n.partition(".")[0] for n in names if not any(matches(p, n) for p in exclude)}
+        return sorted(left)
 
     @cached_property
     def _prefix(self) -> str | None:
         return base_model_prefix(self._frame)
 
 
-def _labels(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """The label set; None if nobody named the labels."""
+def _labels(checkpoint: Checkpoint) -> dict[int, str] | None:
+    """The labels by number; None if nobody named them."""
     labels = (checkpoint.config or {}).get("id2label") or {}
     named = any(label != f"LABEL_{i}" for i, label in labels.items())
-    return labels if named else None
+    return {int(i): labels[i] for i in sorted(labels, key=int)} if named else None
 
 
 def base_model_prefix(checkpoint: Checkpoint) -> str | None:

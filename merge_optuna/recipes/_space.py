@@ -22,6 +22,7 @@ from merge_optuna.recipes._values import (
 from merge_optuna.recipes.groups import Layout, Per, parse_per
 
 if TYPE_CHECKING:
+    from merge_optuna.methods import Parameter
     from merge_optuna.recipes._tree import Recipe
 
 
@@ -114,20 +115,26 @@ def _outline(recipe: Recipe) -> str:
 def freed(
     recipe: Recipe, names: Sequence[str], per: Per, low: float | None, high: float | None
 ) -> Recipe:
-    """The recipe with the named parameters free around their present values."""
+    """The recipe with the named parameters free around their present values.
+
+    Without names those that the method's spec has a search range for, over that range.
+    """
     per = parse_per(per)
+    if not names and (low, high) != (None, None):
+        raise RecipeError("low and high need the names of the parameters that they belong to.")
     parameters = dict(recipe.parameters)
-    for name in names:
+    for name in names or _searched(recipe):
         spec = recipe.spec.parameter(name)
         if not spec.numeric:
             raise RecipeError(f"{name} cannot be free: it is {spec.range}.")
         value = parameters[name]
         values = value if isinstance(value, tuple) else (value,)
         try:
-            every = [_fixed(number) for one in values for number in numbers_in(one)]
-            largest = 1.0 if max(every) <= 1 else 2 * max(every)
-            bottom = max(spec.low, min([0.0, *every])) if low is None else low
-            top = min(spec.high, largest) if high is None else high
+            if names:
+                bottom, top = _range_around(values, spec, low, high)
+            else:
+                bottom, top = spec.search or (spec.low, spec.high)
+                values = _moved_into(values, bottom, top, scale=_only_shares(recipe, name))
             around = tuple(
                 _around(one, recipe.alignment.layout, per, bottom, top) for one in values
             )
@@ -135,6 +142,58 @@ def freed(
             raise RecipeError(f"{name} cannot be freed per {per}: {error}") from error
         parameters[name] = around if isinstance(value, tuple) else around[0]
     return recipe.changed(tuple(parameters.items()))
+
+
+def _searched(recipe: Recipe) -> list[str]:
+    """What is freed when nothing is named: every fixed parameter that has a search range."""
+    found = [p.name for p in recipe.spec.parameters if p.search is not None]
+    if "weight" in found and "lambda_" in found and not _only_shares(recipe, "weight"):
+        found.remove("lambda_")  # the weights set the scale already
+    if not found:
+        raise RecipeError(
+            f"No parameter of {recipe.method} has a search range of its own. Name those to free: "
+            "recipe.free(name, low=..., high=...)."
+        )
+    fixed = [name for name in found if not _has_free(recipe.values[name])]
+    if not fixed:
+        raise RecipeError(f"{', '.join(found)} of {recipe.method} are free already.")
+    return fixed
+
+
+def _has_free(value: Any) -> bool:
+    values = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(number, Free) for one in values for number in numbers_in(one))
+
+
+def _only_shares(recipe: Recipe, name: str) -> bool:
+    """Whether only the proportions of a parameter's values over the models matter."""
+    return name == "weight" and bool(recipe.values.get("normalize"))
+
+
+def _range_around(
+    values: Sequence[Any], spec: Parameter, low: float | None, high: float | None
+) -> tuple[float, float]:
+    """The spec's search range, or a larger one if present values lie outside."""
+    every = [_fixed(number) for one in values for number in numbers_in(one)]
+    if spec.search is not None and all(spec.search[0] <= x <= spec.search[1] for x in every):
+        bottom, top = spec.search
+    else:
+        bottom = max(spec.low, min([0.0, *every]))
+        top = min(spec.high, 1.0 if max(every) <= 1 else 2 * max(every))
+    return bottom if low is None else low, top if high is None else high
+
+
+def _moved_into(values: Sequence[Any], low: float, high: float, *, scale: bool) -> tuple[Any, ...]:
+    """Present values clipped into a range; scaled down first where only proportions matter."""
+    every = [_fixed(number) for one in values for number in numbers_in(one)]
+    factor = high / max(every) if scale and max(every) > high else 1.0
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, PerGroup):
+            return PerGroup(per=value.per, values=tuple(map(moved, value.values)))
+        return min(max(value * factor, low), high) if isinstance(value, (int, float)) else value
+
+    return tuple(map(moved, values))
 
 
 def _fixed(number: object) -> float:

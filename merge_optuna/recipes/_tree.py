@@ -144,17 +144,30 @@ class Recipe(BaseModel):
         frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
         return align(frames[0], tuple(frames[1:]), self.exclude)
 
-    def with_sources(self, sources: Mapping[str, Checkpoint]) -> Recipe:
-        """The recipe with checkpoints replaced by name, e.g. modules of another process.
+    def with_sources(self, sources: Mapping[str, Checkpoint | str | Path]) -> Recipe:
+        """The recipe with checkpoints replaced by name: moved ones, modules of another process.
+
+        Args:
+            sources: By name, the checkpoint or its new place (folder or name on the hub).
 
         Raises:
             CheckpointError: If the content of a replacement differs from what was recorded.
+            RecipeError: If no source has one of the names.
         """
+        known = [leaf.name for leaf in self.leaves()]
+        unknown = [name for name in sources if name not in known]
+        if unknown:
+            raise RecipeError(
+                f"No source is called {', '.join(unknown)}; they are called {', '.join(known)}."
+            )
 
         def replaced(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
             if isinstance(source, Recipe):
-                return source.with_sources(sources)
+                own = {leaf.name for leaf in source.leaves()}
+                return source.with_sources({n: s for n, s in sources.items() if n in own})
             given = sources.get(source.name, source)
+            if not isinstance(given, Checkpoint):
+                given = source.at(given)
             if given != source:
                 raise CheckpointError(
                     f"The given source {source.name!r} is {given.name!r} with digest "
@@ -345,12 +358,18 @@ class Recipe(BaseModel):
     ) -> Recipe:
         """A space around this recipe: the named parameters are freed and start at their values.
 
+        Without names every parameter is freed that the method's spec has a search range for (see
+        ``merge-optuna methods``), over that range and starting at its value moved into the range;
+        what is free already stays as it is. ``lambda_`` is only among them when weights are
+        normalised, since otherwise the weights set the scale.
+
         Args:
             names: Parameters to free, e.g. ``"weight", "density"``.
             per: As in :func:`mo.free`.
-            low: Lower bound; the spec's, or 0 where it has none.
-            high: Upper bound; the spec's, or 1 where it has none (twice the largest value if that
-                lies outside).
+            low: Lower bound for the named parameters; that of the search range, or 0 where values
+                lie outside.
+            high: Upper bound for the named parameters; that of the search range, or twice the
+                largest value where values lie outside.
 
         Raises:
             RecipeError: If a parameter does not exist or cannot be free.
@@ -493,7 +512,7 @@ def _as_given(value: Any) -> Value | tuple[Value, ...]:
 
 def _without_refs(data: Any) -> Any:
     if isinstance(data, dict):
-        return {k: _without_refs(v) for k, v in data.items() if k != "ref"}
+        return {k: _without_refs(v) for k, v in data.items() if k not in ("ref", "revision")}
     if isinstance(data, list):
         return [_without_refs(v) for v in data]
     return data

@@ -7,9 +7,10 @@ space): the input embedding, each transformer block, and everything behind the b
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,14 +19,27 @@ from merge_optuna.errors import RecipeError, few
 
 _NUMBERED = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<index>\d+)\.(?P<rest>.+)$")
 _EMBED = re.compile(
-    r"emb(?!ed_out)|wte|wpe|position|cls_token|mask_token|patch|stem|shared|token_type"
+    r"emb(?!ed_out)|wte|wpe|position|cls_token|mask_token|patch|stem|shared|token_type|project_in"
+    r"|\bconv\d?\b|feature_extractor|feature_projection|pre_layr?norm|projector|merger"
 )
-_ATTENTION = re.compile(
-    r"attn|attention|input_layernorm|ln_1\b|layernorm_before|norm1\b|self_attn_layer_norm"
-)
+# Which stacks of blocks come first in a model of several, and which last.
+_EARLIER = re.compile(r"encoder|vis|image|audio|speech")
+_LATER = re.compile(r"decoder|up_block|single_")
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_NORM = re.compile(r"norm|\bln|scale|lambda", re.IGNORECASE)
 _MLP = re.compile(
-    r"mlp|feed_?forward|ffn|intermediate|output|moe|expert|fc\d|DenseReluDense"
-    r"|post_attention_layernorm|ln_2\b|layernorm_after|norm2\b|final_layer_norm"
+    r"mlp|feed_?forward|ffn|\bff\b|pre_ff_|intermediate|output|moe|expert|fc_?(\d|in|out)"
+    r"|DenseReluDense"
+)
+# Norms and scales at the first and at the second branch of a block.
+_FIRST = re.compile(
+    r"input_layernorm|ln_?1\b|layernorm_before|norm_?1\b|^layer_norm\b|^sa_layer_norm|scale_?1\b"
+    r"|lambda_1"
+)
+_SECOND = re.compile(
+    r"post_attention_layernorm|ln_?2\b|layernorm_after|norm_?2\b|final_layer_norm|scale_?2\b"
+    r"|lambda_2"
 )
 
 
@@ -146,7 +160,7 @@ class Layout:
         for name in self.names:
             match = _NUMBERED.match(name)
             if match and (match["stack"] or "") in stacks:
-                labels[name] = stacks[match["stack"] or ""].format(int(match["index"]))
+                labels[name] = stacks[match["stack"] or ""].label(int(match["index"]))
             else:
                 labels[name] = "embed" if _EMBED.search(name) else "head"
         return labels
@@ -157,7 +171,7 @@ class Layout:
         found = dict.fromkeys(self.layers.values())
         inner = [label for label in found if label not in ("embed", "head")]
         if _stacks(self.names):
-            inner.sort(key=lambda label: ("decoder" in label, label))
+            inner.sort(key=lambda label: (_turn(label), label))
         ends = [["embed"] if "embed" in found else [], ["head"] if "head" in found else []]
         return tuple(ends[0] + inner + ends[1])
 
@@ -181,7 +195,7 @@ def _grouping(layout: Layout, per: Per) -> Grouping:
         labels = {name: label_of[layer] for name, layer in layout.layers.items()}
         return _partition(layout.names, labels, tuple(dict.fromkeys(label_of.values())))
     if per == "module":
-        labels = {name: _module(name, layer) for name, layer in layout.layers.items()}
+        labels = _modules(layout.layers)
         rank = {layer: i for i, layer in enumerate(layout.order)}
         order = sorted(set(labels.values()), key=lambda label: (rank[label.split("/")[0]], label))
         return _partition(layout.names, labels, tuple(order))
@@ -209,54 +223,134 @@ def _interpolated(layout: Layout, points: int) -> Grouping:
 
 
 def _consecutive(order: Sequence[str], k: int) -> dict[str, str]:
-    """Runs of ``k`` layers share a label such as ``04-07``; embedding and head stay alone."""
+    """Runs of ``k`` layers of a stack share a label such as ``04-07``, ``encoder.04-07``.
+
+    Embedding and head stay alone.
+    """
     inner = [label for label in order if label not in ("embed", "head")]
     label_of = {label: label for label in order}
-    for start in range(0, len(inner), k):
-        run = inner[start : start + k]
-        for label in run:
-            label_of[label] = run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}"
+    for _, stack in itertools.groupby(inner, key=lambda label: label.rpartition(".")[0]):
+        layers = list(stack)
+        for start in range(0, len(layers), k):
+            run = layers[start : start + k]
+            last = run[-1].rpartition(".")[2]
+            for label in run:
+                label_of[label] = run[0] if len(run) == 1 else f"{run[0]}-{last}"
     return label_of
 
 
-def _module(name: str, layer: str) -> str:
-    match = _NUMBERED.match(name)
-    if layer in ("embed", "head") or match is None:
-        return layer
-    rest = match["rest"]
-    if re.search(r"post_attention_layernorm", rest):
-        return f"{layer}/mlp"
-    if _ATTENTION.search(rest):
-        return f"{layer}/attn"
-    if _MLP.search(rest):
-        return f"{layer}/mlp"
-    return f"{layer}/{rest.split('.')[0]}" if "." in rest else layer
+def _modules(layers: Mapping[str, str]) -> dict[str, str]:
+    """Label of the module by tensor name: that of the layer with ``/attn``, ``/mlp`` or so."""
+    labels = dict(layers)
+    blocks: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, layer in layers.items():
+        if layer not in ("embed", "head") and (match := _NUMBERED.match(name)):
+            blocks[layer][name] = match["rest"]
+    for layer, rests in blocks.items():
+        kinds = _kinds(list(rests.values()))
+        labels |= {name: f"{layer}/{kinds[rest]}" for name, rest in rests.items() if kinds[rest]}
+    return labels
+
+
+def _kinds(rests: Sequence[str]) -> dict[str, str]:
+    """``attn``, ``mlp``, or another part of a block, by the rest of a tensor's name in it.
+
+    Norms and scales go with the branch at which they stand. Empty for a tensor of the block
+    itself.
+    """
+    norms = [rest for rest in rests if _NORM.search(rest)]
+    weights = {rest: _word(rest) or _part(rest) for rest in rests if rest not in norms}
+    mixers = sorted(set(weights.values()) - {"", "mlp"})
+    first = mixers[0] if len(mixers) == 1 else "attn"
+    # Gemma 2 has norms before and after both branches, Llama one before each.
+    post_is_first = any("feedforward_layernorm" in rest for rest in norms)
+    kinds = dict(weights)
+    for rest in norms:
+        if "post_attention_layernorm" in rest:
+            kinds[rest] = first if post_is_first else "mlp"
+        else:
+            by_place = first if _FIRST.search(rest) else "mlp" if _SECOND.search(rest) else ""
+            kinds[rest] = _word(rest) or _siblings(rest, weights) or by_place or _part(rest)
+    return kinds
+
+
+def _word(rest: str) -> str:
+    return "attn" if _ATTENTION.search(rest) else "mlp" if _MLP.search(rest) else ""
+
+
+def _part(rest: str) -> str:
+    return rest.split(".")[0] if "." in rest else ""
+
+
+def _siblings(rest: str, weights: Mapping[str, str]) -> str:
+    """The kind of the weights in the module that a norm is in, if they have the same."""
+    inside = "".join(f"{part}." for part in rest.split(".")[:-2])
+    kinds = {kind for other, kind in weights.items() if other.startswith(inside)}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """A stack of blocks.
+
+    Attributes:
+        title: Before the number in labels, e.g. ``decoder.``; empty if there is one stack.
+        width: Digits of the number.
+    """
+
+    title: str
+    width: int
+
+    def label(self, index: int) -> str:
+        return f"{self.title}{index:0{self.width}}"
 
 
 @lru_cache(maxsize=64)
-def _stacks(names: tuple[str, ...]) -> dict[str, str]:
-    """Format of the layer labels by the prefix of each stack of blocks.
+def _stacks(names: tuple[str, ...]) -> dict[str, _Stack]:
+    """The stacks of blocks by the prefix of their names.
 
-    The stack with most tensors is the model's; others that end in the same word (the encoder and
-    decoder of a sequence-to-sequence model) count as well, with that part in their labels.
+    The one with most tensors is the model's. Others that have attention too (encoder and decoder,
+    the towers of a vision-language model) or that end in the same word count as well.
     """
     members: dict[str, set[int]] = defaultdict(set)
     sizes: dict[str, int] = defaultdict(int)
+    attentive = set()
     for name in names:
         if match := _NUMBERED.match(name):
-            members[match["stack"] or ""].add(int(match["index"]))
-            sizes[match["stack"] or ""] += 1
-    stacks = [stack for stack in sorted(members) if len(members[stack]) > 1]
-    if not stacks:
+            stack = match["stack"] or ""
+            members[stack].add(int(match["index"]))
+            sizes[stack] += 1
+            if _ATTENTION.search(match["rest"]):
+                attentive.add(stack)
+    several = [stack for stack in sorted(members) if len(members[stack]) > 1]
+    if not several:
         return {}
-    main = max(stacks, key=lambda stack: sizes[stack])
-    twins = [s for s in stacks if s.split(".")[-1] == main.split(".")[-1]]
-    formats = {}
-    for stack in twins:
-        width = max(2, len(str(max(members[stack]))))
-        prefix = "" if len(twins) == 1 else ".".join(stack.split(".")[:-1]) + "."
-        formats[stack] = prefix.replace("{", "").replace("}", "") + f"{{:0{width}}}"
-    return formats
+    main = max(several, key=lambda stack: sizes[stack])
+    counted = [s for s in several if s in attentive or s.split(".")[-1] == main.split(".")[-1]]
+    return {
+        stack: _Stack(_title(stack, counted), max(2, len(str(max(members[stack])))))
+        for stack in counted
+    }
+
+
+def _title(stack: str, stacks: Sequence[str]) -> str:
+    """What tells a stack from the others, e.g. ``decoder.`` of ``model.decoder.layers``."""
+    if len(stacks) == 1:
+        return ""
+    paths = [other.split(".") for other in stacks]
+    levels = zip(*paths, strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, levels))
+    path = stack.split(".")[common:]
+    others = [other[common:] for other in paths if ".".join(other) != stack]
+    length = next(
+        (n for n in range(1, len(path)) if all(o[:n] != path[:n] for o in others)), len(path)
+    )
+    return ".".join(path[:length] or [stack]) + "."
+
+
+def _turn(label: str) -> int:
+    """Where a stack comes in a model of several: encoders and towers, the model, decoders."""
+    return 2 if _LATER.search(label) else 0 if _EARLIER.search(label) else 1
 
 
 def _modules_as_layers(names: Sequence[str]) -> dict[str, str]:

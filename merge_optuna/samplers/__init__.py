@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate
+from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate, own_claim
 from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._population import DistributionAlgorithm, PopulationSampler
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
@@ -18,6 +18,7 @@ __all__ = [
     "DistributionAlgorithm",
     "PopulationSampler",
     "fail_dead_trials",
+    "own_claim",
     "owner_alive",
     "owner_of",
     "sign",

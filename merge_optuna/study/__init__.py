@@ -5,6 +5,7 @@ from __future__ import annotations
 from merge_optuna.study._export import best_trial, export, ranked, recipe_of
 from merge_optuna.study._merge_study import MergeStudy, counts, remaining
 from merge_optuna.study._objective import ERROR, REASON, MergeObjective
+from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores
 from merge_optuna.study._storage import storage
 
@@ -13,11 +14,13 @@ __all__ = [
     "REASON",
     "MergeObjective",
     "MergeStudy",
+    "Rehearsal",
     "best_trial",
     "counts",
     "export",
     "ranked",
     "recipe_of",
+    "rehearse",
     "remaining",
     "scores",
     "set_scores",

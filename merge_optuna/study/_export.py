@@ -16,6 +16,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError
 from merge_optuna.recipes import Recipe
+from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._objective import RECIPE, SPACE
 
 if TYPE_CHECKING:
@@ -60,14 +61,15 @@ def recipe_of(
     study: optuna.Study,
     trial: FrozenTrial | int | None = None,
     *,
-    sources: Mapping[str, Checkpoint] | None = None,
+    sources: Mapping[str, Checkpoint | str | Path] | None = None,
 ) -> Recipe:
     """Rebuilds the recipe of a trial from the database alone.
 
     Args:
         study: A study that ran a :class:`mo.MergeObjective`.
         trial: A trial or its number; the best one when omitted.
-        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``.
+        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
+            places of those that were moved.
 
     Raises:
         StudyError: If the study holds no recipes, or there is no such trial.
@@ -91,7 +93,7 @@ def export(
     *,
     trial: FrozenTrial | int | None = None,
     force: bool = False,
-    sources: Mapping[str, Checkpoint] | None = None,
+    sources: Mapping[str, Checkpoint | str | Path] | None = None,
     dtype: torch.dtype | str | None = None,
     tokenizer: str | None = None,
     score: Mapping[str, Any] | None = None,
@@ -103,7 +105,8 @@ def export(
         folder: Where to.
         trial: A trial or its number; the best one when omitted.
         force: Replace a folder that is not empty.
-        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``.
+        sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
+            places of those that were moved.
         dtype: Data type of the weights; that of the base when omitted.
         tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
         score: Further results for the model card, e.g. on test data.
@@ -122,15 +125,17 @@ def export(
     url = compat.url_of(study) or "STORAGE"
     place = ["--study", study.study_name, "--trial", str(frozen.number)]
     command = shlex.join(["merge-optuna", "export", url, str(folder), *place])
-    return write(
-        recipe_of(study, frozen, sources=sources),
-        folder,
-        force=force,
-        dtype=dtype,
-        tokenizer=tokenizer,
-        score={**dev, **(score or {}), **about},
-        command=command,
-    )
+    recipe = recipe_of(study, frozen, sources=sources)
+    with interruptible():
+        return write(
+            recipe,
+            folder,
+            force=force,
+            dtype=dtype,
+            tokenizer=tokenizer,
+            score={**dev, **(score or {}), **about},
+            command=command,
+        )
 
 
 def _frozen(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
@@ -20,15 +21,20 @@ from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
 from merge_optuna.samplers._owner import owner_of
+from merge_optuna.study import _interrupt as interrupt
+from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._export import best_trial
+from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._objective import ERROR, MergeObjective
+from merge_optuna.study._quiet import quiet
 from merge_optuna.study._storage import storage as open_storage
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
 
+Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
+
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-_MAX_FAILURES = 10
 _POLL_SECONDS = 0.5
 _PATIENCE = 5.0  # seconds from the creation of a trial to its owner: milliseconds
 
@@ -70,6 +76,12 @@ class MergeStudy:
         sampler: Of Optuna or of ``mo.samplers``; the space's own with seed 0 when omitted.
         pruner: Of Optuna; none when omitted.
         test: Scores the result on data that the search does not see.
+        timeout: Seconds after which a run starts no further trial; every start has as many.
+        callbacks: Called after every trial, as in ``study.optimize``; see ``mo.callbacks``. A
+            :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
+        keep_best: How many of the best trials are written to ``folder`` while the search runs,
+            see :class:`mo.callbacks.KeepBest`.
+        folder: Where the best trials are kept.
     """
 
     name: str
@@ -78,8 +90,16 @@ class MergeStudy:
     sampler: optuna.samplers.BaseSampler | None = None
     pruner: optuna.pruners.BasePruner | None = None
     test: Evaluator | None = None
+    timeout: float | None = None
+    callbacks: Sequence[Callback] = ()
+    keep_best: int | None = None
+    folder: str | Path | None = None
 
     def __post_init__(self) -> None:
+        _check_timeout(self.timeout)
+        for callback in self._callbacks():
+            if isinstance(callback, (StopRule, KeepBest)):
+                callback.check(self.objective.directions)
         space = self.objective.space
         if self.sampler is None and isinstance(space, Recipe):
             object.__setattr__(self, "sampler", space.sampler(seed=0))
@@ -108,7 +128,7 @@ class MergeStudy:
             StorageError: If the storage cannot be opened.
             StudyError: If a study of this name has another direction or another space.
         """
-        with _quiet():
+        with quiet():
             study = optuna.create_study(
                 study_name=self.name,
                 storage=open_storage(storage) if isinstance(storage, str) else storage,
@@ -127,43 +147,74 @@ class MergeStudy:
         storage: str | optuna.storages.BaseStorage | None = None,
         *,
         n_trials: int | None = None,
+        timeout: float | None = None,
         progress: bool = True,
     ) -> optuna.Study:
         """Runs the search until it has ``n_trials`` completed or pruned trials.
 
         It goes on where an earlier run, finished or killed, has stopped. Several processes may
-        run it on one storage at the same time.
+        run it on one storage at the same time. A stop rule among the callbacks, or the timeout,
+        can end it before.
 
         Args:
             storage: As for :meth:`open`.
             n_trials: Another total than the declared one.
+            timeout: Another number of seconds than the declared one.
             progress: Whether to show a progress bar on standard error.
 
         Returns:
             The study.
 
         Raises:
-            StudyError: If ten trials in a row fail, with the traceback of the first.
+            StudyError: If ten candidates in a row fail, with the traceback of the first.
         """
+        _check_timeout(timeout)
         study = self.open(storage)
         total = self.n_trials if n_trials is None else n_trials
-        bounded, failures = _Bounded(self.objective, total), _Failures()
-        with _quiet(), _Bar(study, total, show=progress) as bar:
+        deadline = _Deadline(self.timeout if timeout is None else timeout)
+        bounded = _Bounded(self.objective, total, deadline)
+        with interrupt.deferred(), quiet(), _Bar(study, total, show=progress) as bar:
+            crowd = _Crowd(self.objective, bar.say)
+            callbacks = [bar.update, _raise_ctrl_c, *self._callbacks(), crowd, _stop_at(total)]
+            keepers = [callback for callback in callbacks if isinstance(callback, KeepBest)]
             try:
+                for keeper in keepers:
+                    keeper.update(study)
                 while (missing := remaining(study, total)) > 0:
+                    if reason := self._reason(study, deadline):
+                        bar.say(f"Stopped with {missing} of {total} trials to go: {reason}.")
+                        break
                     study.optimize(
-                        bounded,
-                        n_trials=missing,
-                        callbacks=[bar.update, failures.count, _stop_at(total)],
+                        bounded, n_trials=missing, timeout=deadline.left, callbacks=callbacks
                     )
+                for keeper in keepers:  # a process that found the last trial may be dead
+                    keeper.update(study)
             except BaseException as error:
-                # A ctrl-C that hits inside Optuna, SQLAlchemy or a storage may come out as the
-                # error of whatever it has interrupted.
-                if not _was_interrupted(error):
+                # A second ctrl-C, or one in a thread, may hit inside Optuna, SQLAlchemy or a
+                # storage and come out as the error of whatever it has interrupted.
+                if not (interrupt.noted() or _was_interrupted(error)):
                     raise
                 _fail_own_trials(study)
                 raise KeyboardInterrupt from error
         return study
+
+    def _callbacks(self) -> list[Callback]:
+        """Those declared, and the usual ones."""
+        made = list(self.callbacks)
+        if self.keep_best is not None and self.folder is not None:
+            made.append(KeepBest(self.keep_best, self.folder, sources=self.sources))
+        elif (self.keep_best, self.folder) != (None, None):
+            raise StudyError("keep_best= and folder= go together: how many to keep, and where.")
+        if not any(isinstance(callback, MaxFailures) for callback in made):
+            made.append(MaxFailures())
+        return made
+
+    def _reason(self, study: optuna.Study, deadline: _Deadline) -> str | None:
+        """Why no further trial should be started, if there is a reason."""
+        rules = [c.reason for c in self.callbacks if isinstance(c, StopRule)]
+        reasons = (rule(study) for rule in (deadline.reason, *rules))
+        stopped = "a callback has stopped it" if compat.was_stopped(study) else None
+        return next(filter(None, reasons), stopped)
 
     def test_value(self, study: optuna.Study, recipe: Recipe) -> float | tuple[float, ...]:
         """Scores a recipe on the test data.
@@ -176,6 +227,25 @@ class MergeStudy:
         return self.objective.score(recipe, self.test)
 
 
+class _Deadline:
+    """The end of the time that a run has, if it has one."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._started = time.monotonic()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, None if there is no end."""
+        if self._seconds is None:
+            return None
+        return max(0.0, self._started + self._seconds - time.monotonic())
+
+    def reason(self, study: optuna.Study) -> str | None:
+        """Why to stop: the time is up."""
+        return f"its {self._seconds:g} seconds are over" if self.left == 0 else None
+
+
 class _Bounded:
     """The objective, except that a trial beyond the total is failed as surplus.
 
@@ -184,9 +254,10 @@ class _Bounded:
     for a new one.
     """
 
-    def __init__(self, objective: MergeObjective, total: int) -> None:
+    def __init__(self, objective: MergeObjective, total: int, deadline: _Deadline) -> None:
         self._objective = objective
         self._total = total
+        self._deadline = deadline
         self._first_seen: dict[int, float] = {}
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
@@ -194,7 +265,10 @@ class _Bounded:
             return self._objective(trial)
         compat.set_system_attr(trial.study, trial, SURPLUS, "total reached")
         while self._is_surplus(trial) and remaining(trial.study, self._total) > 0:
-            time.sleep(_POLL_SECONDS)
+            if self._deadline.left == 0:
+                break
+            with interrupt.interruptible():
+                time.sleep(_POLL_SECONDS)
             fail_dead_trials(trial.study)
             compat.fail_stale_trials(trial.study)
         return float("nan")
@@ -216,24 +290,6 @@ class _Bounded:
             return time.monotonic() - seen < _PATIENCE
         alive = owner_alive(trial)
         return compat.has_heartbeat(study) if alive is None else alive
-
-
-class _Failures:
-    """Ends a run in which nothing works any more."""
-
-    def __init__(self) -> None:
-        self._row: list[str] = []
-
-    def count(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        if trial.state != TrialState.FAIL:
-            self._row.clear()
-        elif SURPLUS not in trial.system_attrs:
-            self._row.append(trial.user_attrs.get(ERROR, f"trial {trial.number} failed"))
-        if len(self._row) >= _MAX_FAILURES:
-            raise StudyError(
-                f"{_MAX_FAILURES} trials in a row have failed in {study.study_name!r}. "
-                f"The first of them:\n{self._row[0]}"
-            )
 
 
 class _Bar:
@@ -263,7 +319,22 @@ class _Bar:
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
         if trial is not None and ERROR in trial.user_attrs:
             reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
-            self._bar.write(f"Trial {trial.number} failed: {reason}", file=sys.stderr)
+            self.say(f"Trial {trial.number} failed: {reason}")
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)
+
+
+def _check_timeout(seconds: float | None) -> None:
+    if seconds is not None and not seconds > 0:
+        raise StudyError(f"timeout must be a positive number of seconds, not {seconds}.")
+
+
+def _raise_ctrl_c(study: optuna.Study, trial: FrozenTrial) -> None:
+    """A callback: between two trials is a good place."""
+    interrupt.raise_if_noted()
 
 
 def _stop_at(total: int) -> Any:
@@ -274,6 +345,36 @@ def _stop_at(total: int) -> Any:
             study.stop()
 
     return stop
+
+
+class _Crowd:
+    """Says once that processes of this machine take the cores from each other."""
+
+    def __init__(self, objective: MergeObjective, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._silent = objective.engine.device.type != "cpu"
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        threads, cores = torch.get_num_threads(), _cores()
+        if self._silent or threads == 1:
+            return
+        running = [t for t in compat.all_trials(study) if t.state == TrialState.RUNNING]
+        owners = [owner for t in running if owner_alive(t) and (owner := owner_of(t))]
+        processes = len({os.getpid(), *(owner["pid"] for owner in owners)})
+        if processes > 1 and processes * threads > cores:
+            self._silent = True
+            self._say(
+                f"{processes} processes of this machine run {study.study_name!r} with {threads} "
+                f"threads each on {cores} cores and get in each other's way. Start them with "
+                f"OMP_NUM_THREADS={max(1, cores // processes)}."
+            )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
@@ -290,14 +391,3 @@ def _fail_own_trials(study: optuna.Study) -> None:
         if owner is not None and owner["pid"] == os.getpid() and owner_alive(trial):
             compat.set_system_attr(study, trial, SURPLUS, "interrupted")
             compat.fail(study, trial)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna's lines per trial, with all parameters, would tear the progress bar apart."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

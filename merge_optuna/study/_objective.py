@@ -24,6 +24,7 @@ from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
 from merge_optuna.samplers._owner import sign
+from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._scores import set_scores
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 SPACE = "space"
 """Study user attribute: the space as YAML, so that the database alone can rebuild a trial."""
+DEV = "dev"
+"""Study user attribute: number of dev examples, and digests of their parts."""
 RECIPE = "merge_optuna:recipe"
 """Trial system attribute: the recipe as JSON, for spaces that are functions."""
 REASON = "reason"
@@ -84,9 +87,10 @@ class MergeObjective:
 
         Raises:
             CheckpointError: If a source is damaged, holds NaN, or does not fit the others.
-            RecipeError: If nothing in the recipe is free.
+            RecipeError: If nothing in the recipe is free, or ``space`` is not a space.
             EvaluationError: If the evaluator cannot score the model.
         """
+        _check_order(space, evaluator)
         self.space = space
         self.evaluator = as_evaluator(evaluator)
         self.engine = Engine(device, dtype)
@@ -133,6 +137,23 @@ class MergeObjective:
         """
         return value_of(evaluator or self.evaluator, self.engine.load(recipe))
 
+    def recipe(self, trial: optuna.Trial) -> Recipe:
+        """The recipe that a trial asks for.
+
+        The first one of a function is checked as that of a recipe with free numbers was when the
+        objective was made.
+
+        Raises:
+            StudyError: If the space returns anything else.
+            CheckpointError, RecipeError, EvaluationError: If the first one does not fit.
+        """
+        recipe = self.space(trial)
+        if not isinstance(recipe, Recipe):
+            raise StudyError(f"A space must return a recipe, not {recipe!r}.")
+        if not self._checked:
+            self._check(recipe)
+        return recipe
+
     def check_evaluator(self, evaluator: Evaluator) -> None:
         """Checks that another evaluator, e.g. of test data, can score this objective's models.
 
@@ -148,8 +169,8 @@ class MergeObjective:
         """Checks that a study can run this objective.
 
         Raises:
-            StudyError: If its directions are others, it was made with another space, or its
-                pruner hides trials from its sampler.
+            StudyError: If its directions are others, it was made with another space or on other
+                dev data, or its pruner hides trials from its sampler.
         """
         directions = [direction.name.lower() for direction in study.directions]
         if directions != self.directions:
@@ -183,6 +204,7 @@ class MergeObjective:
                     f"{len(directions)}. Use optuna.samplers.NSGAIISampler."
                 )
         self._check_space(study)
+        self._check_data(study)
 
     # -- before trials ---------------------------------------------------------------------
 
@@ -204,13 +226,31 @@ class MergeObjective:
             self._known = known
 
     def store_space(self, study: optuna.Study) -> None:
-        """Stores the space and the names of the metrics with the study, once."""
+        """Stores the space, the names of the metrics and digests of the data, once."""
         if study.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(self.metric_names)
         if isinstance(self.space, Recipe) and SPACE not in study.user_attrs:
             study.set_user_attr(SPACE, self.space.to_yaml())
+        if (data := self._data()) is not None and DEV not in study.user_attrs:
+            study.set_user_attr(DEV, data)
+
+    def _data(self) -> dict[str, Any] | None:
+        """What the dev data are, if the evaluator says it."""
+        digest = getattr(self.evaluator, "digest", None)
+        return None if digest is None else {"examples": len(self.evaluator), **digest}
+
+    def _check_data(self, study: optuna.Study) -> None:
+        before, now = study.user_attrs.get(DEV), self._data()
+        if before is None or now is None or before == now:
+            return
+        parts = [part for part in before | now if before.get(part) != now.get(part)]
+        raise StudyError(
+            f"The trials of the study {study.study_name!r} were scored on other dev data: "
+            f"{', '.join(parts)} differ ({before['examples']} examples, now {now['examples']}). "
+            "Go on with the old data, or use another study_name."
+        )
 
     def _check_space(self, study: optuna.Study) -> None:
         stored = study.user_attrs.get(SPACE)
@@ -233,10 +273,12 @@ class MergeObjective:
         except InfeasibleRecipe as error:
             raise self._pruned(trial, str(error)) from error
         except KeyboardInterrupt:
-            # Not the candidate's fault: it is proposed again without counting as a failure.
-            compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
+            self._excuse(trial)
             raise
         except Exception as error:
+            if interrupt.noted():  # and came out of something as this error
+                self._excuse(trial)
+                raise KeyboardInterrupt from error
             # Spaces and evaluators are anybody's code; one bad trial must not end a search.
             if not self._checked:
                 raise  # the first recipe of a function: the configuration is bad, not the trial
@@ -246,9 +288,18 @@ class MergeObjective:
             )
             return math.nan
 
+    @staticmethod
+    def _excuse(trial: optuna.Trial) -> None:
+        """Ctrl-C is not the candidate's fault: it comes again without counting as a failure."""
+        compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
+
     def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         started = time.perf_counter()
-        model = self.engine.load(self._recipe(trial))
+        recipe = self.recipe(trial)
+        if not isinstance(self.space, Recipe):
+            compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
+        with interrupt.interruptible():
+            model = self.engine.load(recipe)
         merged = time.perf_counter()
         trial.set_user_attr("seconds_merge", round(merged - started, 4))
         try:
@@ -259,23 +310,13 @@ class MergeObjective:
             raise self._pruned(trial, f"The score is not finite: {value}.")
         return value
 
-    def _recipe(self, trial: optuna.Trial) -> Recipe:
-        recipe = self.space(trial)
-        if not isinstance(recipe, Recipe):
-            raise StudyError(f"A space must return a recipe, not {recipe!r}.")
-        if not isinstance(self.space, Recipe):
-            if not self._checked:
-                self._check(recipe)
-            attribute = recipe.to_json()
-            compat.set_system_attr(trial.study, trial, RECIPE, attribute)
-        return recipe
-
     def _evaluate(self, trial: optuna.Trial, model: nn.Module) -> float | tuple[float, ...]:
         ids: list[NDArray[np.int64]] = []
         parts: list[NDArray[np.float64]] = []
         total, seen = len(self.evaluator), 0
+        batches = interrupt.interruptibly(self.evaluator(model))
         try:
-            for step, (batch_ids, batch_scores) in enumerate(self.evaluator(model)):
+            for step, (batch_ids, batch_scores) in enumerate(batches):
                 ids.append(batch_ids)
                 parts.append(batch_scores)
                 seen += len(batch_ids)
@@ -310,6 +351,21 @@ class MergeObjective:
     def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
         trial.set_user_attr(REASON, reason)
         return optuna.TrialPruned(reason)
+
+
+def _check_order(space: object, evaluator: object) -> None:
+    """Both are callable, so that swapped ones would fail only in the first trial."""
+    if isinstance(evaluator, (Recipe, Checkpoint)) or isinstance(space, Evaluator):
+        raise RecipeError(
+            "MergeObjective takes the space first and then the evaluator: "
+            f"mo.MergeObjective(recipe, evaluator), not ({type(space).__name__}, "
+            f"{type(evaluator).__name__})."
+        )
+    if not callable(space):
+        raise RecipeError(
+            "A space is a recipe with free numbers or a function from a trial to a recipe, not "
+            f"{space!r}."
+        )
 
 
 def _check_size(evaluator: Evaluator) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -57,8 +58,8 @@ def test_file_instead_of_a_folder(single: Path) -> None:
 
 
 def test_folder_without_weights(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    refused(tmp_path, str(tmp_path), "not a checkpoint", "pytorch_model.bin", "save_pretrained()")
+    (tmp_path / "tf_model.h5").write_bytes(b"x")
+    refused(tmp_path, str(tmp_path), "not a checkpoint", "tf_model.h5", "save_pretrained()")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
@@ -173,3 +174,50 @@ def test_a_module_of_another_process() -> None:
     again = mo.Checkpoint(module.ref, name="mine", digest=module.digest)
     with pytest.raises(CheckpointError, match=r"'mine' was a module in memory.*from_module"):
         again.names()
+
+
+Header = dict[str, dict[str, object]]
+
+
+@pytest.mark.parametrize(
+    "break_",
+    [
+        lambda header: header["a"].update(data_offsets=[0, 4]),
+        lambda header: header["a"].update(shape=[5]),
+        lambda header: header["b"].update(data_offsets=[0, 8]),
+        lambda header: header["b"].update(data_offsets=[24, 32]),
+        lambda header: header["b"].update(data_offsets=[16, 8]),
+        lambda header: header["b"].update(shape=[-2]),
+        lambda header: header["b"].update(shape=2),
+        lambda header: header["b"].update(shape=[True, 2]),
+        lambda header: header["b"].update(data_offsets=[16]),
+        lambda header: header["b"].update(dtype=None),
+        lambda header: header["b"].pop("dtype"),
+        lambda header: header.update(b=3),
+        lambda header: header.pop("b"),
+    ],
+)
+def test_header_that_does_not_fit_the_data(
+    tmp_path: Path, break_: Callable[[Header], object]
+) -> None:
+    """Each of these is refused by the safetensors library as well."""
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(4), "b": torch.ones(2)}, file)
+    data = file.read_bytes()
+    header = json.loads(data[8 : header_of(data)])
+    break_(header)
+    encoded = json.dumps(header).encode()
+    file.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data[header_of(data) :])
+
+    with pytest.raises(SafetensorError), safe_open(file, "pt"):
+        pass
+    refused(tmp_path, str(file), "damaged or cut short", "download it again")
+
+
+@pytest.mark.parametrize("header", [b"[]", b"null", b"\xff\xfe", b"{", b'{"a":1}', b"{} x"])
+def test_header_that_is_no_header(tmp_path: Path, header: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(SafetensorError), safe_open(file, "pt"):
+        pass
+    refused(tmp_path, str(file), "damaged or cut short", "download it again")

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import shutil
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -256,3 +257,109 @@ def test_checkpoints_and_recipes_can_be_copied(
     assert again == recipe
     for ours, theirs in zip(recipe.leaves(), again.leaves(), strict=True):
         assert all(torch.equal(ours.tensor(name), theirs.tensor(name)) for name in ours.names())
+
+
+# -- the map --------------------------------------------------------------------------------
+
+ALL_DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.complex64,
+]
+
+
+def written(file: Path, entries: dict[str, tuple[str, list[int], bytes]], pad: int) -> None:
+    """A safetensors file by hand, its data at ``pad`` bytes after a multiple of eight."""
+    header, data = {}, b""
+    for name, (dtype, shape, content) in entries.items():
+        offsets = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        data += content
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8 + pad)
+    file.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
+
+
+def test_every_data_type_scalars_and_empty_tensors(tmp_path: Path) -> None:
+    one_byte = torch.arange(1, 25, dtype=torch.uint8)
+    made = {
+        str(dtype): one_byte.view(dtype).clone() for dtype in ALL_DTYPES if dtype is not torch.bool
+    }
+    made |= {"bool": one_byte > 5, "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3)}
+    save_file(made, tmp_path / "model.safetensors")
+
+    checkpoint = mo.Checkpoint(tmp_path)
+
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        found = checkpoint.tensor(name)
+        assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+        assert found.reshape(-1).view(torch.uint8).equal(tensor.reshape(-1).view(torch.uint8))
+
+
+@pytest.mark.parametrize("pad", [0, 1, 2, 4])
+def test_data_may_start_anywhere(tmp_path: Path, pad: int) -> None:
+    """Older writers did not align the header, and a uint8 may stand before a float."""
+    floats, halves = torch.randn(3, 5), torch.randn(7).half()
+    entries = {
+        "odd": ("U8", [3], b"abc"),
+        "floats": ("F32", [3, 5], floats.numpy().tobytes()),
+        "halves": ("F16", [7], halves.numpy().tobytes()),
+    }
+    written(tmp_path / "model.safetensors", entries, pad)
+
+    checkpoint = mo.Checkpoint(tmp_path)
+
+    assert bytes(checkpoint.tensor("odd").tolist()) == b"abc"
+    assert torch.equal(checkpoint.tensor("floats"), floats)
+    assert torch.equal(checkpoint.tensor("halves"), halves)
+    assert torch.equal(checkpoint.tensor("floats") * 2, floats * 2)
+
+
+def test_reading_takes_no_memory_and_leaves_no_file_open(tmp_path: Path) -> None:
+    """64 MiB, read whole: what is touched belongs to the page cache."""
+    shape = (1 << 12, 1 << 12)
+    save_file({"a": torch.ones(shape), "b": torch.ones(3)}, tmp_path / "model.safetensors")
+    checkpoint = mo.Checkpoint(tmp_path)
+    before = anonymous_memory()
+
+    tensor = checkpoint.tensor("a")
+    assert float(tensor.sum()) == shape[0] * shape[1]
+
+    assert anonymous_memory() - before < 8 << 20
+    assert tensor.data_ptr() == checkpoint.tensor("a").data_ptr()
+    fds = [Path(fd).resolve() for fd in Path("/proc/self/fd").iterdir()]
+    assert tmp_path / "model.safetensors" not in fds
+
+
+def test_a_ctrl_c_is_never_swallowed(tmp_path: Path) -> None:
+    """An interrupt arrives as one, at whatever instruction of the reading it hits."""
+    checkpoint = mo.Checkpoint(toys.save(toys.llama(), tmp_path / "m"))
+    names = checkpoint.names()
+
+    def read_until_interrupted(after: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, after)
+        while True:
+            for name in names:
+                checkpoint.tensor(name)
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for i in range(200):
+            with pytest.raises(KeyboardInterrupt):
+                read_until_interrupted(2e-4 + i * 7e-6)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import optuna
 import pytest
@@ -19,6 +21,7 @@ import yaml
 import merge_optuna as mo
 from merge_optuna.cli import main
 from tests import processes
+from tests.hub import Hub, files_of
 from tests.trained import Task, read_rows, right
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -115,6 +118,22 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
     assert (code, len(study.trials)) == (0, 6)
 
 
+def test_run_tells_where_the_best_are(task: Task, cli: Cli, tmp_path: Path) -> None:
+    file = task.file(
+        tmp_path / "search.py", n_trials=3, test=None, keep_best=2, folder="'runs/best'"
+    )
+    facts = json.loads(cli("check", file, "--no-trial", "--json")[1])
+    assert (facts["keep_best"], facts["folder"]) == (2, "runs/best")
+    assert not (tmp_path / "runs").exists()
+    code, out, _ = cli("run", file)
+    assert code == 0
+    kept = json.loads(cli("run", file, "--json")[1])["kept"]
+    assert len(kept) == 2
+    for path in kept:
+        assert f"best trials in {path}" in words(out)
+        assert mo.Recipe.from_yaml(f"{path}/recipe.yaml").method == "task_arithmetic"
+
+
 def test_run_refuses_a_full_folder_before_the_search(task: Task, cli: Cli, tmp_path: Path) -> None:
     file = task.file(tmp_path / "search.py", n_trials=2, test=None)
     (tmp_path / "merged").mkdir()
@@ -146,6 +165,7 @@ def test_run_without_a_completed_trial(task: Task, cli: Cli, tmp_path: Path) -> 
 
 def test_run_two_objectives(task: Task, cli: Cli, tmp_path: Path) -> None:
     lines = """
+import huggingface_hub.constants
 import numpy as np
 class Two:
     directions, metric_names = ("maximize", "minimize"), ("up", "down")
@@ -257,7 +277,7 @@ def test_ctrl_c(task: Task, tmp_path: Path) -> None:
             "mo.MergeObjective(recipe, mo.evaluators.Classification('gone.jsonl'))",
             "No file 'gone.jsonl'. ",
         ),
-        ("mo.Checkpoint('gone')", "No folder '{cwd}/gone'. "),
+        ("mo.Checkpoint('./gone')", "No folder '{cwd}/gone'. "),
     ],
 )
 def test_one_clear_message(
@@ -302,9 +322,10 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
 """
     lines = lines.replace("objective.evaluator and DEV", f'"{task.dev}"')
     file = task.file(tmp_path / "search.py", n_trials=7, lines=lines)
-    code, out, _ = cli("check", file, "--json")
+    code, out, _ = cli("check", file, "--json", "--no-trial")
     assert code == 0
-    assert json.loads(out) == {
+    facts = json.loads(out)
+    assert facts == {
         "study": "toy",
         "n_trials": 7,
         "method": "ties",
@@ -323,7 +344,17 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
         "sampler": "CmaEsSampler",
         "population": 4 + int(3 * np.log(2)),
     }
+    code, out, _ = cli("check", file, "--json")
+    costs = {name: value for name, value in json.loads(out).items() if name not in facts}
+    assert {**costs, **facts} == json.loads(out)
+    seconds = ("seconds_first_merge", "seconds_merge", "seconds_evaluate", "hours")
+    assert all(0 < costs.pop(name) < 60 for name in seconds)
+    assert 1e7 < costs.pop("peak_anonymous_bytes") < costs.pop("peak_rss_bytes") < 1e11
+    assert costs == {"peak_gpu_bytes": None}
     code, out, _ = cli("check", file)
+    assert re.search(r"seconds evaluate 0\.\d+ peak rss [\d.]+ [MG]B peak anonymous", words(out))
+    assert "hours for 7 trials 0.00" in words(out)
+    assert "seconds" not in cli("check", file, "--no-trial")[1]
     assert "merged tensors 37" in words(out)
     assert "bert.pooler.dense.bias, " in words(out)
     assert "(4 in all): excluded" in words(out)
@@ -333,7 +364,7 @@ objective = mo.MergeObjective(other, mo.evaluators.Classification(objective.eval
 def test_check_a_function(task: Task, cli: Cli, tmp_path: Path) -> None:
     lines = "objective = mo.MergeObjective(lambda trial: recipe(trial), lambda model: 1.0)"
     file = task.file(tmp_path / "search.py", n_trials=7, lines=lines, test=None)
-    facts = json.loads(cli("check", file, "--json")[1])
+    facts = json.loads(cli("check", file, "--json", "--no-trial")[1])
     assert facts == {
         "study": "toy",
         "n_trials": 7,
@@ -341,6 +372,7 @@ def test_check_a_function(task: Task, cli: Cli, tmp_path: Path) -> None:
         "dev_examples": 1,
         "test_examples": None,
     }
+    assert json.loads(cli("check", file, "--json")[1])["seconds_merge"] > 0
 
 
 # -- storages ---------------------------------------------------------------------------------
@@ -402,6 +434,84 @@ def test_export_and_write(task: Task, cli: Cli, database: str, tmp_path: Path) -
     assert mo.Recipe.from_yaml("out/recipe.yaml") == mo.recipe_of(study, 3)
 
 
+def test_moved_sources(task: Task, cli: Cli, database: str, tmp_path: Path) -> None:
+    study = optuna.load_study(study_name="toy", storage=database)
+    shutil.copytree(task.root, tmp_path / "models")
+    text = mo.recipe_of(study, 5).to_yaml().replace(str(task.root), str(tmp_path / "models"))
+    Path("recipe.yaml").write_text(text)
+    (tmp_path / "models").rename(tmp_path / "moved")
+
+    code, _, err = cli("write", "recipe.yaml", "out")
+    assert code == 1
+    assert f"'base' was recorded at '{tmp_path}/models/base', where nothing is now" in err
+    assert "is now: sources={'base': folder} (--source base=DIR)" in err
+
+    moved = [f"--source={name}=moved/{name}" for name in ("base", "a", "b")]
+    assert cli("write", "recipe.yaml", "out", *moved)[0] == 0
+    expected = mo.write(mo.recipe_of(study, 5), tmp_path / "expected")
+    weights = (expected / "model.safetensors").read_bytes()
+    assert Path("out/model.safetensors").read_bytes() == weights
+    assert f"{tmp_path}/moved/base" in Path("out/recipe.yaml").read_text()
+
+    argv = (database, "--study", "toy", "--trial", 5, *moved)
+    assert f"{tmp_path}/moved/a" in cli("show", *argv)[1]
+    assert cli("export", database, "again", *argv[1:])[0] == 0
+    assert Path("again/model.safetensors").read_bytes() == weights
+
+    code, _, err = cli("write", "recipe.yaml", "no", "--source", "base=moved/a")
+    assert code == 1
+    assert "The given source 'base'" in err
+    code, _, err = cli("write", "recipe.yaml", "no", "--source", "bse=moved/base")
+    assert code == 1
+    assert "No source is called bse; they are called base, a, b." in err
+    code, _, err = cli("write", "recipe.yaml", "no", "--source", "moved/base")
+    assert code == 2
+    assert "must be NAME=REF" in err
+    assert not Path("no").exists()
+
+
+def test_push(
+    task: Task, cli: Cli, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked before the work whether it can succeed; the client talks to a real server."""
+    hub = Hub()
+    file = task.file(tmp_path / "search.py", n_trials=1, test=None)
+    recipe = mo.recipe_of(optuna.load_study(study_name="toy", storage=database), 5)
+    recipe.to_yaml("recipe.yaml")
+    commands: list[tuple[object, ...]] = [
+        ("write", "recipe.yaml", "1"),
+        ("export", database, "2", "--study", "toy"),
+        ("run", file, "--out", "3"),
+    ]
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for command in commands:
+        code, _, err = cli(*command, "--push", "lab/merged")
+        assert code == 1
+        assert "HF_HUB_OFFLINE is set" in err
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with hub.serve() as endpoint:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        for command in commands:
+            code, _, err = cli(*command, "--push", "lab/merged")
+            assert code == 1
+            assert "The hub refuses your token" in err
+        code, _, err = cli("run", file, "--push", "lab/merged")
+        assert code == 2
+        assert "--push needs --out" in err
+        assert not any(Path(out).exists() for out in "123")
+        assert not list(tmp_path.glob("*.db"))
+
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        for i, command in enumerate(commands, 1):
+            code, out, err = cli(*command, "--push", f"lab/merged{i}", "--private")
+            assert code == 0, err
+            assert f"{endpoint}/lab/merged{i}/commit/" in out
+            files = hub.repos[f"lab/merged{i}"]["main"]
+            assert files.pop(".private") == b"private"
+            assert files == files_of(Path(str(i)))
+
+
 def test_storages_that_do_not_fit(cli: Cli, database: str, tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "empty.db").close()
     optuna.create_study(study_name="plain", storage="sqlite:///plain.db")
@@ -443,13 +553,17 @@ def test_methods(cli: Cli) -> None:
             about = told[method.name]["parameters"][parameter.name]
             assert about["range"] == parameter.range
             assert about["default"] == parameter.default
-    assert "density [0, 1] 0.5 each model" in words(out)
+            assert about["search"] == (parameter.search_in_words or None)
+    assert "density [0, 1] 0.5 [0, 1] each model" in words(out)
     code, out, _ = cli("methods", "regmean")
-    assert "needs mo.statistics.gram of each model" in out
+    assert "regmean: any number of models, each with its mo.statistics.gram" in words(out)
     code, out, _ = cli("methods", "slerp")
     assert "mo.statistics" not in out
     assert (code, out.count("arXiv")) == (0, 0)
     assert "slerp: 2 models" in out
+    code, out, _ = cli("methods", "slerp", "--markdown")
+    assert code == 0
+    assert "| `t` |  | [0, 1] | `0.5` | [0, 1] | 0 gives the first model, 1 the second |" in out
     code, _, err = cli("methods", "tise")
     assert code == 1
     assert err.startswith("Error: Unknown method 'tise'. Did you mean 'ties'?")

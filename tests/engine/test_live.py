@@ -286,7 +286,8 @@ def test_names_that_transformers_understands(tmp_path: Path, case: str) -> None:
     for checkpoint in checkpoints:
         renamed(tmp_path / checkpoint.name, changes[case])
     again = [mo.Checkpoint(c.ref, name=c.name) for c in checkpoints]
-    assert again[0].names() != checkpoints[0].names()
+    assert set(load_file(tmp_path / "base" / "model.safetensors")) != set(again[0].names())
+    assert again[0].names() == checkpoints[0].names()
     recipe = mo.recipes.ties(again[0], again[1:])
 
     live = mo.Engine().load(recipe)
@@ -312,19 +313,21 @@ def test_a_module_that_the_class_lacks_is_written_but_not_evaluated(tmp_path: Pa
     assert_same(tensors_of(live), tensors_of(type(live).from_pretrained(tmp_path / "out")))
 
 
-def test_tied_tensors_that_are_stored_twice_may_part(tmp_path: Path) -> None:
-    """transformers ties them only if they are equal, which random masks do not leave them."""
+@pytest.mark.parametrize("difference", [0, 1])
+def test_tied_tensors_that_are_stored_twice(tmp_path: Path, difference: int) -> None:
+    """transformers ties them only if they are equal: then they are merged as one."""
     checkpoints = toys.family(tmp_path, partial(toys.llama, tied=True), experts=2)
     for checkpoint in checkpoints:
         renamed(
             tmp_path / checkpoint.name,
-            lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()},
+            lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"] + difference},
         )
     recipe = dare_ties(*(mo.Checkpoint(c.ref, name=c.name) for c in checkpoints))
     live = mo.Engine().load(recipe)
     mo.write(recipe, tmp_path / "out")
     loaded = type(live).from_pretrained(tmp_path / "out")
-    assert not torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+    tied = torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+    assert tied == (difference == 0)
     assert_same(tensors_of(live), tensors_of(loaded))
 
 
@@ -364,6 +367,25 @@ def test_modules_that_transformers_keeps_in_float32(tmp_path: Path, stored: torc
     mo.write(recipe, tmp_path / "out", dtype="float16")
     loaded = type(live).from_pretrained(tmp_path / "out")
     assert loaded.encoder.block[0].layer[1].DenseReluDense.wo.weight.dtype == torch.float32
+    assert_same(tensors_of(live), tensors_of(loaded))
+
+
+@pytest.mark.parametrize("words", ["proj", ""], ids=["some", "all"])
+def test_tensors_of_eight_bits(tmp_path: Path, words: str) -> None:
+    """Stored as they are, without scales; computed with in the type that the config names."""
+    checkpoints = toys.family(tmp_path, experts=2, dtype=torch.bfloat16)
+    for checkpoint in checkpoints:
+        renamed(
+            tmp_path / checkpoint.name,
+            lambda t: {n: v.to(torch.float8_e4m3fn) if words in n else v for n, v in t.items()},
+        )
+    recipe = dare_ties(*(mo.Checkpoint(c.ref, name=c.name) for c in checkpoints))
+    live = mo.Engine().load(recipe)
+    mo.write(recipe, tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written["model.layers.0.mlp.up_proj.weight"].dtype == torch.float8_e4m3fn
+    loaded = type(live).from_pretrained(tmp_path / "out")
+    assert loaded.dtype == torch.bfloat16
     assert_same(tensors_of(live), tensors_of(loaded))
 
 
@@ -520,7 +542,7 @@ def test_a_folder_without_an_architecture(tmp_path: Path, config: str | None, wo
         mo.Engine().load(mo.Checkpoint(folder))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "load", "int8", torch.int64, 3])
+@pytest.mark.parametrize("dtype", ["bf16", "load", "int8", "float8_e5m2", torch.int64, 3])
 def test_data_types(dtype: Any) -> None:
     with pytest.raises(RecipeError, match=r"dtype must be 'float32', 'bfloat16' or"):
         mo.Engine(dtype=dtype)

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import merge_optuna as mo
@@ -284,6 +285,23 @@ def test_unknown_tokenizer_source(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"No source is called 'jp'; .*one of base, ja"):
         mo.write(mo.recipes.linear([base, ja]), tmp_path / "out", tokenizer="jp")
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_float16_does_not_reach(tmp_path: Path) -> None:
+    module = nn.Linear(3, 2)
+    with torch.no_grad():
+        module.weight[1, 2] = 70_000.0
+    base = mo.Checkpoint.from_module(module, name="base")
+    twice = mo.recipes.linear([base], weight=[2.0], normalize=False)
+    for recipe in (base, twice):
+        with pytest.raises(ExportError, match=r"weight has values beyond 65504, which float16"):
+            mo.write(recipe, tmp_path / "out", dtype="float16")
+    assert list(tmp_path.iterdir()) == []
+    mo.write(twice, tmp_path / "out", dtype="bfloat16")
+    # Infinity that a source holds already, e.g. in a mask, is only copied.
+    module.half().weight[1, 2].detach().fill_(float("-inf"))
+    masked = mo.Checkpoint.from_module(module, name="masked")
+    mo.write(mo.recipes.linear([masked], exclude=["weight"]), tmp_path / "masked")
 
 
 def test_errors_leave_nothing_behind(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,61 @@ def test_blank_lines_are_skipped(model: nn.Module, tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in make_rows(6)]
     (tmp_path / "dev.jsonl").write_text("\n\n".join(lines) + "\n\n")
     assert len(Classification(tmp_path / "dev.jsonl")) == 6
+
+
+# -- digest -----------------------------------------------------------------------------------
+
+
+def digests(make: Callable[[], Any], changed: Callable[[], Any], **options: Any) -> list[str]:
+    """The parts that change; the same data made twice must not."""
+    one, two, other = (Classification(m(), **options).digest for m in (make, make, changed))
+    assert one == two
+    return [part for part in one if one[part] != other[part]]
+
+
+def test_digest_of_texts(tmp_path: Path) -> None:
+    def data(pair: str = "b c", label: str = "joy") -> Any:
+        rows = {"text": ["a", "a b"], "text2": ["c", pair], "label": ["fear", label]}
+        return datasets.Dataset.from_dict(rows)
+
+    assert digests(data, lambda: data(pair="b d")) == ["inputs"]
+    assert digests(data, lambda: data(label="fear")) == ["labels"]
+    rows = [{"text": "a", "text2": "c", "label": "fear"}]
+    rows.append({"text": "a b", "text2": "b c", "label": "joy"})
+    lines = write_lines(tmp_path / "dev.jsonl", rows)
+    assert Classification(lines).digest == Classification(data()).digest, "wherever they lie"
+
+
+def test_digest_of_tensors() -> None:
+    def data(value: float = 1.0, dtype: torch.dtype = torch.bfloat16, shape: Any = (2, 3)) -> Any:
+        inputs = torch.ones(shape, dtype=dtype)
+        inputs[1, 1] = value
+        return inputs, [0, 1]
+
+    assert digests(data, lambda: data(value=1.0078125)) == ["inputs"]
+    assert digests(data, lambda: data(dtype=torch.float32)) == ["inputs"]
+    assert digests(data, lambda: data(shape=(2, 3, 1))) == ["inputs"]
+    assert digests(data, lambda: (data()[0], [0, 0])) == ["labels"]
+
+
+def test_digest_of_images_and_class_names(tmp_path: Path) -> None:
+    from PIL import Image
+
+    def data(level: int = 0, names: Sequence[str] = ("cat", "dog"), file: bool = False) -> Any:
+        images = [Image.new("L", (8, 8), color) for color in (level, 1)]
+        if file:
+            folder = tmp_path / str(level)
+            folder.mkdir(exist_ok=True)
+            for i, image in enumerate(images):
+                image.save(folder / f"{i}.png")
+            images = [str(folder / f"{i}.png") for i in range(2)]
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
+        return datasets.Dataset.from_dict(
+            {"image": images, "label": [0, 1]}, features=datasets.Features(features)
+        )
+
+    for file in (False, True):
+        assert digests(
+            lambda f=file: data(file=f), lambda f=file: data(level=2, file=f), image="image"
+        ) == ["inputs"]
+    assert digests(data, lambda: data(names=("dog", "cat")), image="image") == ["labels"]

@@ -42,14 +42,14 @@ class Mergekit:
         self._reply()
 
     def merge(
-        self, config: dict[str, Any], out: Path, masks: dict[str, Tensor] | None = None
+        self, config: dict[str, Any], out: Path, uniforms: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The merged tensors by name."""
         file = None
-        if masks is not None:
-            file = out.with_suffix(".masks")
-            save_file(masks, file)
-        request = {"config": config, "out": str(out), "masks": file and str(file)}
+        if uniforms is not None:
+            file = out.with_suffix(".uniforms")
+            save_file(uniforms, file)
+        request = {"config": config, "out": str(out), "uniforms": file and str(file)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()

@@ -1,10 +1,12 @@
 """Runs mergekit on request, in the Python that has it; knows nothing of merge_optuna.
 
-Reads one JSON object per line, ``{"config": {...}, "out": folder, "masks": file or null}``, merges
-through mergekit's Python API, and answers with one line each: ``{"error": null}`` or its text.
+Reads one JSON object per line, ``{"config": {...}, "out": folder, "uniforms": file or null}``,
+merges through mergekit's Python API, and answers with one line each: ``{"error": null}`` or its
+text.
 
-``masks`` is a safetensors file with random masks to be used in place of those that mergekit draws
-from torch's global generator; each is named by the digest of the task vector it belongs to.
+``uniforms`` is a safetensors file with uniform random numbers, from which mergekit's Bernoulli
+masks are made in place of torch's global generator; each tensor is named by the digest of the task
+vector it belongs to.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -26,25 +28,33 @@ from safetensors.torch import load_file
 
 
 @contextlib.contextmanager
-def given_masks(file: str | None) -> Iterator[None]:
-    """Lets mergekit's bernoulli dropping use the masks of a file."""
+def given_uniforms(file: str | None) -> Iterator[None]:
+    """Lets mergekit's random dropping use the numbers of a file."""
     if file is None:
         yield
         return
-    masks, used = load_file(file), set()
-    original = mergekit.sparsify.bernoulli
+    uniforms, used = load_file(file), set()
 
-    def bernoulli(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        digest = hashlib.sha256(tensor.float().contiguous().numpy().tobytes()).hexdigest()
-        mask = masks[digest].to(torch.float32)
-        used.add(digest)
-        with mock.patch.object(torch, "bernoulli", return_value=mask):
-            return original(tensor, *args, **kwargs)
+    def wrapped(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def sparsify(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            digest = hashlib.sha256(tensor.float().contiguous().numpy().tobytes()).hexdigest()
+            used.add(digest)
 
-    with mock.patch.object(mergekit.sparsify, "bernoulli", bernoulli):
+            def bernoulli(chance: torch.Tensor) -> torch.Tensor:
+                return (uniforms[digest].reshape(chance.shape) < chance).to(chance.dtype)
+
+            with mock.patch.object(torch, "bernoulli", bernoulli):
+                return original(tensor, *args, **kwargs)
+
+        return sparsify
+
+    dare, della = mergekit.sparsify.bernoulli, mergekit.sparsify.della_magprune
+    with mock.patch.multiple(
+        mergekit.sparsify, bernoulli=wrapped(dare), della_magprune=wrapped(della)
+    ):
         yield
-    if unused := masks.keys() - used:
-        raise RuntimeError(f"{len(unused)} of {len(masks)} masks were not asked for")
+    if unused := uniforms.keys() - used:
+        raise RuntimeError(f"{len(unused)} of {len(uniforms)} tensors were not asked for")
 
 
 def main() -> None:
@@ -56,7 +66,7 @@ def main() -> None:
         request = json.loads(line)
         error = None
         try:
-            with given_masks(request["masks"]):
+            with given_uniforms(request["uniforms"]):
                 config = MergeConfiguration.model_validate(request["config"])
                 run_merge(config, request["out"], options)
         except Exception as e:  # whatever it is, the test shows it

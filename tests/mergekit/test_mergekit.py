@@ -9,11 +9,17 @@ float32, and within one step of bfloat16 besides. What differs on purpose:
   those elements are left out of the comparison; in float32 there are none.
 * DARE: mergekit restores the L1 norm by default (``rescale``), we divide by the realised density
   unless told ``rescale="l1"``; and its masks come from torch's global generator, so it is given
-  ours here.
+  the uniform numbers that ours are made from.
+* DELLA: besides, mergekit refuses a density ± epsilon outside (0, 1), where we make epsilon
+  smaller; it ranks along the second dimension, which in tensors of more than two is not what
+  belongs to one output; and it has no result for rows of one element.
 * ``normalize``: where the weights cancel, mergekit returns NaN, amplified noise or the plain sum;
   we refuse.
 * Values interpolated over the layers: mergekit gives final norm and head the value of the *first*
   layer, we that of the last.
+* Breadcrumbs: below one element of a tensor mergekit keeps nothing, we keep one.
+* SCE: the same for the least that is selected; and models whose mean squared changes are below
+  1e-6 in sum have equal weights in mergekit.
 * mergekit has no merge method that elects by ``"count"`` or trims over the whole model.
 """
 
@@ -293,19 +299,75 @@ def test_ties_of_bfloat16_models(
     assert 0 < share < 0.05
 
 
+@OUT
+@pytest.mark.parametrize(
+    ("weight", "density", "gamma", "normalize", "lambda_", "rescale"),
+    [
+        (POSITIVE, DENSITY, [0.01, 0.1, 0.3], True, 1.0, False),
+        (MIXED, [0.0, 1.0, 0.4], [0.5, 0.5, 0.9], False, 1.3, False),
+        (MIXED, DENSITY, [0.1, 0.2, 0.0], False, 1.0, True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
+def test_breadcrumbs(
+    mergekit: Mergekit,
+    family: Family,
+    tmp_path: Path,
+    out: torch.dtype,
+    method: str,
+    weight: list[float],
+    density: list[float],
+    gamma: list[float],
+    normalize: bool,
+    lambda_: float,
+    rescale: bool,
+) -> None:
+    base, *experts = family
+    per_model = {"weight": weight, "density": density, "gamma": gamma}
+    theirs = mergekit.merge(
+        config(
+            method,
+            experts,
+            base,
+            out=out,
+            per_model=per_model,
+            normalize=normalize,
+            rescale=rescale,
+            **{"lambda": lambda_},
+        ),
+        tmp_path / "out",
+    )
+    recipe = getattr(mo.recipes, method)(
+        base,
+        experts,
+        normalize=normalize,
+        lambda_=lambda_,
+        rescale="l1" if rescale else "none",
+        **per_model,
+    )
+
+    def too_small(name: str) -> Tensor:
+        size = base.tensor(name).numel()
+        return torch.full(base.shape(name), any(0 < d * size < 1 for d in density))
+
+    share = assert_agree(recipe, theirs, out, left_out=too_small)
+    assert share < 1e-3  # the classifier's bias of BERT
+
+
 # -- DARE ---------------------------------------------------------------------------------
 
 
-def our_masks(family: Family, density: Sequence[float], seed: int) -> dict[str, Tensor]:
-    """The masks of our recipes by the digest of their task vector, from the reference."""
-    masks = {}
-    for expert, share in enumerate(density):
+def our_uniforms(family: Family, seed: int) -> dict[str, Tensor]:
+    """What our masks are made from, by the digest of the task vector, from the reference."""
+    uniforms = {}
+    for expert in range(len(family) - 1):
         for name in family[0].names():
             tau = delta(family, expert, name).contiguous()
             key = reference.key(seed, family[1 + expert].name, name)
-            mask = np.uint8(reference.mask(key, tau.shape, share))
-            masks[hashlib.sha256(tau.numpy().tobytes()).hexdigest()] = torch.from_numpy(mask)
-    return masks
+            numbers = torch.from_numpy(reference.uniforms(key, tau.shape))
+            uniforms[hashlib.sha256(tau.numpy().tobytes()).hexdigest()] = numbers
+    return uniforms
 
 
 @pytest.mark.parametrize(
@@ -345,7 +407,7 @@ def test_dare(
             **{"lambda": lambda_},
         ),
         tmp_path / "out",
-        masks=our_masks(family, density, seed=5),
+        uniforms=our_uniforms(family, seed=5),
     )
     recipe = getattr(mo.recipes, method)(
         base,
@@ -358,6 +420,119 @@ def test_dare(
         seed=5,
     )
     assert_agree(recipe, theirs, out)
+
+
+@pytest.mark.parametrize(
+    ("weight", "density", "epsilon", "normalize", "lambda_", "out"),
+    [
+        (POSITIVE, DENSITY, [0.1, 0.3, 0.15], True, 1.0, torch.float32),
+        (MIXED, [0.5, 0.0, 1.0], [0.45, 0.0, 0.1], False, 0.6, torch.bfloat16),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["della_linear", "della"])
+@pytest.mark.parametrize("rescale", ["l1", "none"])
+def test_della(
+    mergekit: Mergekit,
+    family: Family,
+    tmp_path: Path,
+    method: str,
+    rescale: str,
+    weight: list[float],
+    density: list[float],
+    epsilon: list[float],
+    normalize: bool,
+    lambda_: float,
+    out: torch.dtype,
+) -> None:
+    base, *experts = family
+    per_model = {"weight": weight, "density": density, "epsilon": epsilon}
+    theirs = mergekit.merge(
+        config(
+            method,
+            experts,
+            base,
+            out=out,
+            per_model=per_model,
+            normalize=normalize,
+            rescale=rescale == "l1",
+            **{"lambda": lambda_},
+        ),
+        tmp_path / "out",
+        uniforms=our_uniforms(family, seed=5),
+    )
+    recipe = getattr(mo.recipes, method)(
+        base,
+        experts,
+        normalize=normalize,
+        lambda_=lambda_,
+        rescale=rescale,
+        seed=5,
+        **per_model,
+    )
+
+    def close_calls(name: str) -> Tensor:
+        """Where the number drawn is the probability but for float32, in which mergekit has it."""
+        close = np.zeros(base.shape(name), dtype=bool)
+        for expert, (share, spread) in enumerate(zip(density, epsilon, strict=True)):
+            tau = delta(family, expert, name).double().numpy()
+            drawn = reference.uniforms(reference.key(5, experts[expert].name, name), tau.shape)
+            close |= abs(drawn - reference.chances(tau, share, spread)) < 1e-7
+        # One element more or less changes the norm, and with it the tensor.
+        return torch.from_numpy(close | (close.any() and rescale == "l1"))
+
+    share = assert_agree(recipe, theirs, out, left_out=close_calls)
+    assert share < 0.1
+
+
+# -- consensus ----------------------------------------------------------------------------
+
+
+@OUT
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("sce", {"select_topk": 1.0}),
+        ("sce", {"select_topk": 0.3}),
+        ("sce", {"select_topk": 0.0}),
+        ("ram", {}),
+        ("ram", {"epsilon": 0.02}),
+        ("ramplus_tl", {}),
+        ("ramplus_tl", {"r": 0.7, "alpha": 3.0, "epsilon": 0.03}),
+    ],
+    ids=str,
+)
+def test_consensus(
+    mergekit: Mergekit,
+    family: Family,
+    tmp_path: Path,
+    out: torch.dtype,
+    method: str,
+    values: dict[str, float],
+) -> None:
+    base, *experts = family
+    theirs = mergekit.merge(config(method, experts, base, out=out, **values), tmp_path / "out")
+    recipe = getattr(mo.recipes, method)(base, experts, **values)
+
+    def too_small(name: str) -> Tensor:
+        none_of_theirs = 0 < values.get("select_topk", 1.0) * base.tensor(name).numel() < 1
+        return torch.full(base.shape(name), none_of_theirs)
+
+    assert assert_agree(recipe, theirs, out, left_out=too_small) < 1e-3
+
+
+def test_sce_of_models_close_to_the_base(mergekit: Mergekit, tmp_path: Path) -> None:
+    """mergekit weights them equally where mean squares are below 1e-6; we never do."""
+    base, *experts = toys.family(tmp_path / "close", scale=1e-4)
+    theirs = mergekit.merge(config("sce", experts, base), tmp_path / "out")
+    wrong = dict(mo.engine.tensors(mo.recipes.sce(base, experts)))
+    assert any((wrong[name] - theirs[name]).abs().max() > 1e-7 for name in base.names())
+    for name in base.names():
+        exact = base.tensor(name).double().numpy()
+        deltas = [delta([base, *experts], i, name).double().numpy() for i in range(len(experts))]
+        np.testing.assert_allclose(
+            wrong[name].numpy(), reference.sce(exact, deltas, 1.0), atol=1e-7
+        )
 
 
 # -- values per layer and by name; the command --------------------------------------------

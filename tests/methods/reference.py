@@ -49,6 +49,21 @@ def trimmed(delta: Array, density: float) -> Array:
     return result.reshape(delta.shape)
 
 
+def middle(delta: Array, density: float, gamma: float) -> Array:
+    """All but the largest share gamma and the smallest, as long as the density is reached."""
+    flat = delta.ravel()
+    k = max(1, int(density * flat.size)) if density else 0
+    outliers = min(int(gamma * flat.size), flat.size - k)
+    kept = np.argsort(-np.abs(flat), kind="stable")[outliers : outliers + k]
+    result = np.zeros_like(flat)
+    result[kept] = flat[kept]
+    return result.reshape(delta.shape)
+
+
+def with_l1_of(delta: Array, kept: Array) -> Array:
+    return kept * np.abs(delta).sum() / np.abs(kept).sum() if kept.any() else kept
+
+
 def elected(deltas: Sequence[Array], weight: Sequence[float], elect: str) -> Array:
     """What the vote sums to; its sign is elected, and zero elects +."""
     votes = [w * d for w, d in zip(weight, deltas, strict=True)]
@@ -83,8 +98,73 @@ def dropped(delta: Array, mask: NDArray[np.bool_], rescale: str) -> Array:
     if rescale == "density":
         return kept / mask.mean() if mask.any() else kept
     if rescale == "l1":
-        return kept * np.abs(delta).sum() / np.abs(kept).sum() if kept.any() else kept
+        return with_l1_of(delta, kept)
     return kept
+
+
+def chances(delta: Array, density: float, epsilon: float) -> Array:
+    """Row by row from density - epsilon for the smallest to density + epsilon for the largest."""
+    epsilon = min(epsilon, density, 1 - density)
+    rows = np.abs(delta).reshape(delta.shape[0] if delta.ndim > 1 else 1, -1)
+    result = np.full(rows.shape, density)
+    for row, chance in zip(rows, result, strict=True):
+        if len(row) > 1:
+            order = np.argsort(-row, kind="stable")
+            chance[order] = np.linspace(density + epsilon, density - epsilon, len(row))
+    return result.reshape(delta.shape)
+
+
+def magpruned(delta: Array, chance: Array, mask: NDArray[np.bool_], rescale: str) -> Array:
+    """With the paper's 1/p, made to sum to the number of elements over what is kept."""
+    if rescale != "density" or not mask.any():
+        return dropped(delta, mask, rescale)
+    factor = np.divide(1, chance, where=mask, out=np.zeros(delta.shape))
+    return delta * factor * delta.size / factor.sum()
+
+
+def sce(base: Array, deltas: Sequence[Array], select_topk: float) -> Array:
+    """Select, calculate, erase."""
+    stack = np.stack([np.float64(d) for d in deltas])
+    variance = stack.var(axis=0).ravel()
+    if select_topk < 1:
+        varying = np.count_nonzero(variance)
+        k = min(varying, max(1, int(select_topk * varying))) if select_topk else 0
+        chosen = np.zeros(variance.size, dtype=bool)
+        chosen[np.argsort(-variance, kind="stable")[:k]] = True
+        stack = stack * chosen.reshape(stack.shape[1:])
+    energy = (stack**2).reshape(len(stack), -1).sum(axis=1)
+    eta = (energy / energy.sum()).reshape(-1, *[1] * base.ndim) if energy.sum() else 1.0
+    agrees = np.sign(stack) == np.where(stack.sum(axis=0) >= 0, 1, -1)
+    mass = (eta * agrees).sum(axis=0)
+    return np.float64(base) + (eta * stack * agrees).sum(axis=0) / np.where(mass == 0, 1, mass)
+
+
+def ram(
+    base: Array, deltas: Sequence[Array], epsilon: float, r: float = 0, alpha: float = 0
+) -> Array:
+    """Mean over who changed an entry; RAM+ scales what one alone changed."""
+    stack = np.stack([np.float64(d) for d in deltas])
+    changed = np.abs(stack) > epsilon
+    count = changed.sum(axis=0)
+    total = np.zeros(base.shape)
+    for delta, mine in zip(stack, changed, strict=True):
+        alone, shared = mine & (count == 1), mine & (count > 1)
+        rho = shared.sum() / alone.sum() if alone.any() else 0
+        total[alone] += (1 + r * np.clip(rho, 0, alpha)) * delta[alone]
+        total[shared] += delta[shared] / count[shared]
+    return np.float64(base) + total
+
+
+def rankmean(models: Sequence[Array], ranks: Sequence[int]) -> Array:
+    return linear(models, ranks, normalize=True)
+
+
+def consensus_ta(
+    base: Array, deltas: Sequence[Array], tall: Sequence[float], agree: int, lambda_: float
+) -> Array:
+    total = np.sum(deltas, axis=0, dtype=np.float64)
+    masks = [np.abs(d) >= t * np.abs(total - d) for d, t in zip(deltas, tall, strict=True)]
+    return np.float64(base) + lambda_ * total * (np.sum(masks, axis=0) >= agree)
 
 
 def splitmix64(seed: int, n: int) -> NDArray[np.uint64]:
@@ -102,8 +182,12 @@ def key(seed: int, model: str, tensor: str) -> int:
     return sum(byte << 8 * i for i, byte in enumerate(digest))
 
 
-def mask(key: int, shape: Sequence[int], density: float) -> NDArray[np.bool_]:
-    """Each output serves two elements, its low half the first."""
+def uniforms(key: int, shape: Sequence[int]) -> NDArray[np.float64]:
+    """In [0, 1) with 32 bits; each output serves two elements, its low half the first."""
     n = int(np.prod(shape))
     halves = splitmix64(key, (n + 1) // 2).view("<u4")[:n]
-    return (halves < round(density * 2**32)).reshape(shape)
+    return halves.reshape(shape) / 2**32
+
+
+def mask(key: int, shape: Sequence[int], density: float | Array) -> NDArray[np.bool_]:
+    return uniforms(key, shape) < np.round(np.float64(density) * 2**32) / 2**32

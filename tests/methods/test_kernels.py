@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import merge_optuna as mo
@@ -14,46 +15,7 @@ from merge_optuna import methods
 from merge_optuna.errors import InfeasibleRecipe
 
 from . import reference
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "linear": {"weight": [0.5, 0.25, 0.5], "normalize": True},
-    "slerp": {"t": 0.3},
-    "nuslerp": {"weight": [0.5, 0.25], "row_wise": False, "flatten": True},
-    "multislerp": {"weight": [0.5, 0.25, 0.5], "normalize": True, "eps": 1e-8},
-    "karcher": {"weight": [0.5, 0.25, 0.5], "max_iter": 10, "tol": 1e-5},
-    "model_stock": {"filter_wise": False},
-    "nearswap": {"t": 0.3},
-    "arcee_fusion": {},
-    "task_arithmetic": {"weight": [0.5, 0.25, 0.5], "lambda_": 0.7, "normalize": False},
-    "ties": {
-        "weight": [0.5, 0.25, 0.5],
-        "density": [0.3, 1.0, 0.6],
-        "lambda_": 0.7,
-        "elect": "mass",
-        "normalize": True,
-    },
-    "dare_linear": {
-        "weight": [0.5, 0.25, 0.5],
-        "density": [0.3, 1.0, 0.6],
-        "lambda_": 0.7,
-        "rescale": "density",
-        "normalize": False,
-        "seed": 0,
-        "keys": [11, 12, 13],
-    },
-    "dare_ties": {
-        "weight": [0.5, 0.25, 0.5],
-        "density": [0.3, 1.0, 0.6],
-        "lambda_": 0.7,
-        "rescale": "l1",
-        "normalize": False,
-        "elect": "count",
-        "seed": 0,
-        "keys": [11, 12, 13],
-    },
-    "fisher": {"weight": [0.5, 0.25, 0.5]},
-    "regmean": {"alpha": 0.9},
-}
+from .values import example, most_models
 
 
 def merged(method: str, *tensors: Tensor, **changes: Any) -> Tensor:
@@ -61,11 +23,7 @@ def merged(method: str, *tensors: Tensor, **changes: Any) -> Tensor:
     spec = methods.get(method)
     inputs = list(tensors)
     base = inputs.pop(0) if spec.base else None
-    defaults = {
-        name: value[: len(inputs)] if isinstance(value, list) else value
-        for name, value in SETTINGS[method].items()
-    }
-    return spec.kernel(base, inputs, **{**defaults, **changes})
+    return spec.kernel(base, inputs, **example(method, len(inputs), **changes))
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -73,9 +31,8 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def inputs_for(method: str, *shape: int) -> list[Tensor]:
-    spec = methods.get(method)
-    count = int(min(3, spec.models[1]))
-    return [randn(*shape, seed=i) for i in range(count + bool(spec.base))]
+    count = most_models(method) + bool(methods.get(method).base)
+    return [randn(*shape, seed=i) for i in range(count)]
 
 
 # -- every method -------------------------------------------------------------------------
@@ -110,7 +67,7 @@ def test_one_value_per_model_is_that_models(method: str) -> None:
     plain = merged(method, *tensors)
     for parameter in spec.parameters:
         if parameter.per_model:
-            values = list(SETTINGS[method][parameter.name])
+            values = list(example(method, most_models(method))[parameter.name])
             values[-1] = 0.0
             changed = merged(method, *tensors, **{parameter.name: values})
             assert not torch.equal(changed, plain), parameter.name
@@ -293,6 +250,60 @@ def test_masks_differ_between_experts_tensors_and_seeds(method: str) -> None:
                 wanted = reference.mask(reference.key(seed, expert, name), (500,), 0.5)
                 assert np.array_equal(tensor.numpy() == 1, wanted)
     assert len(set(kept.values())) == 8
+
+
+# -- DELLA --------------------------------------------------------------------------------
+
+
+def kept_by_della(delta: Tensor, **changes: Any) -> Tensor:
+    """What one expert's MAGPRUNE leaves."""
+    values = {"weight": [1.0], "lambda_": 1.0, **changes}
+    return merged("della_linear", torch.zeros_like(delta), delta, **values)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (7,), (3, 1), (3, 5), (1, 6), (4, 3, 2), (2, 3, 2, 2)]
+)
+@pytest.mark.parametrize("density", [0.02, 0.5, 0.9])
+def test_magprune_is_by_rows_of_the_first_dimension(
+    shape: tuple[int, ...], density: float
+) -> None:
+    delta = (randn(*shape, seed=1) * 2).round()  # with equal magnitudes, and zeros
+    for key in range(20):
+        values = {"density": [density], "epsilon": [0.3], "keys": [key]}
+        kept = kept_by_della(delta, **values)
+        exact = delta.double().numpy()
+        chances = reference.chances(exact, density, 0.3)
+        mask = reference.mask(key, shape, chances)
+        np.testing.assert_allclose(
+            kept.numpy(), reference.magpruned(exact, chances, mask, "density"), rtol=1e-6
+        )
+
+
+def test_magprune_keeps_each_rank_with_its_probability() -> None:
+    rows = 20_000
+    delta = torch.tensor([[-5.0, 1.0, 4.0, 2.0, -3.0]]).repeat(rows, 1)
+    values = {"density": [0.5], "epsilon": [0.2], "rescale": "none"}
+    count = (kept_by_della(delta, **values) != 0).sum(dim=0).tolist()
+    for kept, chance in zip(count, [0.7, 0.3, 0.6, 0.4, 0.5], strict=True):
+        assert stats.binomtest(kept, rows, chance).pvalue > 1e-4
+
+
+def test_magprune_without_a_spread_is_dare() -> None:
+    base, *experts = inputs_for("della_linear", 30, 20)
+    for rescale in ("density", "l1", "none"):
+        dare = merged("dare_linear", base, *experts, rescale=rescale)
+        della = merged("della_linear", base, *experts, rescale=rescale, epsilon=[0.0] * 3)
+        torch.testing.assert_close(della, dare)
+
+
+@pytest.mark.parametrize("density", [1e-12, 0.01, 0.1])
+def test_magprune_cannot_blow_up(density: float) -> None:
+    """The smallest is kept with probability 0 and the next ones hardly ever, but then divided."""
+    for key in range(50):
+        delta = torch.ones(64)
+        kept = kept_by_della(delta, density=[density], epsilon=[0.5], keys=[key])
+        assert float(kept.sum()) == pytest.approx(64 if kept.any() else 0)
 
 
 # -- slerp --------------------------------------------------------------------------------

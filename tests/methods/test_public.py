@@ -194,6 +194,60 @@ def test_the_cut_of_each_whole_model_is_found_once(
     assert len(found) == 20
 
 
+BREADCRUMBS = [
+    {"weight": POSITIVE},
+    {"weight": POSITIVE, "density": [0.3, 1.0, 0.8], "gamma": [0.1, 0.2, 0.3], "normalize": True},
+    {"weight": MIXED, "density": [0.0, 1e-9, 0.4], "gamma": [0.5, 0.9, 0.0], "lambda_": 1.3},
+]
+
+
+def middles(family: Family, settings: dict[str, Any]) -> Callable[[str], list[np.ndarray]]:
+    density, gamma = settings.get("density", [0.5] * 3), settings.get("gamma", [0.01] * 3)
+
+    def at(name: str) -> list[np.ndarray]:
+        deltas = deltas_of(family, name)
+        kept = [reference.middle(*each) for each in zip(deltas, density, gamma, strict=True)]
+        if settings["rescale"] == "l1":
+            kept = [reference.with_l1_of(*each) for each in zip(deltas, kept, strict=True)]
+        return kept
+
+    return at
+
+
+@pytest.mark.parametrize("settings", BREADCRUMBS)
+@pytest.mark.parametrize("rescale", ["none", "l1"])
+def test_breadcrumbs(family: Family, settings: dict[str, Any], rescale: str) -> None:
+    settings = {**settings, "rescale": rescale}
+    recipe = mo.recipes.breadcrumbs(family[0], family[1:], **settings)
+    kept = middles(family, settings)
+    assert_merged(
+        recipe,
+        lambda name: reference.task_arithmetic(
+            array(family[0], name),
+            kept(name),
+            settings["weight"],
+            settings.get("lambda_", 1.0),
+            settings.get("normalize", False),
+        ),
+    )
+
+
+@pytest.mark.parametrize("settings", BREADCRUMBS)
+@pytest.mark.parametrize("elect", ["mass", "count"])
+def test_breadcrumbs_ties(family: Family, settings: dict[str, Any], elect: str) -> None:
+    settings = {**settings, "rescale": "none"}
+    recipe = mo.recipes.breadcrumbs_ties(family[0], family[1:], elect=elect, **settings)
+    kept = middles(family, settings)
+
+    def expected(name: str) -> np.ndarray:
+        merged = reference.disjoint(
+            kept(name), settings["weight"], elect, settings.get("normalize", False)
+        )
+        return array(family[0], name) + settings.get("lambda_", 1.0) * merged
+
+    assert_merged(recipe, expected)
+
+
 DARE = [
     {"weight": POSITIVE, "density": [0.3, 1.0, 0.8]},
     {"weight": POSITIVE, "density": [0.3, 0.5, 0.8], "normalize": True},
@@ -253,6 +307,152 @@ def test_dare_ties(family: Family, settings: dict[str, Any], rescale: str, elect
         return array(family[0], name) + settings.get("lambda_", 1.0) * merged
 
     assert_merged(recipe, expected)
+
+
+DELLA = [
+    {"weight": POSITIVE, "density": [0.3, 1.0, 0.8], "epsilon": [0.1, 0.3, 0.2]},
+    {"weight": POSITIVE, "density": [0.3, 0.5, 0.9], "epsilon": 0.4, "normalize": True},
+    {"weight": MIXED, "density": [0.0, 0.05, 0.99], "epsilon": [0.5, 0.0, 0.5], "seed": 3},
+]
+
+
+def magpruned(family: Family, settings: dict[str, Any]) -> Callable[[str], list[np.ndarray]]:
+    epsilon = settings["epsilon"]
+    epsilon = epsilon if isinstance(epsilon, list) else [epsilon] * 3
+
+    def at(name: str) -> list[np.ndarray]:
+        kept = []
+        for delta, share, spread, model in zip(
+            deltas_of(family, name), settings["density"], epsilon, family[1:], strict=True
+        ):
+            chances = reference.chances(delta, share, spread)
+            key = reference.key(settings.get("seed", 0), model.name, name)
+            mask = reference.mask(key, delta.shape, chances)
+            kept.append(reference.magpruned(delta, chances, mask, settings["rescale"]))
+        return kept
+
+    return at
+
+
+@pytest.mark.parametrize("settings", DELLA)
+@pytest.mark.parametrize("rescale", ["density", "l1", "none"])
+def test_della_linear(family: Family, settings: dict[str, Any], rescale: str) -> None:
+    settings = {**settings, "rescale": rescale}
+    recipe = mo.recipes.della_linear(family[0], family[1:], **settings)
+    kept = magpruned(family, settings)
+    assert_merged(
+        recipe,
+        lambda name: reference.task_arithmetic(
+            array(family[0], name),
+            kept(name),
+            settings["weight"],
+            1.0,
+            settings.get("normalize", False),
+        ),
+    )
+
+
+@pytest.mark.parametrize("settings", DELLA)
+@pytest.mark.parametrize(("rescale", "elect"), [("density", "mass"), ("l1", "count")])
+def test_della(family: Family, settings: dict[str, Any], rescale: str, elect: str) -> None:
+    settings = {**settings, "rescale": rescale, "lambda_": 1.2}
+    if settings.setdefault("normalize", False):
+        settings["weight"] = [abs(w) for w in settings["weight"]]
+    recipe = mo.recipes.della(family[0], family[1:], elect=elect, **settings)
+    kept = magpruned(family, settings)
+
+    def expected(name: str) -> np.ndarray:
+        merged = reference.disjoint(kept(name), settings["weight"], elect, settings["normalize"])
+        return array(family[0], name) + 1.2 * merged
+
+    assert_merged(recipe, expected)
+
+
+# -- consensus ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("select_topk", [1.0, 0.6, 0.1, 1e-9, 0.0])
+def test_sce(family: Family, select_topk: float) -> None:
+    assert_merged(
+        mo.recipes.sce(family[0], family[1:], select_topk=select_topk),
+        lambda name: reference.sce(array(family[0], name), deltas_of(family, name), select_topk),
+    )
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5, 0.02, 9.0])
+def test_ram(family: Family, epsilon: float) -> None:
+    """Changes are normal with a deviation of 0.02."""
+    assert_merged(
+        mo.recipes.ram(family[0], family[1:], epsilon=epsilon),
+        lambda name: reference.ram(array(family[0], name), deltas_of(family, name), epsilon),
+    )
+
+
+@pytest.mark.parametrize(
+    ("r", "alpha", "epsilon"), [(0.1, 0.2, 1e-5), (1.0, 5.0, 0.02), (0.5, 0.3, 0.03), (2, 1, 9)]
+)
+def test_ramplus_tl(family: Family, r: float, alpha: float, epsilon: float) -> None:
+    assert_merged(
+        mo.recipes.ramplus_tl(family[0], family[1:], r=r, alpha=alpha, epsilon=epsilon),
+        lambda name: reference.ram(
+            array(family[0], name), deltas_of(family, name), epsilon, r, alpha
+        ),
+    )
+
+
+@pytest.mark.parametrize(("tall", "agree"), [([0.4] * 3, 2), ([0.2, 0.6, 1.0], 1), ([1] * 3, 3)])
+def test_consensus_ta(families: dict[str, Family], tall: list[float], agree: int) -> None:
+    family = families["float32"]  # of bfloat16 deltas some meet the threshold exactly
+    assert_merged(
+        mo.recipes.consensus_ta(family[0], family[1:], tall=tall, agree=agree, lambda_=0.7),
+        lambda name: reference.consensus_ta(
+            array(family[0], name), deltas_of(family, name), tall, agree, 0.7
+        ),
+    )
+
+
+def moved(base: mo.Checkpoint, name: str, scales: dict[str, float]) -> mo.Checkpoint:
+    """A model that differs from the base by as much as the first part of a name that fits says."""
+    module = toys.llama()
+    generator = torch.Generator().manual_seed(len(name))
+    with torch.no_grad():
+        for key, parameter in module.named_parameters():
+            scale = next(size for part, size in scales.items() if part in key)
+            noise = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.copy_(base.tensor(key) + noise)
+    return mo.Checkpoint.from_module(module, name=name)
+
+
+def test_rankmean_over_blocks(families: dict[str, Family]) -> None:
+    """One model has changed its second block most, the other two their first."""
+    base = families["float32"][0]
+    models = [
+        moved(base, "a", {"layers.0": 0.01, "layers.1": 0.02, "": 9.0}),
+        moved(base, "bc", {"layers.0": 0.8, "layers.1": 0.4, "": 0.1}),
+        moved(base, "def", {"layers.0": 0.2, "layers.1": 0.1, "": 0.0}),
+    ]
+
+    def expected(name: str) -> np.ndarray:
+        ranks = [1, 2, 2] if "layers.0" in name else [2, 1, 1] if "layers.1" in name else [1] * 3
+        return reference.rankmean([array(model, name) for model in models], ranks)
+
+    assert_merged(mo.recipes.rankmean(base, models), expected)
+
+
+def test_rankmean_over_tensors(family: Family) -> None:
+    base, *models = family
+    ranks = []
+    for i in range(len(models)):
+        change = {name: np.abs(deltas_of(family, name)[i]).sum() for name in base.names()}
+        order = sorted(base.names(), key=lambda name: change[name])
+        ranks.append({name: 1 + order.index(name) for name in order})
+    assert ranks[0] != ranks[1]
+    assert_merged(
+        mo.recipes.rankmean(base, models, rank_over="tensor"),
+        lambda name: reference.rankmean(
+            [array(model, name) for model in models], [rank[name] for rank in ranks]
+        ),
+    )
 
 
 @pytest.mark.parametrize(

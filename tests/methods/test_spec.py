@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,22 +29,13 @@ def models() -> list[mo.Checkpoint]:
 
 
 def test_every_method_is_listed_and_described() -> None:
-    assert list(methods.METHODS) == [
-        "linear",
-        "slerp",
-        "nuslerp",
-        "multislerp",
-        "karcher",
-        "task_arithmetic",
-        "ties",
-        "dare_linear",
-        "dare_ties",
-        "model_stock",
-        "nearswap",
-        "arcee_fusion",
-        "fisher",
-        "regmean",
-    ]
+    functions = {
+        name
+        for name in mo.recipes.__all__
+        if inspect.isfunction(found := getattr(mo.recipes, name))
+        and found.__annotations__["return"] == "Recipe"
+    }
+    assert functions == set(methods.METHODS)
     for name, method in methods.METHODS.items():
         assert method is methods.get(name)
         assert method.name == name
@@ -53,6 +45,19 @@ def test_every_method_is_listed_and_described() -> None:
         for parameter in method.parameters:
             parameter.check(parameter.default)
             assert parameter.summary
+            if parameter.search is not None:
+                assert parameter.numeric
+                assert parameter.search[0] < parameter.search[1]
+                parameter.check(float(parameter.search[0]))
+                parameter.check(float(parameter.search[1]))
+
+
+def test_the_page_of_methods_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    assert page.read_text() == methods.markdown(methods.METHODS.values()), (
+        "docs/methods.md differs from the specs. Write it again: "
+        "merge-optuna methods --markdown > docs/methods.md"
+    )
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -15,32 +15,15 @@ from merge_optuna import methods
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
 
+from .values import example
+
 SHAPE = (1027, 1029)  # over a million elements, not a multiple of any chunk
-WEIGHT = [0.7, 0.4]
-DARE = {"weight": WEIGHT, "density": [0.3, 0.6], "lambda_": 0.9, "seed": 0, "keys": [3, 4]}
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("linear", {"weight": WEIGHT, "normalize": True}),
-    ("slerp", {"t": 0.37}),
-    ("task_arithmetic", {"weight": WEIGHT, "lambda_": 0.9, "normalize": True}),
-    *(
-        (
-            "ties",
-            {
-                "weight": WEIGHT,
-                "density": [0.3, 0.6],
-                "lambda_": 0.9,
-                "elect": elect,
-                "normalize": True,
-            },
-        )
-        for elect in ("mass", "count")
-    ),
-    *(
-        ("dare_linear", {**DARE, "rescale": rescale, "normalize": False})
-        for rescale in ("density", "l1")
-    ),
-    ("dare_ties", {**DARE, "rescale": "l1", "normalize": False, "elect": "mass"}),
-    ("dare_ties", {**DARE, "rescale": "density", "normalize": True, "elect": "count"}),
+    *((method, {}) for method in methods.METHODS),
+    *((m, {"normalize": True}) for m in ("task_arithmetic", "dare_linear", "dare_ties")),
+    *((m, {"rescale": "l1"}) for m in ("dare_linear", "della", "breadcrumbs")),
+    ("ties", {"elect": "count"}),
+    ("dare_ties", {"rescale": "density", "elect": "mass"}),
 ]
 
 
@@ -62,13 +45,15 @@ def tensors() -> list[Tensor]:
     return [base, *(base + (0.1 * n).bfloat16() for n in noise)]
 
 
-@pytest.mark.parametrize(("method", "values"), CASES)
-def test_kernels(method: str, values: dict[str, Any], tensors: list[Tensor]) -> None:
+@pytest.mark.parametrize(("method", "changes"), CASES)
+def test_kernels(method: str, changes: dict[str, Any], tensors: list[Tensor]) -> None:
     spec = methods.get(method)
+    models = tensors[1 : 1 + int(min(2, spec.models[1]))]
+    values = example(method, len(models), **changes)
     results = []
     for n in (1, 2):
         with threads(n):
-            results.append(spec.kernel(tensors[0] if spec.base else None, tensors[1:], **values))
+            results.append(spec.kernel(tensors[0] if spec.base else None, models, **values))
     one, two = (result.view(torch.int32) for result in results)
     assert torch.equal(one, two)
 

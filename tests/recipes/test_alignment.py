@@ -60,6 +60,38 @@ def test_heads_of_other_labels_are_left_out(tmp_path: Path) -> None:
     assert set(alignment.copied) == {"classifier.bias", "classifier.weight"}
 
 
+def test_the_same_labels_in_another_order_are_an_error(tmp_path: Path) -> None:
+    """Row 0 of one head is row 1 of the other; their mean would be of no use to anybody."""
+    base = checkpoint(tmp_path / "base", toys.bert(labels=("joy", "fear", "anger")))
+    same = checkpoint(tmp_path / "same", toys.bert(1, labels=("joy", "fear", "anger")))
+    other = checkpoint(tmp_path / "other", toys.bert(2, labels=("anger", "joy", "fear")))
+    unnamed = checkpoint(tmp_path / "unnamed", toys.bert(3, labels=("LABEL_0", "x", "y")))
+
+    with pytest.raises(CheckpointMismatch) as caught:
+        _ = mo.recipes.ties(base, [same, other]).alignment
+
+    message = str(caught.value)
+    assert f"{other.name!r} and {base.name!r} have the same labels in another order" in message
+    assert "['anger', 'joy', 'fear'] and ['joy', 'fear', 'anger']" in message
+    assert "exclude=['classifier']" in message
+    left_out = mo.recipes.ties(base, [same, other], exclude=["classifier"]).alignment.copied
+    assert set(left_out) == {"classifier.bias", "classifier.weight"}
+    assert mo.recipes.ties(base, [same]).alignment.copied == {}
+    assert set(mo.recipes.ties(base, [unnamed]).alignment.copied) == set(left_out)
+
+
+def test_the_order_of_labels_is_that_of_their_numbers(tmp_path: Path) -> None:
+    """As strings, "10" comes before "2"."""
+    labels = [f"class {i}" for i in range(12)]
+    base = checkpoint(tmp_path / "base", toys.bert(labels=labels))
+    other = checkpoint(tmp_path / "other", toys.bert(1, labels=labels))
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["id2label"] = dict(sorted(config["id2label"].items(), reverse=True))
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    recipe = mo.recipes.linear([base, mo.Checkpoint(other.ref, name="other")])
+    assert recipe.alignment.copied == {}
+
+
 def test_labels_that_nobody_named_do_not_differ(tmp_path: Path) -> None:
     """``LABEL_0`` may or may not be written in config.json."""
     base = checkpoint(tmp_path / "base", toys.llama())
@@ -70,11 +102,34 @@ def test_labels_that_nobody_named_do_not_differ(tmp_path: Path) -> None:
     assert mo.recipes.linear([base, mo.Checkpoint(other.ref)]).alignment.copied == {}
 
 
-def test_a_head_that_one_model_lacks_is_left_out(tmp_path: Path) -> None:
-    base = checkpoint(tmp_path / "base", toys.gpt2(tie_word_embeddings=False))
-    tied = checkpoint(tmp_path / "tied", toys.gpt2(1))
-    assert set(mo.recipes.linear([base, tied]).alignment.copied) == {"lm_head.weight"}
-    assert mo.recipes.linear([tied, base]).alignment.copied == {}
+def test_an_encoder_with_another_head(tmp_path: Path) -> None:
+    """Classifiers as experts of a masked language model, which has no pooler."""
+    base = checkpoint(tmp_path / "base", toys.encoder("Bert", head="MaskedLM"))
+    expert = checkpoint(tmp_path / "expert", toys.bert(1))
+    for frame, other in ((base, expert), (expert, base)):
+        alignment = mo.recipes.task_arithmetic(frame, [other]).alignment
+        body = {n for n in base.names() if n.startswith("bert.")}
+        assert set(alignment.layout.names) == body
+        assert set(alignment.copied) == set(frame.names()) - body
+        assert not any("pooler" in name for name in alignment.layout.names)
+
+
+@pytest.mark.parametrize("first", ["tied", "untied"])
+@pytest.mark.parametrize("make", [toys.llama, toys.gpt2])
+def test_a_head_that_one_model_ties_to_its_embedding(
+    tmp_path: Path, make: Callable[..., nn.Module], first: str
+) -> None:
+    """It is no task head: left out in silence, the merge would have the head of one model."""
+    key = "tied" if make is toys.llama else "tie_word_embeddings"
+    tied = checkpoint(tmp_path / "tied", make(**{key: True}))
+    untied = checkpoint(tmp_path / "untied", make(1, **{key: False}))
+    models = [tied, untied] if first == "tied" else [untied, tied]
+    text = mismatch(mo.recipes.linear(models))
+    there = "is only there" if first == "tied" else "is missing"
+    assert f"lm_head.weight {there} (the other model ties it to its input embedding)" in text
+    assert "exclude=" in text
+    alignment = mo.recipes.linear(models, exclude=["lm_head"]).alignment
+    assert set(alignment.copied) == ({"lm_head.weight"} if first == "untied" else set())
 
 
 def test_exclude(tmp_path: Path) -> None:

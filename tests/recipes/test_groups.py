@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import merge_optuna as mo
@@ -170,6 +173,246 @@ def test_every_tensor_is_covered_exactly_once(case: tuple, per: object) -> None:
         assert len({index for index, _ in pairs}) == len(pairs)
         assert sum(share for _, share in pairs) == pytest.approx(1)
         assert all(0 < share <= 1 and 0 <= i < len(grouping.labels) for i, share in pairs)
+
+
+# Order of the layers; then of any block, and of what is outside them, the names of the modules.
+FAMILIES = {
+    "mistral": (
+        lambda: toys.decoder("Mistral"),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm self_attn.{q_proj,k_proj,v_proj,o_proj}",
+            "mlp": "post_attention_layernorm mlp.{gate_proj,up_proj,down_proj}",
+            "embed": "model.embed_tokens",
+            "head": "lm_head model.norm",
+        },
+    ),
+    "qwen3": (
+        lambda: toys.decoder("Qwen3"),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm self_attn.{q_proj,k_proj,v_proj,o_proj,q_norm,k_norm}",
+            "mlp": "post_attention_layernorm mlp.{gate_proj,up_proj,down_proj}",
+        },
+    ),
+    "gemma2": (  # here the norm after attention belongs to attention
+        lambda: toys.decoder("Gemma2"),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm post_attention_layernorm"
+            " self_attn.{q_proj,k_proj,v_proj,o_proj}",
+            "mlp": "pre_feedforward_layernorm post_feedforward_layernorm"
+            " mlp.{gate_proj,up_proj,down_proj}",
+        },
+    ),
+    "mixtral": (
+        lambda: toys.decoder("Mixtral"),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm self_attn.{q_proj,k_proj,v_proj,o_proj}",
+            "mlp": "post_attention_layernorm block_sparse_moe.gate"
+            " block_sparse_moe.experts.#.{w1,w2,w3}",
+        },
+    ),
+    "qwen2-moe": (
+        lambda: toys.decoder("Qwen2Moe", mlp_only_layers=[]),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm self_attn.{q_proj,k_proj,v_proj,o_proj}",
+            "mlp": "post_attention_layernorm mlp.gate mlp.shared_expert_gate"
+            " mlp.experts.#.{gate_proj,up_proj,down_proj}"
+            " mlp.shared_expert.{gate_proj,up_proj,down_proj}",
+        },
+    ),
+    "phi": (
+        lambda: toys.decoder("Phi"),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm self_attn.{q_proj,k_proj,v_proj,dense}",
+            "mlp": "mlp.{fc1,fc2}",
+            "head": "lm_head model.final_layernorm",
+        },
+    ),
+    "gpt-neox": (
+        lambda: toys.decoder("GPTNeoX"),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm attention.{query_key_value,dense}",
+            "mlp": "post_attention_layernorm mlp.{dense_h_to_4h,dense_4h_to_h}",
+            "embed": "gpt_neox.embed_in",
+            "head": "embed_out gpt_neox.final_layer_norm",
+        },
+    ),
+    "bloom": (
+        lambda: toys.decoder("Bloom"),
+        "embed 00 01 head",
+        {
+            "attn": "input_layernorm self_attention.{query_key_value,dense}",
+            "mlp": "post_attention_layernorm mlp.{dense_h_to_4h,dense_4h_to_h}",
+            "embed": "transformer.{word_embeddings,word_embeddings_layernorm}",
+            "head": "transformer.ln_f",
+        },
+    ),
+    "falcon": (
+        lambda: toys.decoder("Falcon", new_decoder_architecture=True),
+        "embed 00 01 head",
+        {
+            "attn": "ln_attn self_attention.{query_key_value,dense}",
+            "mlp": "ln_mlp mlp.{dense_h_to_4h,dense_4h_to_h}",
+        },
+    ),
+    "opt": (
+        lambda: toys.decoder(
+            "OPT", ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=False
+        ),
+        "embed 00 01 head",
+        {
+            "attn": "self_attn_layer_norm self_attn.{q_proj,k_proj,v_proj,out_proj}",
+            "mlp": "final_layer_norm fc1 fc2",
+            "embed": "model.decoder.{embed_tokens,embed_positions,project_in}",
+            "head": "model.decoder.project_out",
+        },
+    ),
+    "mamba": (
+        lambda: toys.decoder("Mamba", state_size=4),
+        "embed 00 01 head",
+        {
+            "mixer": "norm mixer.{in_proj,conv1d,x_proj,dt_proj,out_proj} mixer",
+            "embed": "backbone.embeddings",
+            "head": "backbone.norm_f",
+        },
+    ),
+    "roberta": (
+        lambda: toys.encoder("Roberta"),
+        "embed 00 01 head",
+        {
+            "attn": "attention.self.{query,key,value} attention.output.{dense,LayerNorm}",
+            "mlp": "intermediate.dense output.{dense,LayerNorm}",
+            "head": "classifier.{dense,out_proj}",
+        },
+    ),
+    "t5": (  # the second of three branches in a decoder's block is attention to the encoder
+        toys.t5,
+        "embed encoder.00 encoder.01 decoder.00 decoder.01 decoder.02 head",
+        {
+            "encoder.attn": "layer.0.SelfAttention.{q,k,v,o,relative_attention_bias}"
+            " layer.0.layer_norm",
+            "encoder.mlp": "layer.1.DenseReluDense.{wi,wo} layer.1.layer_norm",
+            "decoder.attn": "layer.0.SelfAttention.{q,k,v,o,relative_attention_bias}"
+            " layer.0.layer_norm layer.1.EncDecAttention.{q,k,v,o} layer.1.layer_norm",
+            "decoder.mlp": "layer.2.DenseReluDense.{wi,wo} layer.2.layer_norm",
+            "embed": "shared",
+            "head": "encoder.final_layer_norm decoder.final_layer_norm",
+        },
+    ),
+    "whisper": (
+        lambda: toys.whisper(),
+        "embed encoder.00 encoder.01 decoder.00 decoder.01 decoder.02 head",
+        {
+            "encoder.attn": "self_attn_layer_norm self_attn.{q_proj,k_proj,v_proj,out_proj}",
+            "decoder.attn": "self_attn_layer_norm self_attn.{q_proj,k_proj,v_proj,out_proj}"
+            " encoder_attn_layer_norm encoder_attn.{q_proj,k_proj,v_proj,out_proj}",
+            "decoder.mlp": "final_layer_norm fc1 fc2",
+            "embed": "model.encoder.{conv1,conv2,embed_positions}"
+            " model.decoder.{embed_tokens,embed_positions}",
+            "head": "model.encoder.layer_norm model.decoder.layer_norm",
+        },
+    ),
+    "clip": (
+        lambda: toys.clip(),
+        "embed vision_model.00 vision_model.01 vision_model.02 text_model.00 text_model.01 head",
+        {
+            "vision_model.attn": "layer_norm1 self_attn.{q_proj,k_proj,v_proj,out_proj}",
+            "text_model.mlp": "layer_norm2 mlp.{fc1,fc2}",
+        },
+    ),
+    "llava": (
+        toys.llava,
+        "embed vision_tower.00 vision_tower.01 vision_tower.02"
+        " language_model.00 language_model.01 head",
+        {
+            "vision_tower.attn": "layer_norm1 self_attn.{q_proj,k_proj,v_proj,out_proj}",
+            "vision_tower.mlp": "layer_norm2 mlp.{fc1,fc2}",
+            "language_model.attn": "input_layernorm self_attn.{q_proj,k_proj,v_proj,o_proj}",
+            "language_model.mlp": "post_attention_layernorm mlp.{gate_proj,up_proj,down_proj}",
+            "embed": "language_model.model.embed_tokens multi_modal_projector.{linear_1,linear_2}"
+            " vision_tower.embeddings.{patch_embedding,position_embedding}"
+            " vision_tower.embeddings vision_tower.pre_layrnorm",
+            "head": "language_model.lm_head language_model.model.norm vision_tower.post_layernorm",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAMILIES.values(), ids=FAMILIES)
+def test_groups_of_families(case: tuple) -> None:
+    make, order, modules = case
+    names = names_of(make())
+    assert list(groups(names, "layer")) == order.split()
+    found: dict[str, set[str]] = {}
+    for label, members in groups(names, "module").items():
+        kind = re.sub(r"\.?\d+/", ".", label).removeprefix(".")  # encoder.00/attn: encoder.attn
+        found.setdefault(kind, set()).update(module_of(name, kind) for name in members)
+    for kind, expected in modules.items():
+        assert found[kind] == spelled_out(expected)
+    if not any("." in kind for kind in modules):
+        assert set(found) - set(modules) <= {"embed", "head"}
+
+
+def module_of(name: str, kind: str) -> str:
+    """The module of a tensor, in a block without its prefix; numbers of experts left out."""
+    if kind not in ("embed", "head"):
+        name = re.sub(r"^.*?\.\d+\.", "", name)
+    return re.sub(r"experts\.\d+", "experts.#", name).rpartition(".")[0]
+
+
+def spelled_out(words: str) -> set[str]:
+    """``mlp.{fc1,fc2}`` is ``mlp.fc1`` and ``mlp.fc2``."""
+    found = set()
+    for word in words.split():
+        before, _, inner = word.partition("{")
+        found |= {before + part for part in inner.rstrip("}").split(",")}
+    return found
+
+
+def test_layers_in_runs_stay_within_their_stack() -> None:
+    names = names_of(toys.t5())
+    expected = ["embed", "encoder.00-01", "decoder.00-01", "decoder.02", "head"]
+    assert list(groups(names, 2)) == expected
+
+
+def test_stacks_that_are_no_layers() -> None:
+    """Two convolutions of a feature extractor, two linear maps of a projector."""
+    block = [f"encoder.layers.{i}.{n}" for i in range(2) for n in ("attention.q", "mlp.w", "norm")]
+    others = [
+        f"{n}.{i}.weight" for i in range(2) for n in ("feature_extractor.conv", "head.linear")
+    ]
+    found = groups((*block, *others), "layer")
+    assert list(found) == ["embed", "00", "01", "head"]
+    assert found["embed"] == ["feature_extractor.conv.0.weight", "feature_extractor.conv.1.weight"]
+
+
+def test_towers_whose_blocks_have_other_names() -> None:
+    """As in Qwen2-VL: the vision blocks are as many tensors as the language model's."""
+    names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(12)]
+    names += [f"visual.blocks.{i}.attn.qkv.weight" for i in range(12)]
+    names += ["model.embed_tokens.weight", "visual.merger.mlp.0.weight", "lm_head.weight"]
+    labels = list(groups(tuple(names), "layer"))
+    towers = [f"{tower}.{i:02}" for tower in ("visual", "model") for i in range(12)]
+    assert labels == ["embed", *towers, "head"]
+
+
+def test_a_filter_reaches_one_expert(tmp_path: Path) -> None:
+    base, ja = toys.family(tmp_path, lambda: toys.decoder("Mixtral"), experts=1)
+    weight = {"*.0.block_sparse_moe.experts.2.*": 1.0, "*.gate.*": 0.5, "*": 0.0}
+    merged = mo.recipes.task_arithmetic(base, [ja], weight=weight)
+    changed = set()
+    for name, tensor in mo.engine.tensors(merged):
+        if not torch.equal(tensor, base.tensor(name)):
+            changed.add(name)
+    experts = {f"model.layers.0.block_sparse_moe.experts.2.w{i}.weight" for i in (1, 2, 3)}
+    routers = {f"model.layers.{i}.block_sparse_moe.gate.weight" for i in (0, 1)}
+    assert changed == experts | routers
 
 
 # -- interpolation --------------------------------------------------------------------------

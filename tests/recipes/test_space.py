@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
@@ -441,14 +442,14 @@ def test_starts(family: Family) -> None:
 
 def test_free_starts_at_the_present_values(family: Family) -> None:
     base, ja, math, _ = family
-    recipe = mo.recipes.ties(base, [ja, math], weight=[0.3, 0.6], density=[0.5, 0.25], lambda_=1.5)
+    recipe = mo.recipes.ties(base, [ja, math], weight=[0.3, 0.6], density=[0.5, 0.25], lambda_=2.5)
     space = recipe.free("density", "lambda_")
     assert space.distributions() == {
         "density/ja": FloatDistribution(0, 1),
         "density/math": FloatDistribution(0, 1),
-        "lambda_": FloatDistribution(0, 3),  # twice the value, as 1 does not reach it
+        "lambda_": FloatDistribution(0, 5),  # twice the value, as the search range ends at 2
     }
-    assert space.start() == {"density/ja": 0.5, "density/math": 0.25, "lambda_": 1.5}
+    assert space.start() == {"density/ja": 0.5, "density/math": 0.25, "lambda_": 2.5}
     assert space.bind(space.start()) == recipe
     assert space.values["weight"] == (0.3, 0.6)
 
@@ -478,9 +479,80 @@ def test_free_with_bounds(family: Family) -> None:
     assert space.distributions() == {"weight/ja": FloatDistribution(-2, 2)}
 
 
+def test_free_without_names_searches_what_the_spec_says(family: Family) -> None:
+    base, ja, math, _ = family
+    recipe = mo.recipes.breadcrumbs(base, [ja, math], weight=[0.5, 1.5], density=0.3, gamma=0.2)
+    space = recipe.free(per="layer")
+    assert set(map(str, space.distributions().values())) == {
+        str(FloatDistribution(0, 1)),  # weight and density
+        str(FloatDistribution(0, 0.1)),
+    }
+    assert space.start() == {
+        f"{name}/{model}/{group}": value
+        for name, values in {
+            "weight": (0.5, 1),
+            "density": (0.3, 0.3),
+            "gamma": (0.1, 0.1),
+        }.items()
+        for model, value in zip(("ja", "math"), values, strict=True)
+        for group in GROUPS
+    }
+
+
+def test_free_without_names_searches_lambda_beside_shares(family: Family) -> None:
+    """Normalised weights leave the scale open; their proportions survive the clipping."""
+    base, ja, math, code = family
+    experts = [ja, math, code]
+    space = mo.recipes.ties(base, experts, weight=[1, 3, 4], lambda_=2.5).free()
+    assert space.start() == pytest.approx(
+        {"share/ja": 1 / 8, "share/math": 3 / 7, "lambda_": 2}
+        | {f"density/{model}": 0.5 for model in ("ja", "math", "code")}
+    )
+    assert space.distributions()["lambda_"] == FloatDistribution(0, 2)
+    plain = mo.recipes.ties(base, experts, normalize=False).free()
+    assert "lambda_" not in plain.distributions()
+
+
+@pytest.mark.parametrize("method", mo.methods.METHODS)
+def test_every_method_can_be_freed_as_it_is(family: Family, method: str) -> None:
+    spec = mo.methods.get(method)
+    experts = family[1 : 1 + int(min(3, spec.models[1]))]
+    base = family[0] if spec.base else None
+    recipe = mo.Recipe(method=method, base=base, models=tuple(experts))
+    if not any(p.search for p in spec.parameters):
+        with pytest.raises(RecipeError, match=f"No parameter of {method} has a search range"):
+            recipe.free()
+        return
+    space = recipe.free()
+    assert space.slots
+    bound = dict(mo.engine.tensors(space.bind(space.start())))
+    for name, tensor in mo.engine.tensors(recipe):
+        torch.testing.assert_close(bound[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_free_without_names_leaves_what_is_free(family: Family) -> None:
+    recipe = mo.recipes.slerp(*family[1:3], t=mo.free(0.25, 0.5))
+    with pytest.raises(RecipeError, match="t of slerp are free already"):
+        recipe.free()
+    weight = mo.free(-1, 1)
+    space = mo.recipes.task_arithmetic(family[0], family[1:], weight=[weight, 0.5, 0.5])
+    with pytest.raises(RecipeError, match="weight of task_arithmetic are free already"):
+        space.free()
+    freed = mo.recipes.ties(family[0], family[1:2], density=mo.free(0.2, 0.4)).free()
+    assert freed.distributions()["density/ja"] == FloatDistribution(0.2, 0.4)
+    assert freed.distributions()["lambda_"] == FloatDistribution(0, 2)
+
+
+def test_bounds_need_names(family: Family) -> None:
+    recipe = mo.recipes.linear(family)
+    with pytest.raises(RecipeError, match="low and high need the names"):
+        recipe.free(low=0.1)
+
+
 @pytest.mark.parametrize(
     ("names", "options", "words"),
     [
+        ([], {}, r"density cannot be freed per model: .*another granularity"),
         (["elect"], {}, r"elect cannot be free: it is 'mass' or 'count'"),
         (["normalize"], {}, r"normalize cannot be free: it is true or false"),
         (["densty"], {}, r"ties has no parameter 'densty'. Did you mean 'density'\?"),

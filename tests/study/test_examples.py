@@ -113,6 +113,28 @@ def test_fisher(task: Task, tmp_path: Path) -> None:
     assert float(best) >= float(told["Fisher"]) > 0
 
 
+def test_keep_best(task: Task, tmp_path: Path) -> None:
+    def start() -> processes.Result:
+        arguments = (EXAMPLES / "keep_best.py", *task.folders, task.dev)
+        return processes.script(*arguments, cwd=tmp_path).wait()
+
+    done = start()
+    assert done.code == 0, done.err
+    trials = finished(f"sqlite:///{tmp_path}/keep.db", "left-alone")
+    number, value = done.out.split()
+    assert len(trials) == int(number) + 21 < 200
+    best = sorted(trials, key=lambda t: (-t.value, t.number))[:3]
+    assert best[0].number == int(number)
+    folders = {path.name for path in (tmp_path / "best").glob("*") if path.name != ".lock"}
+    assert folders == {f"trial-{t.number:05}" for t in best}
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    merged = mo.Checkpoint(tmp_path / f"best/trial-{best[0].number:05}")
+    assert objective.score(merged) == float(value) == best[0].value
+    again = start()
+    assert (again.code, again.out) == (0, done.out)
+    assert len(finished(f"sqlite:///{tmp_path}/keep.db", "left-alone")) == len(trials)
+
+
 README = """
 import optuna, merge_optuna as mo
 

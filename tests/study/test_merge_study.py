@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_pruned_trials_count_and_failed_ones_do_not(task: Task) -> None:
     assert counts(study) == {"complete": 3, "pruned": 1, "failed": 2, "running": 0}
 
 
-def test_ten_failures_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
+def test_ten_failed_candidates_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
     calls = []
 
     def evaluate(model: nn.Module) -> float:
@@ -70,12 +71,13 @@ def test_ten_failures_in_a_row_end_it(task: Task, tmp_path: Path) -> None:
             raise OSError(f"call {len(calls)}")
         return 1.0
 
-    search = declared(task, evaluate)
+    whole = declared(task).run(None, progress=False)
+    search = declared(task, evaluate, sampler=task_sampler(whole))
     with pytest.raises(StudyError) as caught:
         search.run(f"sqlite:///{tmp_path}/s.db", progress=False)
     assert len(calls) == 20, "nine failures, a success, ten failures"
     message = str(caught.value)
-    assert message.startswith("10 trials in a row have failed in 'toy'. The first of them:\n")
+    assert message.startswith("10 candidates in a row have failed in 'toy'. The first of them:\n")
     assert "in evaluate" in message
     assert message.endswith("OSError: call 11\n")
 
@@ -109,6 +111,78 @@ def test_ctrl_c_anywhere(task: Task, method: str, after: bool, count: int) -> No
     done = [t for t in study.trials if t.state == TrialState.COMPLETE]
     assert [t.params for t in done] == [t.params for t in whole.trials]
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    "method",
+    ["create_new_trial", "set_trial_system_attr", "set_trial_param", "set_trial_state_values"],
+)
+def test_a_signal_never_hits_the_storage(task: Task, method: str, after: bool) -> None:
+    """What raises in the test above is kept for later: nothing of Optuna is interrupted."""
+    points = []
+
+    def hook(k: int, name: str, is_after: bool) -> None:
+        points.append((name, is_after))
+        if points[-1] == (method, after) and points.count((method, after)) == 2:
+            signal.raise_signal(signal.SIGINT)
+            points.append(("not raised", after))
+
+    whole = declared(task).run(None, progress=False)
+    search = declared(task, sampler=task_sampler(whole))
+    storage = on_write(optuna.storages.InMemoryStorage(), hook)
+    with pytest.raises(KeyboardInterrupt):
+        search.run(storage, progress=False)
+    assert ("not raised", after) in points
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    study = search.open(storage)
+    assert 1 <= len(study.trials) <= 2, "it ends with the trial under way"
+    assert all(t.state.is_finished() for t in study.trials)
+    search.run(storage, progress=False)
+    done = [t.params for t in study.trials if t.state == TrialState.COMPLETE]
+    assert done == [t.params for t in whole.trials]
+
+
+@pytest.mark.parametrize("outcome", ["raised", "swallowed", "another error", "twice"])
+def test_a_signal_while_evaluating(task: Task, outcome: str) -> None:
+    calls = []
+
+    def evaluate(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) != 2:
+            return 1.0
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if outcome == "another error":
+                raise OSError("could not read") from None
+            if outcome == "twice":
+                signal.raise_signal(signal.SIGINT)
+            if outcome != "swallowed":
+                raise
+        return 1.0
+
+    whole = declared(task).run(None, progress=False)
+    storage = optuna.storages.InMemoryStorage()
+    search = declared(task, evaluate, sampler=task_sampler(whole))
+    with pytest.raises(KeyboardInterrupt):
+        search.run(storage, progress=False)
+    assert len(calls) == 2
+    study = search.run(storage, progress=False)
+    done = [t.params for t in study.trials if t.state == TrialState.COMPLETE]
+    assert done == [t.params for t in whole.trials], "no candidate is blamed"
+    assert counts(study)["failed"] == 0
+
+
+def test_somebody_else_handles_ctrl_c(task: Task) -> None:
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
+        search.run(None, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(seen) == 4
 
 
 def task_sampler(study: optuna.Study) -> CmaEsSampler:
@@ -203,6 +277,33 @@ def test_several_processes_never_exceed_the_total(
     assert len(done) == 9
     pids = {t.system_attrs["merge_optuna:owner"]["pid"] for t in done}
     assert len(pids) > 1, "at least two of them took part"
+
+
+def test_processes_that_take_the_cores_from_each_other(task: Task, tmp_path: Path) -> None:
+    lines = """
+import os, pathlib, time
+torch.set_num_threads(os.cpu_count() if os.environ["MANY"] == "yes" else 1)
+here = lambda: list(pathlib.Path(".").glob(f"here-{os.environ['MANY']}-*"))
+seconds = []  # of a trial: more for the process that was here first
+def evaluate(model):
+    seconds.append(0.1 if here() else 0.5)
+    pathlib.Path(f"here-{os.environ['MANY']}-{os.getpid()}").touch()
+    while len(here()) < 2:
+        time.sleep(0.02)
+    time.sleep(seconds[0])
+    return 1.0
+objective = mo.MergeObjective(recipe, evaluate)
+"""
+    file = task.file(tmp_path / "search.py", n_trials=6, lines=lines, test=None)
+    for many in ("yes", "no"):
+        url = f"sqlite:///{tmp_path}/{many}.db"
+        both = [
+            processes.command("run", file, "--storage", url, cwd=tmp_path, env={"MANY": many})
+            for _ in range(2)
+        ]
+        errs = [running.wait().err for running in both]
+        said = [err.count("2 processes of this machine run") for err in errs]
+        assert max(said) == (many == "yes"), errs
 
 
 def test_the_others_do_the_trial_of_a_killed_one(task: Task, tmp_path: Path) -> None:

@@ -353,6 +353,46 @@ def test_a_study_scored_by_another_metric(task: Task) -> None:
         mo.MergeObjective(task.recipe(), other).check_study(study)
 
 
+def test_other_dev_data_are_refused(task: Task, tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    rows = read_rows(task.dev)[:40]
+
+    def run(rows: list[dict[str, str]], **options: Any) -> None:
+        dev = write_rows(tmp_path / "dev.jsonl", rows)
+        evaluator = mo.evaluators.Classification(dev, **options)
+        objective = mo.MergeObjective(small(task), evaluator)
+        mo.MergeStudy("s", objective, n_trials=1).run(url, progress=False)
+
+    run(rows)
+    run(rows, batch_size=7)
+    renamed = [{**rows[0], "label": rows[1]["label"]}, *rows[1:]]
+    rewritten = [{**rows[0], "text": rows[0]["text"] + " art0"}, *rows[1:]]
+    for other, difference in (
+        (rows[1:], r"examples, inputs, labels differ \(40 examples, now 39\)"),
+        (renamed, "other dev data: labels differ"),
+        (rewritten, "other dev data: inputs differ"),
+    ):
+        with pytest.raises(StudyError, match=difference):
+            run(other)
+    with pytest.raises(StudyError, match="head differ"):
+        run(rows, head=task.checkpoints()[1])
+    optuna.load_study(study_name="s", storage=url).set_user_attr("dev", None)
+    run(rows[1:])  # of a study that was made before data had digests
+
+
+def test_swapped_arguments(task: Task) -> None:
+    evaluator = mo.evaluators.Classification(task.dev)
+    order = r"the space first and then the evaluator: .* not \(Classification, Recipe\)"
+    with pytest.raises(RecipeError, match=order):
+        mo.MergeObjective(evaluator, small(task))  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="the space first"):
+        mo.MergeObjective(lambda model: 1.0, small(task))  # type: ignore[arg-type,return-value]
+    with pytest.raises(RecipeError, match="the space first"):
+        mo.MergeObjective(evaluator, lambda trial: small(task))  # type: ignore[arg-type,return-value]
+    with pytest.raises(RecipeError, match="A space is a recipe with free numbers or a function"):
+        mo.MergeObjective(task.checkpoints()[0], evaluator)  # type: ignore[arg-type]
+
+
 def test_a_sampler_of_another_space(task: Task) -> None:
     _, *experts = task.checkpoints()
     sampler = mo.recipes.linear(experts, weight=mo.free(0, 1)).sampler(seed=0)

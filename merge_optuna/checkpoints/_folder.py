@@ -1,0 +1,183 @@
+"""A local folder in Hugging Face format, read lazily."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from merge_optuna.checkpoints._bin import BinFile
+from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
+from merge_optuna.errors import CheckpointError, few
+
+
+class File(Protocol):
+    """One file of tensors."""
+
+    specs: dict[str, Spec]
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor; not to be written to."""
+
+
+_READERS: dict[str, Callable[[Path], File]] = {"safetensors": SafetensorsFile, "bin": BinFile}
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of a checkpoint are called, e.g. ``model.safetensors``.
+
+    Attributes:
+        stem: Before the first dot.
+        kind: ``safetensors`` or ``bin``.
+        variant: Half precision kept beside the full one, e.g. ``.fp16``.
+    """
+
+    stem: str
+    kind: str
+    variant: str = ""
+
+    @property
+    def weights(self) -> str:
+        """The one file."""
+        return f"{self.stem}{self.variant}.{self.kind}"
+
+    @property
+    def index(self) -> str:
+        """Or the index of several."""
+        return f"{self.stem}.{self.kind}.index{self.variant}.json"
+
+    def shard(self, number: int, total: int) -> str:
+        """One of several files."""
+        return f"{self.stem}{self.variant}-{number:05}-of-{total:05}.{self.kind}"
+
+    @property
+    def written(self) -> Format:
+        """What takes the place of these files when the checkpoint is written again."""
+        return Format(self.stem.removeprefix("pytorch_"), "safetensors", self.variant)
+
+
+PIPELINE = "model_index.json"  # what diffusers writes beside the folders of the components
+TRANSFORMERS = Format("model", "safetensors")
+# In the order in which transformers and diffusers look for them.
+FORMATS = tuple(
+    Format(stem, kind, variant)
+    for variant in ("", ".fp16", ".bf16")
+    for stem, kind in (
+        ("model", "safetensors"),
+        ("pytorch_model", "bin"),
+        ("diffusion_pytorch_model", "safetensors"),
+        ("diffusion_pytorch_model", "bin"),
+    )
+)
+
+
+class FolderStore:
+    """A folder with one or several files of tensors, read through memory maps.
+
+    Attributes:
+        folder: The folder.
+        written: How the files of tensors are called where this folder is written again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        found = _find(folder)
+        self.written = found.written
+        self._files = _open_files(folder, found)
+        self.config = read_json(folder / "config.json")
+        self._specs = {name: file.specs[name] for name, file in sorted(self._files.items())}
+
+    def __reduce__(self) -> tuple[type[FolderStore], tuple[Path]]:
+        """Copies and pickles open the files again: memory maps cannot travel."""
+        return FolderStore, (self.folder,)
+
+    def specs(self) -> dict[str, Spec]:
+        return self._specs
+
+    def tensor(self, name: str) -> Tensor:
+        return self._files[name].tensor(name)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses what is no folder.
+
+    Raises:
+        CheckpointError: If there is none, or it is a file.
+    """
+    if not folder.exists():
+        raise CheckpointError(f"No folder {str(folder)!r}. Check the path of the checkpoint.")
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{str(folder)!r} is a file. Pass the folder that contains it and its config.json."
+        )
+
+
+def _find(folder: Path) -> Format:
+    """The format that transformers would read."""
+    check_folder(folder)
+    present = {path.name for path in folder.iterdir()}
+    # transformers itself does not look for variants, but diffusers hands them to it.
+    variants = (folder.parent / PIPELINE).is_file() or any("diffusion_" in n for n in present)
+    for known in FORMATS:
+        if known.variant and not variants:
+            break
+        if {known.weights, known.index} & present:
+            return known
+    if PIPELINE in present:
+        raise CheckpointError(
+            f"{str(folder)!r} is a diffusers pipeline. Choose what to merge, e.g. part='unet' or "
+            "part='transformer'."
+        )
+    wanted = ", ".join(known.weights for known in FORMATS[:3])
+    raise CheckpointError(
+        f"{str(folder)!r} is not a checkpoint: it has no {wanted} or an index of one (found: "
+        f"{few(sorted(present)) or 'nothing'}). Save the model with save_pretrained()."
+    )
+
+
+def _open_files(folder: Path, found: Format) -> dict[str, File]:
+    """The file of each tensor."""
+    if os.path.lexists(folder / found.weights):  # a broken link is an error of the reader
+        file = _READERS[found.kind](folder / found.weights)
+        return dict.fromkeys(file.specs, file)
+    return _open_shards(folder / found.index, _READERS[found.kind])
+
+
+def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]:
+    where = (read_json(index) or {}).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise CheckpointError(f"{index} has no weight_map. Restore the file.")
+    shards = sorted(set(where.values()))
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index} names {len(missing)} shards that are not there: {few(missing)}. "
+            "Download the checkpoint again."
+        )
+    files = {shard: reader(index.parent / shard) for shard in shards}
+    lost = [f"{name} ({shard})" for name, shard in where.items() if name not in files[shard].specs]
+    if lost:
+        raise CheckpointError(
+            f"{index} names {len(lost)} tensors that are not in their shards: "
+            f"{few(lost)}. Download the checkpoint again."
+        )
+    return {name: files[shard] for name, shard in where.items()}
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is no file."""
+    if not file.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}. Restore the file.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds no JSON object. Restore the file.")
+    return content

@@ -1,0 +1,123 @@
+"""What one trial costs, against clocks and sizes that are known."""
+
+from __future__ import annotations
+
+import mmap
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from torch import nn
+
+import merge_optuna as mo
+from merge_optuna.errors import CheckpointError, InfeasibleRecipe
+from merge_optuna.study import rehearse
+from tests.trained import Task
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def anonymous() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) * 1024
+
+
+def test_seconds(task: Task) -> None:
+    loads: list[float] = []
+
+    class Slow(mo.Engine):
+        """Refills in 0.1 s, but 0.3 s for the first time."""
+
+        def load(self, recipe: mo.Recipe) -> nn.Module:
+            loads.append(0.1 if loads else 0.3)
+            time.sleep(loads[-1])
+            return super().load(recipe)
+
+    def evaluate(model: nn.Module) -> float:
+        time.sleep(0.2)
+        return 1.0
+
+    objective = mo.MergeObjective(task.recipe(), evaluate)
+    objective.engine = Slow()
+    measured = rehearse(objective)
+    assert loads == [0.3, 0.1]
+    assert 0.3 <= measured.seconds_first_merge < 5
+    assert 0.1 <= measured.seconds_merge < measured.seconds_first_merge
+    assert 0.2 <= measured.seconds_evaluate < 5
+    once = measured.seconds_first_merge + measured.seconds_evaluate
+    each = measured.seconds_merge + measured.seconds_evaluate
+    assert measured.hours(1) == pytest.approx(once / 3600)
+    assert measured.hours(1001) == pytest.approx((once + 1000 * each) / 3600)
+    assert measured.peak_gpu_bytes is None
+
+
+def test_memory_is_that_of_arrays_not_of_mapped_files(task: Task, tmp_path: Path) -> None:
+    size = 64_000_000
+    file = tmp_path / "large"
+    file.write_bytes(bytes(size))
+    lone = rehearse(mo.MergeObjective(task.recipe(), lambda model: 1.0))
+
+    def evaluate(model: nn.Module, *, array: bool) -> float:
+        if array:
+            made = np.ones(size, np.uint8)
+        else:
+            with open(file, "rb") as opened:
+                made = np.frombuffer(mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
+        time.sleep(0.1)  # at least a few samples
+        return float(made.sum())
+
+    before = anonymous()
+    mapped = rehearse(mo.MergeObjective(task.recipe(), lambda m: evaluate(m, array=False)))
+    held = rehearse(mo.MergeObjective(task.recipe(), lambda m: evaluate(m, array=True)))
+    for measured in (lone, mapped, held):
+        assert measured.peak_anonymous_bytes is not None
+        assert measured.peak_rss_bytes is not None
+    assert mapped.peak_anonymous_bytes < before + size / 2
+    assert held.peak_anonymous_bytes > before + 0.9 * size
+    assert held.peak_rss_bytes > held.peak_anonymous_bytes
+
+
+def test_it_evaluates_the_start(task: Task) -> None:
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1, start=0.25))
+    seen: list[float] = []
+    weight = "classifier.weight"
+
+    def evaluate(model: nn.Module) -> float:
+        seen.append(model.state_dict()[weight].clone().numpy())
+        return 1.0
+
+    rehearse(mo.MergeObjective(recipe, evaluate))
+    tensors = [c.tensor(weight).numpy().astype(float) for c in (base, *experts)]
+    expected = tensors[0] + 0.25 * sum(t - tensors[0] for t in tensors[1:])
+    assert len(seen) == 1
+    np.testing.assert_allclose(seen[0], expected, atol=1e-6)
+
+
+def test_recipes_that_cannot_be_merged_are_drawn_again(task: Task) -> None:
+    experts = task.checkpoints()[1:]
+    drawn = []
+
+    def space(trial: optuna.Trial) -> mo.Recipe:
+        drawn.append(trial.suggest_float("x", 0, 1))
+        bad = always or len(drawn) == 2
+        return mo.recipes.linear(experts, weight=[1.0, -1.0 if bad else 1.0])
+
+    always = False
+    rehearse(mo.MergeObjective(space, lambda model: 1.0))
+    assert len(drawn) == 3
+    always = True
+    with pytest.raises(InfeasibleRecipe, match=r"None of 10 recipes .* Choose other ranges"):
+        rehearse(mo.MergeObjective(space, lambda model: 1.0))
+
+
+def test_a_function_is_checked_at_last(task: Task) -> None:
+    base, a, _ = task.checkpoints()
+    other = mo.Checkpoint.from_module(nn.Linear(2, 2), name="other")
+    with pytest.raises(CheckpointError, match="other"):
+        rehearse(
+            mo.MergeObjective(lambda trial: mo.recipes.ties(base, [a, other]), lambda model: 1.0)
+        )
