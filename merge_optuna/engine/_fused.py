@@ -11,9 +11,9 @@ import numpy as np
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
-from merge_optuna.engine._statistics import Place, Statistics, TaskVector, key_of, places
+from merge_optuna.engine._statistics import NOWHERE, Place, Statistics, TaskVector, key_of, places
 from merge_optuna.methods import mask_key
-from merge_optuna.methods._sparsify import MIN_NORM
+from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
 from merge_optuna.methods.linear import total_weight
 from merge_optuna.methods.ties import check_mean
 
@@ -48,8 +48,8 @@ def fused(
     if not has_kernel(recipe) or inputs[0].numel() == 0:
         return None
     values, prepare = recipe.values_at(name), _PREPARE.get(recipe.method)
-    if prepare is None and recipe.spec.elementwise:
-        return _chunked(recipe, name, inputs, values)
+    if prepare is None and recipe.spec.coefficients is None:
+        return None
     if prepare is None:
         sources = alike(inputs)
         return None if sources is None else _combination(recipe, name, sources, values, statistics)
@@ -105,22 +105,49 @@ class Merge:
     # -- sparse task vectors ---------------------------------------------------------------
 
     def ties(self) -> Fill | None:
-        if self.values["normalize"]:
-            check_mean(self.values["weight"])
         found = [self._place(i, density) for i, density in enumerate(self.values["density"])]
         if None in found:
             return None
-        threshold = floats([place.threshold for place in found if place])
+        kept = [(place, NOWHERE) for place in found if place]
+        return self._trimmed(*self._agreeing(), kept)
+
+    def breadcrumbs(self) -> Fill | None:
+        return self._band(self.weights(), kernels.SUM)
+
+    def breadcrumbs_ties(self) -> Fill | None:
+        return self._band(*self._agreeing())
+
+    def _agreeing(self) -> tuple[Array, int]:
+        """Weights and mode of a disjoint merge."""
+        if not self.values["normalize"]:
+            return floats(self.values["weight"]), kernels.AGREEING
+        check_mean(self.values["weight"])
+        return floats(self.values["weight"]), kernels.MEAN
+
+    def _band(self, weight: Array, mode: int) -> Fill | None:
+        if self.values["rescale"] != "none":
+            return None
+        kept = []
+        for i, (density, gamma) in enumerate(
+            zip(self.values["density"], self.values["gamma"], strict=True)
+        ):
+            vector = self.task_vector(i)
+            skip, keep = band_counts(vector.model.size, density, gamma)
+            kept.append((places([vector], skip + keep)[0], places([vector], skip)[0]))
+        return self._trimmed(weight, mode, kept)
+
+    def _trimmed(self, weight: Array, mode: int, kept: list[tuple[Place, Place]]) -> Fill:
+        """Each model keeps what the first of its cuts keeps and the second does not."""
+        threshold = floats([[cut.threshold for cut in cuts] for cuts in zip(*kept, strict=True)])
         below = np.nextafter(threshold, np.float32(-math.inf))
-        last = np.array([place.last for place in found if place], np.int64)
-        mode = kernels.MEAN if self.values["normalize"] else kernels.AGREEING
-        weight = floats(self.values["weight"])
+        last = np.array([[cut.last for cut in cuts] for cuts in zip(*kept, strict=True)], np.int64)
         return self._sparse(kernels.trimmed, weight, mode, threshold, below, last)
 
     def _place(self, model: int, density: float) -> Place | None:
         """Where to trim one model's task vector; None if that takes the plain path."""
         if self.values["trim_over"] == "tensor":
-            return places([self.task_vector(model)], density)[0]
+            vector = self.task_vector(model)
+            return places([vector], kept_count(vector.model.size, density))[0]
         base, expert = self.recipe.sources[0], self.recipe.models[model]
         if not (isinstance(base, Checkpoint) and isinstance(expert, Checkpoint)):
             return None
@@ -138,10 +165,7 @@ class Merge:
         return self._dropped(self.weights(), kernels.SUM)
 
     def dare_ties(self) -> Fill:
-        if not self.values["normalize"]:
-            return self._dropped(floats(self.values["weight"]), kernels.AGREEING)
-        check_mean(self.values["weight"])
-        return self._dropped(floats(self.values["weight"]), kernels.MEAN)
+        return self._dropped(*self._agreeing())
 
     def _dropped(self, weight: Array, mode: int) -> Fill:
         names = self.recipe.model_names
@@ -201,14 +225,15 @@ def _combination(
     return None if coefficients is None else _combine(sources, coefficients)
 
 
-def _chunked(
-    recipe: Recipe, name: str, inputs: Sequence[Tensor], values: dict[str, Any]
-) -> Fill | None:
-    """For elementwise methods without a fused kernel: torch's, on chunks in the cache."""
+def chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) -> Fill | None:
+    """For elementwise methods without a fused kernel: torch's, on chunks in the cache.
+
+    None if the sources are of a type that is not computed in float32.
+    """
     if any(flat(tensor) is None for tensor in inputs):
         return None
     flats = [tensor.reshape(-1) for tensor in inputs]
-    known = [None if one is None else one.reshape(-1) for one in recipe.statistics_at(name)]
+    statistics = [s if s is None else s.reshape(-1) for s in values.pop("statistics", ())]
 
     def fill(out: Array, first: int) -> None:
         merged = tensor_of(out)
@@ -216,11 +241,9 @@ def _chunked(
             end = min(at + _CHUNK, out.size)
             parts = [tensor[first + at : first + end].float() for tensor in flats]
             base = parts.pop(0) if recipe.base is not None else None
-            if known:
-                here = [None if one is None else one[first + at : first + end] for one in known]
-                merged[at:end] = recipe.spec.kernel(base, parts, **values, statistics=here)
-            else:
-                merged[at:end] = recipe.spec.kernel(base, parts, **values)
+            known = [s if s is None else s[first + at : first + end] for s in statistics]
+            more = {"statistics": known} if known else {}
+            merged[at:end] = recipe.spec.kernel(base, parts, **values, **more)
 
     return fill
 
@@ -244,6 +267,8 @@ _PREPARE: dict[str, Callable[[Merge], Fill | None]] = {
     "linear": Merge.linear,
     "task_arithmetic": Merge.task_arithmetic,
     "ties": Merge.ties,
+    "breadcrumbs": Merge.breadcrumbs,
+    "breadcrumbs_ties": Merge.breadcrumbs_ties,
     "dare_linear": Merge.dare_linear,
     "dare_ties": Merge.dare_ties,
 }

@@ -200,10 +200,12 @@ def trimmed(
     below: Any,
     last: Any,
 ) -> None:
-    """Merges task vectors of which model k keeps what is larger than ``threshold[k]``.
+    """Merges task vectors of which model k keeps what one cut keeps and another does not.
 
-    At flat indices before ``last[k]`` what equals it stays as well: there ``below[k]``, the next
-    smaller number, is the threshold. ``first`` is the flat index of ``out[0]`` in its tensor.
+    ``threshold``, ``below`` and ``last`` are (2, models): row 0 of the cut that keeps, row 1 of
+    the one that takes away. A cut keeps what is larger than ``threshold``; at flat indices before
+    ``last`` also what equals it, so there ``below``, the next smaller number, is the threshold.
+    ``first`` is the flat index of ``out[0]`` in its tensor.
     """
     entries = np.empty((len(models), _BLOCK), np.float32)
     origin = np.empty(_BLOCK, np.float32)
@@ -211,9 +213,18 @@ def trimmed(
         size, start = min(_BLOCK, out.size - at), _U(at)
         _load(base, start, size, origin)
         for k in range(len(models)):
-            middle = min(max(last[k] - (first + at), 0), size)
-            _trim(entries[k], models[k], start, 0, middle, origin, below[k], weight[k])
-            _trim(entries[k], models[k], start, middle, size, origin, threshold[k], weight[k])
+            begin = np.int64(0)
+            while begin < size:  # one turn, unless a ``last`` is in this block
+                end = np.int64(size)
+                bounds = (_ZERO, _ZERO)
+                for cut in range(2):
+                    turn = last[cut, k] - (first + at)
+                    bound = threshold[cut, k] if begin >= turn else below[cut, k]
+                    bounds = (bound, bounds[1]) if cut == 0 else (bounds[0], bound)
+                    if begin < turn < end:
+                        end = turn
+                _trim(entries[k], models[k], start, begin, end, origin, bounds, weight[k])
+                begin = end
         _consensus(out, start, size, origin, entries, models, weight, scale, mode, count)
 
 
@@ -225,12 +236,14 @@ def _trim(
     begin: Any,
     end: Any,
     origin: Any,
-    threshold: Any,
+    bounds: Any,
     weight: Any,
 ) -> None:
+    low, high = bounds
     for i in range(begin, end):
         delta = _widen(model[start + _U(i)]) - origin[_U(i)]
-        entry[_U(i)] = _where(abs(delta) > threshold, delta, _ZERO) * weight
+        inside = (abs(delta) > low) & (abs(delta) <= high)
+        entry[_U(i)] = _where(inside, delta, _ZERO) * weight
 
 
 @_jit
@@ -438,14 +451,31 @@ def histogram(base: Any, model: Any, table: Any) -> None:
         size = min(_BLOCK, model.size - at)
         _magnitudes(magnitude, base, model, _U(at), size)
         for i in range(size):
-            magnitude[_U(i)] = (magnitude[_U(i)] >> np.uint32(BIN - 1) & _EVEN) | np.uint32(
-                (magnitude[_U(i)] & _BELOW) != _NONE
-            )
+            bits = magnitude[_U(i)]
+            others = ((bits & _BELOW) + _BELOW) >> np.uint32(BIN)  # 0 on the grid, else 1
+            magnitude[_U(i)] = (bits >> np.uint32(BIN - 1) & _EVEN) | others
         for i in range(size):
             table[magnitude[_U(i)]] += np.uint32(1)
 
 
+@_jit
+def used(table: Any, bins: Any, counts: Any) -> Any:
+    """Lists the places of a table that are not zero, and what is there; returns how many."""
+    total = 0
+    for begin in range(0, table.size, _SCAN):
+        some = np.uint32(0)
+        for i in range(_SCAN):
+            some |= table[_U(begin + i)]
+        if some != _NONE:
+            for i in range(begin, begin + _SCAN):
+                if table[_U(i)] != _NONE and total < bins.size:
+                    bins[total], counts[total] = i, table[_U(i)]
+                    total += 1
+    return total
+
+
 _NONE = np.uint32(0)
+_SCAN = 64
 _EVEN = np.uint32(0xFFFFFFFE)
 _BELOW = np.uint32((1 << BIN) - 1)
 
@@ -455,9 +485,6 @@ def _magnitudes(magnitude: Any, base: Any, model: Any, start: Any, size: Any) ->
     for i in range(size):
         place = start + _U(i)
         magnitude[_U(i)] = _bits(abs(_widen(model[place]) - _widen(base[place])))
-
-
-_SCAN = 64
 
 
 @_jit

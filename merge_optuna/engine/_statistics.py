@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, flat
+from merge_optuna.methods._sparsify import kept_count
 
 
 class Statistics:
@@ -59,7 +60,8 @@ class Statistics:
                 return None
             key = key_of("histogram", name, base, model)
             vectors[name] = TaskVector.of(arrays[0], arrays[1], self, key)
-        return dict(zip(names, places(list(vectors.values()), density), strict=True))
+        keep = kept_count(sum(v.model.size for v in vectors.values()), density)
+        return dict(zip(names, places(list(vectors.values()), keep), strict=True))
 
 
 def key_of(what: str, name: str, *sources: Any) -> Hashable | None:
@@ -134,17 +136,19 @@ class Place(NamedTuple):
     last: int
 
 
-def places(vectors: Sequence[TaskVector], density: float) -> list[Place]:
-    """For each tensor where to trim so that the largest ``density`` share of all stays.
+NOWHERE = Place(float("inf"), 0)
+"""A cut that keeps nothing."""
 
-    Exactly the cuts of ``methods._sparsify.cut_at`` and ``_cuts.model_cuts``: radix selection on
+
+def places(vectors: Sequence[TaskVector], keep: int) -> list[Place]:
+    """For each tensor where to trim so that the ``keep`` largest elements of all stay.
+
+    Exactly the cuts of ``methods._sparsify.cut_of`` and ``_cuts.model_cuts``: radix selection on
     the magnitude's bits. The histogram gives the bin that the threshold lies in, and only what is
     inside that bin is looked at. Elements that are zero count as kept or not, as one likes.
     """
-    size = sum(v.model.size for v in vectors)
-    keep = max(1, int(density * size))
-    if density == 0 or size == 0:
-        return [Place(float("inf"), 0)] * len(vectors)
+    if keep == 0:
+        return [NOWHERE] * len(vectors)
     if keep >= sum(int(v.histogram.counts.sum()) for v in vectors):
         return [Place(0.0, 0)] * len(vectors)
     bin_, wanted = _bin(vectors, keep)
@@ -186,6 +190,8 @@ def _lowest(bin_: int) -> np.uint32:
 def _histogram(base: Array, model: Array) -> Histogram:
     table = np.zeros(1 << 32 - kernels.BIN, np.uint32)  # the sign bit is never set
     kernels.histogram(base, model, table)
-    bins = np.flatnonzero(table)
-    bins = bins[bins != 0]
-    return Histogram(bins.astype(np.uint32), table[bins])
+    table[0] = 0
+    bins = np.empty(np.count_nonzero(table), np.uint32)
+    counts = np.empty_like(bins)
+    kernels.used(table, bins, counts)
+    return Histogram(bins, counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -169,9 +169,12 @@ class Merger:
     def _fill(self, recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Fill | None:
         if not self._fused:
             return None
-        from merge_optuna.engine._fused import fused  # loads numba
+        from merge_optuna.engine._fused import chunked, fused  # loads numba
 
-        return fused(recipe, name, inputs, self._statistics)
+        fill = fused(recipe, name, inputs, self._statistics)
+        if fill is None and recipe.spec.elementwise:
+            return chunked(recipe, inputs, _arguments(recipe, name, self.device))
+        return fill
 
 
 def _fill_all(fill: Fill, out: Tensor) -> bool:
@@ -243,6 +246,13 @@ def _merged(
     recipe: Recipe, name: str, inputs: Sequence[Tensor], compute: torch.dtype = torch.float32
 ) -> Tensor:
     """Merges whole tensors by the method's own kernel."""
+    inputs = _exact(inputs, compute)
+    base = inputs.pop(0) if recipe.base is not None else None
+    return recipe.spec.kernel(base, inputs, **_arguments(recipe, name, inputs[0].device))
+
+
+def _arguments(recipe: Recipe, name: str, device: torch.device) -> dict[str, Any]:
+    """What a method's kernel gets besides the tensors."""
     values = recipe.values_at(name)
     if recipe.spec.random:
         values["keys"] = [mask_key(values["seed"], model, name) for model in recipe.model_names]
@@ -250,14 +260,11 @@ def _merged(
         cuts = [_cuts_of(recipe, i, d) for i, d in enumerate(values["density"])]
         values["cuts"] = [cut[name] for cut in cuts]
     if recipe.statistics:
-        device = inputs[0].device
         known = recipe.statistics_at(name)
         values["statistics"] = [None if one is None else one.to(device) for one in known]
     if recipe.spec.ranked:
         values["ranks"] = _ranks_of(recipe, name, values["rank_over"])
-    inputs = _exact(inputs, compute)
-    base = inputs.pop(0) if recipe.base is not None else None
-    return recipe.spec.kernel(base, inputs, **values)
+    return values
 
 
 def _exact(inputs: Sequence[Tensor], compute: torch.dtype = torch.float32) -> list[Tensor]:

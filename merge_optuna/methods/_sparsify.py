@@ -41,10 +41,14 @@ def band_at(delta: Tensor, density: float, gamma: float) -> Band:
     As many are kept as :func:`cut_at` keeps; fewer of the largest are skipped where not enough
     would be left.
     """
-    n = delta.numel()
-    keep = kept_count(n, density)
-    skip = min(int(gamma * n), n - keep)
+    skip, keep = band_counts(delta.numel(), density, gamma)
     return Band(within=cut_of(delta, skip + keep), without=cut_of(delta, skip))
+
+
+def band_counts(n: int, density: float, gamma: float) -> tuple[int, int]:
+    """How many of the largest of ``n`` elements are skipped, and how many then kept."""
+    keep = kept_count(n, density)
+    return min(int(gamma * n), n - keep), keep
 
 
 def kept_count(n: int, density: float) -> int:

@@ -22,7 +22,7 @@ from merge_optuna.engine._fused import has_kernel
 from merge_optuna.engine._statistics import Statistics, TaskVector, places
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
-from merge_optuna.methods._sparsify import cut_at, trim
+from merge_optuna.methods._sparsify import cut_at, kept_count, trim
 
 R = mo.recipes
 Family = list[mo.Checkpoint]
@@ -79,6 +79,11 @@ def sparse(base: mo.Checkpoint, experts: Family) -> Iterator[mo.Recipe]:
             yield R.dare_ties(
                 base, experts, normalize=normalize, rescale=rescale, elect=elect, **common
             )
+    gamma = [0.0, 0.01, 0.3]
+    for normalize in (True, False):
+        yield R.breadcrumbs(base, experts, normalize=normalize, gamma=gamma, **common)
+        yield R.breadcrumbs_ties(base, experts, normalize=normalize, gamma=gamma, **common)
+        yield R.breadcrumbs(base, experts, normalize=normalize, rescale="l1", **common)
     for density in ([0.0, 1.0, 0.001], [1e-12, 1 - 1e-12, 0.999]):
         yield R.ties(base, experts, density=density)
         yield R.ties(base, experts, density=density[0], trim_over="model")
@@ -203,7 +208,8 @@ FLOATS = st.one_of(
 def test_where_to_trim(delta: np.ndarray, density: float) -> None:
     """The radix selection keeps what a sort would, apart from zeros."""
     base = np.zeros_like(delta)
-    (place,) = places([TaskVector.of(base, delta, Statistics(), None)], density)
+    keep = kept_count(delta.size, density)
+    (place,) = places([TaskVector.of(base, delta, Statistics(), None)], keep)
     magnitude, index = np.abs(delta), np.arange(delta.size)
     kept = (magnitude > place.threshold) | ((magnitude == place.threshold) & (index < place.last))
     expected = trim(torch.from_numpy(delta), cut_at(torch.from_numpy(delta), density)).numpy()
