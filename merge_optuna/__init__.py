@@ -21,9 +21,11 @@ if TYPE_CHECKING:
         presets,
         recipes,
         samplers,
+        statistics,
     )
     from merge_optuna.checkpoints import Checkpoint, push
     from merge_optuna.engine import Engine, write
+    from merge_optuna.fitted import adamerging, greedy_soup
     from merge_optuna.recipes import Recipe, depth, free, per_group
     from merge_optuna.study import (
         MergeObjective,
@@ -45,12 +47,15 @@ _MODULES = (
     "presets",
     "recipes",
     "samplers",
+    "statistics",
 )
 _NAMES = {
     "Checkpoint": "checkpoints",
     "push": "checkpoints",
     "Engine": "engine",
     "write": "engine",
+    "adamerging": "fitted",
+    "greedy_soup": "fitted",
     "Recipe": "recipes",
     "depth": "recipes",
     "free": "recipes",
@@ -72,6 +77,7 @@ __all__ = [
     "MergeStudy",
     "Recipe",
     "__version__",
+    "adamerging",
     "callbacks",
     "depth",
     "engine",
@@ -79,6 +85,7 @@ __all__ = [
     "evaluators",
     "export",
     "free",
+    "greedy_soup",
     "methods",
     "per_group",
     "presets",
@@ -89,6 +96,7 @@ __all__ = [
     "samplers",
     "scores",
     "set_scores",
+    "statistics",
     "storage",
     "write",
 ]

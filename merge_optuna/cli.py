@@ -530,6 +530,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
         "base": method.base,
         "sources": method.sources_in_words,
         "models": [method.models[0], None if method.models[1] == math.inf else method.models[1]],
+        "statistics": method.statistics,
         "parameters": {
             p.name: {
                 "range": p.range,

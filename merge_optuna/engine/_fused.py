@@ -233,6 +233,7 @@ def chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) ->
     if any(flat(tensor) is None for tensor in inputs):
         return None
     flats = [tensor.reshape(-1) for tensor in inputs]
+    statistics = [s if s is None else s.reshape(-1) for s in values.pop("statistics", ())]
 
     def fill(out: Array, first: int) -> None:
         merged = tensor_of(out)
@@ -240,7 +241,9 @@ def chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) ->
             end = min(at + _CHUNK, out.size)
             parts = [tensor[first + at : first + end].float() for tensor in flats]
             base = parts.pop(0) if recipe.base is not None else None
-            merged[at:end] = recipe.spec.kernel(base, parts, **values)
+            known = [s if s is None else s[first + at : first + end] for s in statistics]
+            more = {"statistics": known} if known else {}
+            merged[at:end] = recipe.spec.kernel(base, parts, **values, **more)
 
     return fill
 

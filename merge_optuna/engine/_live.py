@@ -46,6 +46,11 @@ class Engine:
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
 
+    @property
+    def views(self) -> dict[str, Tensor]:
+        """The memory of the live model by the names of the checkpoint; empty before a load."""
+        return self._views
+
     def load(self, recipe: Source) -> nn.Module:
         """Fills the live model with a merged recipe, or with a checkpoint as it is.
 

@@ -174,7 +174,7 @@ class Merger:
 
         fill = fused(recipe, name, inputs, self._statistics)
         if fill is None and recipe.spec.elementwise:
-            return chunked(recipe, inputs, _arguments(recipe, name))
+            return chunked(recipe, inputs, _arguments(recipe, name, self.device))
         return fill
 
 
@@ -263,10 +263,10 @@ def _merged(
     """Merges whole tensors by the method's own kernel."""
     inputs = _exact(inputs, compute)
     base = inputs.pop(0) if recipe.base is not None else None
-    return recipe.spec.kernel(base, inputs, **_arguments(recipe, name))
+    return recipe.spec.kernel(base, inputs, **_arguments(recipe, name, inputs[0].device))
 
 
-def _arguments(recipe: Recipe, name: str) -> dict[str, Any]:
+def _arguments(recipe: Recipe, name: str, device: torch.device) -> dict[str, Any]:
     """What a method's kernel gets besides the tensors."""
     values = recipe.values_at(name)
     if recipe.spec.random:
@@ -274,6 +274,9 @@ def _arguments(recipe: Recipe, name: str) -> dict[str, Any]:
     if values.get("trim_over") == "model":
         cuts = [_cuts_of(recipe, i, d) for i, d in enumerate(values["density"])]
         values["cuts"] = [cut[name] for cut in cuts]
+    if recipe.statistics:
+        known = recipe.statistics_at(name)
+        values["statistics"] = [None if one is None else one.to(device) for one in known]
     if recipe.spec.ranked:
         values["ranks"] = _ranks_of(recipe, name, values["rank_over"])
     return values

@@ -100,10 +100,11 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 
 
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
-    for leaf in _leaves(recipe):
-        if leaf.folder is not None and leaf.folder.resolve().is_relative_to(folder):
+    read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
+    for source in read:
+        if source.folder is not None and source.folder.resolve().is_relative_to(folder):
             raise ExportError(
-                f"The folder {str(folder)!r} holds {leaf.name!r}, a source of this merge. "
+                f"The folder {str(folder)!r} holds {source.name!r}, a source of this merge. "
                 "Choose another one."
             )
 

@@ -101,6 +101,11 @@ class Function:
         return float(np.mean(scores))
 
 
+def value_of(evaluator: Evaluator, model: nn.Module) -> float | tuple[float, ...]:
+    """The metric over all examples."""
+    return evaluator.value(np.concatenate([scores for _, scores in evaluator(model)]))
+
+
 def as_evaluator(obj: Any) -> Evaluator:
     """Returns an evaluator as it is and wraps a function ``(model) -> float``.
 

@@ -27,7 +27,7 @@ class Columns:
     text: str
     text_pair: str | None
     image: str | None
-    label: str
+    label: str | None  # None: the data need not have labels
 
 
 def read(
@@ -62,15 +62,17 @@ def _from_dataset(
     there = list(data.column_names)
     inputs = columns.image or columns.text
     pair = _pair_column(columns, there)
-    for name in (inputs, columns.label, *([pair] if pair else [])):
-        if name not in there:
+    for name in (inputs, columns.label, pair):
+        if name is not None and name not in there:
             raise EvaluationError(
                 f"The data set has no column {name!r}, only {few(there)}. "
                 "Name the columns with text=, text_pair=, image= and label=."
             )
-    labels = _labels(list(data[columns.label]), _row)
-    names = getattr(data.features[columns.label], "names", None)
-    labels = Labels(labels.values, labels.where, names)
+    labels = Labels((), _row)
+    if columns.label is not None:
+        labels = _labels(list(data[columns.label]), _row)
+        names = getattr(data.features[columns.label], "names", None)
+        labels = Labels(labels.values, labels.where, names)
     if columns.image is not None:
         return Images(data.select_columns([columns.image]), columns.image), labels
     pairs = _texts(list(data[pair]), _row) if pair else None
@@ -96,7 +98,9 @@ def _from_json_lines(
                 )
         return [fields[name] for fields in rows]
 
-    labels = _labels(column(columns.label), where)
+    labels = Labels((), where)
+    if columns.label is not None:
+        labels = _labels(column(columns.label), where)
     pair = _pair_column(columns, list(rows[0]) if rows else [])
     pairs = _texts(column(pair), where) if pair else None
     return Texts(_texts(column(columns.text), where), pairs, tokenizer, max_length), labels

@@ -57,7 +57,7 @@ class Head:
 
 def _frame(checkpoint: Checkpoint) -> Any:
     """The head's model with a hole in the place of its encoder."""
-    cls, config = _architecture(checkpoint)
+    cls, config = architecture(checkpoint)
     with torch.device("meta"):
         frame = cls(cls.config_class.from_dict(config))
     prefix = frame.base_model_prefix
@@ -79,7 +79,12 @@ def _frame(checkpoint: Checkpoint) -> Any:
     return frame.requires_grad_(False).eval()
 
 
-def _architecture(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
+def architecture(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
+    """The transformers class and the config of a checkpoint.
+
+    Raises:
+        EvaluationError: If transformers has no such class.
+    """
     import transformers
 
     config = checkpoint.config or {}
@@ -90,6 +95,6 @@ def _architecture(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
             return getattr(transformers, name), config
     raise EvaluationError(
         f"The config of checkpoint {checkpoint.name!r} names no architecture that transformers "
-        f"knows ({config.get('architectures')}), so its head cannot be built. Save the "
+        f"knows ({config.get('architectures')}), so its model cannot be built. Save the "
         "fine-tuned model with save_pretrained()."
     )

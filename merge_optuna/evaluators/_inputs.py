@@ -36,6 +36,11 @@ class Arguments(NamedTuple):
         return Arguments(tuple(map(fn, self.args)), {k: fn(t) for k, t in self.kwargs.items()})
 
     @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return len((*self.args, *self.kwargs.values())[0])
+
+    @property
     def width(self) -> int:
         """Elements per example."""
         return sum(t[0].numel() for t in (*self.args, *self.kwargs.values()))
@@ -246,6 +251,12 @@ class Tensors:
         return _digest([head.encode(), raw.numpy().data])
 
 
+def mixed(n: int) -> Ids:
+    """Examples 0 to n − 1 in an order that favours none; data sets are often sorted by class."""
+    # Raw bits of a counter-based generator: its permutations may change between numpy versions.
+    return np.argsort(np.random.Philox(key=0).random_raw(n), kind="stable")
+
+
 def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:
     """Splits examples into batches of similar length, in an order that favours no length.
 
@@ -261,12 +272,11 @@ def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:
     """
     n = len(lengths)
     count = -(-n // batch_size)
-    # Raw bits of a counter-based generator: its permutations may change between numpy versions.
-    draws = np.random.Philox(key=0).random_raw(n + count)
-    mixed = np.argsort(draws[:n], kind="stable")  # data sets are often sorted by class
-    by_length = mixed[np.argsort(lengths[mixed], kind="stable")]
+    order = mixed(n)
+    by_length = order[np.argsort(lengths[order], kind="stable")]
     batches = np.array_split(by_length, count)
-    return [batches[i] for i in np.argsort(draws[n:], kind="stable")]
+    draws = np.random.Philox(key=0).random_raw(n + count)[n:]
+    return [batches[i] for i in np.argsort(draws, kind="stable")]
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:

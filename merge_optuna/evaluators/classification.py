@@ -38,6 +38,8 @@ class Classification:
     Attributes:
         directions: ``("maximize",)``.
         metric_names: ``(metric,)``.
+        inputs: What models are given; the labels stay inside.
+        head: What is put in the place of the models' own head, or None.
     """
 
     directions = ("maximize",)
@@ -88,14 +90,14 @@ class Classification:
         self.metric_names = (metric,)
         self._metric = _METRICS[metric]
         columns = Columns(text, text_pair, image, label)
-        self._inputs, self._labels = read(data, columns, tokenizer, max_length)
+        self.inputs, self._labels = read(data, columns, tokenizer, max_length)
         self._batch_size = batch_size
         self._order: list[Ids] | None = None
-        self._head = None if head is None else Head(head)
+        self.head = None if head is None else Head(head)
         self._ready: _Ready | None = None
 
     def __len__(self) -> int:
-        return len(self._inputs)
+        return len(self.inputs)
 
     def __call__(self, model: nn.Module) -> Iterator[Batch]:
         """Scores the examples batch by batch.
@@ -153,19 +155,19 @@ class Classification:
     @cached_property
     def digest(self) -> dict[str, str]:
         """Digests of the inputs, of the labels and, if there is one, of the head."""
-        parts = {"inputs": self._inputs.digest(), "labels": self._labels.digest()}
-        return parts if self._head is None else {**parts, "head": self._head.checkpoint.digest}
+        parts = {"inputs": self.inputs.digest(), "labels": self._labels.digest()}
+        return parts if self.head is None else {**parts, "head": self.head.checkpoint.digest}
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:
             model.eval()
-        return model if self._head is None else self._head.on(model)
+        return model if self.head is None else self.head.on(model)
 
     def _prepare(self, model: nn.Module, scored: nn.Module) -> _Ready:
         device, dtype = _place(model)
         # The model itself is no part of the key: a search over layer paths makes a new one for
         # every trial.
-        key = (self._inputs.key(model), self._labels.key(scored), device, dtype)
+        key = (self.inputs.key(model), self._labels.key(scored), device, dtype)
         if self._ready is None or self._ready.key != key:
 
             def put(tensor: Tensor) -> Tensor:
@@ -173,7 +175,7 @@ class Classification:
 
             self._ready = None  # frees the old batches before the new ones are made
             classes = self._labels.ids(scored)
-            encoded = self._inputs.encode(model)
+            encoded = self.inputs.encode(model)
             if self._order is None:
                 # Fixed by the first tokenizer; for one that splits texts otherwise, batches are
                 # less compact, but they are the same. Sorting by characters instead would cost

@@ -17,6 +17,7 @@ from merge_optuna.methods import (
     consensus,
     dare,
     della,
+    fisher,
     karcher,
     linear,
     model_stock,
@@ -25,6 +26,7 @@ from merge_optuna.methods import (
     nuslerp,
     ram,
     rankmean,
+    regmean,
     sce,
     slerp,
     task_arithmetic,
@@ -59,6 +61,8 @@ METHODS: dict[str, Method] = {
         ram.RAMPLUS_TL,
         rankmean.RANKMEAN,
         consensus.CONSENSUS_TA,
+        fisher.FISHER,
+        regmean.REGMEAN,
     )
 }
 """Every method by name."""

@@ -119,6 +119,9 @@ class Method:
         proportional: Whether scaling all weights changes nothing, whatever the other parameters,
             so that a search needs only their shares.
         promises: What holds for its results, of :data:`PROMISES`; tests hold it to them.
+        statistics: The kind of statistics that it needs of every model, a function of
+            ``mo.statistics``. The kernel then also gets ``statistics``, one tensor per model, None
+            where a model has none for this tensor; called without, it averages.
     """
 
     name: str
@@ -133,6 +136,7 @@ class Method:
     elementwise: bool = False
     proportional: bool = False
     promises: frozenset[str] = frozenset()
+    statistics: str | None = None
 
     @property
     def summary(self) -> str:
@@ -141,9 +145,10 @@ class Method:
 
     @property
     def sources_in_words(self) -> str:
-        """What is merged, e.g. ``a base and at least 2 models``."""
+        """What is merged, e.g. ``a base and at least 2 models``, and what is known of it."""
         base = {True: "a base and ", False: "", None: "perhaps a base and "}[self.base]
-        return base + self._models_in_words
+        known = f", each with its mo.statistics.{self.statistics}" if self.statistics else ""
+        return base + self._models_in_words + known
 
     @property
     def _models_in_words(self) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.recipes._statistics import KEY as STATISTICS
 from merge_optuna.recipes._tree import Recipe, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
 from merge_optuna.recipes.groups import Depth, Layout, depth
@@ -620,7 +621,76 @@ def consensus_ta(
     return merge("consensus_ta", base, experts, values, exclude=exclude, name=name)
 
 
+def fisher(
+    models: Sequence[Source],
+    *,
+    statistics: Sequence[Checkpoint],
+    weight: PerModel = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """Average in which each parameter counts by its Fisher information in each model.
+
+    Args:
+        models: At least one.
+        statistics: ``mo.statistics.fisher(model, data)`` of each model. Tensors that they lack are
+            averaged with the weights alone.
+        weight: Of each model, at least 0. Free weights are searched as n − 1 shares, since only
+            proportions matter.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range, or a model lacks statistics.
+    """
+    return merge(
+        "fisher",
+        None,
+        models,
+        {"weight": weight},
+        statistics=statistics,
+        exclude=exclude,
+        name=name,
+    )
+
+
+def regmean(
+    models: Sequence[Source],
+    *,
+    statistics: Sequence[Checkpoint],
+    alpha: Setting = 0.9,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+) -> Recipe:
+    """RegMean: linear layers that come closest to each model's outputs on its own inputs.
+
+    Each takes the solution of a linear system with as many unknowns as the layer has inputs, in
+    float64. Other tensors are averaged.
+
+    Args:
+        models: At least one.
+        statistics: ``mo.statistics.gram(model, data)`` of each model.
+        alpha: Factor of the off-diagonal elements of the Gram matrices, in [0, 1]: 1 trusts the
+            data fully, 0 weighs each input alone.
+        exclude: See the module.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If a parameter is outside its range, or a model lacks statistics.
+    """
+    return merge(
+        "regmean",
+        None,
+        models,
+        {"alpha": alpha},
+        statistics=statistics,
+        exclude=exclude,
+        name=name,
+    )
+
+
 __all__ = [
+    "STATISTICS",
     "ByName",
     "Depth",
     "Free",
@@ -637,6 +707,7 @@ __all__ = [
     "della",
     "della_linear",
     "depth",
+    "fisher",
     "free",
     "karcher",
     "linear",
@@ -648,6 +719,7 @@ __all__ = [
     "ram",
     "ramplus_tl",
     "rankmean",
+    "regmean",
     "sce",
     "slerp",
     "task_arithmetic",

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 
 from merge_optuna.checkpoints import Checkpoint, own_names
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
+from merge_optuna.recipes._statistics import is_statistics
 from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10
@@ -95,6 +96,11 @@ def _check_usable(
             raise CheckpointMismatch(
                 f"{checkpoint.name!r} ({checkpoint.ref}) is quantised, so its tensors are codes, "
                 "not weights. Merge the model that it was made from."
+            )
+        if is_statistics(checkpoint):
+            raise CheckpointMismatch(
+                f"{checkpoint.name!r} ({checkpoint.ref}) holds statistics of a model, not "
+                "weights. Pass it as statistics=[...] beside that model."
             )
     names = {name for checkpoint in (frame, *others) for name in checkpoint.names()}
     for pattern in exclude:

@@ -18,6 +18,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment, align
+from merge_optuna.recipes._statistics import check_number, check_origin
 from merge_optuna.recipes._values import (
     ByName,
     Free,
@@ -34,6 +35,7 @@ from merge_optuna.recipes.groups import Per
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import BaseTrial
+    from torch import Tensor
 
 FORMAT = 1
 
@@ -70,6 +72,7 @@ class Recipe(BaseModel):
         parameters: Pairs of name and value for every parameter of the method; one value per model
             where the method's spec says so.
         exclude: Name filters of tensors that are taken from the base unchanged.
+        statistics: Of each model, for methods that need them; made by ``mo.statistics``.
         name: Prefix of the parameter names when it stands inside another recipe.
     """
 
@@ -80,6 +83,7 @@ class Recipe(BaseModel):
     models: tuple[Annotated[Checkpoint | Recipe, BeforeValidator(_as_source)], ...]
     parameters: _Parameters = ()
     exclude: tuple[str, ...] = ()
+    statistics: tuple[Annotated[Checkpoint, BeforeValidator(_as_source)], ...] = ()
     name: str | None = None
 
     def __init__(self, **data: Any):
@@ -115,6 +119,14 @@ class Recipe(BaseModel):
             found |= dict.fromkeys(inner)
         return tuple(found)
 
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint that is read, once: the leaves and the statistics."""
+        found = dict.fromkeys((*self.leaves(), *self.statistics))
+        for source in self.sources:
+            if isinstance(source, Recipe):
+                found |= dict.fromkeys(source.checkpoints())
+        return tuple(found)
+
     @cached_property
     def frame(self) -> Checkpoint:
         """The checkpoint that gives the config and what is not merged: the base, or the first."""
@@ -128,6 +140,7 @@ class Recipe(BaseModel):
         Raises:
             CheckpointMismatch: If the sources do not fit together.
         """
+        check_origin(self)
         frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
         return align(frames[0], tuple(frames[1:]), self.exclude)
 
@@ -166,6 +179,7 @@ class Recipe(BaseModel):
         data = self._fields()
         data["base"] = None if self.base is None else replaced(self.base)
         data["models"] = tuple(replaced(model) for model in self.models)
+        data["statistics"] = tuple(replaced(statistics) for statistics in self.statistics)
         return Recipe(**data)
 
     @property
@@ -205,6 +219,10 @@ class Recipe(BaseModel):
             else value_at(value, name, layout)
             for key, value in self.parameters
         }
+
+    def statistics_at(self, name: str) -> list[Tensor | None]:
+        """The statistics of each model for one merged tensor; None where a model has none."""
+        return [one.tensor(name) if name in one.store.specs() else None for one in self.statistics]
 
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields}
@@ -380,6 +398,7 @@ def _complete(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
     """Checks all parameters against the method's spec and fills in defaults, in spec order."""
     spec = methods.get(recipe.method)
     spec.check_sources(recipe.base, len(recipe.models))
+    check_number(recipe)
     _check_names(recipe)
     given = dict(recipe.parameters)
     for name in given:
@@ -433,8 +452,8 @@ def _check_names(recipe: Recipe) -> None:
     taken = {"share", *(p.name for p in recipe.spec.parameters)} & set(prefixes)
     if taken:
         raise RecipeError(f"A recipe inside another cannot be called {', '.join(sorted(taken))}.")
-    leaves = [leaf.name for leaf in recipe.leaves()]
-    several = _twice(prefixes) | _twice(recipe.model_names) | _twice(leaves)
+    read = [checkpoint.name for checkpoint in recipe.checkpoints()]
+    several = _twice(prefixes) | _twice(recipe.model_names) | _twice(read)
     if several:
         raise RecipeError(
             f"Several models are called {', '.join(sorted(several))}. Give each its own name: "
@@ -459,6 +478,7 @@ def merge(
     models: Sequence[Checkpoint | Recipe],
     parameters: Mapping[str, Any],
     *,
+    statistics: Sequence[Checkpoint] = (),
     exclude: Sequence[str] = (),
     name: str | None = None,
 ) -> Recipe:
@@ -479,6 +499,7 @@ def merge(
         models=tuple(models),
         parameters=tuple((key, _as_given(value)) for key, value in parameters.items()),
         exclude=tuple(exclude),
+        statistics=tuple(statistics),
         name=name,
     )
 

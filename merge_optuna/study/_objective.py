@@ -20,6 +20,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
+from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
 from merge_optuna.samplers._owner import sign
@@ -134,9 +135,7 @@ class MergeObjective:
             recipe: What to load.
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
-        chosen = evaluator or self.evaluator
-        model = self.engine.load(recipe)
-        return chosen.value(np.concatenate([scores for _, scores in chosen(model)]))
+        return value_of(evaluator or self.evaluator, self.engine.load(recipe))
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """The recipe that a trial asks for.
@@ -396,8 +395,8 @@ def _difference(before: Recipe, now: Recipe) -> str:
     """What differs between two spaces, in words."""
     if before.method != now.method:
         return f"method {before.method}, now {now.method}"
-    old = [(c.name, c.digest[:8]) for c in before.leaves()]
-    new = [(c.name, c.digest[:8]) for c in now.leaves()]
+    old = [(c.name, c.digest[:8]) for c in before.checkpoints()]
+    new = [(c.name, c.digest[:8]) for c in now.checkpoints()]
     if old != new:
         return f"sources {old}, now {new}"
     for name, value in before.parameters:

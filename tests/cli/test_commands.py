@@ -555,7 +555,10 @@ def test_methods(cli: Cli) -> None:
             assert about["default"] == parameter.default
             assert about["search"] == (parameter.search_in_words or None)
     assert "density [0, 1] 0.5 [0, 1] each model" in words(out)
+    code, out, _ = cli("methods", "regmean")
+    assert "regmean: any number of models, each with its mo.statistics.gram" in words(out)
     code, out, _ = cli("methods", "slerp")
+    assert "mo.statistics" not in out
     assert (code, out.count("arXiv")) == (0, 0)
     assert "slerp: 2 models" in out
     code, out, _ = cli("methods", "slerp", "--markdown")

@@ -221,6 +221,15 @@ def anonymous_memory() -> int:
     return 1024 * int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0])
 
 
+def test_the_model_knows_its_folder(tmp_path: Path) -> None:
+    """Tokenizers and image processors are looked for there."""
+    folder = toys.save(toys.bert(), tmp_path / "bert")
+    model = mo.Engine().load(mo.Checkpoint(folder))
+    wanted = type(model).from_pretrained(folder)
+    assert model.name_or_path == wanted.name_or_path == str(folder)
+    assert model.config.name_or_path == wanted.config.name_or_path
+
+
 def test_generation_config(tmp_path: Path) -> None:
     model = toys.llama()
     model.generation_config.update(max_new_tokens=7, temperature=0.5, do_sample=True)

@@ -103,9 +103,9 @@ def test_two_models_in_turns(expert: Path, topics: Any, model: nn.Module, tokeni
 def test_the_head_is_not_rounded_for_good(expert: Path, topics: Any, model: nn.Module) -> None:
     """After a bfloat16 model, a float32 model meets the head in full precision."""
     evaluator = Classification(topics[0], head=Checkpoint(expert))
-    low = evaluator._head.on(load(expert, dtype=torch.bfloat16))  # type: ignore[union-attr]
+    low = evaluator.head.on(load(expert, dtype=torch.bfloat16))  # type: ignore[union-attr]
     assert low.classifier.weight.dtype == torch.bfloat16
-    high = evaluator._head.on(model)  # type: ignore[union-attr]
+    high = evaluator.head.on(model)  # type: ignore[union-attr]
     assert torch.equal(high.classifier.weight, load(expert).classifier.weight)
 
 

@@ -64,7 +64,10 @@ def test_the_page_of_methods_is_up_to_date() -> None:
 def test_functions_and_specs_have_the_same_parameters_and_defaults(name: str) -> None:
     """A recipe read from YAML gets the spec's defaults, one made by the function its own."""
     given = inspect.signature(getattr(mo.recipes, name)).parameters
-    others = {"models", "a", "b", "base", "expert", "experts", "exclude", "name"}
+    others = {
+        *("models", "a", "b", "base", "expert", "experts", "statistics"),
+        *("exclude", "name"),
+    }
     mine = {key: p.default for key, p in given.items() if key not in others}
     specs = {p.name: p.default for p in methods.get(name).parameters}
     assert mine == specs

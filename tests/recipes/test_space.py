@@ -514,11 +514,20 @@ def test_free_without_names_searches_lambda_beside_shares(family: Family) -> Non
 
 
 @pytest.mark.parametrize("method", mo.methods.METHODS)
-def test_every_method_can_be_freed_as_it_is(family: Family, method: str) -> None:
+def test_every_method_can_be_freed_as_it_is(
+    family: Family, method: str, tmp_path: Path
+) -> None:
     spec = mo.methods.get(method)
     experts = family[1 : 1 + int(min(3, spec.models[1]))]
     base = family[0] if spec.base else None
-    recipe = mo.Recipe(method=method, base=base, models=tuple(experts))
+    tokens = {"input_ids": torch.arange(3, 15).reshape(2, 6)}
+    statistics = [
+        getattr(mo.statistics, spec.statistics)(model, [tokens], folder=tmp_path / model.name)
+        for model in (experts if spec.statistics else ())
+    ]
+    recipe = mo.Recipe(
+        method=method, base=base, models=tuple(experts), statistics=tuple(statistics)
+    )
     if not any(p.search for p in spec.parameters):
         with pytest.raises(RecipeError, match=f"No parameter of {method} has a search range"):
             recipe.free()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -15,7 +16,7 @@ from optuna.trial import TrialState
 
 import merge_optuna as mo
 from tests import processes
-from tests.trained import Task
+from tests.trained import Task, read_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -91,6 +92,25 @@ def test_own_objective(task: Task, tmp_path: Path) -> None:
     done = processes.script(EXAMPLES / "own_objective.py", *task.folders, cwd=tmp_path).wait()
     assert done.code == 0, done.err
     assert mo.Recipe.from_yaml(tmp_path / "merged/recipe.yaml").method == "task_arithmetic"
+
+
+def test_fisher(task: Task, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    rows = read_rows(task.test)
+    texts.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows))
+
+    done = processes.script(
+        EXAMPLES / "fisher.py", *task.folders[1:], texts, task.dev, cwd=tmp_path
+    ).wait()
+    assert done.code == 0, done.err
+    told = dict(line.split(": ", 1) for line in done.out.splitlines())
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    recipe = mo.Recipe.from_yaml(tmp_path / "merged/recipe.yaml")
+    assert recipe.method == "fisher"
+    best, params = told["best found"].split(" ", 1)
+    assert objective.score(recipe) == float(best)
+    assert list(ast.literal_eval(params)) == ["share/a"]
+    assert float(best) >= float(told["Fisher"]) > 0
 
 
 def test_keep_best(task: Task, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Statistics kept in a folder beside the digests of what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.errors import ExportError
+from merge_optuna.recipes import STATISTICS
+
+Facts: TypeAlias = Mapping[str, str | int]
+
+_FORMAT = 1  # of what is computed: statistics of another format are computed again
+
+
+def kept(
+    facts: Facts,
+    folder: str | Path | None,
+    name: str,
+    compute: Callable[[], Mapping[str, Tensor]],
+) -> Checkpoint:
+    """The statistics in the folder if they have these facts, else computed and written there.
+
+    Args:
+        facts: Kind, digests of model and data, settings: all that the tensors depend on.
+        folder: Where they are kept; one in the cache, named by the facts, when omitted.
+        name: Of the checkpoint that is returned.
+        compute: Returns the tensors by name.
+
+    Raises:
+        ExportError: If the folder holds something else.
+    """
+    facts = {"format": _FORMAT, **facts}
+    place = _cached(facts) if folder is None else Path(folder).expanduser().absolute()
+    if _facts_in(place) != facts:
+        _check_replaceable(place)
+        _write(place, facts, compute())
+    return Checkpoint(place, name=name)
+
+
+def _cached(facts: Facts) -> Path:
+    root = Path(os.environ.get("MERGE_OPTUNA_CACHE", "~/.cache/merge_optuna")).expanduser()
+    text = json.dumps(facts, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return root.absolute() / "statistics" / digest
+
+
+def _facts_in(folder: Path) -> Facts | None:
+    """What the statistics in a folder were made from, or None if it holds none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found: Facts | None = config.get(STATISTICS) if isinstance(config, dict) else None
+    return found
+
+
+def _check_replaceable(folder: Path) -> None:
+    filled = not folder.is_dir() or any(folder.iterdir())
+    if folder.exists() and filled and _facts_in(folder) is None:
+        raise ExportError(
+            f"{str(folder)!r} holds something else than statistics. Choose another folder."
+        )
+
+
+def _write(folder: Path, facts: Facts, tensors: Mapping[str, Tensor]) -> None:
+    specs = [TensorSpec(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()]
+    nothing = Checkpoint.from_module(
+        nn.Module(), name="nothing"
+    )  # no files of a model beside them
+    texts = {"config.json": json.dumps({STATISTICS: facts}, indent=2) + "\n"}
+    plan = WritePlan(nothing, nothing, specs, texts)
+    write_checkpoint(folder, plan, lambda name: [tensors[name]], force=True)
