@@ -100,7 +100,7 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
     for leaf in _leaves(recipe):
-        if leaf.folder is not None and leaf.folder.resolve().is_relative_to(folder):
+        if any(place.resolve().is_relative_to(folder) for place in leaf.places()):
             raise ExportError(
                 f"The folder {str(folder)!r} holds {leaf.name!r}, a source of this merge. "
                 "Choose another one."

@@ -53,6 +53,8 @@ def _as_source(value: Any) -> Any:
         raise RecipeError(
             f"A source is a checkpoint (ref, name, digest) or a recipe, not {dict(value)}."
         )
+    if "base" in value:
+        value = {**value, "base": _as_source(value["base"])}
     return Checkpoint(**value)
 
 
@@ -141,20 +143,26 @@ class Recipe(BaseModel):
             CheckpointError: If the content of a replacement differs from what was recorded.
             RecipeError: If no source has one of the names.
         """
-        known = [leaf.name for leaf in self.leaves()]
+        known = _called(self)
         unknown = [name for name in sources if name not in known]
         if unknown:
             raise RecipeError(
                 f"No source is called {', '.join(unknown)}; they are called {', '.join(known)}."
             )
 
-        def replaced(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
+        def with_given(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
             if isinstance(source, Recipe):
-                own = {leaf.name for leaf in source.leaves()}
+                own = _called(source)
                 return source.with_sources({n: s for n, s in sources.items() if n in own})
+            return replaced(source)
+
+        def replaced(source: Checkpoint) -> Checkpoint:
             given = sources.get(source.name, source)
             if not isinstance(given, Checkpoint):
                 given = source.at(given)
+            elif given is source and source.base is not None:
+                base = replaced(source.base)
+                given = source if base is source.base else source.on(base)
             if given != source:
                 raise CheckpointError(
                     f"The given source {source.name!r} is {given.name!r} with digest "
@@ -164,8 +172,8 @@ class Recipe(BaseModel):
             return given
 
         data = self._fields()
-        data["base"] = None if self.base is None else replaced(self.base)
-        data["models"] = tuple(replaced(model) for model in self.models)
+        data["base"] = None if self.base is None else with_given(self.base)
+        data["models"] = tuple(with_given(model) for model in self.models)
         return Recipe(**data)
 
     @property
@@ -440,6 +448,17 @@ def _check_names(recipe: Recipe) -> None:
             f"Several models are called {', '.join(sorted(several))}. Give each its own name: "
             "mo.Checkpoint(folder, name=...) or name=... of a recipe."
         )
+
+
+def _called(recipe: Recipe) -> list[str]:
+    """Names of the checkpoints, and of those that adapters among them are put on."""
+    names: dict[str, None] = {}
+    for leaf in recipe.leaves():
+        checkpoint: Checkpoint | None = leaf
+        while checkpoint is not None:
+            names[checkpoint.name] = None
+            checkpoint = checkpoint.base
+    return list(names)
 
 
 def _twice(names: Sequence[str]) -> set[str]:
