@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         recipes,
         samplers,
     )
-    from merge_optuna.checkpoints import Checkpoint, push
+    from merge_optuna.checkpoints import Checkpoint, TokenRow, Vocabulary, push
     from merge_optuna.engine import Engine, write
     from merge_optuna.recipes import Recipe, depth, free, per_group
     from merge_optuna.study import (
@@ -49,6 +49,8 @@ _MODULES = (
 _NAMES = {
     "Checkpoint": "checkpoints",
     "push": "checkpoints",
+    "TokenRow": "checkpoints",
+    "Vocabulary": "checkpoints",
     "Engine": "engine",
     "write": "engine",
     "Recipe": "recipes",
@@ -71,6 +73,8 @@ __all__ = [
     "MergeObjective",
     "MergeStudy",
     "Recipe",
+    "TokenRow",
+    "Vocabulary",
     "__version__",
     "callbacks",
     "depth",

@@ -164,6 +164,11 @@ class Checkpoint(BaseModel):
         return self.store.module if isinstance(self.store, ModuleStore) else None
 
     @property
+    def origin(self) -> Checkpoint:
+        """The checkpoint that this one is a view of; else itself."""
+        return self
+
+    @property
     def config(self) -> dict[str, Any] | None:
         """The content of ``config.json``, or None if there is none."""
         return self.store.config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import threading
 import warnings
 from functools import cached_property
 from typing import Any
@@ -41,8 +42,11 @@ class PeftStore(AdapterStore):
                 "can merge. Run: pip install 'merge_optuna[peft]'"
             )
 
+        self._lock = threading.Lock()
+
     def tensor(self, name: str) -> Tensor:
-        return self._merged[name]
+        with self._lock:  # tensors are asked for by several threads at once
+            return self._merged[name]
 
     @cached_property
     def _merged(self) -> dict[str, Tensor]:
@@ -88,7 +92,8 @@ def _live_model(base: Store) -> Any:
             "the base of this adapter needs. Merge it yourself (peft: merge_and_unload) and pass "
             "mo.Checkpoint.from_module(model, name=...)."
         )
-    state = {name: base.tensor(name).float() for name in base.specs()}
+    # a copy also of float32 tensors: the model takes them as they are and is written to
+    state = {name: base.tensor(name).to(torch.float32, copy=True) for name in base.specs()}
     return architecture.from_pretrained(
         None,
         config=architecture.config_class.from_dict(base.config),

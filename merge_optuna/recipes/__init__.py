@@ -6,6 +6,11 @@ per layer group, ``mo.per_group([...])``; or ``{filter: value, "*": value}`` by 
 
 ``exclude`` takes name filters: matching tensors come unchanged from the base (from the first model
 for methods without one).
+
+``tokenizer`` is for models whose vocabularies differ: ``"base"`` (the first model, for methods
+without one), ``"union"`` or the name of a source says whose tokens the merged model has, and
+:class:`mo.Vocabulary` more than that. ``chat_template`` is ``"auto"``, the name of a source or a
+template. Both are given to the outermost recipe.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.recipes._tree import Recipe, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
 from merge_optuna.recipes.groups import Depth, Layout, depth
@@ -21,6 +26,7 @@ from merge_optuna.recipes.groups import Depth, Layout, depth
 Source = Checkpoint | Recipe
 Setting = float | Free | PerGroup | Mapping[str, Any]
 PerModel = Setting | Sequence[Setting]
+Tokenizer = str | Vocabulary | None
 
 
 def linear(
@@ -30,6 +36,8 @@ def linear(
     normalize: bool = True,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Weighted average of models.
 
@@ -40,12 +48,23 @@ def linear(
             shares, since only proportions matter.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "normalize": normalize}
-    return merge("linear", None, models, values, exclude=exclude, name=name)
+    return merge(
+        "linear",
+        None,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def slerp(
@@ -55,9 +74,20 @@ def slerp(
     t: Setting = 0.5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Spherical interpolation from ``a`` (t = 0) to ``b`` (t = 1), tensor by tensor."""
-    return merge("slerp", None, [a, b], {"t": t}, exclude=exclude, name=name)
+    return merge(
+        "slerp",
+        None,
+        [a, b],
+        {"t": t},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def nuslerp(
@@ -69,6 +99,8 @@ def nuslerp(
     flatten: bool = True,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Spherical interpolation of two models, or of their task vectors if there is a base.
 
@@ -82,12 +114,23 @@ def nuslerp(
         flatten: Interpolate each tensor as one vector.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "row_wise": row_wise, "flatten": flatten}
-    return merge("nuslerp", base, models, values, exclude=exclude, name=name)
+    return merge(
+        "nuslerp",
+        base,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def multislerp(
@@ -99,6 +142,8 @@ def multislerp(
     eps: float = 1e-8,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Mean direction and mean length of the models, or of their task vectors if there is a base.
 
@@ -111,12 +156,23 @@ def multislerp(
             then the tensors are averaged linearly.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "normalize": normalize, "eps": eps}
-    return merge("multislerp", base, models, values, exclude=exclude, name=name)
+    return merge(
+        "multislerp",
+        base,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def karcher(
@@ -127,6 +183,8 @@ def karcher(
     tol: float = 1e-5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Karcher mean: the direction with the least squared angles to the models, in mean length.
 
@@ -137,12 +195,23 @@ def karcher(
         tol: Length of a step in radians below which the descent ends, in [0, 1].
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "max_iter": max_iter, "tol": tol}
-    return merge("karcher", None, models, values, exclude=exclude, name=name)
+    return merge(
+        "karcher",
+        None,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def task_arithmetic(
@@ -154,10 +223,21 @@ def task_arithmetic(
     normalize: bool = False,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Base plus ``lambda_`` times the weighted sum of the experts' task vectors."""
     values = {"weight": weight, "lambda_": lambda_, "normalize": normalize}
-    return merge("task_arithmetic", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "task_arithmetic",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def ties(
@@ -172,6 +252,8 @@ def ties(
     trim_over: str = "tensor",
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """TIES: trim each task vector, elect a sign per entry, average the entries that agree.
 
@@ -186,6 +268,8 @@ def ties(
         trim_over: Rank the entries of each ``"tensor"`` or of the whole ``"model"``.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -198,7 +282,16 @@ def ties(
         "elect": elect,
         "trim_over": trim_over,
     }
-    return merge("ties", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "ties",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def dare_linear(
@@ -213,6 +306,8 @@ def dare_linear(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DARE: drop entries of each task vector at random, rescale, then task arithmetic.
 
@@ -228,6 +323,8 @@ def dare_linear(
         seed: Of the masks, which are keyed by (seed, expert's name, tensor's name).
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -240,7 +337,16 @@ def dare_linear(
         "normalize": normalize,
         "seed": seed,
     }
-    return merge("dare_linear", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "dare_linear",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def dare_ties(
@@ -256,6 +362,8 @@ def dare_ties(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DARE, then TIES sign election and the sum of the entries that agree.
 
@@ -270,7 +378,16 @@ def dare_ties(
         "elect": elect,
         "seed": seed,
     }
-    return merge("dare_ties", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "dare_ties",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def model_stock(
@@ -280,6 +397,8 @@ def model_stock(
     filter_wise: bool = False,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Model Stock: between the base and the average of its experts, by the angle between them.
 
@@ -289,9 +408,20 @@ def model_stock(
         filter_wise: Measure the angle for each row of a matrix instead of each tensor.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
     """
     values = {"filter_wise": filter_wise}
-    return merge("model_stock", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "model_stock",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def nearswap(
@@ -301,12 +431,23 @@ def nearswap(
     t: Setting = 1e-4,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """NearSwap: each element of the base moves towards the expert's by at most ``t``.
 
     Elements nearer than ``t`` become the expert's; the unit is that of the weights.
     """
-    return merge("nearswap", base, [expert], {"t": t}, exclude=exclude, name=name)
+    return merge(
+        "nearswap",
+        base,
+        [expert],
+        {"t": t},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def arcee_fusion(
@@ -315,13 +456,24 @@ def arcee_fusion(
     *,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Arcee Fusion: the elements of the expert whose change stands out, all others of the base.
 
     A change counts by its size times the divergence of its row's softmax from the base's. Taken is
     what lies at or above the tensor's median plus one and a half interquartile ranges.
     """
-    return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
+    return merge(
+        "arcee_fusion",
+        base,
+        [expert],
+        {},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def della_linear(
@@ -337,6 +489,8 @@ def della_linear(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.
 
@@ -358,6 +512,8 @@ def della_linear(
         seed: Of the masks, which are keyed by (seed, expert's name, tensor's name).
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -371,7 +527,16 @@ def della_linear(
         "normalize": normalize,
         "seed": seed,
     }
-    return merge("della_linear", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "della_linear",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def della(
@@ -388,6 +553,8 @@ def della(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.
 
@@ -404,7 +571,16 @@ def della(
         "elect": elect,
         "seed": seed,
     }
-    return merge("della", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "della",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def breadcrumbs(
@@ -419,6 +595,8 @@ def breadcrumbs(
     normalize: bool = False,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.
 
@@ -434,6 +612,8 @@ def breadcrumbs(
         normalize: Divide by the sum of the weights.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -446,7 +626,16 @@ def breadcrumbs(
         "rescale": rescale,
         "normalize": normalize,
     }
-    return merge("breadcrumbs", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "breadcrumbs",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def breadcrumbs_ties(
@@ -462,6 +651,8 @@ def breadcrumbs_ties(
     elect: str = "mass",
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs, then TIES sign election and the sum of the entries that agree.
 
@@ -476,7 +667,16 @@ def breadcrumbs_ties(
         "normalize": normalize,
         "elect": elect,
     }
-    return merge("breadcrumbs_ties", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "breadcrumbs_ties",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def sce(
@@ -486,6 +686,8 @@ def sce(
     select_topk: Setting = 1.0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """SCE: select varying entries, calculate the experts' weights, erase minority signs.
 
@@ -498,12 +700,23 @@ def sce(
         select_topk: Share of the varying entries that is kept, in [0, 1]; 0 gives the base.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"select_topk": select_topk}
-    return merge("sce", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "sce",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def ram(
@@ -513,6 +726,8 @@ def ram(
     epsilon: Setting = 1e-5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """RAM, for experts that change few entries: each entry is averaged over those that change it.
 
@@ -522,11 +737,22 @@ def ram(
         epsilon: Changes up to this size count as none; at least 0.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
-    return merge("ram", base, experts, {"epsilon": epsilon}, exclude=exclude, name=name)
+    return merge(
+        "ram",
+        base,
+        experts,
+        {"epsilon": epsilon},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def ramplus_tl(
@@ -538,6 +764,8 @@ def ramplus_tl(
     epsilon: Setting = 1e-5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """RAM+, counted in each tensor: RAM with entries that only one expert changes scaled up.
 
@@ -552,12 +780,23 @@ def ramplus_tl(
         epsilon: Changes up to this size count as none; at least 0.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"r": r, "alpha": alpha, "epsilon": epsilon}
-    return merge("ramplus_tl", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "ramplus_tl",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def rankmean(
@@ -567,6 +806,8 @@ def rankmean(
     rank_over: str = "layer",
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """RankMean: an average in which an expert weighs most in the blocks that it changed most.
 
@@ -582,11 +823,22 @@ def rankmean(
             authors' fine-grained variant).
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
-    return merge("rankmean", base, experts, {"rank_over": rank_over}, exclude=exclude, name=name)
+    return merge(
+        "rankmean",
+        base,
+        experts,
+        {"rank_over": rank_over},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def consensus_ta(
@@ -598,6 +850,8 @@ def consensus_ta(
     lambda_: Setting = 1.0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Consensus task arithmetic: the sum of task vectors where several experts need it.
 
@@ -612,12 +866,23 @@ def consensus_ta(
         lambda_: Scale of the merged task vector.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"tall": tall, "agree": agree, "lambda_": lambda_}
-    return merge("consensus_ta", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "consensus_ta",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 __all__ = [

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import Checkpoint, vocab_size
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10
 _TIED = " (the other model ties it to its input embedding)"
+_REMEDY = "Merge models of one architecture, or leave tensors out with exclude=[...]."
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,8 @@ def _align(
         if (left := {name: why for name, why in found.items() if reason(name) is None})
     ]
     if wrong:
-        raise CheckpointMismatch(
-            "\n".join(wrong)
-            + "\nMerge models of one architecture, or leave tensors out with exclude=[...]."
-        )
+        remedies = [_REMEDY, *(_vocabularies(frame, other) for other in differing)]
+        raise CheckpointMismatch("\n".join(wrong + [r for r in remedies if r]))
     copied = {name: why for name in frame.names() if (why := reason(name)) is not None}
     merged = tuple(name for name in frame.names() if name not in copied)
     if not merged:
@@ -148,6 +147,17 @@ def _message(frame: Checkpoint, other: Checkpoint, found: dict[str, str]) -> str
     return (
         f"{len(found)} of {total} tensors differ between {other.name!r} and {frame.name!r}"
         f"{' (' + ', '.join(facts) + ')' if facts else ''}: {listed}{rest}."
+    )
+
+
+def _vocabularies(frame: Checkpoint, other: Checkpoint) -> str | None:
+    """What to do about vocabularies of different sizes."""
+    mine, theirs = vocab_size(frame.config), vocab_size(other.config)
+    if mine is None or theirs is None or mine == theirs:
+        return None
+    return (
+        f"The vocabulary of {other.name!r} has {theirs} tokens, that of {frame.name!r} {mine}: "
+        'pass tokenizer="union", "base" or the name of a source to align their rows by token.'
     )
 
 

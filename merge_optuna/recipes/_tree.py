@@ -14,10 +14,17 @@ from optuna.distributions import FloatDistribution
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from merge_optuna import methods
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment, align
+from merge_optuna.recipes._tokenizer import (
+    Tokenizer,
+    aligned,
+    chat_template,
+    check_chat_template,
+    check_tokenizer,
+)
 from merge_optuna.recipes._values import (
     ByName,
     Free,
@@ -73,6 +80,10 @@ class Recipe(BaseModel):
             where the method's spec says so.
         exclude: Name filters of tensors that are taken from the base unchanged.
         name: Prefix of the parameter names when it stands inside another recipe.
+        tokenizer: Whose vocabulary the merged model has; the sources must share one when omitted.
+            It says so for all sources, also those of recipes inside, which leave it out.
+        chat_template: Of the written model: ``"auto"`` (the one most sources have), the name of a
+            source, or a template; that of the tokenizer when omitted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +94,8 @@ class Recipe(BaseModel):
     parameters: _Parameters = ()
     exclude: tuple[str, ...] = ()
     name: str | None = None
+    tokenizer: Tokenizer = None
+    chat_template: str | None = None
 
     def __init__(self, **data: Any):
         try:
@@ -91,6 +104,11 @@ class Recipe(BaseModel):
             raise unwrapped(error, "Not a recipe") from error
         completed = _complete(self)
         object.__setattr__(self, "parameters", completed)
+        _check_texts(self)
+        if self.tokenizer is not None:
+            views = aligned(self.tokenizer, self.leaves(), has_base=self.base is not None)
+            for field, value in _seen_through(self, views).items():
+                object.__setattr__(self, field, value)
 
     # -- what it is made of ---------------------------------------------------------------
 
@@ -133,6 +151,14 @@ class Recipe(BaseModel):
         frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
         return align(frames[0], tuple(frames[1:]), self.exclude)
 
+    def chat_template_text(self) -> str | None:
+        """The chat template to be written; None for that of the tokenizer.
+
+        Raises:
+            RecipeError: If the source that should give it has none.
+        """
+        return self.chat_template and chat_template(self.chat_template, self.leaves())
+
     def with_sources(self, sources: Mapping[str, Checkpoint | str | Path]) -> Recipe:
         """The recipe with checkpoints replaced by name: moved ones, modules of another process.
 
@@ -157,6 +183,7 @@ class Recipe(BaseModel):
             return replaced(source)
 
         def replaced(source: Checkpoint) -> Checkpoint:
+            source = source.origin
             given = sources.get(source.name, source)
             if not isinstance(given, Checkpoint):
                 given = source.at(given)
@@ -384,6 +411,32 @@ class Recipe(BaseModel):
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
 
 
+def _check_texts(recipe: Recipe) -> None:
+    """Tokenizer and chat template are of existing sources, and of the whole."""
+    names = [leaf.name for leaf in recipe.leaves()]
+    if recipe.tokenizer is not None:
+        check_tokenizer(recipe.tokenizer, names)
+    if recipe.chat_template is not None:
+        check_chat_template(recipe.chat_template, names)
+    for name, inner in recipe.nested:
+        if inner.tokenizer is not None or inner.chat_template is not None:
+            raise RecipeError(
+                f"tokenizer and chat_template belong to the outermost recipe, not to {name!r}."
+            )
+
+
+def _seen_through(recipe: Recipe, views: Mapping[Checkpoint, Checkpoint]) -> dict[str, Any]:
+    """Base and models of a recipe with every leaf replaced by its view."""
+
+    def view(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
+        if isinstance(source, Recipe):
+            return Recipe(**{**source._fields(), **_seen_through(source, views)})
+        return views[source.origin]
+
+    base = None if recipe.base is None else view(recipe.base)
+    return {"base": base, "models": tuple(view(model) for model in recipe.models)}
+
+
 def _complete(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
     """Checks all parameters against the method's spec and fills in defaults, in spec order."""
     spec = methods.get(recipe.method)
@@ -480,6 +533,8 @@ def merge(
     *,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: str | Vocabulary | None = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Makes a recipe from what users write: lists per model, filters as dicts."""
     if isinstance(models, (Checkpoint, Recipe)):
@@ -499,6 +554,8 @@ def merge(
         parameters=tuple((key, _as_given(value)) for key, value in parameters.items()),
         exclude=tuple(exclude),
         name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
     )
 
 

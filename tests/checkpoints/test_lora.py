@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +20,8 @@ from transformers import AutoModelForCausalLM
 
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointError, CheckpointMismatch
-from tests import toys
+from tests import memory, processes, toys
 from tests.adapters import lora_family, merged_by_peft, save_adapter, saved
-from tests.checkpoints.test_reading import anonymous_memory
 
 # peft asks transformers in an old way
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -256,33 +254,17 @@ def test_streaming_an_adapter_takes_the_memory_of_one_tensor(tmp_path: Path) -> 
     adapter_bytes = sum(t.nbytes for t in matrices.values())
     del matrices
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    ours = mo.Checkpoint(tmp_path / "adapter", base=mo.Checkpoint(tmp_path / "base"))
-    torch.ones(8, 8).addmm_(torch.ones(8, 8), torch.ones(8, 8))  # BLAS takes its buffers
 
-    with SampledMemory() as memory:
-        for name in ours.names():
-            assert float(ours.tensor(name)[3, 5]) == 8
+    done = processes.call(
+        memory.print_growth_while_streaming,
+        str(tmp_path / "adapter"),
+        str(tmp_path / "base"),
+        cwd=tmp_path,
+    ).wait()
 
+    assert done.code == 0, done.err
     one = size * size * 4
-    assert one < memory.grown < one + adapter_bytes + (4 << 20)
-
-
-class SampledMemory:
-    """By how many bytes the anonymous memory of this process grows, sampled each millisecond."""
-
-    def __enter__(self) -> SampledMemory:
-        self._before, self.grown, self._done = anonymous_memory(), 0, threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self._done.wait(0.001):
-            self.grown = max(self.grown, anonymous_memory() - self._before)
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
+    assert one < int(done.out) < one + adapter_bytes + (1 << 20)
 
 
 # -- as a source ----------------------------------------------------------------------------
@@ -499,6 +481,7 @@ def test_other_kinds_are_merged_by_peft(
     for checkpoint in (ours, pickle.loads(pickle.dumps(on_module))):
         with pytest.warns(UserWarning, match="into a copy of its base in float32, .* GB of"):
             assert_close(tensors(checkpoint), theirs)
+    assert base.full_digest() == mo.Checkpoint(base.folder).full_digest()
 
 
 def test_without_peft_the_error_says_how_to_get_it(
