@@ -273,7 +273,7 @@ def _found_base(place: str, revision: str | None) -> Checkpoint | None:
         return None
     named, commit = recorded_base(_folder(place, revision))
     try:
-        return Checkpoint(named, revision=commit)
+        return Checkpoint(named, revision=None if Path(named).exists() else commit)
     except CheckpointError as error:
         raise CheckpointError(
             f"The adapter {place!r} was trained on {named!r}, which cannot be opened: {error} "

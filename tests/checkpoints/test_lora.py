@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import peft
 import pytest
 import torch
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointError, CheckpointMismatch
-from tests import memory, processes, toys
+from tests import hub, memory, processes, toys
 from tests.adapters import lora_family, merged_by_peft, save_adapter, saved
 
 # peft asks transformers in an old way
@@ -265,6 +266,47 @@ def test_streaming_an_adapter_takes_the_memory_of_one_tensor(tmp_path: Path) -> 
     assert done.code == 0, done.err
     one = size * size * 4
     assert one < int(done.out) < one + adapter_bytes + (1 << 20)
+
+
+def test_an_adapter_on_the_hub_and_its_base(
+    tmp_path: Path, simple: Simple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter says which revision of its base it was trained on."""
+    model, base, adapter = simple
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    old = hub.put_into_cache(cache, "org/base", hub.files_of(base.folder), "v1")
+    newer = toys.save(toys.noised(model, 1), tmp_path / "newer")
+    hub.put_into_cache(cache, "org/base", hub.files_of(newer))
+    named = configured(
+        adapter, tmp_path / "named", base_model_name_or_path="org/base", revision="v1"
+    )
+    commit = hub.put_into_cache(cache, "org/lora", hub.files_of(named))
+
+    ours = mo.Checkpoint("org/lora", name="ja")
+
+    assert (ours.revision, ours.base.ref, ours.base.revision) == (commit, "org/base", old)
+    assert ours == mo.Checkpoint(adapter, name="ja")
+    assert ours.folder == ours.base.folder
+    recipe = mo.recipes.linear([ours])
+    again = mo.Recipe.from_yaml(recipe.to_yaml())
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(again.models[0].tensor(name), ours.tensor(name))
+
+
+def test_a_moved_base_is_passed_by_its_name(tmp_path: Path, simple: Simple) -> None:
+    _, base, adapter = simple
+    ours = mo.Checkpoint(adapter, base=base, name="ja")
+    stored = mo.Recipe.from_yaml(mo.recipes.linear([ours]).to_yaml())
+    moved = base.folder.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match=r"'base' was recorded at .*sources=\{'base'"):
+        _ = stored.models[0].store
+
+    again = stored.with_sources({"base": moved})
+
+    assert again.models[0].base.ref == str(moved)
+    assert again.models[0].tensor("lm_head.weight").shape == (64, 32)
 
 
 # -- as a source ----------------------------------------------------------------------------
