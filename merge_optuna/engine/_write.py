@@ -67,6 +67,8 @@ def write(
     texts = {"README.md": model_card(recipe, folder.name, score, command)}
     if isinstance(recipe, Recipe):
         texts["recipe.yaml"] = recipe.to_yaml()
+        if (template := recipe.chat_template_text()) is not None:
+            texts["chat_template.jinja"] = template
     plan = WritePlan(frame, _source(recipe, tokenizer), specs, texts, max_shard_size)
     merger = Merger(device, compute_dtype=compute_dtype)
     with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
@@ -102,7 +104,7 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
     read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
     for source in read:
-        if source.folder is not None and source.folder.resolve().is_relative_to(folder):
+        if any(place.resolve().is_relative_to(folder) for place in source.places()):
             raise ExportError(
                 f"The folder {str(folder)!r} holds {source.name!r}, a source of this merge. "
                 "Choose another one."
@@ -112,6 +114,11 @@ def _check_not_a_source(recipe: Source, folder: Path) -> None:
 def _source(recipe: Source, name: str | None) -> Checkpoint:
     if name is None:
         return frame_of(recipe).whole
+    if isinstance(recipe, Recipe) and recipe.tokenizer is not None:
+        raise RecipeError(
+            f"The recipe has a tokenizer of its own ({recipe.tokenizer.source!r}), which the "
+            f"weights fit. Leave out tokenizer={name!r}."
+        )
     for leaf in _leaves(recipe):
         if leaf.name == name:
             return leaf

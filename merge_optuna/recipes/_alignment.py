@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from merge_optuna.checkpoints import Checkpoint, own_names
+from merge_optuna.checkpoints import Checkpoint, own_names, vocab_size
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes._statistics import is_statistics
 from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10
 _TIED = " (the other model ties it to its input embedding)"
+_REMEDY = "Merge models of one architecture, or leave tensors out with exclude=[...]."
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,8 @@ def _align(
         if (left := {name: why for name, why in found.items() if reason(name) is None})
     ]
     if wrong:
-        raise CheckpointMismatch(
-            "\n".join(wrong)
-            + "\nMerge models of one architecture, or leave tensors out with exclude=[...]."
-        )
+        remedies = [_REMEDY, *(_vocabularies(frame, other) for other in differing)]
+        raise CheckpointMismatch("\n".join(wrong + [r for r in remedies if r]))
     copied = {name: why for name in frame.names() if (why := reason(name)) is not None}
     merged = tuple(name for name in frame.names() if name not in copied)
     if not merged:
@@ -171,6 +170,17 @@ def _forgotten_part(frame: Checkpoint, other: Checkpoint) -> str:
                     f"mo.Checkpoint({outer.ref!r}, part={part!r})."
                 )
     return ""
+
+
+def _vocabularies(frame: Checkpoint, other: Checkpoint) -> str | None:
+    """What to do about vocabularies of different sizes."""
+    mine, theirs = vocab_size(frame.config), vocab_size(other.config)
+    if mine is None or theirs is None or mine == theirs:
+        return None
+    return (
+        f"The vocabulary of {other.name!r} has {theirs} tokens, that of {frame.name!r} {mine}: "
+        'pass tokenizer="union", "base" or the name of a source to align their rows by token.'
+    )
 
 
 class _Head:
