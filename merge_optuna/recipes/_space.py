@@ -167,7 +167,8 @@ def _has_free(value: Any) -> bool:
 
 def _only_shares(recipe: Recipe, name: str) -> bool:
     """Whether only the proportions of a parameter's values over the models matter."""
-    return name == "weight" and bool(recipe.values.get("normalize"))
+    normalized = recipe.spec.proportional or recipe.values.get("normalize")
+    return name == "weight" and bool(normalized)
 
 
 def _range_around(
@@ -229,7 +230,7 @@ class _Shares:
         layout = recipe.alignment.layout
         self._starts: list[dict[str, float]] = []
         self._paths: set[str] = set()
-        if key != "weight" or not (recipe.spec.proportional or recipe.values.get("normalize")):
+        if not _only_shares(recipe, key):
             return
         found = [{path: (f, start) for path, f, start in free_paths(v, layout)} for v in value]
         self._paths = set.intersection(*(set(f) for f in found))

@@ -154,7 +154,7 @@ class Recipe(BaseModel):
             CheckpointError: If the content of a replacement differs from what was recorded.
             RecipeError: If no source has one of the names.
         """
-        known = [leaf.name for leaf in self.leaves()]
+        known = [checkpoint.name for checkpoint in self.checkpoints()]
         unknown = [name for name in sources if name not in known]
         if unknown:
             raise RecipeError(
@@ -163,7 +163,7 @@ class Recipe(BaseModel):
 
         def replaced(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
             if isinstance(source, Recipe):
-                own = {leaf.name for leaf in source.leaves()}
+                own = {checkpoint.name for checkpoint in source.checkpoints()}
                 return source.with_sources({n: s for n, s in sources.items() if n in own})
             given = sources.get(source.name, source)
             if not isinstance(given, Checkpoint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 import pytest
@@ -514,9 +515,7 @@ def test_free_without_names_searches_lambda_beside_shares(family: Family) -> Non
 
 
 @pytest.mark.parametrize("method", mo.methods.METHODS)
-def test_every_method_can_be_freed_as_it_is(
-    family: Family, method: str, tmp_path: Path
-) -> None:
+def test_every_method_can_be_freed_as_it_is(family: Family, method: str, tmp_path: Path) -> None:
     spec = mo.methods.get(method)
     experts = family[1 : 1 + int(min(3, spec.models[1]))]
     base = family[0] if spec.base else None
