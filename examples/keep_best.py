@@ -23,7 +23,7 @@ study = optuna.create_study(
     directions=objective.directions,
     sampler=recipe.sampler(seed=0),
 )
-stagnation = mo.callbacks.Stagnation(20)  # no better one among the last 20 trials
+stagnation = mo.callbacks.Stagnation(10)  # none better among the last 10 that were completed
 callbacks = [
     mo.callbacks.KeepBest(3, "best"),
     mo.callbacks.MaxFailures(10),  # ten candidates in a row: something is broken

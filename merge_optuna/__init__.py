@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         samplers,
         statistics,
     )
-    from merge_optuna.checkpoints import Checkpoint, push
+    from merge_optuna.checkpoints import Checkpoint, TokenRow, Vocabulary, push
     from merge_optuna.engine import Engine, write
     from merge_optuna.fitted import adamerging, greedy_soup
     from merge_optuna.recipes import Recipe, depth, free, per_group
@@ -52,6 +52,8 @@ _MODULES = (
 _NAMES = {
     "Checkpoint": "checkpoints",
     "push": "checkpoints",
+    "TokenRow": "checkpoints",
+    "Vocabulary": "checkpoints",
     "Engine": "engine",
     "write": "engine",
     "adamerging": "fitted",
@@ -76,6 +78,8 @@ __all__ = [
     "MergeObjective",
     "MergeStudy",
     "Recipe",
+    "TokenRow",
+    "Vocabulary",
     "__version__",
     "adamerging",
     "callbacks",

@@ -19,6 +19,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -147,6 +149,7 @@ def decoder(family: str, seed: int = 0, *, layers: int = 2, **config: object) ->
         "Qwen3Moe": {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8}
         | {"num_experts_per_tok": 2},
         "Qwen3": {"head_dim": 8},
+        "Mamba2": {"state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 1},
         "Gemma": {"head_dim": 8},
         "Gemma2": {"head_dim": 8},
         "Gemma3": {"head_dim": 8},
@@ -235,6 +238,13 @@ def llava(seed: int = 0, **text: object) -> nn.Module:
         vision_feature_layer=-1,
     )
     return _initialised(LlavaForConditionalGeneration, made, seed)
+
+
+def gemma3(text: object, seed: int = 0) -> nn.Module:
+    """A vision-language model of the other form of names, around a Gemma 3."""
+    vision = {k: v for k, v in _vision().to_dict().items() if k != "model_type"}
+    made = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return _initialised(Gemma3ForConditionalGeneration, made, seed)
 
 
 def inputs(model: nn.Module) -> dict[str, Tensor]:

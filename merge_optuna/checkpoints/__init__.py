@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from merge_optuna.checkpoints._aligned import aligned_vocabulary
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
+from merge_optuna.checkpoints._parts import own_names
 from merge_optuna.checkpoints._push import check_push, push
 from merge_optuna.checkpoints._threads import for_each
+from merge_optuna.checkpoints._token_rows import vocab_size
+from merge_optuna.checkpoints._tokenizers import chat_template_of
+from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
+    "ZERO",
     "Checkpoint",
     "TensorSpec",
+    "TokenRow",
+    "Vocabulary",
     "WritePlan",
+    "aligned_vocabulary",
+    "chat_template_of",
     "check_push",
     "checkpoint_views",
     "for_each",
     "is_pretrained",
     "model_dtype",
+    "own_names",
     "push",
+    "vocab_size",
     "write_checkpoint",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor, nn
 
+from merge_optuna.checkpoints._adapter import Adapter, AdapterStore, is_adapter, recorded_base
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
-from merge_optuna.checkpoints._parts import open_part
+from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
+from merge_optuna.checkpoints._parts import ModuleOfModel, open_part
+from merge_optuna.checkpoints._peft import PeftStore
 from merge_optuna.checkpoints._store import ModuleStore, Store, digest_of
 from merge_optuna.errors import CheckpointError
 
@@ -22,6 +26,11 @@ _IN_MEMORY = "module:"
 
 class Checkpoint(BaseModel):
     """A model to merge: a folder in Hugging Face format or a model on the hub, read lazily.
+
+    What has an ``adapter_config.json`` (peft format) is an adapter and stands for its base with
+    the adapter merged. LoRA and rsLoRA are merged tensor by tensor when asked for, in float32 and
+    without a rounding to the base's data type; other kinds need the ``peft`` extra and a full copy
+    in memory. Config, tokenizer and the names of the tensors are the base's.
 
     Two checkpoints are equal when their names and digests are. The digest covers the names,
     dtypes, shapes and sampled content of the tensors; a checkpoint that comes with a digest (from
@@ -32,9 +41,12 @@ class Checkpoint(BaseModel):
             in memory.
         name: Unique within a recipe. It keys random masks and names parameters, so give short
             names; defaults to the first 8 digits of the digest.
-        digest: 32 hexadecimal digits.
+        digest: 32 hexadecimal digits; that of an adapter covers its base too.
         revision: Commit hash of a model on the hub, so that a study reads the same files again.
-        part: Component of a diffusers pipeline, e.g. ``unet``.
+        part: Component of a diffusers pipeline, e.g. ``unet``, or module of a model, e.g.
+            ``language_model`` of a vision-language model, ``bert`` of a classifier. It is merged
+            under the names of a model of its own, so such a model can be merged with it.
+        base: The model that an adapter is put on, else None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,7 +56,9 @@ class Checkpoint(BaseModel):
     digest: str
     revision: str | None = None
     part: str | None = None
+    base: Checkpoint | None = None
     _store: Store | None = PrivateAttr(default=None)
+    _whole: Checkpoint | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -54,32 +68,45 @@ class Checkpoint(BaseModel):
         digest: str | None = None,
         revision: str | None = None,
         part: str | None = None,
+        base: Checkpoint | None = None,
     ):
         """Opens a checkpoint.
 
         Args:
             ref: Folder with ``config.json`` and one or several files of tensors (safetensors, or
-                ``pytorch_model.bin``); or a name on the hub, ``organisation/model``, if there is
-                no such folder.
+                ``pytorch_model.bin``), or with an adapter; or a name on the hub,
+                ``organisation/model``, if there is no such folder.
             name: See the class.
             digest: What the content must be; read from the files when omitted.
             revision: Branch, tag or commit hash of a model on the hub; the commit is recorded.
             part: See the class; the others are copied from the base when a merge is written.
+            base: Of an adapter; the ``base_model_name_or_path`` of its config when omitted.
 
         Raises:
-            CheckpointError: If the checkpoint is missing, is none or is damaged.
+            CheckpointError: If the checkpoint is missing, is none or is damaged, or the base of an
+                adapter is not found.
+            CheckpointMismatch: If an adapter does not fit its base.
         """
         if name is not None and (not name or any(c in name for c in "/\n")):
             raise CheckpointError(f"A checkpoint's name must be without '/', not {name!r}.")
+        if base is not None and not isinstance(base, Checkpoint):
+            raise CheckpointError(f"base must be a Checkpoint: base=mo.Checkpoint({base!r}).")
         place = _place(ref, revision)
         store = None
         if digest is None:
             if _is_hub(place):
                 revision = snapshot(place, revision, part=part).name
-            store = _open(place, name, revision, part)
-            digest = digest_of(store)
+            base = base or _found_base(place, revision)
+            part = part if base is None else base.part
+            store = _open(place, name, revision, part, base)
+            digest = _digest(store, base)
         super().__init__(
-            ref=place, name=name or digest[:8], digest=digest, revision=revision, part=part
+            ref=place,
+            name=name or digest[:8],
+            digest=digest,
+            revision=revision,
+            part=part,
+            base=base,
         )
         self._store = store
 
@@ -111,8 +138,10 @@ class Checkpoint(BaseModel):
     def folder(self) -> Path | None:
         """The folder of config and weights, or None for a module in memory.
 
-        A model on the hub is downloaded first.
+        For an adapter that of its base. A model on the hub is downloaded first.
         """
+        if self.base is not None:
+            return self.base.folder
         if self.ref.startswith(_IN_MEMORY):
             return None
         if Path(self.ref).is_absolute() and self.part is None:
@@ -124,12 +153,46 @@ class Checkpoint(BaseModel):
         """The folder of all parts; the same as :attr:`folder` without ``part``."""
         if self.part is None:
             return self.folder
+        if self.base is not None:
+            return self.base.root
         return whole_snapshot(self.ref, self.revision) if _is_hub(self.ref) else Path(self.ref)
 
     @property
+    def whole(self) -> Checkpoint:
+        """The model that this is a module of; itself where it is a model of its own."""
+        store = self.store
+        if not isinstance(store, ModuleOfModel):
+            return self
+        if self._whole is None:
+            whole = Checkpoint(
+                self.ref, name=self.name, digest=digest_of(store.whole), revision=self.revision
+            )
+            whole._store = store.whole
+            self._whole = whole
+        return self._whole
+
+    @property
+    def name_in_whole(self) -> Mapping[str, str]:
+        """The name in :attr:`whole` of each tensor."""
+        store = self.store
+        if isinstance(store, ModuleOfModel):
+            return store.names
+        return {name: name for name in self.names()}
+
+    @property
     def module(self) -> nn.Module | None:
-        """The copied module of :meth:`from_module`, else None; not to be written to."""
+        """The copied module of :meth:`from_module`, else None; not to be written to.
+
+        For an adapter on such a module, the module without the adapter.
+        """
+        if self.base is not None:
+            return self.base.module
         return self.store.module if isinstance(self.store, ModuleStore) else None
+
+    @property
+    def origin(self) -> Checkpoint:
+        """The checkpoint that this one is a view of; else itself."""
+        return self
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -145,8 +208,8 @@ class Checkpoint(BaseModel):
         """
         if self._store is None:
             self._check_place()
-            store = _open(self.ref, self.name, self.revision, self.part)
-            found = digest_of(store)
+            store = _open(self.ref, self.name, self.revision, self.part, self.base)
+            found = _digest(store, self.base)
             if found != self.digest:
                 raise CheckpointError(
                     f"The content of {self.ref!r} has changed: its digest is {found}, but "
@@ -162,7 +225,19 @@ class Checkpoint(BaseModel):
         Raises:
             CheckpointError: If there is none; whether it is the same shows on comparison.
         """
-        return Checkpoint(ref, name=self.name, part=self.part)
+        return Checkpoint(ref, name=self.name, part=self.part, base=self.base)
+
+    def on(self, base: Checkpoint) -> Checkpoint:
+        """The adapter on its base given again, e.g. a module of another process."""
+        fields = {name: getattr(self, name) for name in ("name", "digest", "revision", "part")}
+        return Checkpoint(self.ref, **fields, base=base)
+
+    def places(self) -> tuple[Path, ...]:
+        """Every folder that is read."""
+        own = (Path(self.ref),) if Path(self.ref).is_absolute() else ()
+        if self.base is not None:
+            return own + self.base.places()
+        return own if own or self.folder is None else (self.folder,)
 
     def _check_place(self) -> None:
         place = Path(self.ref)
@@ -191,7 +266,7 @@ class Checkpoint(BaseModel):
 
     def full_digest(self) -> str:
         """Digest over every byte, for those who want more than the sampled one."""
-        return digest_of(self.store, whole=True)
+        return _digest(self.store, self.base, whole=True)
 
 
 def _place(ref: str | Path, revision: str | None) -> str:
@@ -200,26 +275,61 @@ def _place(ref: str | Path, revision: str | None) -> str:
     if text.startswith(_IN_MEMORY):
         return text
     path = Path(ref).expanduser().absolute()
+    # A revision makes it a model on the hub, whatever folders there are where it is opened again.
+    if revision is None and path.exists():
+        return str(path)
     named = isinstance(ref, str) and is_hub_id(ref)
     if revision is not None and not named:
         raise CheckpointError(
             f"{text!r} is a path, and revision={revision!r} is for models on the hub. Leave "
             "revision= out."
         )
-    # A revision makes it a model on the hub, whatever folders there are where it is opened again.
-    return text if named and (revision is not None or not path.exists()) else str(path)
+    return text if named else str(path)
 
 
 def _is_hub(place: str) -> bool:
     return not (place.startswith(_IN_MEMORY) or Path(place).is_absolute())
 
 
-def _open(place: str, name: str | None, revision: str | None, part: str | None) -> Store:
+def _folder(place: str, revision: str | None, part: str | None = None) -> Path:
+    return snapshot(place, revision, part=part) if _is_hub(place) else Path(place)
+
+
+def _found_base(place: str, revision: str | None) -> Checkpoint | None:
+    """The base that an adapter names, or None if ``place`` is no adapter."""
+    if place.startswith(_IN_MEMORY) or not is_adapter(_folder(place, revision)):
+        return None
+    named, commit = recorded_base(_folder(place, revision))
+    try:
+        return Checkpoint(named, revision=None if Path(named).exists() else commit)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The adapter {place!r} was trained on {named!r}, which cannot be opened: {error} "
+            "Or pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
+        ) from error
+
+
+def _digest(store: Store, base: Checkpoint | None, *, whole: bool = False) -> str:
+    if base is None or not isinstance(store, AdapterStore):
+        return digest_of(store, whole=whole)
+    return store.adapter.digest(base.full_digest() if whole else base.digest, whole=whole)
+
+
+def _open(
+    place: str,
+    name: str | None,
+    revision: str | None,
+    part: str | None,
+    base: Checkpoint | None,
+) -> Store:
     """The one place that knows all kinds of sources."""
+    if base is not None:
+        adapter = Adapter(_folder(place, revision))
+        return (LoraStore if is_plain_lora(adapter) else PeftStore)(base.store, adapter)
     if place.startswith(_IN_MEMORY):
         raise CheckpointError(
             f"{name!r} was a module in memory. Pass it again: sources={{{name!r}: "
             "mo.Checkpoint.from_module(...)}."
         )
-    folder = snapshot(place, revision, part=part) if _is_hub(place) else Path(place)
-    return canonical(FolderStore(folder) if part is None else open_part(folder, part))
+    folder = _folder(place, revision, part)
+    return canonical(FolderStore(folder)) if part is None else open_part(folder, part)

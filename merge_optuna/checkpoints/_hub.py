@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from merge_optuna.checkpoints._folder import PIPELINE
 from merge_optuna.errors import CheckpointError
 
 # Patterns are matched against the whole path inside the repository; * also matches slashes.
@@ -18,6 +19,8 @@ def is_hub_id(ref: str) -> bool:
 
     Relative paths that are written as such (``./base``) are none.
     """
+    if ref.startswith(("/", ".", "~")):
+        return False  # without importing the client
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -37,7 +40,7 @@ def snapshot(repo: str, revision: str | None = None, *, part: str | None = None)
     Args:
         repo: ``organisation/name``.
         revision: Branch, tag or commit hash; the main branch when omitted.
-        part: Weights of this subfolder only; of no subfolder when omitted.
+        part: Of a pipeline, weights of this subfolder only; of no subfolder when omitted.
 
     Raises:
         CheckpointError: If there is no such model or revision, it is gated, or it is not in the
@@ -45,6 +48,8 @@ def snapshot(repo: str, revision: str | None = None, *, part: str | None = None)
     """
     inside = "" if part is None else f"{part}/"
     folder = _download(repo, revision, [*_TEXTS, *(inside + p for p in _SAFETENSORS)])
+    if inside and not (folder / PIPELINE).is_file():
+        return snapshot(repo, revision)  # a module of a model
     if not any((folder / inside).glob("*.safetensors")):
         folder = _download(repo, revision, [*_TEXTS, *(inside + p for p in _BINS)])
     return folder

@@ -9,7 +9,8 @@ parameters, gives views of them under checkpoint names: what is copied into them
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -111,6 +112,59 @@ def _without_legacy(module: Any) -> Any:
         c for c in used if c.source_patterns in own or c.source_patterns not in legacy
     ]
     return shell
+
+
+class MatchedNames:
+    """Finds tensors of a checkpoint by the names that others have for them.
+
+    An adapter or a head may come from a model with another prefix (``layers.0`` for
+    ``model.layers.0``) or carry the names of the live model.
+
+    Args:
+        names: The tensors in the checkpoint.
+        config: Its ``config.json``, for the names in the live model.
+    """
+
+    def __init__(self, names: Collection[str], config: dict[str, Any] | None) -> None:
+        self._names = names
+        self._config = config
+        self._prefixes: list[tuple[str, str]] = []
+
+    def of(self, name: str) -> str | None:
+        """The name in the checkpoint; None if no tensor, or several, could be meant."""
+        if name in self._names:
+            return name
+        for theirs, ours in self._prefixes:
+            found = ours + name.removeprefix(theirs)
+            if name.startswith(theirs) and found in self._names:
+                return found
+        return self._under_another_prefix(name) or self._live.get(name)
+
+    def _under_another_prefix(self, name: str) -> str | None:
+        found = [n for n in self._names if n.endswith(f".{name}") or name.endswith(f".{n}")]
+        if len(found) != 1:
+            return None
+        theirs, ours = name.removesuffix(found[0]), found[0].removesuffix(name)
+        self._prefixes.append((theirs, "") if theirs != name else ("", ours))
+        return found[0]
+
+    @cached_property
+    def _live(self) -> dict[str, str]:
+        """Names in the checkpoint by those in a live transformers model."""
+        import transformers
+
+        architectures = (self._config or {}).get("architectures") or [""]
+        architecture = getattr(transformers, architectures[0], None)
+        if architecture is None:
+            return {}
+        from transformers.core_model_loading import revert_weight_conversion
+
+        with torch.device("meta"):
+            model = architecture(architecture.config_class.from_dict(self._config))
+        state = model.state_dict()
+        live = {id(tensor): name for name, tensor in state.items()}
+        saved = revert_weight_conversion(model, dict(state))
+        return {live[id(t)]: name for name, t in saved.items() if id(t) in live}
 
 
 def without_aliases(state: Mapping[str, Any]) -> dict[str, Tensor]:

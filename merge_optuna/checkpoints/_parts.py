@@ -1,15 +1,53 @@
-"""Parts of a checkpoint: a component of a diffusers pipeline, merged while the others stay."""
+"""Parts of a checkpoint that are merged while the others stay.
+
+A part is a component of a diffusers pipeline, or a module of a model: the language model inside a
+vision-language model, the encoder inside a classifier.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import PIPELINE, FolderStore, check_folder, read_json
-from merge_optuna.errors import CheckpointError
+from merge_optuna.checkpoints._safetensors import Spec
+from merge_optuna.checkpoints._store import Store
+from merge_optuna.errors import CheckpointError, few
 
 
-def open_part(folder: Path, part: str) -> FolderStore:
+@dataclass(frozen=True, eq=False)
+class ModuleOfModel:
+    """A module of a model, under the names that it has in a checkpoint of its own.
+
+    Attributes:
+        whole: The model.
+        names: The name in the model by the module's own.
+        config: What the model's config says of the module.
+    """
+
+    whole: Store
+    names: Mapping[str, str]
+    config: dict[str, Any] | None
+
+    @property
+    def folder(self) -> Path | None:
+        return getattr(self.whole, "folder", None)
+
+    def specs(self) -> dict[str, Spec]:
+        specs = self.whole.specs()
+        return {name: specs[outer] for name, outer in self.names.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        return self.whole.tensor(self.names[name])
+
+
+def open_part(folder: Path, part: str) -> Store:
     """Opens one part of the checkpoint in ``folder``.
 
     Raises:
@@ -17,17 +55,66 @@ def open_part(folder: Path, part: str) -> FolderStore:
     """
     check_folder(folder)
     if not (folder / PIPELINE).is_file():
-        raise CheckpointError(
-            f"{str(folder)!r} has no part {part!r}: it has no {PIPELINE}, so it is no diffusers "
-            "pipeline. Leave part= out."
-        )
+        return _module(canonical(FolderStore(folder)), part, folder)
     components = _components(folder)
     if part not in components:
         raise CheckpointError(
             f"The pipeline {str(folder)!r} has no part {part!r}. Choose one of "
             f"{', '.join(components)}."
         )
-    return FolderStore(folder / part)
+    return canonical(FolderStore(folder / part))
+
+
+def _module(whole: Store, part: str, folder: Path) -> ModuleOfModel:
+    names = own_names(whole.specs(), part)
+    if not names:
+        modules = dict.fromkeys(n.removeprefix("model.").split(".")[0] for n in whole.specs())
+        raise CheckpointError(
+            f"{str(folder)!r} has no part {part!r}: it has no {PIPELINE}, so it is no diffusers "
+            f"pipeline, and its modules are {few(sorted(modules))}. Choose one of these. Leave "
+            "part= out to merge the whole model."
+        )
+    return ModuleOfModel(whole, names, _config_of_module(whole.config or {}, part, names))
+
+
+def own_names(names: Iterable[str], part: str) -> dict[str, str]:
+    """The name in the model by the own name of each tensor of one of its modules.
+
+    A language model is named as a causal language model of its own: ``model.layers.0...`` and
+    ``lm_head.weight``, in whatever form its tensors are saved inside the larger model::
+
+        language_model.model.layers.0...   language_model.lm_head.weight   (LLaVA)
+        model.language_model.layers.0...   lm_head.weight                  (Qwen3-VL)
+        model.layers.0...                  lm_head.weight                  (Qwen2-VL)
+    """
+    names = sorted(names)
+    for prefix in (f"{part}.", f"model.{part}."):
+        own = {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
+        if own:
+            break
+    else:
+        if part != "language_model" or "model.embed_tokens.weight" not in names:
+            return {}
+        own = {n.removeprefix("model."): n for n in names if n.startswith("model.")}
+    if "embed_tokens.weight" in own:
+        own = {f"model.{name}": outer for name, outer in own.items()}
+        own |= {n: n for n in names if n.startswith("lm_head.")}
+    return dict(sorted(own.items()))
+
+
+def _config_of_module(
+    config: Mapping[str, Any], part: str, names: Mapping[str, str]
+) -> dict[str, Any]:
+    """The config that the module would have as a model of its own, as far as it is known."""
+    is_text = "model.embed_tokens.weight" in names
+    key = "text_config" if is_text else "vision_config" if "vis" in part else f"{part}_config"
+    own = {k: v for k, v in {**config, **(config.get(key) or {})}.items() if k != "architectures"}
+    if not is_text:
+        return own
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(own.get("model_type"))
+    return own | ({"architectures": [causal]} if causal else {})
 
 
 def copy_around(root: Path, part: str, target: Path) -> Path:

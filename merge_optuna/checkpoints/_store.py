@@ -47,9 +47,12 @@ def digest_of(store: Store, *, whole: bool = False) -> str:
     """Digest of names, dtypes, shapes and content: 32 hexadecimal digits.
 
     Small tensors are read whole, of larger ones sixteen blocks of 1 KiB spread evenly (all of it
-    with ``whole``). Sharding and file names do not enter, so a copy has the same digest.
+    with ``whole``). Sharding and file names do not enter, so a copy has the same digest. That of a
+    module of a model covers the rest of the model too, which is written with it.
     """
     state = hashlib.blake2b(digest_size=16)
+    if (around := getattr(store, "whole", None)) is not None:
+        state.update(digest_of(around, whole=whole).encode())
     for name, (dtype, shape) in sorted(store.specs().items()):
         state.update(f"{name}|{dtype}|{shape}|".encode())
         for block in _blocks(store.tensor(name), whole):

@@ -29,8 +29,10 @@ from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_MODEL_FILES = ("generation_config.json", "*.py")
-_TEXT_FILES = (
+MODEL_FILES = ("generation_config.json", "*.py")
+PROCESSOR_FILES = ("*preprocessor_config.json", "processor_config.json")
+TEXT_FILES = (
+    *PROCESSOR_FILES,
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -38,8 +40,6 @@ _TEXT_FILES = (
     "merges.txt",
     "*.model",
     "*.tiktoken",
-    "*preprocessor_config.json",
-    "processor_config.json",
     "chat_template*",
     "additional_chat_templates",
 )
@@ -142,8 +142,8 @@ def write_checkpoint(
         if plan.frame.part is not None and plan.frame.root is not None:
             place = copy_around(plan.frame.root, plan.frame.part, partial)
         else:
-            _copy_files(plan.frame, _MODEL_FILES, partial)
-            _copy_files(plan.tokenizer, _TEXT_FILES, partial)
+            copy_files(plan.frame, MODEL_FILES, partial)
+            copy_files(plan.tokenizer, TEXT_FILES, partial)
         _save_config(plan, place)
         for name, text in plan.texts.items():
             (partial / name).write_text(text, encoding="utf-8")
@@ -185,7 +185,8 @@ def _runs(pid: int) -> bool:
     return pid != os.getpid() and Path("/proc", str(pid)).exists()
 
 
-def _copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> None:
+def copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> None:
+    """Copies what is in a checkpoint's folder, if it has one."""
     if source.folder is None:
         return
     for pattern in patterns:

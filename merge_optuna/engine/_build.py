@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+import tempfile
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,7 +95,7 @@ def _unfilled(frame: Checkpoint, dtype: torch.dtype | None, device: torch.device
     model: nn.Module
     model, info = architecture.from_pretrained(
         None,
-        config=architecture.config_class.from_dict(copy.deepcopy(frame.config)),
+        config=_config(frame, architecture),
         state_dict=state,
         dtype=dtype or model_dtype(frame.config, frame.store.specs()),
         generation_config=_generation_config(frame, architecture),
@@ -140,6 +143,13 @@ def _architecture(frame: Checkpoint) -> Any:
         f"transformers {transformers.__version__} has no {names[0]}, which {frame.ref!r} needs. "
         "Update transformers, or use mo.Checkpoint.from_module."
     )
+
+
+def _config(frame: Checkpoint, architecture: Any) -> Any:
+    """Read from a file, where numbers such as infinity have a form of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(frame.config), encoding="utf-8")
+        return architecture.config_class.from_pretrained(folder, local_files_only=True)
 
 
 def _generation_config(frame: Checkpoint, architecture: Any) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import for_each
+from merge_optuna.checkpoints import Checkpoint, for_each
 from merge_optuna.engine._build import build, check_names
-from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of
+from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of, origins
 
 
 class Engine:
@@ -61,18 +62,21 @@ class Engine:
             CheckpointError: If the model cannot be built, or has other tensors than before.
             InfeasibleRecipe: If the recipe's values have no well-defined result.
         """
-        frame = frame_of(recipe)
+        frame = frame_of(recipe).whole
         if self._model is None:
             self._model, self._views = build(frame, self.dtype, self.device)
         check_names(frame, self._views, "Use a new mo.Engine for another architecture.")
         # The largest first, so that no thread is left alone with one at the end.
         names = sorted(self._views, key=lambda name: self._views[name].numel(), reverse=True)
-        for_each(partial(self._refill, recipe), names, self._merger.threads(recipe))
+        refill = partial(self._refill, frame, origins(recipe))
+        for_each(refill, names, self._merger.threads(recipe))
         return self._model
 
-    def _refill(self, recipe: Source, name: str) -> None:
+    def _refill(
+        self, frame: Checkpoint, origin: Mapping[str, tuple[Source, str]], name: str
+    ) -> None:
         view = self._views[name]
         if not view.is_meta:  # else transformers ignores the tensor
-            dtype = final_dtype(frame_of(recipe).dtype(name), self.dtype)
+            dtype = final_dtype(frame.dtype(name), self.dtype)
             with torch.no_grad():
-                self._merger.write_into(view, recipe, name, dtype)
+                self._merger.write_into(view, *origin[name], dtype)

@@ -39,7 +39,8 @@ def tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields the name and value of every tensor of the merged model, in the frame's order.
 
-    Task vectors and merging are computed in float32 (float64 if a source has it) and rounded once.
+    Where parts of models are merged, also of the rest of the base's model. Task vectors and
+    merging are computed in float32 (float64 if a source has it) and rounded once.
 
     Args:
         recipe: A recipe without free numbers, or a checkpoint as it is.
@@ -54,10 +55,10 @@ def tensors(
         CheckpointMismatch: If the sources do not fit together.
         InfeasibleRecipe: If the values have no well-defined result.
     """
-    frame, wanted = frame_of(recipe), as_dtype(dtype)
+    frame, wanted = frame_of(recipe).whole, as_dtype(dtype)
     merger = Merger(device, compute_dtype=compute_dtype, fused=fused)
-    for name in frame.names():
-        yield name, merger.rounded(recipe, name, final_dtype(frame.dtype(name), wanted))
+    for name, (source, own) in origins(recipe).items():
+        yield name, merger.rounded(source, own, final_dtype(frame.dtype(name), wanted))
 
 
 class Merger:
@@ -207,6 +208,20 @@ def final_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
 def frame_of(source: Source) -> Checkpoint:
     """The checkpoint whose names, config and unmerged tensors the result has."""
     return source.frame if isinstance(source, Recipe) else source
+
+
+def origins(source: Source) -> dict[str, tuple[Source, str]]:
+    """Where each tensor of the whole model comes from, and its name there.
+
+    They differ from the model's own where a part of a model is merged: the tensors of the part
+    come from ``source`` under the names of the part, the others from the model around it.
+    """
+    frame = frame_of(source)
+    whole = frame.whole
+    merged = {outer: name for name, outer in frame.name_in_whole.items()}
+    return {
+        name: (source, merged[name]) if name in merged else (whole, name) for name in whole.names()
+    }
 
 
 def check_finite(recipe: Recipe) -> None:

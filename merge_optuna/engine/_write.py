@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of
+from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of, origins
 from merge_optuna.errors import ExportError, RecipeError
 from merge_optuna.recipes import Recipe
 
@@ -61,19 +61,22 @@ def write(
     folder = Path(folder).expanduser().resolve()
     _check_not_a_source(recipe, folder)
     out = as_dtype(dtype)
-    frame = frame_of(recipe)
+    frame, origin = frame_of(recipe).whole, origins(recipe)
     final = {name: final_dtype(frame.dtype(name), out) for name in frame.names()}
     specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]
     texts = {"README.md": model_card(recipe, folder.name, score, command)}
     if isinstance(recipe, Recipe):
         texts["recipe.yaml"] = recipe.to_yaml()
+        if (template := recipe.chat_template_text()) is not None:
+            texts["chat_template.jinja"] = template
     plan = WritePlan(frame, _source(recipe, tokenizer), specs, texts, max_shard_size)
     merger = Merger(device, compute_dtype=compute_dtype)
     with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
 
         def parts(name: str) -> Iterator[Tensor]:
-            for part in merger.parts(recipe, name, final[name]):
-                _check_range(recipe, name, part)
+            source, own = origin[name]
+            for part in merger.parts(source, own, final[name]):
+                _check_range(source, own, part)
                 yield part
             bar.update()
 
@@ -101,7 +104,7 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
     read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
     for source in read:
-        if source.folder is not None and source.folder.resolve().is_relative_to(folder):
+        if any(place.resolve().is_relative_to(folder) for place in source.places()):
             raise ExportError(
                 f"The folder {str(folder)!r} holds {source.name!r}, a source of this merge. "
                 "Choose another one."
@@ -110,7 +113,12 @@ def _check_not_a_source(recipe: Source, folder: Path) -> None:
 
 def _source(recipe: Source, name: str | None) -> Checkpoint:
     if name is None:
-        return frame_of(recipe)
+        return frame_of(recipe).whole
+    if isinstance(recipe, Recipe) and recipe.tokenizer is not None:
+        raise RecipeError(
+            f"The recipe has a tokenizer of its own ({recipe.tokenizer.source!r}), which the "
+            f"weights fit. Leave out tokenizer={name!r}."
+        )
     for leaf in _leaves(recipe):
         if leaf.name == name:
             return leaf

@@ -52,5 +52,5 @@ ARCEE_FUSION = Method(
     kernel=arcee_fusion,
     parameters=(),
     models=(1, 1),
-    source="Arcee 2024, arcee_fusion of mergekit, arcee.ai",
+    source="Arcee Fusion of mergekit, arcee.ai",
 )

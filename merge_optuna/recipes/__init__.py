@@ -6,6 +6,11 @@ per layer group, ``mo.per_group([...])``; or ``{filter: value, "*": value}`` by 
 
 ``exclude`` takes name filters: matching tensors come unchanged from the base (from the first model
 for methods without one).
+
+``tokenizer`` is for models whose vocabularies differ: ``"base"`` (the first model, for methods
+without one), ``"union"`` or the name of a source says whose tokens the merged model has, and
+:class:`mo.Vocabulary` more than that. ``chat_template`` is ``"auto"``, the name of a source or a
+template. Both are given to the outermost recipe.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.recipes._statistics import KEY as STATISTICS
 from merge_optuna.recipes._tree import Recipe, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
@@ -22,6 +27,7 @@ from merge_optuna.recipes.groups import Depth, Layout, depth
 Source = Checkpoint | Recipe
 Setting = float | Free | PerGroup | Mapping[str, Any]
 PerModel = Setting | Sequence[Setting]
+Tokenizer = str | Vocabulary | None
 
 
 def linear(
@@ -31,6 +37,8 @@ def linear(
     normalize: bool = True,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Weighted average of models.
 
@@ -41,12 +49,23 @@ def linear(
             shares, since only proportions matter.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "normalize": normalize}
-    return merge("linear", None, models, values, exclude=exclude, name=name)
+    return merge(
+        "linear",
+        None,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def slerp(
@@ -56,9 +75,20 @@ def slerp(
     t: Setting = 0.5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Spherical interpolation from ``a`` (t = 0) to ``b`` (t = 1), tensor by tensor."""
-    return merge("slerp", None, [a, b], {"t": t}, exclude=exclude, name=name)
+    return merge(
+        "slerp",
+        None,
+        [a, b],
+        {"t": t},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def nuslerp(
@@ -70,6 +100,8 @@ def nuslerp(
     flatten: bool = True,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Spherical interpolation of two models, or of their task vectors if there is a base.
 
@@ -83,12 +115,23 @@ def nuslerp(
         flatten: Interpolate each tensor as one vector.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "row_wise": row_wise, "flatten": flatten}
-    return merge("nuslerp", base, models, values, exclude=exclude, name=name)
+    return merge(
+        "nuslerp",
+        base,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def multislerp(
@@ -100,6 +143,8 @@ def multislerp(
     eps: float = 1e-8,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Mean direction and mean length of the models, or of their task vectors if there is a base.
 
@@ -112,12 +157,23 @@ def multislerp(
             then the tensors are averaged linearly.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "normalize": normalize, "eps": eps}
-    return merge("multislerp", base, models, values, exclude=exclude, name=name)
+    return merge(
+        "multislerp",
+        base,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def karcher(
@@ -128,6 +184,8 @@ def karcher(
     tol: float = 1e-5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Karcher mean: the direction with the least squared angles to the models, in mean length.
 
@@ -138,12 +196,23 @@ def karcher(
         tol: Length of a step in radians below which the descent ends, in [0, 1].
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"weight": weight, "max_iter": max_iter, "tol": tol}
-    return merge("karcher", None, models, values, exclude=exclude, name=name)
+    return merge(
+        "karcher",
+        None,
+        models,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def task_arithmetic(
@@ -155,10 +224,21 @@ def task_arithmetic(
     normalize: bool = False,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Base plus ``lambda_`` times the weighted sum of the experts' task vectors."""
     values = {"weight": weight, "lambda_": lambda_, "normalize": normalize}
-    return merge("task_arithmetic", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "task_arithmetic",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def ties(
@@ -173,6 +253,8 @@ def ties(
     trim_over: str = "tensor",
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """TIES: trim each task vector, elect a sign per entry, average the entries that agree.
 
@@ -187,6 +269,8 @@ def ties(
         trim_over: Rank the entries of each ``"tensor"`` or of the whole ``"model"``.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -199,7 +283,16 @@ def ties(
         "elect": elect,
         "trim_over": trim_over,
     }
-    return merge("ties", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "ties",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def dare_linear(
@@ -214,6 +307,8 @@ def dare_linear(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DARE: drop entries of each task vector at random, rescale, then task arithmetic.
 
@@ -229,6 +324,8 @@ def dare_linear(
         seed: Of the masks, which are keyed by (seed, expert's name, tensor's name).
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -241,7 +338,16 @@ def dare_linear(
         "normalize": normalize,
         "seed": seed,
     }
-    return merge("dare_linear", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "dare_linear",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def dare_ties(
@@ -257,6 +363,8 @@ def dare_ties(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DARE, then TIES sign election and the sum of the entries that agree.
 
@@ -271,7 +379,16 @@ def dare_ties(
         "elect": elect,
         "seed": seed,
     }
-    return merge("dare_ties", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "dare_ties",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def model_stock(
@@ -281,6 +398,8 @@ def model_stock(
     filter_wise: bool = False,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Model Stock: between the base and the average of its experts, by the angle between them.
 
@@ -290,9 +409,20 @@ def model_stock(
         filter_wise: Measure the angle for each row of a matrix instead of each tensor.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
     """
     values = {"filter_wise": filter_wise}
-    return merge("model_stock", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "model_stock",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def nearswap(
@@ -302,12 +432,23 @@ def nearswap(
     t: Setting = 1e-4,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """NearSwap: each element of the base moves towards the expert's by at most ``t``.
 
     Elements nearer than ``t`` become the expert's; the unit is that of the weights.
     """
-    return merge("nearswap", base, [expert], {"t": t}, exclude=exclude, name=name)
+    return merge(
+        "nearswap",
+        base,
+        [expert],
+        {"t": t},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def arcee_fusion(
@@ -316,13 +457,24 @@ def arcee_fusion(
     *,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Arcee Fusion: the elements of the expert whose change stands out, all others of the base.
 
     A change counts by its size times the divergence of its row's softmax from the base's. Taken is
     what lies at or above the tensor's median plus one and a half interquartile ranges.
     """
-    return merge("arcee_fusion", base, [expert], {}, exclude=exclude, name=name)
+    return merge(
+        "arcee_fusion",
+        base,
+        [expert],
+        {},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def della_linear(
@@ -338,6 +490,8 @@ def della_linear(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.
 
@@ -359,6 +513,8 @@ def della_linear(
         seed: Of the masks, which are keyed by (seed, expert's name, tensor's name).
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -372,7 +528,16 @@ def della_linear(
         "normalize": normalize,
         "seed": seed,
     }
-    return merge("della_linear", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "della_linear",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def della(
@@ -389,6 +554,8 @@ def della(
     seed: int = 0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.
 
@@ -405,7 +572,16 @@ def della(
         "elect": elect,
         "seed": seed,
     }
-    return merge("della", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "della",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def breadcrumbs(
@@ -420,6 +596,8 @@ def breadcrumbs(
     normalize: bool = False,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.
 
@@ -435,6 +613,8 @@ def breadcrumbs(
         normalize: Divide by the sum of the weights.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -447,7 +627,16 @@ def breadcrumbs(
         "rescale": rescale,
         "normalize": normalize,
     }
-    return merge("breadcrumbs", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "breadcrumbs",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def breadcrumbs_ties(
@@ -463,6 +652,8 @@ def breadcrumbs_ties(
     elect: str = "mass",
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs, then TIES sign election and the sum of the entries that agree.
 
@@ -477,7 +668,16 @@ def breadcrumbs_ties(
         "normalize": normalize,
         "elect": elect,
     }
-    return merge("breadcrumbs_ties", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "breadcrumbs_ties",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def sce(
@@ -487,6 +687,8 @@ def sce(
     select_topk: Setting = 1.0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """SCE: select varying entries, calculate the experts' weights, erase minority signs.
 
@@ -499,12 +701,23 @@ def sce(
         select_topk: Share of the varying entries that is kept, in [0, 1]; 0 gives the base.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"select_topk": select_topk}
-    return merge("sce", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "sce",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def ram(
@@ -514,6 +727,8 @@ def ram(
     epsilon: Setting = 1e-5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """RAM, for experts that change few entries: each entry is averaged over those that change it.
 
@@ -523,11 +738,22 @@ def ram(
         epsilon: Changes up to this size count as none; at least 0.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
-    return merge("ram", base, experts, {"epsilon": epsilon}, exclude=exclude, name=name)
+    return merge(
+        "ram",
+        base,
+        experts,
+        {"epsilon": epsilon},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def ramplus_tl(
@@ -539,6 +765,8 @@ def ramplus_tl(
     epsilon: Setting = 1e-5,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """RAM+, counted in each tensor: RAM with entries that only one expert changes scaled up.
 
@@ -553,12 +781,23 @@ def ramplus_tl(
         epsilon: Changes up to this size count as none; at least 0.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"r": r, "alpha": alpha, "epsilon": epsilon}
-    return merge("ramplus_tl", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "ramplus_tl",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def rankmean(
@@ -568,6 +807,8 @@ def rankmean(
     rank_over: str = "layer",
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """RankMean: an average in which an expert weighs most in the blocks that it changed most.
 
@@ -583,11 +824,22 @@ def rankmean(
             authors' fine-grained variant).
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
-    return merge("rankmean", base, experts, {"rank_over": rank_over}, exclude=exclude, name=name)
+    return merge(
+        "rankmean",
+        base,
+        experts,
+        {"rank_over": rank_over},
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def consensus_ta(
@@ -599,6 +851,8 @@ def consensus_ta(
     lambda_: Setting = 1.0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Consensus task arithmetic: the sum of task vectors where several experts need it.
 
@@ -613,12 +867,23 @@ def consensus_ta(
         lambda_: Scale of the merged task vector.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
     """
     values = {"tall": tall, "agree": agree, "lambda_": lambda_}
-    return merge("consensus_ta", base, experts, values, exclude=exclude, name=name)
+    return merge(
+        "consensus_ta",
+        base,
+        experts,
+        values,
+        exclude=exclude,
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
 
 
 def fisher(

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import Checkpoint, own_names, vocab_size
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes._statistics import is_statistics
 from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10
 _TIED = " (the other model ties it to its input embedding)"
+_REMEDY = "Merge models of one architecture, or leave tensors out with exclude=[...]."
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,13 @@ def _align(
         return "task head" if head.is_left_out(name, differs=name in anywhere) else None
 
     wrong = [
-        _message(frame, other, left)
+        _message(frame, other, left) + _forgotten_part(frame, other)
         for other, found in differing.items()
         if (left := {name: why for name, why in found.items() if reason(name) is None})
     ]
     if wrong:
-        raise CheckpointMismatch(
-            "\n".join(wrong)
-            + "\nMerge models of one architecture, or leave tensors out with exclude=[...]."
-        )
+        remedies = [_REMEDY, *(_vocabularies(frame, other) for other in differing)]
+        raise CheckpointMismatch("\n".join(wrong + [r for r in remedies if r]))
     copied = {name: why for name in frame.names() if (why := reason(name)) is not None}
     merged = tuple(name for name in frame.names() if name not in copied)
     if not merged:
@@ -154,6 +153,33 @@ def _message(frame: Checkpoint, other: Checkpoint, found: dict[str, str]) -> str
     return (
         f"{len(found)} of {total} tensors differ between {other.name!r} and {frame.name!r}"
         f"{' (' + ', '.join(facts) + ')' if facts else ''}: {listed}{rest}."
+    )
+
+
+def _forgotten_part(frame: Checkpoint, other: Checkpoint) -> str:
+    """A hint if one of two models is what the other has as a module."""
+    if set(frame.names()) & set(other.names()):
+        return ""
+    for outer, inner in ((frame, other), (other, frame)):
+        firsts = {name.removeprefix("model.").split(".")[0] for name in outer.names()}
+        for part in sorted(firsts | {"language_model"}):
+            names = own_names(outer.names(), part)
+            if len(names.keys() & set(inner.names())) > len(inner.names()) / 2:
+                return (
+                    f" {inner.name!r} fits as a part of {outer.name!r}: "
+                    f"mo.Checkpoint({outer.ref!r}, part={part!r})."
+                )
+    return ""
+
+
+def _vocabularies(frame: Checkpoint, other: Checkpoint) -> str | None:
+    """What to do about vocabularies of different sizes."""
+    mine, theirs = vocab_size(frame.config), vocab_size(other.config)
+    if mine is None or theirs is None or mine == theirs:
+        return None
+    return (
+        f"The vocabulary of {other.name!r} has {theirs} tokens, that of {frame.name!r} {mine}: "
+        'pass tokenizer="union", "base" or the name of a source to align their rows by token.'
     )
 
 

@@ -167,8 +167,8 @@ def _has_free(value: Any) -> bool:
 
 def _only_shares(recipe: Recipe, name: str) -> bool:
     """Whether only the proportions of a parameter's values over the models matter."""
-    normalized = recipe.spec.proportional or recipe.values.get("normalize")
-    return name == "weight" and bool(normalized)
+    always = recipe.spec.proportional
+    return name == "weight" and (always or bool(recipe.values.get("normalize")))
 
 
 def _range_around(

@@ -14,11 +14,18 @@ from optuna.distributions import FloatDistribution
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from merge_optuna import methods
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment, align
 from merge_optuna.recipes._statistics import check_number, check_origin
+from merge_optuna.recipes._tokenizer import (
+    Tokenizer,
+    aligned,
+    chat_template,
+    check_chat_template,
+    check_tokenizer,
+)
 from merge_optuna.recipes._values import (
     ByName,
     Free,
@@ -55,6 +62,8 @@ def _as_source(value: Any) -> Any:
         raise RecipeError(
             f"A source is a checkpoint (ref, name, digest) or a recipe, not {dict(value)}."
         )
+    if "base" in value:
+        value = {**value, "base": _as_source(value["base"])}
     return Checkpoint(**value)
 
 
@@ -74,6 +83,10 @@ class Recipe(BaseModel):
         exclude: Name filters of tensors that are taken from the base unchanged.
         statistics: Of each model, for methods that need them; made by ``mo.statistics``.
         name: Prefix of the parameter names when it stands inside another recipe.
+        tokenizer: Whose vocabulary the merged model has; the sources must share one when omitted.
+            It says so for all sources, also those of recipes inside, which leave it out.
+        chat_template: Of the written model: ``"auto"`` (the one most sources have), the name of a
+            source, or a template; that of the tokenizer when omitted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +98,8 @@ class Recipe(BaseModel):
     exclude: tuple[str, ...] = ()
     statistics: tuple[Annotated[Checkpoint, BeforeValidator(_as_source)], ...] = ()
     name: str | None = None
+    tokenizer: Tokenizer = None
+    chat_template: str | None = None
 
     def __init__(self, **data: Any):
         try:
@@ -93,6 +108,11 @@ class Recipe(BaseModel):
             raise unwrapped(error, "Not a recipe") from error
         completed = _complete(self)
         object.__setattr__(self, "parameters", completed)
+        _check_texts(self)
+        if self.tokenizer is not None:
+            views = aligned(self.tokenizer, self.leaves(), has_base=self.base is not None)
+            for field, value in _seen_through(self, views).items():
+                object.__setattr__(self, field, value)
 
     # -- what it is made of ---------------------------------------------------------------
 
@@ -144,6 +164,14 @@ class Recipe(BaseModel):
         frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
         return align(frames[0], tuple(frames[1:]), self.exclude)
 
+    def chat_template_text(self) -> str | None:
+        """The chat template to be written; None for that of the tokenizer.
+
+        Raises:
+            RecipeError: If the source that should give it has none.
+        """
+        return self.chat_template and chat_template(self.chat_template, self.leaves())
+
     def with_sources(self, sources: Mapping[str, Checkpoint | str | Path]) -> Recipe:
         """The recipe with checkpoints replaced by name: moved ones, modules of another process.
 
@@ -154,20 +182,27 @@ class Recipe(BaseModel):
             CheckpointError: If the content of a replacement differs from what was recorded.
             RecipeError: If no source has one of the names.
         """
-        known = [checkpoint.name for checkpoint in self.checkpoints()]
+        known = _called(self)
         unknown = [name for name in sources if name not in known]
         if unknown:
             raise RecipeError(
                 f"No source is called {', '.join(unknown)}; they are called {', '.join(known)}."
             )
 
-        def replaced(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
+        def with_given(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
             if isinstance(source, Recipe):
-                own = {checkpoint.name for checkpoint in source.checkpoints()}
+                own = _called(source)
                 return source.with_sources({n: s for n, s in sources.items() if n in own})
+            return replaced(source)
+
+        def replaced(source: Checkpoint) -> Checkpoint:
+            source = source.origin
             given = sources.get(source.name, source)
             if not isinstance(given, Checkpoint):
                 given = source.at(given)
+            elif given is source and source.base is not None:
+                base = replaced(source.base)
+                given = source if base is source.base else source.on(base)
             if given != source:
                 raise CheckpointError(
                     f"The given source {source.name!r} is {given.name!r} with digest "
@@ -177,9 +212,9 @@ class Recipe(BaseModel):
             return given
 
         data = self._fields()
-        data["base"] = None if self.base is None else replaced(self.base)
-        data["models"] = tuple(replaced(model) for model in self.models)
-        data["statistics"] = tuple(replaced(statistics) for statistics in self.statistics)
+        data["base"] = None if self.base is None else with_given(self.base)
+        data["models"] = tuple(with_given(model) for model in self.models)
+        data["statistics"] = tuple(with_given(statistics) for statistics in self.statistics)
         return Recipe(**data)
 
     @property
@@ -394,6 +429,32 @@ class Recipe(BaseModel):
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
 
 
+def _check_texts(recipe: Recipe) -> None:
+    """Tokenizer and chat template are of existing sources, and of the whole."""
+    names = [leaf.name for leaf in recipe.leaves()]
+    if recipe.tokenizer is not None:
+        check_tokenizer(recipe.tokenizer, names)
+    if recipe.chat_template is not None:
+        check_chat_template(recipe.chat_template, names)
+    for name, inner in recipe.nested:
+        if inner.tokenizer is not None or inner.chat_template is not None:
+            raise RecipeError(
+                f"tokenizer and chat_template belong to the outermost recipe, not to {name!r}."
+            )
+
+
+def _seen_through(recipe: Recipe, views: Mapping[Checkpoint, Checkpoint]) -> dict[str, Any]:
+    """Base and models of a recipe with every leaf replaced by its view."""
+
+    def view(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
+        if isinstance(source, Recipe):
+            return Recipe(**{**source._fields(), **_seen_through(source, views)})
+        return views[source.origin]
+
+    base = None if recipe.base is None else view(recipe.base)
+    return {"base": base, "models": tuple(view(model) for model in recipe.models)}
+
+
 def _complete(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
     """Checks all parameters against the method's spec and fills in defaults, in spec order."""
     spec = methods.get(recipe.method)
@@ -461,6 +522,17 @@ def _check_names(recipe: Recipe) -> None:
         )
 
 
+def _called(recipe: Recipe) -> list[str]:
+    """Names of the checkpoints, and of those that adapters among them are put on."""
+    names: dict[str, None] = {}
+    for read in recipe.checkpoints():
+        checkpoint: Checkpoint | None = read
+        while checkpoint is not None:
+            names[checkpoint.name] = None
+            checkpoint = checkpoint.base
+    return list(names)
+
+
 def _twice(names: Sequence[str]) -> set[str]:
     return {name for name in names if names.count(name) > 1}
 
@@ -481,6 +553,8 @@ def merge(
     statistics: Sequence[Checkpoint] = (),
     exclude: Sequence[str] = (),
     name: str | None = None,
+    tokenizer: str | Vocabulary | None = None,
+    chat_template: str | None = None,
 ) -> Recipe:
     """Makes a recipe from what users write: lists per model, filters as dicts."""
     if isinstance(models, (Checkpoint, Recipe)):
@@ -501,6 +575,8 @@ def merge(
         exclude=tuple(exclude),
         statistics=tuple(statistics),
         name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
     )
 
 

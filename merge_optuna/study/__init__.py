@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, export, ranked, recipe_of
-from merge_optuna.study._merge_study import MergeStudy, counts, remaining
+from merge_optuna.study._merge_study import MergeStudy
 from merge_optuna.study._objective import ERROR, REASON, MergeObjective
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores

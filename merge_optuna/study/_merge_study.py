@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,21 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
-from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive
-from merge_optuna.samplers._owner import owner_of
+from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive, owner_of
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
-from merge_optuna.study._export import best_trial
+from merge_optuna.study._counts import COUNTED, remaining
 from merge_optuna.study._keep_best import KeepBest
-from merge_optuna.study._objective import ERROR, MergeObjective
+from merge_optuna.study._objective import MergeObjective
+from merge_optuna.study._progress import Bar, Crowd
 from merge_optuna.study._quiet import quiet
 from merge_optuna.study._storage import storage as open_storage
 
@@ -34,35 +31,8 @@ if TYPE_CHECKING:
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
 
-_COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 _POLL_SECONDS = 0.5
 _PATIENCE = 5.0  # seconds from the creation of a trial to its owner: milliseconds
-
-
-def remaining(study: optuna.Study, total: int) -> int:
-    """How many trials are missing to ``total`` completed or pruned ones.
-
-    For ``study.optimize(objective, n_trials=mo.remaining(study, total))``, which can be started
-    any number of times. It is for one process at a time.
-    """
-    done = sum(t.state in _COUNTED for t in compat.all_trials(study))
-    return max(0, total - done)
-
-
-def counts(study: optuna.Study) -> dict[str, int]:
-    """Number of trials by state: complete, pruned, failed, running.
-
-    Trials that were not evaluated, because others had reached the total or somebody stopped them,
-    count as nothing.
-    """
-    trials = [t for t in compat.all_trials(study) if SURPLUS not in t.system_attrs]
-    states = [t.state for t in trials]
-    return {
-        "complete": states.count(TrialState.COMPLETE),
-        "pruned": states.count(TrialState.PRUNED),
-        "failed": states.count(TrialState.FAIL),
-        "running": states.count(TrialState.RUNNING),
-    }
 
 
 @dataclass(frozen=True)
@@ -173,8 +143,8 @@ class MergeStudy:
         total = self.n_trials if n_trials is None else n_trials
         deadline = _Deadline(self.timeout if timeout is None else timeout)
         bounded = _Bounded(self.objective, total, deadline)
-        with interrupt.deferred(), quiet(), _Bar(study, total, show=progress) as bar:
-            crowd = _Crowd(self.objective, bar.say)
+        with interrupt.deferred(), quiet(), Bar(study, total, show=progress) as bar:
+            crowd = Crowd(self.objective, bar.say)
             callbacks = [bar.update, _raise_ctrl_c, *self._callbacks(), crowd, _stop_at(total)]
             keepers = [callback for callback in callbacks if isinstance(callback, KeepBest)]
             try:
@@ -276,7 +246,7 @@ class _Bounded:
     def _is_surplus(self, trial: optuna.Trial) -> bool:
         trials = compat.all_trials(trial.study)
         others = sum(self._is_under_way(trial.study, t) for t in trials[: trial.number])
-        return sum(t.state in _COUNTED for t in trials) + others >= self._total
+        return sum(t.state in COUNTED for t in trials) + others >= self._total
 
     def _is_under_way(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether another process can be expected to finish a trial.
@@ -290,41 +260,6 @@ class _Bounded:
             return time.monotonic() - seen < _PATIENCE
         alive = owner_alive(trial)
         return compat.has_heartbeat(study) if alive is None else alive
-
-
-class _Bar:
-    """Progress with the best value, the time left, and trials pruned and failed."""
-
-    def __init__(self, study: optuna.Study, total: int, *, show: bool) -> None:
-        self._study = study
-        self._total = total
-        done = total - remaining(study, total)
-        self._bar = tqdm(
-            total=total, initial=done, desc=study.study_name, unit="trial", disable=not show
-        )
-
-    def __enter__(self) -> _Bar:
-        self.update(self._study)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
-
-    def update(self, study: optuna.Study, trial: FrozenTrial | None = None) -> None:
-        number = counts(study)
-        self._bar.n = min(self._total, number["complete"] + number["pruned"])
-        shown: dict[str, Any] = {}
-        if len(study.directions) == 1 and number["complete"]:
-            shown["best"] = f"{best_trial(study).values[0]:.4g}"
-        self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
-        if trial is not None and ERROR in trial.user_attrs:
-            reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
-            self.say(f"Trial {trial.number} failed: {reason}")
-
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
-        if not self._bar.disable:
-            self._bar.write(line, file=sys.stderr)
 
 
 def _check_timeout(seconds: float | None) -> None:
@@ -345,36 +280,6 @@ def _stop_at(total: int) -> Any:
             study.stop()
 
     return stop
-
-
-class _Crowd:
-    """Says once that processes of this machine take the cores from each other."""
-
-    def __init__(self, objective: MergeObjective, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._silent = objective.engine.device.type != "cpu"
-
-    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        threads, cores = torch.get_num_threads(), _cores()
-        if self._silent or threads == 1:
-            return
-        running = [t for t in compat.all_trials(study) if t.state == TrialState.RUNNING]
-        owners = [owner for t in running if owner_alive(t) and (owner := owner_of(t))]
-        processes = len({os.getpid(), *(owner["pid"] for owner in owners)})
-        if processes > 1 and processes * threads > cores:
-            self._silent = True
-            self._say(
-                f"{processes} processes of this machine run {study.study_name!r} with {threads} "
-                f"threads each on {cores} cores and get in each other's way. Start them with "
-                f"OMP_NUM_THREADS={max(1, cores // processes)}."
-            )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointError
 from tests import toys
+from tests.checkpoints.test_reading import anonymous_memory
 
 BIN = "pytorch_model.bin"
 
@@ -86,12 +87,6 @@ def test_bin_files_are_mapped(tmp_path: Path) -> None:
     assert anonymous_memory() - before < 8 << 20
     fds = [Path(fd).resolve() for fd in Path("/proc/self/fd").iterdir()]
     assert tmp_path / BIN not in fds
-
-
-def anonymous_memory() -> int:
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
 
 
 def test_before_pytorch_16(tmp_path: Path) -> None:

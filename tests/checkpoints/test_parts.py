@@ -182,6 +182,16 @@ def test_a_pipeline_on_the_hub(
     assert not any(path.is_symlink() for path in folder.rglob("*"))
 
 
+def test_a_module_of_a_model_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder = toys.save(toys.bert(), tmp_path / "bert")
+    put_into_cache(tmp_path / "cache", "org/bert", files_of(folder))
+    encoder = mo.Checkpoint("org/bert", part="bert")
+    assert encoder.digest == mo.Checkpoint(folder, part="bert").digest
+    assert "embeddings.word_embeddings.weight" in encoder.names()
+
+
 def test_the_tokenizer_of_a_pipeline_is_a_part(tmp_path: Path, base: Path, expert: Path) -> None:
     sources = [mo.Checkpoint(f, part="unet", name=f.name) for f in (base, expert)]
     with pytest.raises(ExportError, match=r"tokenizer='expert' does not apply"):
@@ -203,5 +213,7 @@ def test_errors(tmp_path: Path, base: Path) -> None:
     llama = toys.save(toys.llama(), tmp_path / "llama")
     (llama / "model.safetensors").rename(llama / "model.fp16.safetensors")
     refused(llama, "is not a checkpoint", "model.fp16.safetensors", part=None)
-    refused(llama, "no part 'unet'", "no model_index.json", "Leave part= out", part="unet")
+    plain = toys.save(toys.llama(), tmp_path / "plain")
+    words = ("no part 'unet'", "no model_index.json", "embed_tokens", "Leave part= out")
+    refused(plain, *words, part="unet")
     refused(tmp_path / "none", "No folder", part="unet")

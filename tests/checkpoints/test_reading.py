@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointError
 from tests import toys
+from tests.memory import anonymous_memory
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "llama": toys.llama,
@@ -32,13 +33,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def stored(folder: Path) -> dict[str, Tensor]:
     """All tensors in a folder, read by the safetensors library."""
     return {k: t for file in folder.glob("*.safetensors") for k, t in load_file(file).items()}
-
-
-def anonymous_memory() -> int:
-    """Bytes of this process that are not mapped from a file."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["single", "sharded"])

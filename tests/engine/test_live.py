@@ -32,6 +32,7 @@ FAMILIES: dict[str, Make] = {
     **MODELS,
     "t5": toys.t5,
     "llava": toys.llava,
+    "mamba2": partial(toys.decoder, "Mamba2"),  # its config.json holds infinity
     "roberta": partial(toys.encoder, "Roberta"),
     **{
         name.lower(): partial(toys.decoder, name)

@@ -433,6 +433,13 @@ def test_of_two_weights_one_share_is_searched(strangers: Family, method: str) ->
     assert space.bind({"share/1": 0.3}).values["weight"] == pytest.approx((0.3, 0.7))
 
 
+@pytest.mark.parametrize("method", ["nuslerp", "karcher"])
+def test_freed_weights_keep_their_proportions(strangers: Family, method: str) -> None:
+    """Also those above the search range, which are scaled into it and not cut off."""
+    space = getattr(mo.recipes, method)(strangers[:2], weight=[3.0, 1.0]).free()
+    assert space.start() == {"share/1": 0.75}
+
+
 def test_free_weights_of_either_sign_have_no_shares(strangers: Family) -> None:
     with pytest.raises(RecipeError, match=r"In nuslerp only the proportions.*for all\.$"):
         mo.recipes.nuslerp(strangers[:2], weight=mo.free(-1, 1)).distributions()

@@ -1,0 +1,128 @@
+"""An adapter folder in peft format, and the stores that put one on its base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from merge_optuna.checkpoints._bin import BinFile
+from merge_optuna.checkpoints._folder import FORMATS, TRANSFORMERS, File, Format, read_json
+from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
+from merge_optuna.checkpoints._store import Store, digest_of
+from merge_optuna.errors import CheckpointError, few
+
+CONFIG = "adapter_config.json"
+_FILES: dict[str, Callable[[Path], File]] = {
+    "adapter_model.safetensors": SafetensorsFile,
+    "adapter_model.bin": BinFile,
+}
+_PLACES = ("base_model_name_or_path", "revision")  # where the base was, not what it was
+
+
+class Adapter:
+    """The files of an adapter: its config and its tensors, under the names in the file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        config = read_json(folder / CONFIG)
+        if not config:
+            raise CheckpointError(
+                f"{str(folder)!r} is no adapter: it has no {CONFIG}. Only an adapter has base=."
+            )
+        self.config: dict[str, Any] | None = config
+        self.settings = config
+        self._file = _open(folder)
+
+    def __reduce__(self) -> tuple[type[Adapter], tuple[Path]]:
+        """Copies and pickles open the file again: memory maps cannot travel."""
+        return Adapter, (self.folder,)
+
+    def specs(self) -> dict[str, Spec]:
+        return self._file.specs
+
+    def tensor(self, name: str) -> Tensor:
+        return self._file.tensor(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._file.specs[name][1]
+
+    def digest(self, base: str, *, whole: bool = False) -> str:
+        """Digest of the adapter on a base with the digest ``base``: 32 hexadecimal digits."""
+        kept = {key: value for key, value in self.settings.items() if key not in _PLACES}
+        content = [base, digest_of(self, whole=whole), kept]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class AdapterStore:
+    """A base seen through an adapter: its config, and its tensors' names, dtypes and shapes.
+
+    What the adapter changes is computed in float32 (float64 on a float64 base) and returned so,
+    whatever ``specs()`` says: a delta rounded to bfloat16 would lose most of a small update.
+    """
+
+    def __init__(self, base: Store, adapter: Adapter) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.config = base.config
+        self.written: Format = getattr(base, "written", TRANSFORMERS)
+
+    def __reduce__(self) -> tuple[type[AdapterStore], tuple[Store, Adapter]]:
+        return type(self), (self.base, self.adapter)
+
+    def specs(self) -> dict[str, Spec]:
+        return self.base.specs()
+
+    def tensor(self, name: str) -> Tensor:
+        raise NotImplementedError
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter in peft format.
+
+    Raises:
+        CheckpointError: If it holds a whole model as well, so that it is unclear what is meant.
+    """
+    if not (folder / CONFIG).is_file():
+        return False
+    files = (name for known in FORMATS for name in (known.weights, known.index))
+    whole = [name for name in files if (folder / name).is_file()]
+    if whole:
+        raise CheckpointError(
+            f"{str(folder)!r} holds both an adapter ({CONFIG}) and a whole model ({whole[0]}). "
+            "Move one of them to a folder of its own."
+        )
+    return True
+
+
+def recorded_base(folder: Path) -> tuple[str, str | None]:
+    """Where the base of an adapter was when it was saved, and in which revision.
+
+    Raises:
+        CheckpointError: If the adapter does not say.
+    """
+    config = read_json(folder / CONFIG) or {}
+    place = config.get("base_model_name_or_path")
+    if not place:
+        raise CheckpointError(
+            f"{folder / CONFIG} does not say what its base is (base_model_name_or_path). "
+            "Pass it: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
+        )
+    return str(place), config.get("revision")
+
+
+def _open(folder: Path) -> File:
+    for file, reader in _FILES.items():
+        if (folder / file).is_file():
+            return reader(folder / file)
+    found = sorted(path.name for path in folder.iterdir())
+    raise CheckpointError(
+        f"{str(folder)!r} has an {CONFIG}, but neither {' nor '.join(_FILES)} (found: "
+        f"{few(found)}). Save the adapter with save_pretrained()."
+    )

@@ -1,0 +1,233 @@
+"""The tokenizer of a merged model: one source's, or the union of all."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._token_rows import rows_of
+from merge_optuna.checkpoints._vocabulary import Vocabulary
+from merge_optuna.checkpoints._writer import (
+    MODEL_FILES,
+    PROCESSOR_FILES,
+    TEXT_FILES,
+    copy_files,
+)
+from merge_optuna.errors import CheckpointError, few
+
+# transformers makes an empty tokenizer of a folder without one
+_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
+
+
+class CommonTokenizer:
+    """The tokenizer of a merged model, with the config and the files that go with it.
+
+    Args:
+        spec: Whose tokenizer it is.
+        sources: The first gives the config, but for the vocabulary.
+    """
+
+    def __init__(self, spec: Vocabulary, sources: tuple[Checkpoint, ...]) -> None:
+        self._spec = spec
+        self._sources = sources
+
+    @cached_property
+    def folder(self) -> Path:
+        """A folder with everything of the merged model but its weights and its recipe."""
+        folder = Path(self._temporary.name)
+        frame = self._sources[0]
+        copy_files(frame, MODEL_FILES, folder)
+        if self.ids == load_tokenizer(self._owner).get_vocab():
+            copy_files(self._owner, TEXT_FILES, folder)
+        else:
+            copy_files(self._owner, PROCESSOR_FILES, folder)
+            self._tokenizer.save_pretrained(folder)
+        _save(folder / "config.json", self.config)
+        generation = _read(frame, "generation_config.json")
+        if generation:
+            own = _read(self._owner, "generation_config.json")
+            _save(folder / "generation_config.json", self._with_token_ids(generation, own))
+        return folder
+
+    @cached_property
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="merge_optuna-")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config of the first source with the size and the special tokens of this."""
+        size = self.size
+        config = self._with_token_ids(self._sources[0].config or {}, self._owner.config or {})
+        for part in (config, config.get("text_config") or {}):
+            if "vocab_size" in part:
+                part["vocab_size"] = size
+        return config
+
+    def _with_token_ids(self, config: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+        """A copy with the ids of special tokens from the model that has given the ids."""
+        result = {key: value for key, value in config.items() if not key.endswith("_token_id")}
+        for key, value in own.items():
+            if key.endswith("_token_id"):
+                has_row = not isinstance(value, int) or value < self.size
+                result[key] = value if has_row else None
+        if "text_config" in config:
+            text = own.get("text_config") or {}
+            result["text_config"] = self._with_token_ids(config["text_config"], text)
+        return result
+
+    @cached_property
+    def _owner(self) -> Checkpoint:
+        """The source that gives the ids; a union keeps those of the first."""
+        if self._spec.source in ("base", "union"):
+            return self._sources[0]
+        return next(source for source in self._sources if source.name == self._spec.source)
+
+    @cached_property
+    def _original_tokenizers(self) -> tuple[Any, ...]:
+        return tuple(load_tokenizer(source) for source in self._sources)
+
+    @cached_property
+    def ids_in(self) -> tuple[dict[str, int], ...]:
+        """Id by token in each source, for the tokens that have a row."""
+        return tuple(
+            {token: i for token, i in tokenizer.get_vocab().items() if i < rows}
+            for tokenizer, rows in zip(self._original_tokenizers, self.rows, strict=True)
+        )
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Number of rows of each source's embedding."""
+        return tuple(rows_of(source) for source in self._sources)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        owner = self._sources.index(self._owner)
+        tokenizer = load_tokenizer(self._owner)
+        remove_rowless(tokenizer, self.rows[owner], self._owner.name)
+        if self._spec.source == "union":
+            add_missing(tokenizer, zip(self._original_tokenizers, self.rows, strict=True))
+        ids = tokenizer.get_vocab()
+        tokenizer.add_tokens([token for token, _ in self._spec.tokens if token not in ids])
+        return tokenizer
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Id by token in the common vocabulary."""
+        ids: dict[str, int] = self._tokenizer.get_vocab()
+        return ids
+
+    @cached_property
+    def size(self) -> int:
+        """Number of rows, padding included."""
+        used, multiple = max(self.ids.values()) + 1, self._spec.pad_to_multiple_of or 1
+        return -(-used // multiple) * multiple
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The tokenizer in the folder of a checkpoint.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be read.
+    """
+    folder = checkpoint.folder
+    if folder is None or not any(path for pattern in _FILES for path in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{checkpoint.name!r} ({checkpoint.ref}) has no tokenizer, so its rows cannot be "
+            "aligned by token. Save it there: tokenizer.save_pretrained(folder)."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(
+            f"The tokenizer of {checkpoint.name!r} ({folder}) cannot be loaded: {error}"
+        ) from error
+
+
+def remove_rowless(tokenizer: Any, size: int, name: str) -> None:
+    """Removes the tokens that have no row in an embedding of ``size`` rows.
+
+    Raises:
+        CheckpointError: If they are part of a vocabulary from which none can be removed.
+    """
+    unused = {token for token, i in tokenizer.get_vocab().items() if i >= size}
+    if not unused:
+        return
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["id"] < size]
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {t: i for t, i in model["vocab"].items() if i < size}
+    elif len(model["vocab"]) > size:
+        raise CheckpointError(
+            f"The tokenizer of {name!r} has {len(unused)} tokens without a row in its embedding "
+            f"of {size} rows ({few(sorted(unused))}), and they cannot be removed from a "
+            f"{model['type']} vocabulary. Resize the model: model.resize_token_embeddings(n)."
+        )
+    if "merges" in model:
+        model["merges"] = [pair for pair in model["merges"] if not _makes(pair, unused)]
+    for role, token in tokenizer.special_tokens_map.items():
+        if token in unused:
+            setattr(tokenizer, role, None)
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+
+
+def _makes(merge: str | list[str], unused: set[str]) -> bool:
+    """Whether a merge of a BPE model has an unused token as a part or as its result."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    return not unused.isdisjoint([*parts, "".join(parts)])
+
+
+def add_missing(tokenizer: Any, others: Iterable[tuple[Any, int]]) -> None:
+    """Adds the tokens of other tokenizers (with the sizes of their embeddings), in their order.
+
+    What the tokenizer has keeps its id. Special tokens and the like come last, and with the
+    settings of the first tokenizer that has them.
+    """
+    own = tokenizer.get_vocab()
+    plain: dict[str, None] = {}
+    added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+    for other, size in others:
+        vocabulary = {token: i for token, i in other.get_vocab().items() if i < size}
+        plain |= dict.fromkeys(token for token in by_id(vocabulary) if token not in own)
+        for i, token in sorted(other.added_tokens_decoder.items()):
+            if i < size:
+                added.setdefault(token.content, token)
+    tokenizer.add_tokens([token for token in plain if token not in added])
+    tokenizer.add_tokens(list(added.values()))
+
+
+def by_id(vocabulary: Mapping[str, int]) -> list[str]:
+    """The tokens in the order of their ids; ``get_vocab()`` gives them in any."""
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def chat_template_of(checkpoint: Checkpoint) -> str | None:
+    """The chat template in the folder of a checkpoint, without white space around it."""
+    folder = checkpoint.folder
+    if folder is not None and (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8").strip()
+    template = _read(checkpoint, "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template.strip() if template else None
+
+
+def _read(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    file = checkpoint.folder / name if checkpoint.folder else None
+    if file is None or not file.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _save(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

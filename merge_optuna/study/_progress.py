@@ -1,0 +1,85 @@
+"""What a search shows while it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.samplers import owner_alive, owner_of
+from merge_optuna.study._counts import counts, remaining
+from merge_optuna.study._export import best_trial
+from merge_optuna.study._objective import ERROR, MergeObjective
+
+
+class Bar:
+    """Progress with the best value, the time left, and trials pruned and failed."""
+
+    def __init__(self, study: optuna.Study, total: int, *, show: bool) -> None:
+        self._study = study
+        self._total = total
+        done = total - remaining(study, total)
+        self._bar = tqdm(
+            total=total, initial=done, desc=study.study_name, unit="trial", disable=not show
+        )
+
+    def __enter__(self) -> Bar:
+        self.update(self._study)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def update(self, study: optuna.Study, trial: FrozenTrial | None = None) -> None:
+        """Shows how far the study is, and why a trial has failed."""
+        number = counts(study)
+        self._bar.n = min(self._total, number["complete"] + number["pruned"])
+        shown: dict[str, Any] = {}
+        if len(study.directions) == 1 and number["complete"]:
+            shown["best"] = f"{best_trial(study).values[0]:.4g}"
+        self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
+        if trial is not None and ERROR in trial.user_attrs:
+            reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
+            self.say(f"Trial {trial.number} failed: {reason}")
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)
+
+
+class Crowd:
+    """Says once that processes of this machine take the cores from each other."""
+
+    def __init__(self, objective: MergeObjective, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._silent = objective.engine.device.type != "cpu"
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        threads, cores = torch.get_num_threads(), _cores()
+        if self._silent or threads == 1:
+            return
+        running = [t for t in compat.all_trials(study) if t.state == TrialState.RUNNING]
+        owners = [owner for t in running if owner_alive(t) and (owner := owner_of(t))]
+        processes = len({os.getpid(), *(owner["pid"] for owner in owners)})
+        if processes > 1 and processes * threads > cores:
+            self._silent = True
+            self._say(
+                f"{processes} processes of this machine run {study.study_name!r} with {threads} "
+                f"threads each on {cores} cores and get in each other's way. Start them with "
+                f"OMP_NUM_THREADS={max(1, cores // processes)}."
+            )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
