@@ -496,7 +496,7 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
             left_out.setdefault(reason, []).append(name)
         facts |= {
             "method": space.method,
-            "sources": {c.name: c.ref for c in space.leaves()},
+            "sources": {c.name: c.ref for c in space.checkpoints()},
             "merged_tensors": len(space.alignment.layout.names),
             "left_out_tensors": left_out,
             "dimensions": len(space.slots),

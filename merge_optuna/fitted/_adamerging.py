@@ -40,9 +40,9 @@ def adamerging(
     experts, a model that knows one expert's classes only is certain too. Compare the result with
     its start on labelled data.
 
-    In float32; base, task vectors and the merged model lie on the device at
-    once, and the forward pass is kept for its gradient: memory for n + 2 models and a training
-    step. Batches are taken in turn, so nothing is random.
+    In float32; base, task vectors and the merged model lie on the device at once, and the forward
+    pass is kept for its gradient: memory for n + 2 models and a training step. Batches are taken
+    in turn, so nothing is random.
 
     Args:
         base: What task vectors are taken from.

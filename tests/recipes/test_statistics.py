@@ -142,6 +142,13 @@ def test_other_mistakes(models: Family, statistics: Family) -> None:
         mo.recipes.fisher(models[:1], statistics=[namesake])
     with pytest.raises(RecipeError, match=r"weight must be in \[0, ∞\), not -1"):
         mo.recipes.fisher(models, statistics=statistics, weight=-1)
+    with pytest.raises(RecipeError, match="fisher does not go with tokenizer="):
+        mo.Recipe(
+            method="fisher",
+            models=tuple(models),
+            statistics=tuple(statistics),
+            tokenizer="union",
+        )
     none = mo.recipes.fisher(models, statistics=statistics, weight=0)
     with pytest.raises(InfeasibleRecipe):
         next(mo.engine.tensors(none))
@@ -155,6 +162,7 @@ def test_moved_statistics_are_passed_again(models: Family, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"'ja-fisher' was recorded at .* nothing is now"):
         next(mo.engine.tensors(recipe))
     moved = mo.Checkpoint(tmp_path / "there", name=made.name)
-    found = recipe.with_sources({made.name: moved})
-    assert found.digest == recipe.digest
-    next(mo.engine.tensors(found))
+    for inner in (recipe, mo.recipes.linear([recipe, models[1]])):
+        found = inner.with_sources({made.name: moved})
+        assert found.digest == inner.digest
+        next(mo.engine.tensors(found))
