@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import own_names
@@ -21,5 +22,6 @@ __all__ = [
     "model_dtype",
     "own_names",
     "push",
+    "read_config",
     "write_checkpoint",
 ]
