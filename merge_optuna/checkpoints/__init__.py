@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from merge_optuna.checkpoints._aligned import aligned_vocabulary
 from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import own_names
@@ -30,6 +31,7 @@ __all__ = [
     "model_dtype",
     "own_names",
     "push",
+    "read_config",
     "vocab_size",
     "write_checkpoint",
 ]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._folder import FolderStore, Format
 from merge_optuna.checkpoints._names import saved_names
 from merge_optuna.checkpoints._safetensors import Spec
@@ -98,9 +99,9 @@ def _is_plain_decoder(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _on_meta(config: str) -> Any:
+def _on_meta(text: str) -> Any:
     """The model of a config without weights; None if transformers cannot make it."""
-    content = json.loads(config)
+    content = json.loads(text)
     name = (content.get("architectures") or [None])[0]
     if not isinstance(name, str) or "auto_map" in content:
         return None
@@ -110,8 +111,9 @@ def _on_meta(config: str) -> Any:
     if architecture is None:
         return None
     try:
+        config = read_config(architecture, content)
         with torch.device("meta"):
-            return architecture(architecture.config_class.from_dict(content))
+            return architecture(config)
     except Exception:  # the engine, which needs the model, says what is wrong with the config
         return None
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
-import tempfile
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, checkpoint_views, is_pretrained, model_dtype
+from merge_optuna.checkpoints import (
+    Checkpoint,
+    checkpoint_views,
+    is_pretrained,
+    model_dtype,
+    read_config,
+)
 from merge_optuna.errors import CheckpointError, few
 
 _REMEDY = "Save the checkpoint again with save_pretrained()."
@@ -27,8 +29,8 @@ def build(
 
     The values of the tensors are undefined until they are copied into these views. What no
     checkpoint holds (rotary frequencies, the generation config, ties) is as ``from_pretrained()``
-    makes it. Tensors that transformers ignores in a checkpoint have a view on the device
-    ``meta``, which swallows what is copied into it.
+    makes it. Tensors that the class has no place for have a view on the device ``meta``, which
+    swallows what is copied into it.
 
     Args:
         frame: The checkpoint whose config, names, shapes and data types the model has.
@@ -95,7 +97,7 @@ def _unfilled(frame: Checkpoint, dtype: torch.dtype | None, device: torch.device
     model: nn.Module
     model, info = architecture.from_pretrained(
         None,
-        config=_config(frame, architecture),
+        config=read_config(architecture, frame.config or {}),
         state_dict=state,
         dtype=dtype or model_dtype(frame.config, frame.store.specs()),
         generation_config=_generation_config(frame, architecture),
@@ -145,13 +147,6 @@ def _architecture(frame: Checkpoint) -> Any:
     )
 
 
-def _config(frame: Checkpoint, architecture: Any) -> Any:
-    """Read from a file, where numbers such as infinity have a form of their own."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(frame.config), encoding="utf-8")
-        return architecture.config_class.from_pretrained(folder, local_files_only=True)
-
-
 def _generation_config(frame: Checkpoint, architecture: Any) -> Any:
     """From its file, else, for old checkpoints, from what ``config.json`` says of generation."""
     if not architecture.can_generate():
@@ -164,55 +159,27 @@ def _generation_config(frame: Checkpoint, architecture: Any) -> Any:
 
 
 def _under_names_of(frame: Checkpoint, model: nn.Module) -> dict[str, Tensor]:
-    """The views of a model under the names of a checkpoint.
+    """The views of a model, and places for surplus tensors that transformers is right to ignore.
 
-    A checkpoint may leave out the name of the headless model inside the one with a head, or have
-    it in excess: transformers loads both.
+    These are whole modules that the class lacks, such as the pooler of a BERT in a masked language
+    model; but not further layers, and not further tensors of a module that it has.
     """
     views = checkpoint_views(model)
-    if frame.module is not None or not is_pretrained(model):
-        return views
-    prefix = f"{model.base_model_prefix}."
-    found, surplus = {}, []
-    for name in frame.names():
-        forms = (name, prefix + name, name.removeprefix(prefix))
-        form = next((form for form in forms if form in views), None)
-        if form is None:
-            surplus.append(name)
-        else:
-            found[name] = views.pop(form)
-    ignored = _ignored(frame, model, surplus, found)
-    return found | ignored | views
-
-
-def _ignored(
-    frame: Checkpoint, model: Any, surplus: Iterable[str], found: Iterable[str]
-) -> dict[str, Tensor]:
-    """Places for those of the surplus tensors that transformers is right to ignore.
-
-    These are what the class itself lists, buffers of older versions, and whole modules that the
-    class lacks, such as the pooler of a BERT in a masked language model; but not further layers,
-    and not further tensors of a module that it has.
-    """
-    listed = [*(model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS]
-    modules = {name.rpartition(".")[0] for name in found}
-    kinds = {_kind(name) for name in found}
-    ignored, told = [], []
-    for name in surplus:
-        if any(re.search(pattern, name) for pattern in listed):
-            ignored.append(name)
-        elif name.rpartition(".")[0] not in modules and _kind(name) not in kinds:
-            told.append(name)
-    if told:
+    modules = {name.rpartition(".")[0] for name in views}
+    kinds = {_kind(name) for name in views}
+    ignored = [
+        name
+        for name in frame.names()
+        if name.rpartition(".")[0] not in modules and _kind(name) not in kinds
+    ]
+    if ignored and frame.module is None:
         warnings.warn(
-            f"{type(model).__name__} has no place for {len(told)} tensors of {frame.name!r}: "
-            f"{few(told)}. They are written to a merged checkpoint but not evaluated.",
-            stacklevel=5,
+            f"{type(model).__name__} has no place for {len(ignored)} tensors of {frame.name!r}: "
+            f"{few(ignored)}. They are written to a merged checkpoint but not evaluated.",
+            stacklevel=4,
         )
-    return {name: torch.empty(frame.shape(name), device="meta") for name in (*ignored, *told)}
-
-
-_OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.masked_bias$")
+        views |= {name: torch.empty(frame.shape(name), device="meta") for name in ignored}
+    return views
 
 
 def _kind(name: str) -> str:
