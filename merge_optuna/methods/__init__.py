@@ -35,7 +35,7 @@ from merge_optuna.methods import (
 from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._random import mask_key
 from merge_optuna.methods._sparsify import Band, Cut
-from merge_optuna.methods._spec import Method, Parameter
+from merge_optuna.methods._spec import PROMISES, Method, Parameter
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -81,4 +81,14 @@ def get(name: str) -> Method:
     raise RecipeError(f"Unknown method {name!r}.{hint} Methods: {', '.join(METHODS)}.")
 
 
-__all__ = ["METHODS", "Band", "Cut", "Method", "Parameter", "get", "markdown", "mask_key"]
+__all__ = [
+    "METHODS",
+    "PROMISES",
+    "Band",
+    "Cut",
+    "Method",
+    "Parameter",
+    "get",
+    "markdown",
+    "mask_key",
+]

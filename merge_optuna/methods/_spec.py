@@ -115,7 +115,8 @@ class Method:
             their dot products, base first if there is one. An engine then needs that matrix only
             once per study. It returns None if with these values the result is no such combination.
         elementwise: Whether an element of the result depends only on the elements at its place,
-            so that the kernel may be applied to any part of the tensors. Not with ``random``.
+            so that the kernel may be applied to any part of the tensors. Not with ``random``
+            or ``ranked``.
         proportional: Whether scaling all weights changes nothing, whatever the other parameters,
             so that a search needs only their shares.
         promises: What holds for its results, of :data:`PROMISES`; tests hold it to them.

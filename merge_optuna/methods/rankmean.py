@@ -51,7 +51,6 @@ RANKMEAN = Method(
         ),
     ),
     ranked=True,
-    elementwise=True,
     promises=frozenset({"idempotent", "symmetric"}),
     source="Perin et al. 2024, RankMean, Findings of ACL, doi 10.18653/v1/2024.findings-acl.104",
 )

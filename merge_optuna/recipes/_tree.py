@@ -434,6 +434,11 @@ def _check_texts(recipe: Recipe) -> None:
     names = [leaf.name for leaf in recipe.leaves()]
     if recipe.tokenizer is not None:
         check_tokenizer(recipe.tokenizer, names)
+        if len(recipe.checkpoints()) > len(names):
+            raise RecipeError(
+                "tokenizer does not go with statistics, which belong to the models' own "
+                "vocabularies. Write models with one vocabulary first and make statistics of them."
+            )
     if recipe.chat_template is not None:
         check_chat_template(recipe.chat_template, names)
     for name, inner in recipe.nested:
@@ -523,7 +528,7 @@ def _check_names(recipe: Recipe) -> None:
 
 
 def _called(recipe: Recipe) -> list[str]:
-    """Names of the checkpoints, and of those that adapters among them are put on."""
+    """Names of what is read, and of the checkpoints that adapters among them are put on."""
     names: dict[str, None] = {}
     for read in recipe.checkpoints():
         checkpoint: Checkpoint | None = read

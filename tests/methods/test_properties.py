@@ -43,6 +43,7 @@ unit = st.floats(0, 1)
 positive = st.floats(0.01, 3)
 # Passed with 2000 examples each; the same few every time keep the suite quick and steady.
 quick = settings(max_examples=40, deadline=None, database=None, derandomize=True)
+few = settings(quick, max_examples=20)
 
 
 @st.composite
@@ -151,7 +152,7 @@ def test_a_merge_of_copies_is_the_model(
 
 
 @that_promise("selective")
-@quick
+@few
 @given(data=st.data())
 def test_one_model_alone_can_be_selected(method: str, data: st.DataObject) -> None:
     n = some_models(method, data)
@@ -165,7 +166,7 @@ def test_one_model_alone_can_be_selected(method: str, data: st.DataObject) -> No
 
 
 @that_promise("symmetric")
-@quick
+@few
 @given(data=st.data(), seed=st.integers(0, 2**32))
 def test_the_order_of_the_models_does_not_matter(
     method: str, data: st.DataObject, seed: int
@@ -185,8 +186,28 @@ def test_the_order_of_the_models_does_not_matter(
     torch.testing.assert_close(other, result, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("method", [m.name for m in methods.METHODS.values() if m.elementwise])
+@few
+@given(data=st.data(), cut=st.integers(0, 30))
+def test_an_elementwise_method_merges_parts_on_their_own(
+    method: str, data: st.DataObject, cut: int
+) -> None:
+    n = some_models(method, data)
+    base, *models = (t.reshape(-1) for t in data.draw(tensors(1 + n)))
+    values = values_for(method, data, n)
+    try:
+        whole = run(method, base, models, values)
+    except InfeasibleRecipe:
+        return
+    parts = [
+        run(method, base[part], [m[part] for m in models], values)
+        for part in (slice(cut), slice(cut, None))
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+
+
 @pytest.mark.parametrize(("method", "plain"), PLAIN.items())
-@quick
+@few
 @given(data=st.data())
 def test_in_full_density_it_is_the_plain_method(
     method: str, plain: str, data: st.DataObject
@@ -205,7 +226,7 @@ def test_in_full_density_it_is_the_plain_method(
 
 
 @that_have("weight")
-@quick
+@few
 @given(data=st.data())
 def test_weights_of_any_sign_do_not_blow_up(method: str, data: st.DataObject) -> None:
     """Dividing by weights that nearly cancel is refused where it amplifies more than tenfold."""

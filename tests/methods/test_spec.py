@@ -42,6 +42,8 @@ def test_every_method_is_listed_and_described() -> None:
         assert callable(getattr(mo.recipes, name))
         assert method.summary.endswith(".") or ":" in method.summary
         assert method.source
+        assert not (method.elementwise and (method.random or method.ranked))
+        assert method.promises <= methods.PROMISES.keys()
         for parameter in method.parameters:
             parameter.check(parameter.default)
             assert parameter.summary
