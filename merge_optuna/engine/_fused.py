@@ -11,6 +11,8 @@ import numpy as np
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
+from merge_optuna.engine._pruned import merge as merge_pruned
+from merge_optuna.engine._pruned import pruning
 from merge_optuna.engine._statistics import NOWHERE, Place, Statistics, TaskVector, key_of, places
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
@@ -57,7 +59,7 @@ def fused(
     models = alike(inputs[len(inputs) - len(recipe.models) :])
     if models is None or (recipe.base is not None and base is None):
         return None
-    return prepare(Merge(recipe, name, base, models, values, statistics))
+    return prepare(Merge(recipe, name, tuple(inputs[0].shape), base, models, values, statistics))
 
 
 class Merge:
@@ -67,6 +69,7 @@ class Merge:
         self,
         recipe: Recipe,
         name: str,
+        shape: tuple[int, ...],
         base: Array | None,
         models: tuple[Array, ...],
         values: dict[str, Any],
@@ -74,6 +77,7 @@ class Merge:
     ) -> None:
         self.recipe = recipe
         self.name = name
+        self.shape = shape
         self.base = base
         self.models = models
         self.values = values
@@ -168,8 +172,7 @@ class Merge:
         return self._dropped(*self._agreeing())
 
     def _dropped(self, weight: Array, mode: int) -> Fill:
-        names = self.recipe.model_names
-        keys = np.array([mask_key(self.values["seed"], m, self.name) for m in names], np.uint64)
+        keys = np.array(self.mask_keys(), np.uint64)
         limits = [round(density * _FULL) for density in self.values["density"]]
         # Nothing is at most -1: such a model is kept at random and then multiplied by 0.
         largest = np.array([max(limit - 1, 0) for limit in limits], np.uint32)
@@ -197,6 +200,34 @@ class Merge:
         )
         kept: float = kernels.norm(base, theta, key, np.uint32(limit - 1))
         return norm / kept if kept >= MIN_NORM else 1.0
+
+    def della_linear(self) -> Fill:
+        return self._pruned(self.weights(), kernels.SUM)
+
+    def della(self) -> Fill:
+        return self._pruned(*self._agreeing())
+
+    def _pruned(self, weight: Array, mode: int) -> Fill:
+        assert self.base is not None
+        base, models, values = self.base, self.models, self.values
+        row = base.size // (self.shape[0] if len(self.shape) > 1 else 1)
+        prunings = [
+            pruning(base, model, row, density, epsilon, key, values["rescale"])
+            for model, density, epsilon, key in zip(
+                models, values["density"], values["epsilon"], self.mask_keys(), strict=True
+            )
+        ]
+        scale, count = np.float32(values["lambda_"]), values.get("elect") == "count"
+
+        def fill(out: Array, first: int) -> None:
+            merge_pruned(out, first, base, models, row, prunings, weight, scale, mode, count)
+
+        return fill
+
+    def mask_keys(self) -> list[int]:
+        """Keys of the random masks of every model."""
+        names = self.recipe.model_names
+        return [mask_key(self.values["seed"], model, self.name) for model in names]
 
     def _sparse(self, kernel: Any, weight: Array, mode: int, *masks: Array) -> Fill:
         assert self.base is not None
@@ -267,6 +298,8 @@ _PREPARE: dict[str, Callable[[Merge], Fill | None]] = {
     "linear": Merge.linear,
     "task_arithmetic": Merge.task_arithmetic,
     "ties": Merge.ties,
+    "della_linear": Merge.della_linear,
+    "della": Merge.della,
     "breadcrumbs": Merge.breadcrumbs,
     "breadcrumbs_ties": Merge.breadcrumbs_ties,
     "dare_linear": Merge.dare_linear,

@@ -371,6 +371,92 @@ def _sign(x: Any) -> Any:
     return _where(x > _ZERO, np.float32(1), _where(x < _ZERO, np.float32(-1), _ZERO))
 
 
+@_jit
+def merge_entries(
+    out: Any,
+    base: Any,
+    entries: Any,
+    models: Any,
+    weight: Any,
+    scale: Any,
+    mode: Any,
+    count: Any,
+) -> None:
+    """Merges sparse task vectors that are there already, weighted."""
+    origin = np.empty(out.size, np.float32)
+    _load(base, _U(0), out.size, origin)
+    _consensus(out, _U(0), out.size, origin, entries, models, weight, scale, mode, count)
+
+
+# -- ranks in a row ---------------------------------------------------------------------------
+
+
+@_jit
+def row_keys(base: Any, model: Any, row: Any) -> Any:
+    """Numbers that sort from the largest magnitude down, with the column in their lower half."""
+    keys = np.empty(model.size, np.uint64)
+    for begin in range(0, model.size, row):
+        for i in range(row):
+            place = _U(begin + i)
+            bits = _bits(abs(_widen(model[place]) - _widen(base[place])))
+            keys[place] = (_U(~bits) << _U(32)) | _U(i)
+    return keys
+
+
+@_jit
+def pruned(
+    entry: Any,
+    ranked: Any,
+    base: Any,
+    model: Any,
+    first: Any,
+    key: Any,
+    limits: Any,
+    factors: Any,
+    weight: Any,
+) -> None:
+    """Keeps an element if it draws less than its rank's limit; ``first`` is its flat index."""
+    drawn, shift = _drawn(key, first, model.size)
+    rows, row = ranked.shape
+    for r in range(rows):
+        for rank in range(row):
+            i = r * row + np.int64(ranked[r, rank] & _LOW)
+            delta = _widen(model[i]) - _widen(base[i])
+            kept = _where(_U(drawn[i + shift]) < limits[rank], delta, _ZERO)
+            entry[i] = (kept * factors[rank]) * weight
+
+
+@_jit
+def kept_by_rank(
+    ranked: Any, base: Any, model: Any, first: Any, key: Any, limits: Any, count: Any
+) -> Any:
+    """Adds up how many are kept of each rank; returns the L1 norms of those and of all."""
+    drawn, shift = _drawn(key, first, model.size)
+    rows, row = ranked.shape
+    norm = whole = 0.0
+    for r in range(rows):
+        for rank in range(row):
+            i = r * row + np.int64(ranked[r, rank] & _LOW)
+            size = np.float64(abs(_widen(model[i]) - _widen(base[i])))
+            whole += size
+            if _U(drawn[i + shift]) < limits[rank]:
+                count[rank] += 1
+                norm += size
+    return norm, whole
+
+
+_LOW = _U(0xFFFFFFFF)
+
+
+@_jit
+def _drawn(key: Any, first: Any, size: Any) -> Any:
+    """The draws of a range of elements, and where in them it begins."""
+    shift = first % 2
+    pairs = np.empty((size + shift + 1) // 2, np.uint64)
+    _draw(pairs, key, _U(first // 2), pairs.size)
+    return pairs.view(np.uint32), shift
+
+
 # -- random masks -----------------------------------------------------------------------------
 
 _GOLDEN = _U(0x9E3779B97F4A7C15)

@@ -79,6 +79,11 @@ def sparse(base: mo.Checkpoint, experts: Family) -> Iterator[mo.Recipe]:
             yield R.dare_ties(
                 base, experts, normalize=normalize, rescale=rescale, elect=elect, **common
             )
+    epsilon = [0.0, 0.1, 0.3]
+    for rescale, elect in itertools.product(("density", "l1", "none"), ("mass", "count")):
+        yield R.della(base, experts, rescale=rescale, elect=elect, epsilon=epsilon, **common)
+    yield R.della(base, experts, normalize=False, density=[0.0, 1.0, 0.99])
+    yield R.della_linear(base, experts, normalize=True, epsilon=epsilon, **common)
     gamma = [0.0, 0.01, 0.3]
     for normalize in (True, False):
         yield R.breadcrumbs(base, experts, normalize=normalize, gamma=gamma, **common)
