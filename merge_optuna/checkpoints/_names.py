@@ -97,20 +97,22 @@ def saved_names(model: Any, names: Iterable[str]) -> dict[str, str]:
 
 def _without_legacy(module: Any) -> Any:
     """The module for :func:`revert_weight_conversion`, which would bring back outdated names."""
-    used = getattr(module, "_weight_conversions", None)
-    if used is None:
-        return module
     from transformers.conversion_mapping import (
         get_checkpoint_conversion_mapping,
         get_model_conversion_mapping,
     )
+    from transformers.core_model_loading import PrefixChange
 
-    own = [c.source_patterns for c in get_model_conversion_mapping(module, add_legacy=False)]
     legacy = [c.source_patterns for c in get_checkpoint_conversion_mapping("legacy")]
+    used = getattr(module, "_weight_conversions", None)
+    if used is None:  # made from a config: what transformers itself takes then
+        own = get_model_conversion_mapping(module, add_legacy=False)
+        used = [c for c in own if not isinstance(c, PrefixChange)]
+    kept = [c for c in used if c.source_patterns not in legacy]
+    if len(kept) == len(used):
+        return module
     shell = copy.copy(module)
-    shell._weight_conversions = [
-        c for c in used if c.source_patterns in own or c.source_patterns not in legacy
-    ]
+    shell._weight_conversions = kept
     return shell
 
 

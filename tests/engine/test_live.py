@@ -332,6 +332,13 @@ def test_tied_tensors_that_are_stored_twice(tmp_path: Path, difference: int) -> 
     assert_same(tensors_of(live), tensors_of(loaded))
 
 
+def test_names_of_an_architecture_whose_own_are_outdated() -> None:
+    """transformers saves the norms of an ESM as gamma and beta, if it was made from a config."""
+    names = mo.Checkpoint.from_module(toys.encoder("Esm"), name="m").names()
+    assert "esm.encoder.layer.0.LayerNorm.weight" in names
+    assert not any(name.endswith(("gamma", "beta")) for name in names)
+
+
 # -- data types -------------------------------------------------------------------------------
 
 
