@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from optuna.distributions import FloatDistribution
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+)
 
 from merge_optuna import methods
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import _space
-from merge_optuna.recipes._alignment import Alignment, align
+from merge_optuna.recipes._alignment import Alignment
 from merge_optuna.recipes._statistics import check_number, check_origin
+from merge_optuna.recipes._structure import Structure, structure_of
 from merge_optuna.recipes._tokenizer import (
     Tokenizer,
     aligned,
@@ -37,7 +45,7 @@ from merge_optuna.recipes._values import (
     unwrapped,
     value_at,
 )
-from merge_optuna.recipes.groups import Per
+from merge_optuna.recipes.groups import Layout, Per
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 _Parameters = Annotated[
     tuple[tuple[str, Value | tuple[Value, ...]], ...],
@@ -67,6 +76,12 @@ def _as_source(value: Any) -> Any:
     return Checkpoint(**value)
 
 
+def _check_dtype(name: str | None) -> str | None:
+    if name is not None and name not in _DTYPES:
+        raise RecipeError(f"dtype must be one of {', '.join(_DTYPES)}, not {name!r}.")
+    return name
+
+
 class Recipe(BaseModel):
     """What to merge and how: a frozen, hashable value that round-trips through YAML and JSON.
 
@@ -87,6 +102,8 @@ class Recipe(BaseModel):
             It says so for all sources, also those of recipes inside, which leave it out.
         chat_template: Of the written model: ``"auto"`` (the one most sources have), the name of a
             source, or a template; that of the tokenizer when omitted.
+        dtype: Data type of the float tensors of the merged model, e.g. ``"bfloat16"``; that of the
+            base where it is None. Merging is computed in float32 whatever it is, and rounded once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,6 +117,7 @@ class Recipe(BaseModel):
     name: str | None = None
     tokenizer: Tokenizer = None
     chat_template: str | None = None
+    dtype: Annotated[str | None, AfterValidator(_check_dtype)] = None
 
     def __init__(self, **data: Any):
         try:
@@ -148,10 +166,17 @@ class Recipe(BaseModel):
         return tuple(found)
 
     @cached_property
+    def structure(self) -> Structure:
+        """How the sources make up the merged model: laid over each other, or stacked."""
+        return structure_of(self)
+
+    @cached_property
     def frame(self) -> Checkpoint:
-        """The checkpoint that gives the config and what is not merged: the base, or the first."""
-        first = self.sources[0]
-        return first.frame if isinstance(first, Recipe) else first
+        """What gives names, shapes and data types of the tensors, config and other files.
+
+        The base, or the first model; for stacked layers a model made of them.
+        """
+        return self.structure.frame
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -161,8 +186,17 @@ class Recipe(BaseModel):
             CheckpointMismatch: If the sources do not fit together.
         """
         check_origin(self)
-        frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
-        return align(frames[0], tuple(frames[1:]), self.exclude)
+        return self.structure.alignment
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """For each model the tensors, by its own names, that a value of it is about."""
+        return self.structure.layouts
+
+    def inputs_at(self, name: str) -> tuple[tuple[Checkpoint | Recipe, str], ...]:
+        """The sources of one tensor, the base first, each with the tensor's name there."""
+        base = [] if self.base is None else [(self.base, name)]
+        return (*base, *((self.models[i], own) for i, own in self.structure.models_at(name)))
 
     def chat_template_text(self) -> str | None:
         """The chat template to be written; None for that of the tokenizer.
@@ -197,7 +231,7 @@ class Recipe(BaseModel):
 
         def replaced(source: Checkpoint) -> Checkpoint:
             source = source.origin
-            given = sources.get(source.name, source)
+            given = _given(source, sources)
             if not isinstance(given, Checkpoint):
                 given = source.at(given)
             elif given is source and source.base is not None:
@@ -220,7 +254,11 @@ class Recipe(BaseModel):
     @property
     def model_names(self) -> tuple[str, ...]:
         """How the merged models are called in parameter names and mask keys."""
-        return tuple(source_name(model, i) for i, model in enumerate(self.models))
+        names = [source_name(model, i) for i, model in enumerate(self.models)]
+        if self.method != "passthrough":
+            return tuple(names)
+        again = [names[:i].count(name) for i, name in enumerate(names)]  # layers may repeat
+        return tuple(f"{n}#{k + 1}" if k else n for n, k in zip(names, again, strict=True))
 
     @property
     def nested(self) -> tuple[tuple[str, Recipe], ...]:
@@ -241,17 +279,21 @@ class Recipe(BaseModel):
         )
         return Recipe(**data)
 
+    def with_fields(self, **fields: Any) -> Recipe:
+        """The recipe with other values of some of its fields, e.g. ``dtype="bfloat16"``."""
+        return Recipe(**{**self._fields(), **fields})
+
     def values_at(self, name: str) -> dict[str, Any]:
         """The method's arguments for one merged tensor.
 
         Raises:
             RecipeError: If numbers are still free.
         """
-        layout = self.alignment.layout
+        models = self.structure.models_at(name)
         return {
-            key: [value_at(v, name, layout) for v in value]
+            key: [value_at(value[i], own, self.layouts[i]) for i, own in models]
             if isinstance(value, tuple)
-            else value_at(value, name, layout)
+            else value_at(value, name, self.alignment.layout)
             for key, value in self.parameters
         }
 
@@ -460,12 +502,26 @@ def _seen_through(recipe: Recipe, views: Mapping[Checkpoint, Checkpoint]) -> dic
     return {"base": base, "models": tuple(view(model) for model in recipe.models)}
 
 
+def _given(
+    source: Checkpoint, sources: Mapping[str, Checkpoint | str | Path]
+) -> Checkpoint | str | Path:
+    """What replaces a checkpoint; layers of one are found under its name too."""
+    if source.name in sources or source.layer_range is None:
+        return sources.get(source.name, source)
+    whole = sources.get(source.whole_name, source)
+    if whole is source or not isinstance(whole, Checkpoint):
+        return whole
+    return whole.layers(*source.layer_range, name=source.name)
+
+
 def _complete(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
     """Checks all parameters against the method's spec and fills in defaults, in spec order."""
     spec = methods.get(recipe.method)
     spec.check_sources(recipe.base, len(recipe.models))
     check_number(recipe)
     _check_names(recipe)
+    if any(inner.dtype is not None for _, inner in recipe.nested):
+        raise RecipeError("dtype is that of the whole merged model: give it to the outer recipe.")
     given = dict(recipe.parameters)
     for name in given:
         spec.parameter(name)
@@ -533,7 +589,7 @@ def _called(recipe: Recipe) -> list[str]:
     for read in recipe.checkpoints():
         checkpoint: Checkpoint | None = read
         while checkpoint is not None:
-            names[checkpoint.name] = None
+            names |= dict.fromkeys((checkpoint.name, checkpoint.whole_name))
             checkpoint = checkpoint.base
     return list(names)
 
