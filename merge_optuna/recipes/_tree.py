@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -367,6 +368,56 @@ class Recipe(BaseModel):
         except yaml.YAMLError as error:
             raise RecipeError(f"{where} is not valid YAML: {error}") from error
         return cls._from_document(document, where)
+
+    @classmethod
+    def from_mergekit(cls, source: str | Path) -> Recipe:
+        """Reads a configuration of mergekit (0.1.5): a YAML file, or its text.
+
+        Every tensor gets the numbers that mergekit gives it. Gradients become one value per layer;
+        they leave the embedding, and what follows the layers, with their first value, as mergekit
+        does. ``dtype`` (or ``out_dtype``) is that of the result; mergekit also computes in it,
+        where we always compute in float32. Sources are named after their folders.
+
+        Raises:
+            RecipeError: If it is not valid, or says what a recipe cannot; naming the key and its
+                place in the file.
+            CheckpointError: If a model cannot be opened.
+            CheckpointMismatch: If the models do not fit together.
+            FileNotFoundError: If a path is given and no file is there.
+        """
+        from merge_optuna.recipes import _mergekit
+
+        is_text = isinstance(source, str) and "\n" in source
+        text = str(source) if is_text else Path(source).read_text()
+        return _mergekit.read(text, "The YAML text" if is_text else str(source))
+
+    def to_mergekit(self, path: str | Path | None = None) -> str:
+        """The recipe as a configuration of mergekit (0.1.5); also written to ``path`` if given.
+
+        mergekit gives the same merge from it, up to rounding and to the random masks of methods
+        that drop at random; :meth:`from_mergekit` gives the same recipe, up to the places of the
+        sources.
+
+        Raises:
+            RecipeError: If it says what mergekit cannot, e.g. free numbers.
+        """
+        from merge_optuna.recipes import _mergekit
+
+        text = _mergekit.write(self)
+        if path is not None:
+            Path(path).write_text(text)
+        return text
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Reads a recipe from a YAML file, ours or a configuration of mergekit.
+
+        Raises:
+            RecipeError: If it is neither.
+            FileNotFoundError: If no file is there.
+        """
+        is_theirs = re.search(r"^merge_method\s*:", Path(path).read_text(), re.MULTILINE)
+        return cls.from_mergekit(path) if is_theirs else cls.from_yaml(Path(path))
 
     @classmethod
     def _from_document(cls, document: Any, where: str) -> Recipe:
