@@ -263,7 +263,10 @@ def write(
     recipe: Annotated[
         Path,
         typer.Argument(
-            exists=True, dir_okay=False, metavar="RECIPE", help="Recipe as YAML, no number free."
+            exists=True,
+            dir_okay=False,
+            metavar="RECIPE",
+            help="Recipe, or mergekit's YAML, no number free.",
         ),
     ],
     folder: Folder,
@@ -281,7 +284,7 @@ def write(
     sources = _sources(source)
     _check_push(push)
     written = write_recipe(
-        Recipe.from_yaml(recipe).with_sources(sources),
+        Recipe.read(recipe).with_sources(sources),
         folder,
         force=force,
         dtype=dtype and dtype.value,

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from merge_optuna.checkpoints._aligned import aligned_vocabulary
+from merge_optuna.checkpoints._blocks import (
+    ATTENTION,
+    NUMBERED,
+    block_of,
+    find_stacks,
+    is_embedding,
+    renumbered,
+)
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._dtype import model_dtype
+from merge_optuna.checkpoints._layers import StackStore
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import own_names
 from merge_optuna.checkpoints._push import check_push, push
@@ -16,22 +25,29 @@ from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
+    "ATTENTION",
+    "NUMBERED",
     "ZERO",
     "Checkpoint",
+    "StackStore",
     "TensorSpec",
     "TokenRow",
     "Vocabulary",
     "WritePlan",
     "aligned_vocabulary",
+    "block_of",
     "chat_template_of",
     "check_push",
     "checkpoint_views",
+    "find_stacks",
     "for_each",
+    "is_embedding",
     "is_pretrained",
     "model_dtype",
     "own_names",
     "push",
     "read_config",
+    "renumbered",
     "vocab_size",
     "write_checkpoint",
 ]

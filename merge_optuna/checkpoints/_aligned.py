@@ -177,7 +177,8 @@ class _AlignedStore:
     def __init__(self, vocabulary: AlignedVocabulary, index: int) -> None:
         self._vocabulary = vocabulary
         self._index = index
-        self.config: dict[str, Any] | None = vocabulary.tokenizer.config
+        source = vocabulary.sources[index]
+        self.config: dict[str, Any] | None = vocabulary.tokenizer.config_of(source)
         self._specs = dict(vocabulary.sources[index].store.specs())
         for name, axis in vocabulary.axes[index].items():
             dtype, shape = self._specs[name]

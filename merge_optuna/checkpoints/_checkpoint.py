@@ -15,6 +15,7 @@ from merge_optuna.checkpoints._adapter import Adapter, AdapterStore, is_adapter,
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
+from merge_optuna.checkpoints._layers import LayerStore
 from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
 from merge_optuna.checkpoints._parts import ModuleOfModel, open_part
 from merge_optuna.checkpoints._peft import PeftStore
@@ -41,12 +42,14 @@ class Checkpoint(BaseModel):
             in memory.
         name: Unique within a recipe. It keys random masks and names parameters, so give short
             names; defaults to the first 8 digits of the digest.
-        digest: 32 hexadecimal digits; that of an adapter covers its base too.
+        digest: 32 hexadecimal digits; that of an adapter covers its base too, that of
+            some layers the whole checkpoint.
         revision: Commit hash of a model on the hub, so that a study reads the same files again.
         part: Component of a diffusers pipeline, e.g. ``unet``, or module of a model, e.g.
             ``language_model`` of a vision-language model, ``bert`` of a classifier. It is merged
             under the names of a model of its own, so such a model can be merged with it.
         base: The model that an adapter is put on, else None.
+        layer_range: First layer and the one behind the last, of :meth:`layers`; else None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +60,7 @@ class Checkpoint(BaseModel):
     revision: str | None = None
     part: str | None = None
     base: Checkpoint | None = None
+    layer_range: tuple[int, int] | None = None
     _store: Store | None = PrivateAttr(default=None)
     _whole: Checkpoint | None = PrivateAttr(default=None)
 
@@ -69,6 +73,7 @@ class Checkpoint(BaseModel):
         revision: str | None = None,
         part: str | None = None,
         base: Checkpoint | None = None,
+        layer_range: tuple[int, int] | None = None,
     ):
         """Opens a checkpoint.
 
@@ -81,6 +86,7 @@ class Checkpoint(BaseModel):
             revision: Branch, tag or commit hash of a model on the hub; the commit is recorded.
             part: See the class; the others are copied from the base when a merge is written.
             base: Of an adapter; the ``base_model_name_or_path`` of its config when omitted.
+            layer_range: See :meth:`layers`.
 
         Raises:
             CheckpointError: If the checkpoint is missing, is none or is damaged, or the base of an
@@ -107,8 +113,9 @@ class Checkpoint(BaseModel):
             revision=revision,
             part=part,
             base=base,
+            layer_range=layer_range,
         )
-        self._store = store
+        self._store = None if store is None else self._seen(store)
 
     @classmethod
     def from_module(cls, module: nn.Module, *, name: str) -> Checkpoint:
@@ -122,14 +129,54 @@ class Checkpoint(BaseModel):
         self._store = store
         return self
 
+    def layers(self, start: int, stop: int, *, name: str | None = None) -> Checkpoint:
+        """The model with its layers ``start`` to ``stop - 1`` only, numbered from 0.
+
+        Nothing is read or copied. Embedding, final norm and head stay.
+
+        Args:
+            start: The first layer.
+            stop: The one behind the last.
+            name: ``NAME[start:stop]`` when omitted, counted in the whole model.
+
+        Raises:
+            CheckpointError: If there are no such layers.
+        """
+        store = LayerStore(self.store, start, stop)
+        first = 0 if self.layer_range is None else self.layer_range[0]
+        chosen = (first + start, first + stop)
+        own = name or self.whole_name + _suffix(chosen)
+        view = self.model_copy(update={"name": own, "layer_range": chosen})
+        view._store = store
+        return view
+
+    @property
+    def whole_name(self) -> str:
+        """The name of the whole model, of which these are some layers."""
+        return self.name.removesuffix(_suffix(self.layer_range)) if self.layer_range else self.name
+
+    def holding(self, store: Store, *, name: str, digest: str) -> Checkpoint:
+        """This place with a content that was made from it, which no recipe can name."""
+        made = self.model_copy(update={"name": name, "digest": digest})
+        made._store = store
+        return made
+
+    def _seen(self, whole: Store) -> Store:
+        """The part of the content that this is."""
+        return whole if self.layer_range is None else LayerStore(whole, *self.layer_range)
+
     def __eq__(self, other: object) -> bool:
         """Equal when name and content are: the place does not matter."""
         if not isinstance(other, Checkpoint):
             return NotImplemented
-        return (self.name, self.digest) == (other.name, other.digest)
+        return self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self.name, self.digest))
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return self.name, self.digest, self.layer_range
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.ref!r}, name={self.name!r})"
@@ -216,7 +263,7 @@ class Checkpoint(BaseModel):
                     f"{self.name!r} was recorded as {self.digest}. Restore the checkpoint, or "
                     "start a new study with the new content."
                 )
-            self._store = store
+            self._store = self._seen(store)
         return self._store
 
     def at(self, ref: str | Path) -> Checkpoint:
@@ -225,12 +272,13 @@ class Checkpoint(BaseModel):
         Raises:
             CheckpointError: If there is none; whether it is the same shows on comparison.
         """
-        return Checkpoint(ref, name=self.name, part=self.part, base=self.base)
+        fields = {n: getattr(self, n) for n in ("name", "part", "base", "layer_range")}
+        return Checkpoint(ref, **fields)
 
     def on(self, base: Checkpoint) -> Checkpoint:
         """The adapter on its base given again, e.g. a module of another process."""
-        fields = {name: getattr(self, name) for name in ("name", "digest", "revision", "part")}
-        return Checkpoint(self.ref, **fields, base=base)
+        fields = {n: getattr(self, n) for n in type(self).model_fields if n != "base"}
+        return Checkpoint(**fields, base=base)
 
     def places(self) -> tuple[Path, ...]:
         """Every folder that is read."""
@@ -267,6 +315,10 @@ class Checkpoint(BaseModel):
     def full_digest(self) -> str:
         """Digest over every byte, for those who want more than the sampled one."""
         return _digest(self.store, self.base, whole=True)
+
+
+def _suffix(layer_range: tuple[int, int]) -> str:
+    return f"[{layer_range[0]}:{layer_range[1]}]"
 
 
 def _place(ref: str | Path, revision: str | None) -> str:

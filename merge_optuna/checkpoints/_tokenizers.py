@@ -61,8 +61,12 @@ class CommonTokenizer:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The config of the first source with the size and the special tokens of this."""
+        return self.config_of(self._sources[0])
+
+    def config_of(self, source: Checkpoint) -> dict[str, Any]:
+        """The config of a source with the size and the special tokens of this."""
         size = self.size
-        config = self._with_token_ids(self._sources[0].config or {}, self._owner.config or {})
+        config = self._with_token_ids(source.config or {}, self._owner.config or {})
         for part in (config, config.get("text_config") or {}):
             if "vocab_size" in part:
                 part["vocab_size"] = size

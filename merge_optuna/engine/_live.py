@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from merge_optuna.checkpoints import Checkpoint, for_each
 from merge_optuna.engine._build import build, check_names
-from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of, origins
+from merge_optuna.engine._tensors import (
+    Merger,
+    Source,
+    as_dtype,
+    final_dtype,
+    frame_of,
+    origins,
+    wanted_dtype,
+)
 
 
 class Engine:
@@ -22,7 +30,7 @@ class Engine:
     Args:
         device: Of the live model and of the computation, e.g. ``"cpu"`` or ``"cuda"``.
         dtype: Data type of the live model, e.g. ``"bfloat16"`` or ``torch.float32``; that of the
-            base checkpoint when omitted.
+            first recipe when omitted, or else that of its base checkpoint.
         compute_dtype: Data type that merges are computed in before their one rounding:
             ``"float32"`` when omitted, or ``"float64"``.
 
@@ -64,19 +72,24 @@ class Engine:
         """
         frame = frame_of(recipe).whole
         if self._model is None:
-            self._model, self._views = build(frame, self.dtype, self.device)
+            self._model, self._views = build(frame, wanted_dtype(recipe, self.dtype), self.device)
         check_names(frame, self._views, "Use a new mo.Engine for another architecture.")
         # The largest first, so that no thread is left alone with one at the end.
         names = sorted(self._views, key=lambda name: self._views[name].numel(), reverse=True)
-        refill = partial(self._refill, frame, origins(recipe))
+        wanted = wanted_dtype(recipe, self.dtype)
+        refill = partial(self._refill, frame, wanted, origins(recipe))
         for_each(refill, names, self._merger.threads(recipe))
         return self._model
 
     def _refill(
-        self, frame: Checkpoint, origin: Mapping[str, tuple[Source, str]], name: str
+        self,
+        frame: Checkpoint,
+        wanted: torch.dtype | None,
+        origin: Mapping[str, tuple[Source, str]],
+        name: str,
     ) -> None:
         view = self._views[name]
         if not view.is_meta:  # else transformers ignores the tensor
-            dtype = final_dtype(frame.dtype(name), self.dtype)
+            dtype = final_dtype(frame.dtype(name), wanted)
             with torch.no_grad():
                 self._merger.write_into(view, *origin[name], dtype)

@@ -44,7 +44,8 @@ def tensors(
 
     Args:
         recipe: A recipe without free numbers, or a checkpoint as it is.
-        dtype: Data type of float tensors; each keeps that of the base when omitted.
+        dtype: Data type of float tensors; the recipe's when omitted, or else that of each in the
+            base.
         device: Where to compute.
         compute_dtype: Data type of the computation: float32 when omitted, or float64.
         fused: Use the fused kernels where there are some; else the plain path, which is the
@@ -55,7 +56,7 @@ def tensors(
         CheckpointMismatch: If the sources do not fit together.
         InfeasibleRecipe: If the values have no well-defined result.
     """
-    frame, wanted = frame_of(recipe).whole, as_dtype(dtype)
+    frame, wanted = frame_of(recipe).whole, wanted_dtype(recipe, dtype)
     merger = Merger(device, compute_dtype=compute_dtype, fused=fused)
     for name, (source, own) in origins(recipe).items():
         yield name, merger.rounded(source, own, final_dtype(frame.dtype(name), wanted))
@@ -108,7 +109,7 @@ class Merger:
         if isinstance(source, Checkpoint):
             return self._sources.tensor(source, name)
         if name in source.alignment.copied:
-            return self.exact(source.sources[0], name)
+            return self.exact(*source.inputs_at(name)[0])
         inputs = self._inputs(source, name)
         fill = self._fill(source, name, inputs)
         if fill is None:
@@ -165,7 +166,7 @@ class Merger:
         return exact.to(dtype)
 
     def _inputs(self, recipe: Recipe, name: str) -> list[Tensor]:
-        return [self.exact(source, name) for source in recipe.sources]
+        return [self.exact(source, own) for source, own in recipe.inputs_at(name)]
 
     def _fill(self, recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Fill | None:
         if not self._fused:
@@ -203,6 +204,12 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 def final_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
     """The data type of a merged tensor: as wanted if it is a float tensor, else as stored."""
     return wanted if wanted is not None and stored.is_floating_point else stored
+
+
+def wanted_dtype(source: Source, dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The data type that float tensors shall have; None: each that of the frame."""
+    own = source.dtype if isinstance(source, Recipe) else None
+    return as_dtype(own if dtype is None else dtype)
 
 
 def frame_of(source: Source) -> Checkpoint:

@@ -12,7 +12,14 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._tensors import Merger, Source, as_dtype, final_dtype, frame_of, origins
+from merge_optuna.engine._tensors import (
+    Merger,
+    Source,
+    final_dtype,
+    frame_of,
+    origins,
+    wanted_dtype,
+)
 from merge_optuna.errors import ExportError, RecipeError
 from merge_optuna.recipes import Recipe
 
@@ -42,7 +49,7 @@ def write(
         recipe: A recipe without free numbers, or a checkpoint.
         folder: Where to.
         force: Replace a folder that is not empty.
-        dtype: Data type of float tensors; that of the base when omitted.
+        dtype: Data type of float tensors; the recipe's when omitted, or else that of the base.
         tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
         device: Where to compute.
         compute_dtype: Data type of the computation: float32 when omitted, or float64.
@@ -60,7 +67,7 @@ def write(
     """
     folder = Path(folder).expanduser().resolve()
     _check_not_a_source(recipe, folder)
-    out = as_dtype(dtype)
+    out = wanted_dtype(recipe, dtype)
     frame, origin = frame_of(recipe).whole, origins(recipe)
     final = {name: final_dtype(frame.dtype(name), out) for name in frame.names()}
     specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]

@@ -24,6 +24,7 @@ from merge_optuna.methods import (
     multislerp,
     nearswap,
     nuslerp,
+    passthrough,
     ram,
     rankmean,
     regmean,
@@ -63,6 +64,7 @@ METHODS: dict[str, Method] = {
         consensus.CONSENSUS_TA,
         fisher.FISHER,
         regmean.REGMEAN,
+        passthrough.PASSTHROUGH,
     )
 }
 """Every method by name."""

@@ -954,6 +954,43 @@ def regmean(
     )
 
 
+def passthrough(
+    sources: Sequence[Source],
+    *,
+    scale: PerModel = 1.0,
+    name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
+) -> Recipe:
+    """The layers of several models one after the other ("Frankenmerge").
+
+    Args:
+        sources: Models of one architecture, usually some of their layers,
+            ``checkpoint.layers(0, 16)``, or merges of such; they may overlap and repeat.
+            Embedding, config and tokenizer are those of the first, final norm and head those of
+            the last.
+        scale: Factor of each source's tensors.
+        name: Prefix of parameter names inside another recipe.
+        tokenizer: See the module.
+        chat_template: See the module.
+
+    Raises:
+        CheckpointMismatch: If the layers do not fit together.
+
+    Example:
+        >>> mo.recipes.passthrough([a.layers(0, 24), b.layers(8, 32)])
+    """
+    return merge(
+        "passthrough",
+        None,
+        sources,
+        {"scale": scale},
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
+
+
 __all__ = [
     "STATISTICS",
     "ByName",
@@ -980,6 +1017,7 @@ __all__ = [
     "multislerp",
     "nearswap",
     "nuslerp",
+    "passthrough",
     "per_group",
     "ram",
     "ramplus_tl",

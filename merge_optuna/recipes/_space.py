@@ -13,13 +13,15 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._values import (
     Free,
     PerGroup,
+    Value,
     filled,
     free,
     free_paths,
     numbers_in,
     numbers_of,
+    value_at,
 )
-from merge_optuna.recipes.groups import Layout, Per, parse_per
+from merge_optuna.recipes.groups import Depth, Layout, Per, parse_per
 
 if TYPE_CHECKING:
     from merge_optuna.methods import Parameter
@@ -50,7 +52,7 @@ def slots(recipe: Recipe) -> Iterator[Slot]:
             continue
         shares = _Shares(recipe, key, value)
         for i, (model, one) in enumerate(zip(recipe.model_names, value, strict=True)):
-            for path, number, start in free_paths(one, recipe.alignment.layout):
+            for path, number, start in free_paths(one, recipe.layouts[i]):
                 if path not in shares:
                     yield Slot(f"{key}/{model}{path}", number.distribution(), start)
                 elif i < len(value) - 1:
@@ -71,7 +73,9 @@ def bind(recipe: Recipe, params: Mapping[str, float]) -> Recipe:
             parameters.append((key, filled(value, layout, params, key)))
             continue
         numbers = _weights(recipe, key, value, params)
-        bound = [filled(one, layout, n) for one, n in zip(value, numbers, strict=True)]
+        bound = [
+            filled(one, own, n) for one, own, n in zip(value, recipe.layouts, numbers, strict=True)
+        ]
         parameters.append((key, tuple(bound)))
     nested = {prefix: inner.bind(_below(params, prefix)) for prefix, inner in recipe.nested}
     return recipe.changed(tuple(parameters), nested)
@@ -89,7 +93,9 @@ def params_of(recipe: Recipe, bound: Recipe) -> dict[str, float]:
             params |= numbers_of(value, other, layout, key)
             continue
         shares = _Shares(recipe, key, value)
-        numbers = [numbers_of(v, o, layout) for v, o in zip(value, other, strict=True)]
+        numbers = [
+            numbers_of(v, o, own) for v, o, own in zip(value, other, recipe.layouts, strict=True)
+        ]
         for i, model in enumerate(recipe.model_names):
             for path, number in numbers[i].items():
                 if path not in shares:
@@ -129,6 +135,7 @@ def freed(
             raise RecipeError(f"{name} cannot be free: it is {spec.range}.")
         value = parameters[name]
         values = value if isinstance(value, tuple) else (value,)
+        layouts = recipe.layouts if isinstance(value, tuple) else (recipe.alignment.layout,)
         try:
             if names:
                 bottom, top = _range_around(values, spec, low, high)
@@ -136,7 +143,8 @@ def freed(
                 bottom, top = spec.search or (spec.low, spec.high)
                 values = _moved_into(values, bottom, top, scale=_only_shares(recipe, name))
             around = tuple(
-                _around(one, recipe.alignment.layout, per, bottom, top) for one in values
+                _around(one, layout, per, bottom, top)
+                for one, layout in zip(values, layouts, strict=True)
             )
         except RecipeError as error:
             raise RecipeError(f"{name} cannot be freed per {per}: {error}") from error
@@ -211,10 +219,27 @@ def _around(value: Any, layout: Layout, per: Per, low: float, high: float) -> Fr
     elif isinstance(value, (int, float)):
         start = (float(value),) * len(labels)
     else:
-        raise RecipeError("its values are given in another granularity.")
+        start = _one_per_group(value, layout, per)
     if not all(low <= s <= high for s in start):
         raise RecipeError(f"its values {start} lie outside [{low}, {high}].")
     return free(low, high, per=per, start=start)
+
+
+def _one_per_group(value: Value, layout: Layout, per: Per) -> tuple[float, ...]:
+    """The present number of each group, where its tensors have one and the same."""
+    if isinstance(per, Depth):
+        raise RecipeError("its values are given in another granularity.")
+    grouping = layout.grouping(per)
+    found: list[set[float]] = [set() for _ in grouping.labels]
+    for name, shares in grouping.shares.items():
+        for i, _ in shares:
+            found[i].add(_fixed(value_at(value, name, layout)))
+    for label, numbers in zip(grouping.labels, found, strict=True):
+        if len(numbers) > 1:
+            raise RecipeError(
+                f"its values are given in another granularity: {label or 'the model'} has several."
+            )
+    return tuple(next(iter(numbers)) for numbers in found)
 
 
 class _Shares:
@@ -227,11 +252,11 @@ class _Shares:
     """
 
     def __init__(self, recipe: Recipe, key: str, value: Sequence[Any]) -> None:
-        layout = recipe.alignment.layout
         self._starts: list[dict[str, float]] = []
         self._paths: set[str] = set()
         if not _only_shares(recipe, key):
             return
+        layout = recipe.alignment.layout
         found = [{path: (f, start) for path, f, start in free_paths(v, layout)} for v in value]
         self._paths = set.intersection(*(set(f) for f in found))
         self._starts = [{path: f[path][1] for path in self._paths} for f in found]
@@ -261,7 +286,7 @@ def _weights(
     numbers: list[dict[str, float]] = []
     for i, (model, one) in enumerate(zip(recipe.model_names, value, strict=True)):
         numbers.append({})
-        for path, _, _ in free_paths(one, recipe.alignment.layout):
+        for path, _, _ in free_paths(one, recipe.layouts[i]):
             if path not in shares:
                 numbers[i][path] = params[f"{key}/{model}{path}"]
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from optuna.distributions import FloatDistribution
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+)
 
 from merge_optuna import methods
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import _space
-from merge_optuna.recipes._alignment import Alignment, align
+from merge_optuna.recipes._alignment import Alignment
 from merge_optuna.recipes._statistics import check_number, check_origin
+from merge_optuna.recipes._structure import Structure, structure_of
 from merge_optuna.recipes._tokenizer import (
     Tokenizer,
     aligned,
@@ -37,7 +46,7 @@ from merge_optuna.recipes._values import (
     unwrapped,
     value_at,
 )
-from merge_optuna.recipes.groups import Per
+from merge_optuna.recipes.groups import Layout, Per
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -45,6 +54,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 _Parameters = Annotated[
     tuple[tuple[str, Value | tuple[Value, ...]], ...],
@@ -67,6 +77,12 @@ def _as_source(value: Any) -> Any:
     return Checkpoint(**value)
 
 
+def _check_dtype(name: str | None) -> str | None:
+    if name is not None and name not in _DTYPES:
+        raise RecipeError(f"dtype must be one of {', '.join(_DTYPES)}, not {name!r}.")
+    return name
+
+
 class Recipe(BaseModel):
     """What to merge and how: a frozen, hashable value that round-trips through YAML and JSON.
 
@@ -87,6 +103,8 @@ class Recipe(BaseModel):
             It says so for all sources, also those of recipes inside, which leave it out.
         chat_template: Of the written model: ``"auto"`` (the one most sources have), the name of a
             source, or a template; that of the tokenizer when omitted.
+        dtype: Data type of the float tensors of the merged model, e.g. ``"bfloat16"``; that of the
+            base where it is None. Merging is computed in float32 whatever it is, and rounded once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,6 +118,7 @@ class Recipe(BaseModel):
     name: str | None = None
     tokenizer: Tokenizer = None
     chat_template: str | None = None
+    dtype: Annotated[str | None, AfterValidator(_check_dtype)] = None
 
     def __init__(self, **data: Any):
         try:
@@ -148,10 +167,17 @@ class Recipe(BaseModel):
         return tuple(found)
 
     @cached_property
+    def structure(self) -> Structure:
+        """How the sources make up the merged model: laid over each other, or stacked."""
+        return structure_of(self)
+
+    @cached_property
     def frame(self) -> Checkpoint:
-        """The checkpoint that gives the config and what is not merged: the base, or the first."""
-        first = self.sources[0]
-        return first.frame if isinstance(first, Recipe) else first
+        """What gives names, shapes and data types of the tensors, config and other files.
+
+        The base, or the first model; for stacked layers a model made of them.
+        """
+        return self.structure.frame
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -161,8 +187,17 @@ class Recipe(BaseModel):
             CheckpointMismatch: If the sources do not fit together.
         """
         check_origin(self)
-        frames = [s.frame if isinstance(s, Recipe) else s for s in self.sources]
-        return align(frames[0], tuple(frames[1:]), self.exclude)
+        return self.structure.alignment
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """For each model the tensors, by its own names, that a value of it is about."""
+        return self.structure.layouts
+
+    def inputs_at(self, name: str) -> tuple[tuple[Checkpoint | Recipe, str], ...]:
+        """The sources of one tensor, the base first, each with the tensor's name there."""
+        base = [] if self.base is None else [(self.base, name)]
+        return (*base, *((self.models[i], own) for i, own in self.structure.models_at(name)))
 
     def chat_template_text(self) -> str | None:
         """The chat template to be written; None for that of the tokenizer.
@@ -197,7 +232,7 @@ class Recipe(BaseModel):
 
         def replaced(source: Checkpoint) -> Checkpoint:
             source = source.origin
-            given = sources.get(source.name, source)
+            given = _given(source, sources)
             if not isinstance(given, Checkpoint):
                 given = source.at(given)
             elif given is source and source.base is not None:
@@ -220,7 +255,11 @@ class Recipe(BaseModel):
     @property
     def model_names(self) -> tuple[str, ...]:
         """How the merged models are called in parameter names and mask keys."""
-        return tuple(source_name(model, i) for i, model in enumerate(self.models))
+        names = [source_name(model, i) for i, model in enumerate(self.models)]
+        if self.method != "passthrough":
+            return tuple(names)
+        again = [names[:i].count(name) for i, name in enumerate(names)]  # layers may repeat
+        return tuple(f"{n}#{k + 1}" if k else n for n, k in zip(names, again, strict=True))
 
     @property
     def nested(self) -> tuple[tuple[str, Recipe], ...]:
@@ -241,17 +280,21 @@ class Recipe(BaseModel):
         )
         return Recipe(**data)
 
+    def with_fields(self, **fields: Any) -> Recipe:
+        """The recipe with other values of some of its fields, e.g. ``dtype="bfloat16"``."""
+        return Recipe(**{**self._fields(), **fields})
+
     def values_at(self, name: str) -> dict[str, Any]:
         """The method's arguments for one merged tensor.
 
         Raises:
             RecipeError: If numbers are still free.
         """
-        layout = self.alignment.layout
+        models = self.structure.models_at(name)
         return {
-            key: [value_at(v, name, layout) for v in value]
+            key: [value_at(value[i], own, self.layouts[i]) for i, own in models]
             if isinstance(value, tuple)
-            else value_at(value, name, layout)
+            else value_at(value, name, self.alignment.layout)
             for key, value in self.parameters
         }
 
@@ -325,6 +368,56 @@ class Recipe(BaseModel):
         except yaml.YAMLError as error:
             raise RecipeError(f"{where} is not valid YAML: {error}") from error
         return cls._from_document(document, where)
+
+    @classmethod
+    def from_mergekit(cls, source: str | Path) -> Recipe:
+        """Reads a configuration of mergekit (0.1.5): a YAML file, or its text.
+
+        Every tensor gets the numbers that mergekit gives it. Gradients become one value per layer;
+        they leave the embedding, and what follows the layers, with their first value, as mergekit
+        does. ``dtype`` (or ``out_dtype``) is that of the result; mergekit also computes in it,
+        where we always compute in float32. Sources are named after their folders.
+
+        Raises:
+            RecipeError: If it is not valid, or says what a recipe cannot; naming the key and its
+                place in the file.
+            CheckpointError: If a model cannot be opened.
+            CheckpointMismatch: If the models do not fit together.
+            FileNotFoundError: If a path is given and no file is there.
+        """
+        from merge_optuna.recipes import _mergekit
+
+        is_text = isinstance(source, str) and "\n" in source
+        text = str(source) if is_text else Path(source).read_text()
+        return _mergekit.read(text, "The YAML text" if is_text else str(source))
+
+    def to_mergekit(self, path: str | Path | None = None) -> str:
+        """The recipe as a configuration of mergekit (0.1.5); also written to ``path`` if given.
+
+        mergekit gives the same merge from it, up to rounding and to the random masks of methods
+        that drop at random; :meth:`from_mergekit` gives the same recipe, up to the places of the
+        sources.
+
+        Raises:
+            RecipeError: If it says what mergekit cannot, e.g. free numbers.
+        """
+        from merge_optuna.recipes import _mergekit
+
+        text = _mergekit.write(self)
+        if path is not None:
+            Path(path).write_text(text)
+        return text
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Reads a recipe from a YAML file, ours or a configuration of mergekit.
+
+        Raises:
+            RecipeError: If it is neither.
+            FileNotFoundError: If no file is there.
+        """
+        is_theirs = re.search(r"^merge_method\s*:", Path(path).read_text(), re.MULTILINE)
+        return cls.from_mergekit(path) if is_theirs else cls.from_yaml(Path(path))
 
     @classmethod
     def _from_document(cls, document: Any, where: str) -> Recipe:
@@ -460,12 +553,26 @@ def _seen_through(recipe: Recipe, views: Mapping[Checkpoint, Checkpoint]) -> dic
     return {"base": base, "models": tuple(view(model) for model in recipe.models)}
 
 
+def _given(
+    source: Checkpoint, sources: Mapping[str, Checkpoint | str | Path]
+) -> Checkpoint | str | Path:
+    """What replaces a checkpoint; layers of one are found under its name too."""
+    if source.name in sources or source.layer_range is None:
+        return sources.get(source.name, source)
+    whole = sources.get(source.whole_name, source)
+    if whole is source or not isinstance(whole, Checkpoint):
+        return whole
+    return whole.layers(*source.layer_range, name=source.name)
+
+
 def _complete(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
     """Checks all parameters against the method's spec and fills in defaults, in spec order."""
     spec = methods.get(recipe.method)
     spec.check_sources(recipe.base, len(recipe.models))
     check_number(recipe)
     _check_names(recipe)
+    if any(inner.dtype is not None for _, inner in recipe.nested):
+        raise RecipeError("dtype is that of the whole merged model: give it to the outer recipe.")
     given = dict(recipe.parameters)
     for name in given:
         spec.parameter(name)
@@ -533,7 +640,7 @@ def _called(recipe: Recipe) -> list[str]:
     for read in recipe.checkpoints():
         checkpoint: Checkpoint | None = read
         while checkpoint is not None:
-            names[checkpoint.name] = None
+            names |= dict.fromkeys((checkpoint.name, checkpoint.whole_name))
             checkpoint = checkpoint.base
     return list(names)
 

@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from merge_optuna.checkpoints import (
+    ATTENTION,
+    NUMBERED,
+    block_of,
+    find_stacks,
+    is_embedding,
+)
 from merge_optuna.errors import RecipeError, few
 
-_NUMBERED = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<index>\d+)\.(?P<rest>.+)$")
-_EMBED = re.compile(
-    r"emb(?!ed_out)|wte|wpe|position|cls_token|mask_token|patch|stem|shared|token_type|project_in"
-    r"|\bconv\d?\b|feature_extractor|feature_projection|pre_layr?norm|projector|merger"
-)
 # Which stacks of blocks come first in a model of several, and which last.
 _EARLIER = re.compile(r"encoder|vis|image|audio|speech")
 _LATER = re.compile(r"decoder|up_block|single_")
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _NORM = re.compile(r"norm|\bln|scale|lambda", re.IGNORECASE)
 _MLP = re.compile(
     r"mlp|feed_?forward|ffn|\bff\b|pre_ff_|intermediate|output|moe|expert|fc_?(\d|in|out)"
@@ -153,16 +154,15 @@ class Layout:
     @cached_property
     def layers(self) -> dict[str, str]:
         """Layer label by tensor name: ``embed``, ``00``, ``01``, ..., ``head``."""
-        stacks = _stacks(self.names)
+        found, stacks = find_stacks(self.names), _stacks(self.names)
         if not stacks:
             return _modules_as_layers(self.names)
         labels = {}
         for name in self.names:
-            match = _NUMBERED.match(name)
-            if match and (match["stack"] or "") in stacks:
-                labels[name] = stacks[match["stack"] or ""].label(int(match["index"]))
+            if (block := block_of(name, found)) is not None:
+                labels[name] = stacks[block[0]].label(block[1])
             else:
-                labels[name] = "embed" if _EMBED.search(name) else "head"
+                labels[name] = "embed" if is_embedding(name) else "head"
         return labels
 
     @cached_property
@@ -244,7 +244,7 @@ def _modules(layers: Mapping[str, str]) -> dict[str, str]:
     labels = dict(layers)
     blocks: dict[str, dict[str, str]] = defaultdict(dict)
     for name, layer in layers.items():
-        if layer not in ("embed", "head") and (match := _NUMBERED.match(name)):
+        if layer not in ("embed", "head") and (match := NUMBERED.match(name)):
             blocks[layer][name] = match["rest"]
     for layer, rests in blocks.items():
         kinds = _kinds(list(rests.values()))
@@ -275,7 +275,7 @@ def _kinds(rests: Sequence[str]) -> dict[str, str]:
 
 
 def _word(rest: str) -> str:
-    return "attn" if _ATTENTION.search(rest) else "mlp" if _MLP.search(rest) else ""
+    return "attn" if ATTENTION.search(rest) else "mlp" if _MLP.search(rest) else ""
 
 
 def _part(rest: str) -> str:
@@ -307,29 +307,11 @@ class _Stack:
 
 @lru_cache(maxsize=64)
 def _stacks(names: tuple[str, ...]) -> dict[str, _Stack]:
-    """The stacks of blocks by the prefix of their names.
-
-    The one with most tensors is the model's. Others that have attention too (encoder and decoder,
-    the towers of a vision-language model) or that end in the same word count as well.
-    """
-    members: dict[str, set[int]] = defaultdict(set)
-    sizes: dict[str, int] = defaultdict(int)
-    attentive = set()
-    for name in names:
-        if match := _NUMBERED.match(name):
-            stack = match["stack"] or ""
-            members[stack].add(int(match["index"]))
-            sizes[stack] += 1
-            if _ATTENTION.search(match["rest"]):
-                attentive.add(stack)
-    several = [stack for stack in sorted(members) if len(members[stack]) > 1]
-    if not several:
-        return {}
-    main = max(several, key=lambda stack: sizes[stack])
-    counted = [s for s in several if s in attentive or s.split(".")[-1] == main.split(".")[-1]]
+    """The stacks of blocks by the prefix of their names."""
+    found = find_stacks(names)
     return {
-        stack: _Stack(_title(stack, counted), max(2, len(str(max(members[stack])))))
-        for stack in counted
+        stack: _Stack(_title(stack, list(found)), max(2, len(str(max(indices)))))
+        for stack, indices in found.items()
     }
 
 

@@ -430,6 +430,11 @@ def test_export_and_write(task: Task, cli: Cli, database: str, tmp_path: Path) -
     code, out, _ = cli("write", "out/recipe.yaml", "again", "--dtype", "bfloat16")
     assert (code, out) == (0, f"Written to {tmp_path}/again\n")
     assert Path("again/model.safetensors").read_bytes() == weights
+    expected = mo.Recipe.from_yaml("out/recipe.yaml").with_fields(dtype="bfloat16")
+    expected.to_mergekit("mergekit.yml")
+    code, out, _ = cli("write", "mergekit.yml", "theirs")
+    assert (code, out) == (0, f"Written to {tmp_path}/theirs\n")
+    assert Path("theirs/model.safetensors").read_bytes() == weights
     assert cli(*argv, "--force")[0] == 0
     assert mo.Recipe.from_yaml("out/recipe.yaml") == mo.recipe_of(study, 3)
 

@@ -67,7 +67,7 @@ def test_functions_and_specs_have_the_same_parameters_and_defaults(name: str) ->
     """A recipe read from YAML gets the spec's defaults, one made by the function its own."""
     given = inspect.signature(getattr(mo.recipes, name)).parameters
     others = {
-        *("models", "a", "b", "base", "expert", "experts", "statistics"),
+        *("models", "sources", "a", "b", "base", "expert", "experts", "statistics"),
         *("exclude", "name", "tokenizer", "chat_template"),
     }
     mine = {key: p.default for key, p in given.items() if key not in others}

@@ -16,13 +16,14 @@ _OTHER = {
     "select_topk": 0.6,
     "lambda_": 0.7,
     "t": 0.3,
+    "scale": 0.5,
 }
 _OF = {"dare_ties": {"rescale": "l1", "elect": "count"}}
 
 
 def most_models(method: str) -> int:
-    """Three models, or as many as the method merges."""
-    return int(min(3, methods.get(method).models[1]))
+    """Three models, or as many as the method merges: one where layers are stacked."""
+    return 1 if method == "passthrough" else int(min(3, methods.get(method).models[1]))
 
 
 def example(method: str, n: int, **changes: Any) -> dict[str, Any]:

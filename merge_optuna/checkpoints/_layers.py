@@ -1,0 +1,211 @@
+"""Some of the blocks of a checkpoint, and blocks of several stacked: names, not copies."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merge_optuna.checkpoints._blocks import block_of, find_stacks, is_embedding, renumbered
+from merge_optuna.checkpoints._store import Store
+from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
+
+_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+class LayerStore:
+    """A checkpoint with some of its blocks, numbered from 0, and everything outside them.
+
+    Args:
+        whole: The checkpoint.
+        start: The first block that is kept.
+        stop: The first that is not.
+
+    Raises:
+        CheckpointError: If it does not have such blocks.
+    """
+
+    def __init__(self, whole: Store, start: int, stop: int) -> None:
+        self.whole = whole
+        self.folder: Path | None = getattr(whole, "folder", None)
+        stack, count = _the_stack(whole.specs())
+        if not 0 <= start < stop <= count:
+            raise CheckpointError(
+                f"There are no layers {start} to {stop} (exclusive) in a model that has {count}, "
+                f"0 to {count - 1}."
+            )
+        self._names: dict[str, str] = {}
+        for name in whole.specs():
+            block = block_of(name, {stack: tuple(range(count))})
+            if block is None:
+                self._names[name] = name
+            elif start <= block[1] < stop:
+                self._names[renumbered(name, block[1] - start)] = name
+        self.config = (
+            None if whole.config is None else _config_of_range(whole.config, count, start, stop)
+        )
+
+    def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        specs = self.whole.specs()
+        return {name: specs[own] for name, own in self._names.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        return self.whole.tensor(self._names[name])
+
+
+class StackStore:
+    """The blocks of several checkpoints one after the other.
+
+    What stands before the blocks is that of the first, what stands behind them that of the last.
+
+    Attributes:
+        origins: For each tensor which checkpoint it is from, and its name there.
+
+    Args:
+        parts: The checkpoints.
+        names: How errors call them.
+
+    Raises:
+        CheckpointError: If one of them has no blocks.
+        CheckpointMismatch: If they are no parts of one model.
+    """
+
+    def __init__(self, parts: Sequence[Store], names: Sequence[str]) -> None:
+        self._parts = parts
+        self.origins: dict[str, tuple[int, str]] = {}
+        if len(parts) == 1:
+            self.origins = {name: (0, name) for name in parts[0].specs()}
+            self.config = parts[0].config
+            return
+        _check_fit(parts, names)
+        counts: list[int] = []
+        for i, part in enumerate(parts):
+            stack, count = _the_stack(part.specs())
+            for name in part.specs():
+                block = block_of(name, {stack: ()})
+                if block is not None:
+                    self.origins[renumbered(name, block[1] + sum(counts))] = (i, name)
+                elif i == (0 if is_embedding(name) else len(parts) - 1):
+                    self.origins[name] = (i, name)
+            counts.append(count)
+        configs = [part.config for part in parts if part.config is not None]
+        self.config = _config_of_stack(configs, counts) if len(configs) == len(parts) else None
+
+    def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        return {name: self._parts[i].specs()[own] for name, (i, own) in self.origins.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        i, own = self.origins[name]
+        return self._parts[i].tensor(own)
+
+
+def _the_stack(names: dict[str, Any]) -> tuple[str, int]:
+    """Prefix of the only stack of blocks, and how many blocks it has."""
+    found = find_stacks(tuple(names))
+    if len(found) != 1:
+        stacks = f"several stacks of layers, {', '.join(found)}" if found else "no numbered layers"
+        raise CheckpointError(f"Layers can be chosen from one stack of them; this has {stacks}.")
+    [(stack, indices)] = found.items()
+    if indices != tuple(range(len(indices))):
+        raise CheckpointError(f"The layers of {stack} are not numbered from 0 on: {indices}.")
+    return stack, len(indices)
+
+
+def _check_fit(parts: Sequence[Store], names: Sequence[str]) -> None:
+    """Whether the parts can stand in one model, as far as names and shapes tell."""
+    first, last = parts[0], parts[-1]
+    differing = sorted(_behind(first) ^ _behind(last))
+    if differing:
+        raise CheckpointMismatch(
+            f"{names[0]!r} and {names[-1]!r} do not both have {few(differing)}, so the config of "
+            f"the first does not fit the head of the last. Is one of them tied to its embedding?"
+        )
+    inside = _shapes(first)
+    for part, name in zip(parts[1:], names[1:], strict=True):
+        for tensor, shapes in _shapes(part).items():
+            if tensor in inside and not shapes & inside[tensor]:
+                raise CheckpointMismatch(
+                    f"The layers of {name!r} do not fit on those of {names[0]!r}: {tensor} "
+                    f"{sorted(shapes)} != {sorted(inside[tensor])}."
+                )
+        mine, theirs = ((p.config or {}).get("model_type") for p in (first, part))
+        if mine != theirs:
+            raise CheckpointMismatch(
+                f"{name!r} is a {theirs}, {names[0]!r} a {mine}: their layers cannot be stacked."
+            )
+
+
+def _behind(part: Store) -> set[str]:
+    """The tensors behind the blocks."""
+    found = find_stacks(tuple(part.specs()))
+    return {n for n in part.specs() if block_of(n, found) is None and not is_embedding(n)}
+
+
+def _shapes(part: Store) -> dict[str, set[tuple[int, ...]]]:
+    """The shapes that each tensor has within the blocks."""
+    stack, _ = _the_stack(part.specs())
+    found: dict[str, set[tuple[int, ...]]] = {}
+    for name, (_, shape) in part.specs().items():
+        if block_of(name, {stack: ()}) is not None:
+            found.setdefault(renumbered(name, 0), set()).add(shape)
+    return found
+
+
+# -- configs ------------------------------------------------------------------------------
+
+
+def _config_of_range(config: dict[str, Any], count: int, start: int, stop: int) -> dict[str, Any]:
+    """The config with the number of layers and what it says of each layer."""
+
+    def kept(key: str, value: list[Any]) -> list[Any]:
+        if len(value) == count:
+            return value[start:stop]
+        return [i - start for i in value if start <= i < stop]
+
+    made = copy.deepcopy(config)
+    _rewrite(_level(made, count), count, stop - start, kept)
+    return made
+
+
+def _config_of_stack(configs: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, Any]:
+    """The config of the first with the layers of all."""
+    levels = [_level(config, count) for config, count in zip(configs, counts, strict=True)]
+
+    def joined(key: str, value: list[Any]) -> list[Any]:
+        lists = [level.get(key, []) for level in levels]
+        if len(value) == counts[0]:
+            return [entry for one in lists for entry in one]
+        shifts = [sum(counts[:i]) for i in range(len(counts))]
+        return [i + shift for one, shift in zip(lists, shifts, strict=True) for i in one]
+
+    made = copy.deepcopy(configs[0])
+    _rewrite(_level(made, counts[0]), counts[0], sum(counts), joined)
+    return made
+
+
+def _rewrite(
+    level: dict[str, Any], count: int, new: int, rewritten: Callable[[str, list[Any]], list[Any]]
+) -> None:
+    """Sets the number of layers, and every list with an entry per layer or of layer numbers."""
+    for key, value in level.items():
+        if key in _COUNTS and value == count:
+            level[key] = new
+        elif isinstance(value, list) and "layer" in key:
+            numbers = all(isinstance(entry, int) for entry in value)
+            if len(value) == count or numbers:
+                level[key] = rewritten(key, value)
+
+
+def _level(config: dict[str, Any], count: int) -> dict[str, Any]:
+    """The part of a config that says how many blocks there are: itself, or that of the text."""
+    for level in (config, *(v for v in config.values() if isinstance(v, dict))):
+        if any(level.get(key) == count for key in _COUNTS):
+            return level
+    raise CheckpointError(
+        f"config.json does not say that there are {count} layers ({', '.join(_COUNTS)}), so it "
+        "cannot be made to say another number."
+    )

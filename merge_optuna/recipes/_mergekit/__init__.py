@@ -1,0 +1,8 @@
+"""mergekit's YAML (version 0.1.5), read into recipes and written from them."""
+
+from __future__ import annotations
+
+from merge_optuna.recipes._mergekit._read import read
+from merge_optuna.recipes._mergekit._write import write
+
+__all__ = ["read", "write"]

@@ -1,0 +1,101 @@
+"""Which of mergekit's merge methods is which of ours, and under which names.
+
+A method that both have is one line of :data:`TRANSLATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+REQUIRED: Final = object()
+"""The default of a parameter that mergekit wants to be given."""
+
+OUR_NAMES = {
+    "lambda": "lambda_",
+    "normalize_weights": "normalize",
+    "nuslerp_flatten": "flatten",
+    "nuslerp_row_wise": "row_wise",
+}
+"""Our names of parameters where they differ."""
+
+OUR_WORDS: dict[str, dict[Any, Any]] = {"rescale": {True: "l1", False: "none"}}
+"""Our values of parameters that mergekit says otherwise, by its name and its value."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One merge method in both languages; it has the same name in both.
+
+    Attributes:
+        parameters: Default in mergekit by mergekit's name of each parameter.
+        ours: Parameters that mergekit does not have, with the values that do what it does.
+        only: mergekit's parameters that we do not have, with the only value we can do.
+        extra: Our parameters that change nothing that mergekit has; it passes over them.
+        base_first: Whether mergekit's base is the first of our models.
+    """
+
+    parameters: Mapping[str, Any]
+    ours: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Any] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    base_first: bool = False
+
+
+def our_name(parameter: str) -> str:
+    """Our name of mergekit's parameter."""
+    return OUR_NAMES.get(parameter, parameter)
+
+
+_SUM = {"weight": REQUIRED, "lambda": 1.0}
+_SPARSE_SUM = {**_SUM, "density": 1.0}
+_ELECT = {"elect": "mass"}
+
+TRANSLATIONS: dict[str, Translation] = {
+    "linear": Translation({"weight": REQUIRED, "normalize": True}),
+    "slerp": Translation({"t": REQUIRED}, base_first=True),
+    "nuslerp": Translation(
+        {"weight": REQUIRED, "nuslerp_row_wise": False, "nuslerp_flatten": True}
+    ),
+    "multislerp": Translation({"weight": REQUIRED, "normalize_weights": True, "eps": 1e-8}),
+    "karcher": Translation({"max_iter": 10, "tol": 1e-5}, {"weight": 1.0}),
+    "task_arithmetic": Translation({**_SUM, "normalize": False}),
+    "ties": Translation(
+        {**_SPARSE_SUM, "normalize": True},
+        {**_ELECT, "trim_over": "tensor"},
+        only={"rescale": False},
+    ),
+    "dare_linear": Translation(
+        {**_SPARSE_SUM, "normalize": False, "rescale": True}, extra=("seed",)
+    ),
+    "dare_ties": Translation(
+        {**_SPARSE_SUM, "normalize": False, "rescale": True}, _ELECT, extra=("seed",)
+    ),
+    "della_linear": Translation(
+        {**_SPARSE_SUM, "normalize": False, "rescale": True, "epsilon": 0.15}, extra=("seed",)
+    ),
+    "della": Translation(
+        {**_SPARSE_SUM, "normalize": True, "rescale": True, "epsilon": 0.15},
+        _ELECT,
+        extra=("seed",),
+    ),
+    "breadcrumbs": Translation(
+        {**_SPARSE_SUM, "normalize": False, "rescale": False, "gamma": 0.01}
+    ),
+    "breadcrumbs_ties": Translation(
+        {**_SPARSE_SUM, "normalize": False, "rescale": False, "gamma": 0.01}, _ELECT
+    ),
+    "sce": Translation({"select_topk": 1.0}),
+    "ram": Translation({"epsilon": 1e-5}),
+    "ramplus_tl": Translation({"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}),
+    "model_stock": Translation({"filter_wise": False}),
+    "nearswap": Translation({"t": REQUIRED}),
+    "arcee_fusion": Translation({}),
+    "passthrough": Translation({"scale": 1.0}),
+}
+
+KNOWN = {"int8_mask"}.union(
+    *(t.parameters for t in TRANSLATIONS.values()), *(t.only for t in TRANSLATIONS.values())
+)
+"""Parameters of some method of mergekit: where one has no effect, it does no harm."""

@@ -1,0 +1,47 @@
+"""Whether two recipes are the same merge, in whatever form they say it."""
+
+from __future__ import annotations
+
+import torch
+
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.recipes._mergekit._methods import TRANSLATIONS, our_name
+from merge_optuna.recipes._tree import Recipe
+
+
+def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
+    """Whether every tensor is made of the same tensors with the same numbers.
+
+    Names, random seeds and what else mergekit does not know may differ.
+    """
+    if isinstance(a, Checkpoint) or isinstance(b, Checkpoint):
+        return (
+            isinstance(a, Checkpoint)
+            and isinstance(b, Checkpoint)
+            and (a.digest, a.layer_range) == (b.digest, b.layer_range)
+        )
+    return (
+        a.method == b.method
+        and (a.base is None) == (b.base is None)
+        and len(a.sources) == len(b.sources)
+        and all(map(same_merge, a.sources, b.sources))
+        and _dtypes(a) == _dtypes(b)
+        and all(_numbers(a, name) == _numbers(b, name) for name in a.alignment.layout.names)
+    )
+
+
+def float_dtypes(frame: Checkpoint) -> set[torch.dtype]:
+    """The data types of the float tensors."""
+    dtypes = {frame.dtype(name) for name in frame.names()}
+    return {dtype for dtype in dtypes if dtype.is_floating_point}
+
+
+def _dtypes(recipe: Recipe) -> set[torch.dtype]:
+    """The data types of the result."""
+    return float_dtypes(recipe.frame) if recipe.dtype is None else {getattr(torch, recipe.dtype)}
+
+
+def _numbers(recipe: Recipe, name: str) -> dict[str, object]:
+    known = {our_name(parameter) for parameter in TRANSLATIONS[recipe.method].parameters}
+    known |= set(TRANSLATIONS[recipe.method].ours)
+    return {key: value for key, value in recipe.values_at(name).items() if key in known}

@@ -1,0 +1,109 @@
+"""How the models of a recipe make up one model: laid over each other, or stacked."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from merge_optuna.checkpoints import Checkpoint, StackStore
+from merge_optuna.errors import RecipeError
+from merge_optuna.recipes._alignment import Alignment, align
+from merge_optuna.recipes.groups import Layout
+
+if TYPE_CHECKING:
+    from merge_optuna.recipes._tree import Recipe
+
+
+class Structure(Protocol):
+    """Which tensors a merged model has, and of which tensors each is made.
+
+    Attributes:
+        frame: The names, shapes and data types of the tensors, config and folder.
+        alignment: Which tensors are merged.
+        layouts: For each model the tensors, by its own names, that a value of it is about.
+    """
+
+    @property
+    def frame(self) -> Checkpoint: ...
+
+    @property
+    def alignment(self) -> Alignment: ...
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]: ...
+
+    def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
+        """The models that a tensor is made of, each with the tensor's name there."""
+
+
+def frame_of(source: Checkpoint | Recipe) -> Checkpoint:
+    """The frame of a source."""
+    return source if isinstance(source, Checkpoint) else source.frame
+
+
+class Overlay:
+    """Every tensor is made of those of the same name in all sources."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    @property
+    def frame(self) -> Checkpoint:
+        """That of the base, or of the first model."""
+        return frame_of(self._recipe.sources[0])
+
+    @property
+    def alignment(self) -> Alignment:
+        first, *others = (frame_of(source) for source in self._recipe.sources)
+        return align(first, tuple(others), self._recipe.exclude)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        return (self._recipe.alignment.layout,) * len(self._recipe.models)
+
+    def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
+        return tuple((i, name) for i in range(len(self._recipe.models)))
+
+
+class Stack:
+    """The layers of the models one after the other; every tensor is made of one."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        if recipe.exclude:
+            raise RecipeError("passthrough leaves nothing out: exclude= is for merges.")
+        self._recipe = recipe
+        self._parts = tuple(frame_of(model) for model in recipe.models)
+
+    @cached_property
+    def _store(self) -> StackStore:
+        return StackStore([p.store for p in self._parts], [p.name for p in self._parts])
+
+    @property
+    def frame(self) -> Checkpoint:
+        """The first model, with the layers of all and the head of the last."""
+        digests = "".join(f"{part.digest}{part.layer_range}" for part in self._parts)
+        return self._parts[0].holding(
+            self._store,
+            name="+".join(part.name for part in self._parts),
+            digest=hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
+        )
+
+    @property
+    def alignment(self) -> Alignment:
+        return align(self._recipe.frame, (), ())
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        names: list[list[str]] = [[] for _ in self._parts]
+        for i, own in self._store.origins.values():
+            names[i].append(own)
+        return tuple(Layout(tuple(own)) for own in names)
+
+    def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
+        return (self._store.origins[name],)
+
+
+def structure_of(recipe: Recipe) -> Structure:
+    """How the sources of a recipe make up the merged model."""
+    return Stack(recipe) if recipe.method == "passthrough" else Overlay(recipe)
