@@ -231,3 +231,22 @@ def test_an_objective_by_hand(task: Task) -> None:
     ]
     for i in range(4):
         np.testing.assert_array_equal(mo.scores(mine, i), mo.scores(theirs, i))
+
+
+def test_from_mergekit(task: Task, tmp_path: Path) -> None:
+    base, *experts = task.checkpoints()
+    config = tmp_path / "config.yml"
+    models = [{"model": c.ref, "parameters": {"weight": 0.4, "density": 0.6}} for c in experts]
+    config.write_text(
+        json.dumps({"merge_method": "ties", "base_model": base.ref, "models": models})
+    )
+    done = processes.script(EXAMPLES / "from_mergekit.py", config, task.dev, cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+
+    told = dict(line.split(": ", 1) for line in done.out.splitlines())
+    yours = mo.Recipe.from_mergekit(config)
+    objective = mo.MergeObjective(yours.free(per="layer"), mo.evaluators.Classification(task.dev))
+    assert float(told["yours"]) == objective.score(yours)
+    assert float(told["best found"]) >= float(told["yours"])
+    for found in (mo.Checkpoint(tmp_path / "merged"), mo.Recipe.read(tmp_path / "merged.yml")):
+        assert objective.score(found) == float(told["best found"])
