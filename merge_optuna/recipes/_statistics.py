@@ -26,8 +26,7 @@ def check_number(recipe: Recipe) -> None:
     """Checks that there are statistics where the method needs them, one per model.
 
     Raises:
-        RecipeError: If there are too few or too many, the method needs none, or the vocabulary of
-            the models is another than theirs.
+        RecipeError: If there are too few or too many, or the method needs none.
     """
     given, kind = len(recipe.statistics), recipe.spec.statistics
     if kind is None and given:
@@ -36,12 +35,6 @@ def check_number(recipe: Recipe) -> None:
         raise RecipeError(
             f"{recipe.method} needs statistics of each of its {len(recipe.models)} models, not "
             f"{given}: statistics=[mo.statistics.{kind}(model, data) for model in models]."
-        )
-    if kind is not None and recipe.tokenizer is not None:
-        raise RecipeError(
-            f"{recipe.method} does not go with tokenizer=: statistics have the rows of their "
-            "model's own vocabulary. Write each model with the common vocabulary first, and make "
-            "the statistics of that."
         )
 
 

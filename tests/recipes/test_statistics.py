@@ -142,7 +142,7 @@ def test_other_mistakes(models: Family, statistics: Family) -> None:
         mo.recipes.fisher(models[:1], statistics=[namesake])
     with pytest.raises(RecipeError, match=r"weight must be in \[0, ∞\), not -1"):
         mo.recipes.fisher(models, statistics=statistics, weight=-1)
-    with pytest.raises(RecipeError, match="fisher does not go with tokenizer="):
+    with pytest.raises(RecipeError, match="tokenizer does not go with statistics"):
         mo.Recipe(
             method="fisher",
             models=tuple(models),
