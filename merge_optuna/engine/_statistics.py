@@ -22,13 +22,14 @@ class Statistics:
     A histogram of differences of bfloat16 tensors takes some 80 KB, however large they are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = True) -> None:
+        self._keep = keep
         self._known: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
 
     def once(self, key: Hashable | None, compute: Callable[[], Any]) -> Any:
-        """The value of ``key``, computed at the first request; always with key None."""
-        if key is None:
+        """The value of ``key``, computed at the first request; always if it is not to be kept."""
+        if key is None or not self._keep:
             return compute()
         if key not in self._known:
             self._known[key] = compute()  # twice at worst, if two threads ask at the same time

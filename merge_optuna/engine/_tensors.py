@@ -74,6 +74,7 @@ class Merger:
             source has it.
         fused: Use the fused kernels where there are some.
         budget: Bytes of sources that may stay on a GPU; see :class:`Sources`.
+        keep: Keep what is learned of the sources, for further merges of them.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Merger:
         compute_dtype: torch.dtype | str | None = None,
         fused: bool = True,
         budget: int | None = None,
+        keep: bool = True,
     ) -> None:
         self.device = torch.device(device)
         self._compute = as_dtype(compute_dtype) or torch.float32
@@ -93,12 +95,13 @@ class Merger:
             )
         self._fused = fused and self.device.type == "cpu" and self._compute == torch.float32
         self._sources = Sources(self.device, budget)
+        self._keep = keep
 
     @cached_property
     def _statistics(self) -> Statistics:
         from merge_optuna.engine._statistics import Statistics
 
-        return Statistics()
+        return Statistics(keep=self._keep)
 
     def threads(self, source: Source) -> int:
         """How many tensors are best merged at once: torch's kernels use all threads for one."""

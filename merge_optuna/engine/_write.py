@@ -77,7 +77,7 @@ def write(
         if (template := recipe.chat_template_text()) is not None:
             texts["chat_template.jinja"] = template
     plan = WritePlan(frame, _source(recipe, tokenizer), specs, texts, max_shard_size)
-    merger = Merger(device, compute_dtype=compute_dtype)
+    merger = Merger(device, compute_dtype=compute_dtype, keep=False)
     with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
 
         def parts(name: str) -> Iterator[Tensor]:
