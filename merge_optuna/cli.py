@@ -489,7 +489,7 @@ def _reasons(study: optuna.Study) -> dict[str, dict[str, int]]:
 def _facts(declared: MergeStudy) -> dict[str, Any]:
     """What a file declares, as plain data."""
     from merge_optuna.recipes import Recipe
-    from merge_optuna.samplers import PopulationSampler
+    from merge_optuna.samplers import StoredSampler
 
     objective, space = declared.objective, declared.objective.space
     facts: dict[str, Any] = {"study": declared.name, "n_trials": declared.n_trials}
@@ -513,7 +513,7 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
         facts |= {"keep_best": declared.keep_best, "folder": str(declared.folder)}
     if declared.sampler is not None:
         facts["sampler"] = type(declared.sampler).__name__
-    if isinstance(declared.sampler, PopulationSampler):
+    if isinstance(declared.sampler, StoredSampler):
         facts["population"] = declared.sampler.population_size()
     return facts
 

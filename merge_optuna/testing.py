@@ -2,57 +2,145 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, TypeAlias
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import BaseStorage
 
+from merge_optuna.samplers._archive import ArchiveSampler, DistributionAlgorithm
 from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._population import (
-    CANDIDATE,
-    DistributionAlgorithm,
-    PopulationSampler,
-    keyed_rng,
-)
+from merge_optuna.samplers._log import Candidate, Member, Rank, own_claim
+from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
+from merge_optuna.samplers._stored import CANDIDATE, LEARN, StoredSampler, keyed_rng
+from merge_optuna.samplers.cmaes import CmaEs
 
-Params: TypeAlias = dict[str, float | int]
+Params: TypeAlias = dict[str, Any]
 WriteHook: TypeAlias = Callable[[int, str, bool], None]
 
 
 def textbook(
-    algorithm: DistributionAlgorithm,
+    algorithm: DistributionAlgorithm | PopulationAlgorithm,
     search_space: Mapping[str, BaseDistribution],
     evaluate: Callable[[Params], float],
     *,
     seed: int,
-    generations: int,
+    n_trials: int,
     maximize: bool = False,
+    initial_population: Sequence[Params] = (),
 ) -> list[Params]:
     """Run an algorithm without Optuna: what one worker has to reproduce bit for bit.
+
+    Args:
+        algorithm: What to run.
+        search_space: Parameter name -> distribution.
+        evaluate: Parameters -> value.
+        seed: The sampler's seed.
+        n_trials: Number of evaluations.
+        maximize: Whether larger values are better.
+        initial_population: Parameters of the first candidates.
 
     Returns:
         The parameters of every candidate, in the order of their evaluation.
     """
-    box = Box(search_space)
-    memory = algorithm.start(box)
-    history = []
-    for generation in range(generations):
-        evaluated = []
-        for slot in range(algorithm.population_size(len(box))):
-            candidate = algorithm.ask(memory, keyed_rng(seed, CANDIDATE, generation, slot))
-            params = box.params(candidate.x)
-            loss = -evaluate(params) if maximize else evaluate(params)
-            evaluated.append((loss, slot, candidate))
-            history.append(params)
-        evaluated.sort(key=lambda e: e[:2])
-        memory = algorithm.learn(memory, [candidate for _, _, candidate in evaluated])
-    return history
+    loop = _Loop(algorithm, search_space, evaluate, seed, n_trials, maximize, initial_population)
+    with suppress(_Enough):
+        loop.run()
+    return loop.history
+
+
+class _Enough(Exception):
+    """All evaluations have been made."""
+
+
+class _Loop:
+    def __init__(
+        self,
+        algorithm: Any,
+        search_space: Mapping[str, BaseDistribution],
+        evaluate: Callable[[Params], float],
+        seed: int,
+        n_trials: int,
+        maximize: bool,
+        initial: Sequence[Params],
+    ) -> None:
+        self.algorithm, self.evaluate_params, self.n_trials = algorithm, evaluate, n_trials
+        self.sign, self.seed, self.history = -1 if maximize else 1, seed, list[Params]()
+        self.box = Box(search_space, categorical=not isinstance(algorithm, CmaEs))
+        self.initial = [self.box.point(params) for params in initial]
+
+    def run(self) -> None:
+        if isinstance(self.algorithm, PopulationAlgorithm):
+            self.run_slots()
+        else:
+            self.run_generations()
+
+    def run_slots(self) -> None:
+        """Everybody is evaluated, then everybody is replaced."""
+        algorithm, n = self.algorithm, len(self.box)
+        members: dict[int, Member] = {}
+        slots = list(range(algorithm.population_size(n)))
+        memory = algorithm.start(self.box)
+        for generation in count():
+            population = Population(members, slots, memory)
+            children = {}
+            for slot in slots:
+                rng = keyed_rng(self.seed, CANDIDATE, generation, slot)
+                if generation > 0:
+                    candidate = algorithm.ask(population, slot, rng)
+                else:
+                    given = slot < len(self.initial)
+                    x = self.initial[slot] if given else rng.random(n)
+                    candidate = algorithm.first(x, rng)
+                children[slot] = self.evaluate(candidate)
+            pairs = [(members[slot], child) for slot, child in children.items() if members]
+            members = {
+                slot: algorithm.survive(members[slot], child) if members else child
+                for slot, child in children.items()
+            }
+            size = algorithm.population_size(n, len(self.history))
+            best = sorted(slots, key=lambda slot: (members[slot].rank, members[slot].id))[:size]
+            slots = sorted(best)
+            members = {slot: members[slot] for slot in slots}
+            rng = keyed_rng(self.seed, LEARN, generation, 0)
+            memory = algorithm.learn(Population(members, slots, memory), pairs, rng)
+
+    def run_generations(self) -> None:
+        """Everybody is evaluated, then the algorithm is told."""
+        memory = self.algorithm.start(self.box)
+        for generation in count():
+            evaluated = []
+            for slot in range(self.algorithm.population_size(len(self.box))):
+                if len(self.history) < len(self.initial):
+                    candidate = Candidate(self.initial[len(self.history)])
+                else:
+                    rng = keyed_rng(self.seed, CANDIDATE, generation, slot)
+                    candidate = self.algorithm.ask(memory, rng)
+                evaluated.append(self.evaluate(candidate))
+            memory = self.algorithm.learn(memory, sorted(evaluated, key=lambda m: m.rank))
+
+    def evaluate(self, candidate: Candidate) -> Member:
+        if len(self.history) == self.n_trials:
+            raise _Enough
+        params = self.box.params(candidate.x)
+        rank = Rank(0, 0.0, self.sign * self.evaluate_params(params))
+        self.history.append(params)
+        individual = len(self.history) - 1
+        return Member(
+            candidate.x, rank, candidate.hidden, individual, params=params, trial=individual
+        )
 
 
 def on_write(storage: BaseStorage, hook: WriteHook) -> BaseStorage:
@@ -92,37 +180,37 @@ def kill_at(write: int, *, after: bool) -> WriteHook:
     return hook
 
 
-class DistributionSuite:
-    """What every algorithm behind :class:`PopulationSampler` must pass; for pytest.
+class AlgorithmSuite:
+    """What every algorithm must pass as a sampler; for pytest.
 
-    Inherit it and override :meth:`algorithm`.
+    Inherit it and override :meth:`algorithm`; for a sampler with arguments of its own override
+    :meth:`sampler` too. ``n_trials`` should take the algorithm through several generations.
     """
 
     search_space: Mapping[str, BaseDistribution] = {
         "a": FloatDistribution(-1, 2),
         "b": FloatDistribution(1e-3, 1, log=True),
         "c": IntDistribution(0, 9),
+        "d": CategoricalDistribution(["left", "right", "none"]),
     }
-    generations = 4
+    n_trials = 40
 
-    def algorithm(self) -> DistributionAlgorithm:
+    def algorithm(self) -> DistributionAlgorithm | PopulationAlgorithm:
         """The algorithm under test."""
         raise NotImplementedError
 
-    def sampler(self) -> PopulationSampler:
+    def sampler(self, **options: Any) -> StoredSampler:
         """The algorithm as a sampler, with seed 7."""
-        return PopulationSampler(self.algorithm(), self.search_space, seed=7)
-
-    def budget(self) -> int:
-        """Number of trials of ``generations`` generations."""
-        size = self.algorithm().population_size(len(Box(self.search_space)))
-        return size * self.generations
+        algorithm = self.algorithm()
+        slots = isinstance(algorithm, PopulationAlgorithm)
+        kind = PopulationSampler if slots else ArchiveSampler
+        return kind(algorithm, self.search_space, seed=7, **options)
 
     @staticmethod
     def evaluate(params: Params) -> float:
         """A bowl with many ties in it."""
         bowl = (params["a"] - 1) ** 2 + abs(params["b"] - 0.1) + (params["c"] - 3) ** 2 / 9
-        return round(bowl, 1)
+        return float(round(bowl, 1)) + (params.get("d") == "left")
 
     def objective(self, trial: optuna.Trial) -> float:
         """:meth:`evaluate` as an Optuna objective."""
@@ -131,17 +219,20 @@ class DistributionSuite:
             "b": trial.suggest_float("b", 1e-3, 1, log=True),
             "c": trial.suggest_int("c", 0, 9),
         }
+        if "d" in self.search_space:
+            params["d"] = trial.suggest_categorical("d", ["left", "right", "none"])
+        assert trial.params == params
         return self.evaluate(params)
 
-    def reference(self, *, maximize: bool = False) -> list[Params]:
+    def reference(self, **options: Any) -> list[Params]:
         """The parameters of the textbook loop."""
         return textbook(
             self.algorithm(),
             self.search_space,
             self.evaluate,
             seed=7,
-            generations=self.generations,
-            maximize=maximize,
+            n_trials=self.n_trials,
+            **options,
         )
 
     def test_one_worker_is_the_textbook(self) -> None:
@@ -150,13 +241,13 @@ class DistributionSuite:
             study = optuna.create_study(
                 direction="maximize" if maximize else "minimize", sampler=self.sampler()
             )
-            study.optimize(self.objective, n_trials=self.budget())
+            study.optimize(self.objective, n_trials=self.n_trials)
             assert [t.params for t in study.trials] == self.reference(maximize=maximize)
 
     def test_nothing_is_kept_in_the_sampler(self) -> None:
         """A new sampler for every trial."""
         study = optuna.create_study()
-        for _ in range(self.budget()):
+        for _ in range(self.n_trials):
             study.sampler = pickle.loads(pickle.dumps(self.sampler()))
             study.optimize(self.objective, n_trials=1)
         assert [t.params for t in study.trials] == self.reference()
@@ -171,9 +262,39 @@ class DistributionSuite:
             return value
 
         study = optuna.create_study(sampler=self.sampler())
-        while (
-            sum(t.state == optuna.trial.TrialState.COMPLETE for t in study.trials) < self.budget()
-        ):
+        completed: list[Params] = []
+        while len(completed) < self.n_trials:
             study.optimize(flaky, n_trials=1, catch=OSError)
-        done = [t.params for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-        assert done == self.reference()
+            done = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+            completed = [t.params for t in done]
+        assert completed == self.reference()
+
+    def test_an_initial_population_comes_first(self) -> None:
+        """As the first candidates, and the textbook goes on from them."""
+        initial: list[Params] = [
+            {"a": 0.5, "c": 2},
+            {"a": -1.0, "b": 0.1, "c": 9, "d": "right"},
+        ]
+        initial = [{k: v for k, v in p.items() if k in self.search_space} for p in initial]
+        study = optuna.create_study(sampler=self.sampler(initial_population=initial))
+        study.optimize(self.objective, n_trials=self.n_trials)
+        for trial, params in zip(study.trials, initial, strict=False):
+            assert all(_same(trial.params[name], value) for name, value in params.items())
+        reference = self.reference(initial_population=initial)
+        assert [t.params for t in study.trials] == reference
+
+    def test_many_in_flight(self) -> None:
+        """No place twice; every result is used; what is returned is what is stored."""
+        study = optuna.create_study(sampler=self.sampler())
+        flying: list[optuna.Trial] = []
+        for i in range(3 * self.n_trials):
+            flying.append(study.ask())
+            if len(flying) > 30:
+                trial = flying.pop(i * 7 % 31)
+                study.tell(trial, self.objective(trial))
+        claims = [claim for t in study.trials if (claim := own_claim(t)) is not None]
+        assert len({claim.place for claim in claims}) == len(claims) == 3 * self.n_trials
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b) or (isinstance(a, float) and math.isclose(a, b, rel_tol=1e-14))

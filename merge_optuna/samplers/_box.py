@@ -1,4 +1,4 @@
-"""The numeric parameters of a search space as a unit box."""
+"""The parameters of a search space as a unit box."""
 
 from __future__ import annotations
 
@@ -20,45 +20,53 @@ from optuna.distributions import (
 
 Vector: TypeAlias = NDArray[np.float64]
 Numeric: TypeAlias = FloatDistribution | IntDistribution
+Dimension: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution
 
 
 class Box:
-    """The numeric parameters of a search space as [0, 1]^n, dimensions sorted by name.
+    """The parameters of a search space as [0, 1]^n, dimensions sorted by name.
 
     Continuous parameters are mapped linearly, ``log=True`` ones in log space; both ends are
     reached exactly. A parameter with a step and m values has m cells of width 1/m, so that a
-    uniform point gives uniform values. Categorical parameters and those with a single value are
-    left out.
+    uniform point gives uniform values. A categorical one has a cell per choice. Parameters with
+    a single value are left out.
 
     Args:
         space: parameter name -> distribution.
+        categorical: whether to keep categorical parameters.
 
     Attributes:
         names: the n parameter names.
         widths: (n,) width of a cell, 0 for continuous and logarithmic dimensions.
+        unordered: (n,) whether a dimension is categorical: its cells have no order.
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
-        self.space: dict[str, Numeric] = {
+    def __init__(
+        self, space: Mapping[str, BaseDistribution], *, categorical: bool = False
+    ) -> None:
+        kinds = Dimension if categorical else Numeric
+        self.space: dict[str, Dimension] = {
             name: distribution
             for name, distribution in sorted(space.items())
-            if isinstance(distribution, FloatDistribution | IntDistribution)
-            and not distribution.single()
+            if isinstance(distribution, kinds) and not distribution.single()
         }
         self.names = tuple(self.space)
         self.widths: Vector = np.array([_width(d) for d in self.space.values()], dtype=np.float64)
+        self.unordered = np.array(
+            [isinstance(d, CategoricalDistribution) for d in self.space.values()], dtype=bool
+        )
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def params(self, x: Vector) -> dict[str, float | int]:
+    def params(self, x: Vector) -> dict[str, Any]:
         """The parameter values at a point ``x`` (n,) of the box; always inside their ranges."""
         return {
             name: value_at(distribution, float(u))
             for (name, distribution), u in zip(self.space.items(), x, strict=True)
         }
 
-    def point(self, params: Mapping[str, float]) -> Vector:
+    def point(self, params: Mapping[str, Any]) -> Vector:
         """The point (n,) of some parameter values, 0.5 for the names that are not given."""
         return np.array(
             [_at(d, params[name]) if name in params else 0.5 for name, d in self.space.items()]
@@ -87,14 +95,16 @@ def value_at(distribution: BaseDistribution, u: float) -> Any:
     return _clip(d.low + min(math.floor(u * count), count - 1) * d.step, d)
 
 
-def _at(d: Numeric, value: float) -> float:
-    """The inverse of :func:`value_at`; the middle of its cell for a parameter with a step."""
+def _at(d: Dimension, value: Any) -> float:
+    """The inverse of :func:`value_at`; the middle of its cell for a step or a choice."""
+    if isinstance(d, CategoricalDistribution):
+        return float((d.to_internal_repr(value) + 0.5) / len(d.choices))
     if d.log:
         low, high = _log_range(d)
-        return (math.log(value) - low) / (high - low)
+        return float((math.log(value) - low) / (high - low))
     if d.step is None:
-        return (value - d.low) / (d.high - d.low)
-    return (round((value - d.low) / d.step) + 0.5) / _count(d)
+        return float((value - d.low) / (d.high - d.low))
+    return float((round((value - d.low) / d.step) + 0.5) / _count(d))
 
 
 def _clip(value: Any, d: Numeric) -> Any:
@@ -105,7 +115,9 @@ def _count(d: Numeric) -> int:
     return round((d.high - d.low) / (d.step or 1)) + 1
 
 
-def _width(d: Numeric) -> float:
+def _width(d: Dimension) -> float:
+    if isinstance(d, CategoricalDistribution):
+        return 1 / len(d.choices)
     return 0.0 if d.log or d.step is None else 1 / _count(d)
 
 

@@ -14,12 +14,14 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna.samplers._owner import KILLED
+from merge_optuna.samplers._scores import SCORES, unpack
 
 if TYPE_CHECKING:
     from merge_optuna.samplers._box import Box, Vector
@@ -53,6 +55,14 @@ class Candidate:
         return {name: _encode(vector) for name, vector in {"x": self.x, **self.hidden}.items()}
 
 
+class Place(NamedTuple):
+    """Where a candidate stands in its population; see :class:`Claim`."""
+
+    generation: int
+    slot: int
+    k: int = 0
+
+
 @dataclass(frozen=True)
 class Claim:
     """The place a trial takes in its population.
@@ -63,6 +73,8 @@ class Claim:
         population: digest of the search space and of the algorithm's options.
         generation: the generation the candidate was drawn from.
         slot: which candidate of that generation.
+        k: 0, or 1, 2, ... for further candidates of the same slot, proposed while all slots
+            were taken.
         attempt: 0, then one more each time the candidate is proposed again after a failure.
         seed: the seed it was drawn with.
         seen: numbers of the trials that finished since the previous claim, as this worker read
@@ -78,6 +90,7 @@ class Claim:
     seed: int
     seen: tuple[int, ...]
     vectors: Mapping[str, str]
+    k: int = 0
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
@@ -105,9 +118,14 @@ class Claim:
         return Candidate(vectors.pop("x"), vectors)
 
     @property
-    def place(self) -> tuple[str, int, int]:
-        """Population, generation and slot: one candidate, however often it is proposed."""
-        return self.population, self.generation, self.slot
+    def place(self) -> Place:
+        """Generation, slot and k: one candidate of a population, however often proposed."""
+        return Place(self.generation, self.slot, self.k)
+
+    def same_attempt(self, other: Claim) -> bool:
+        """Whether two trials claim the same."""
+        mine = (self.population, self.place, self.attempt)
+        return mine == (other.population, other.place, other.attempt)
 
 
 def own_claim(trial: FrozenTrial) -> Claim | None:
@@ -124,59 +142,179 @@ def held_claim(trial: FrozenTrial) -> Claim | None:
     return None if trial.state.is_finished() else claim.again(trial.number)
 
 
+class Rank(NamedTuple):
+    """How good a finished candidate is; smaller is better.
+
+    Complete trials come before pruned ones, pruned before failed. Within a state Deb's rule
+    (2000): no violation before some, less before more, then by loss.
+
+    Attributes:
+        state: 0 complete, 1 pruned, 2 failed.
+        violation: sum of the violated constraints.
+        loss: the objective's value, negated if it is maximised; a pruned trial's partial value,
+            inf if it has none.
+    """
+
+    state: int
+    violation: float
+    loss: float
+
+    def worse_by(self, better: Rank) -> float:
+        """Difference of the losses; inf where they cannot be compared."""
+        return self.loss - better.loss if self[:2] == better[:2] else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A candidate that has been evaluated.
+
+    Attributes:
+        x: (n,) the point of the unit box.
+        rank: how good it is.
+        hidden: what the algorithm has added to the candidate.
+        id: the individual's number, its place in the log.
+        k: see :class:`Claim`.
+        params: what was evaluated.
+        attrs: user attributes of its trial.
+        trial: number of its trial.
+        best: the best that its slot has seen, for algorithms that move on from it (PSO).
+        packed_scores: ``scores`` as stored.
+        sign: 1 if the study minimises, -1 if it maximises.
+    """
+
+    x: Vector
+    rank: Rank
+    hidden: Mapping[str, Vector] = field(default_factory=dict)
+    id: int = 0
+    k: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    trial: int = 0
+    best: Member | None = None
+    packed_scores: Any = field(default=None, repr=False)
+    sign: int = -1
+
+    @cached_property
+    def scores(self) -> Vector:
+        """(m,) per-example scores, larger is better; without any, the objective's value as one.
+
+        In a study that minimises they are the negated ones.
+        """
+        if self.packed_scores is None:
+            return np.array([-self.rank.loss])
+        return -self.sign * unpack(self.packed_scores).astype(np.float64)
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A finished candidate; its individual id is its place in ``Population.records``.
+    """A finished candidate; its individual id is its place in ``Book.records``.
 
     Attributes:
         claim: who proposed it.
-        rank: smaller is better: (0 complete, 1 pruned, 2 failed; constraint violation; loss).
+        rank: how good it is.
+        trial: the finished trial.
+        sign: 1 if the study minimises, -1 if it maximises.
     """
 
     claim: Claim
-    rank: tuple[int, float, float]
+    rank: Rank
+    trial: FrozenTrial
+    sign: int
+
+    def member(self, individual: int) -> Member:
+        """What algorithms see of it."""
+        candidate, trial = self.claim.candidate, self.trial
+        return Member(
+            candidate.x,
+            self.rank,
+            candidate.hidden,
+            individual,
+            self.claim.k,
+            trial.params,
+            trial.user_attrs,
+            trial.number,
+            packed_scores=trial.system_attrs.get(SCORES),
+            sign=self.sign,
+        )
 
 
-class Population:
+class Start(NamedTuple):
+    """The moment of the first claim of a generation.
+
+    Attributes:
+        records: length of the log.
+        taken: the slots with a candidate in flight.
+    """
+
+    records: int
+    taken: frozenset[int]
+
+
+class Book:
     """One algorithm in one search space: its part of the log.
 
     Attributes:
         records: the log, in order.
-        retries: claims of failed candidates that nobody has proposed again yet.
+        open: place -> claim of the candidates that have no result yet.
+        retries: those of them that have failed and that nobody has proposed again yet.
+        claimed: (generation, slot) -> number of candidates so far.
         slots: generation -> number of slots taken so far.
-        memory: whatever the algorithm has learned from the first ``told`` generations.
+        starts: generation -> when it was first claimed from.
+        memory: whatever the plumbing has folded from the log.
+        told: how far it has.
     """
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.open: dict[Place, Claim] = {}
         self.retries: list[Claim] = []
+        self.claimed: Counter[tuple[int, int]] = Counter()
         self.slots: Counter[int] = Counter()
+        self.starts: dict[int, Start] = {}
         self.memory: Any = None
         self.told = 0
-        self._attempts: dict[tuple[str, int, int], int] = {}
-        self._failures: Counter[tuple[str, int, int]] = Counter()
-        self._kills: Counter[tuple[str, int, int]] = Counter()
+        self._attempts: dict[Place, int] = {}
+        self._failures: Counter[Place] = Counter()
+        self._kills: Counter[Place] = Counter()
+
+    @property
+    def taken(self) -> Counter[int]:
+        """Slot -> number of its candidates in flight."""
+        return Counter(place.slot for place in self.open)
 
     def take(self, claim: Claim) -> bool:
-        """Give the slot to this claim; False if another trial has it."""
-        if claim.attempt <= self._attempts.get(claim.place, -1):
+        """Give the place to this claim; False if another trial has it."""
+        place = claim.place
+        if claim.attempt <= self._attempts.get(place, -1):
             return False
-        self._attempts[claim.place] = claim.attempt
-        self.retries = [r for r in self.retries if r.place != claim.place]
-        self.slots[claim.generation] = max(self.slots[claim.generation], claim.slot + 1)
+        if place.generation not in self.starts:
+            start = Start(len(self.records), frozenset(self.taken))
+            self.starts[place.generation] = start
+        self._attempts[place] = claim.attempt
+        self.open[place] = claim
+        self.retries = [r for r in self.retries if r.place != place]
+        key = (place.generation, place.slot)
+        self.claimed[key] = max(self.claimed[key], place.k + 1)
+        self.slots[place.generation] = max(self.slots[place.generation], place.slot + 1)
         return True
+
+    def drop(self, claim: Claim) -> None:
+        """Give a place back whose result cannot be used."""
+        self.open.pop(claim.place, None)
 
     def finish(self, claim: Claim, trial: FrozenTrial, sign: int, max_attempts: int) -> None:
         """Log a finished trial, or queue its candidate to be proposed again if it failed."""
+        place = claim.place
         if trial.state == TrialState.FAIL:
             killed = KILLED in trial.system_attrs
-            self._kills[claim.place] += killed
-            self._failures[claim.place] += not killed and SURPLUS not in trial.system_attrs
-            if self._failures[claim.place] < max_attempts and self._kills[claim.place] < _KILLS:
-                if claim.attempt == self._attempts[claim.place]:
+            self._kills[place] += killed
+            self._failures[place] += not killed and SURPLUS not in trial.system_attrs
+            if self._failures[place] < max_attempts and self._kills[place] < _KILLS:
+                if claim.attempt == self._attempts[place]:
                     self.retries.append(claim)
                 return
-        self.records.append(Record(claim, _rank(trial, sign)))
+        self.open.pop(place, None)
+        self.records.append(Record(claim, _rank(trial, sign), trial, sign))
 
 
 class Log:
@@ -187,7 +325,7 @@ class Log:
         max_attempts: how often a candidate that fails is proposed before it ranks last.
 
     Attributes:
-        populations: digest -> population.
+        books: digest -> book of a population.
         front: all trials with a lower number have been folded.
         open: number -> stored claim, of the folded trials that were not finished then.
         seed: the seed of the first claim.
@@ -201,7 +339,7 @@ class Log:
 
     def reset(self) -> None:
         """Forget everything that the storage knows."""
-        self.populations: dict[str, Population] = {}
+        self.books: dict[str, Book] = {}
         self.front = 0
         self.open: dict[int, Any] = {}
         self.seed: int | None = None
@@ -215,7 +353,7 @@ class Log:
         """Tell the box of a population, against which its results are checked."""
         if digest not in self._boxes:
             self._boxes[digest] = box
-            if digest in self.populations:
+            if digest in self.books:
                 self.reset()
 
     def follow(self, trials: Sequence[FrozenTrial], until: int) -> bool:
@@ -267,20 +405,23 @@ class Log:
         """Append finished trials to the log, each once."""
         for number in numbers:
             claim = self._unseen.pop(number, None)
-            if claim is None or self._foreign(claim, trials[number]):
+            if claim is None:
                 continue
-            population = self.population(claim.population)
-            population.finish(claim, trials[number], self._sign, self._max_attempts)
+            book = self.book(claim.population)
+            if self._foreign(claim, trials[number]):
+                book.drop(claim)
+            else:
+                book.finish(claim, trials[number], self._sign, self._max_attempts)
 
     def take(self, claim: Claim) -> None:
         """Register a claim; one whose slot is taken is dropped, and its result with it."""
         self.seed = claim.seed if self.seed is None else self.seed
-        if self.population(claim.population).take(claim):
+        if self.book(claim.population).take(claim):
             self._unseen[claim.trial] = claim
 
-    def population(self, digest: str) -> Population:
-        """The population of this digest, empty at first."""
-        return self.populations.setdefault(digest, Population())
+    def book(self, digest: str) -> Book:
+        """The book of this population, empty at first."""
+        return self.books.setdefault(digest, Book())
 
     def _foreign(self, claim: Claim, trial: FrozenTrial) -> bool:
         """Whether the trial has evaluated something else than its candidate."""
@@ -298,21 +439,16 @@ class Log:
         return bool(wrong)
 
 
-def _rank(trial: FrozenTrial, sign: int) -> tuple[int, float, float]:
-    """Sort key of a finished trial, smaller is better.
-
-    Complete trials come before pruned ones, pruned before failed. Within a state Deb's rule
-    (2000): no violation before some, less before more, then by value (pruned: partial value).
-    """
+def _rank(trial: FrozenTrial, sign: int) -> Rank:
     if trial.state == TrialState.FAIL:
-        return 2, 0.0, 0.0
+        return Rank(2, 0.0, math.inf)
     violation = sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
     if trial.state == TrialState.COMPLETE:
-        return 0, violation, sign * trial.values[0]
+        return Rank(0, violation, sign * trial.values[0])
     step = trial.last_step
     last = math.nan if step is None else trial.intermediate_values[step]
     loss = sign * trial.system_attrs.get(PARTIAL, last)
-    return 1, violation, loss if loss == loss else math.inf
+    return Rank(1, violation, loss if loss == loss else math.inf)
 
 
 def _encode(vector: Vector) -> str:

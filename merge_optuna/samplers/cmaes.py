@@ -17,13 +17,14 @@ from threadpoolctl import ThreadpoolController
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._archive import ArchiveSampler, DistributionAlgorithm
 from merge_optuna.samplers._log import Candidate
-from merge_optuna.samplers._population import PopulationSampler
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from merge_optuna.samplers._box import Box, Vector
+    from merge_optuna.samplers._log import Member
 
 _SIGMA = 1 / 6
 _CLIPPED = 0.2  # share of clipped samples above which the start is too close to the bounds
@@ -52,7 +53,7 @@ class _Memory:
 
 
 @dataclass(frozen=True)
-class CmaEs:
+class CmaEs(DistributionAlgorithm):
     """The covariance matrix adaptation evolution strategy (Hansen, arXiv 1604.00772).
 
     The options are those of :class:`CmaEsSampler`. Works in the unit box; a dimension with its
@@ -106,10 +107,10 @@ class CmaEs:
         x = np.clip(rounded * memory.scale, 0.0, 1.0)
         return Candidate(x, {} if np.array_equal(x, raw) else {"raw": raw})
 
-    def learn(self, memory: _Memory, ranked: Sequence[Candidate]) -> _Memory:
+    def learn(self, memory: _Memory, ranked: Sequence[Member]) -> _Memory:
         """Update the distribution; start again at x0 once it has collapsed to a point."""
         # The engine looks at nothing but the order of the values.
-        told = [(c.hidden.get("raw", c.x), float(i)) for i, c in enumerate(ranked)]
+        told = [(m.hidden.get("raw", m.x), float(i)) for i, m in enumerate(ranked)]
         with _one_blas_thread():
             memory.engine.tell(told)
             return self.start(memory.box) if memory.engine.should_stop() else memory
@@ -129,7 +130,7 @@ class CmaEs:
             )
 
 
-class CmaEsSampler(PopulationSampler):
+class CmaEsSampler(ArchiveSampler):
     """CMA-ES whose state is nothing but the stored trials.
 
     How it differs from :class:`optuna.samplers.CmaEsSampler`, which uses the same engines:
@@ -174,6 +175,8 @@ class CmaEsSampler(PopulationSampler):
         StudyError: for options that are out of range or do not fit the search space, and later
             for a multi-objective study or a Hyperband pruner.
     """
+
+    categorical = False
 
     def __init__(
         self,

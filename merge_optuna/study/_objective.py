@@ -22,7 +22,7 @@ from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, 
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import PARTIAL, SURPLUS, PopulationSampler
+from merge_optuna.samplers import PARTIAL, SURPLUS, StoredSampler
 from merge_optuna.samplers._owner import sign
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._scores import set_scores
@@ -120,7 +120,7 @@ class MergeObjective:
             )
         try:
             self._join(trial.study)
-            if not isinstance(trial.study.sampler, PopulationSampler):  # they have signed already
+            if not isinstance(trial.study.sampler, StoredSampler):  # they have signed already
                 sign(trial.study, trial)
             return self._run(trial)
         finally:
@@ -185,7 +185,7 @@ class MergeObjective:
                 f"{', '.join(study.metric_names)}, not by {', '.join(self.metric_names)}. Use "
                 "another study_name."
             )
-        if isinstance(study.sampler, PopulationSampler):
+        if isinstance(study.sampler, StoredSampler):
             given = study.sampler.search_space
             wanted = self.space.distributions() if isinstance(self.space, Recipe) else given
             if given is not None and given != wanted:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import operator
-import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,13 +11,11 @@ from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._scores import SCORES, pack, unpack
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import Trial
-
-SCORES = "merge_optuna:scores"
-"""System attribute: the packed per-example scores of a trial."""
 
 
 def set_scores(trial: Trial, array: ArrayLike) -> None:
@@ -39,7 +35,7 @@ def set_scores(trial: Trial, array: ArrayLike) -> None:
     scores = np.asarray(array, dtype=np.float32)
     if scores.ndim != 1:
         raise StudyError(f"Scores must have shape (n,), not {scores.shape}.")
-    compat.set_system_attr(trial.study, trial, SCORES, _pack(scores))
+    compat.set_system_attr(trial.study, trial, SCORES, pack(scores))
 
 
 def scores(study: Study, trial: FrozenTrial | int) -> NDArray[np.float32]:
@@ -65,19 +61,4 @@ def scores(study: Study, trial: FrozenTrial | int) -> NDArray[np.float32]:
             f"Trial {number} of {study.study_name!r} has no per-example scores. They are stored "
             "by mo.MergeObjective, or by mo.set_scores(trial, array) in an objective."
         )
-    return _unpack(packed)
-
-
-def _pack(scores: NDArray[np.float32]) -> dict[str, Any]:
-    binary = bool(np.isin(scores, (0.0, 1.0)).all())
-    raw = np.packbits(scores.astype(bool)) if binary else scores.astype("<f4")
-    data = base64.b64encode(zlib.compress(raw.tobytes(), 1)).decode()
-    return {"n": len(scores), "type": "bit" if binary else "f4", "data": data}
-
-
-def _unpack(packed: dict[str, Any]) -> NDArray[np.float32]:
-    raw = zlib.decompress(base64.b64decode(packed["data"]))
-    if packed["type"] == "bit":
-        bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=packed["n"])
-        return bits.astype(np.float32)
-    return np.frombuffer(raw, "<f4").astype(np.float32)
+    return unpack(packed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cmaes
 import numpy as np
@@ -16,7 +16,7 @@ from optuna.samplers import PartialFixedSampler
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers import CmaEs, CmaEsSampler, DistributionAlgorithm
-from merge_optuna.testing import DistributionSuite
+from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,17 +81,21 @@ def plain_loop(variant: str, sign: int, generations: int, seed: int) -> list[dic
     return history
 
 
-class TestFull(DistributionSuite):
+class CmaEsSuite(AlgorithmSuite):
+    search_space: ClassVar = {k: d for k, d in AlgorithmSuite.search_space.items() if k != "d"}
+
+
+class TestFull(CmaEsSuite):
     def algorithm(self) -> DistributionAlgorithm:
         return CmaEs()
 
 
-class TestSeparable(DistributionSuite):
+class TestSeparable(CmaEsSuite):
     def algorithm(self) -> DistributionAlgorithm:
         return CmaEs("separable", x0=(("a", 0.0),), sigma0=(("a", 0.1), ("c", 0.3)))
 
 
-class TestMargin(DistributionSuite):
+class TestMargin(CmaEsSuite):
     def algorithm(self) -> DistributionAlgorithm:
         return CmaEs("margin", sigma0=0.3, size=5)
 

@@ -15,7 +15,7 @@ import pytest
 
 from merge_optuna.samplers import Box, CmaEs
 from merge_optuna.samplers._log import Claim, Log, own_claim
-from merge_optuna.samplers._population import CANDIDATE, keyed_rng
+from merge_optuna.samplers._stored import CANDIDATE, keyed_rng
 from merge_optuna.testing import textbook
 from tests.samplers.driver import SPACE, objective
 from tests.samplers.storages import make_storage
@@ -39,7 +39,7 @@ def reference(generations: int) -> list[dict[str, Any]]:
     def evaluate(params: dict[str, Any]) -> float:
         return objective(optuna.trial.FixedTrial(params))
 
-    return textbook(CmaEs(), SPACE, evaluate, seed=1, generations=generations)
+    return textbook(CmaEs(), SPACE, evaluate, seed=1, n_trials=generations * SIZE)
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
@@ -87,7 +87,7 @@ def test_four_workers_and_a_person(storage: str, tmp_path: Path) -> None:
         assert len({str(claims[n].vectors) for n in numbers}) == 1
     assert len({claims[numbers[0]].vectors["x"] for numbers in attempts.values()}) == len(attempts)
     for generation in range(5):
-        slots = sorted(slot for _, g, slot in attempts if g == generation)
+        slots = sorted(place.slot for place in attempts if place.generation == generation)
         assert slots == list(range(len(slots)))
 
     box = Box(SPACE)
@@ -108,13 +108,13 @@ def reproduce_every_candidate(
         log.know(claim.population, box)
         assert log.follow(trials, number)
         log.see(trials, claim.seen)
-        records = log.population(claim.population).records
+        records = log.book(claim.population).records
         while len(records) >= (told + 1) * SIZE:
             block = sorted(
                 records[told * SIZE : (told + 1) * SIZE],
                 key=lambda r: (r.rank, r.claim.generation, r.claim.slot),
             )
-            memory = algorithm.learn(memory, [r.claim.candidate for r in block])
+            memory = algorithm.learn(memory, [r.member(0) for r in block])
             told += 1
         if claim.attempt == 0:
             assert claim.generation == told

@@ -20,12 +20,13 @@ from merge_optuna import testing
 from merge_optuna.samplers import (
     PARTIAL,
     SURPLUS,
+    ArchiveSampler,
     Box,
     Candidate,
     CmaEs,
     CmaEsSampler,
-    PopulationSampler,
-    _population,
+    DistributionAlgorithm,
+    _stored,
 )
 from merge_optuna.samplers._log import CLAIM, Claim, Log, own_claim
 from merge_optuna.samplers._owner import OWNER
@@ -35,7 +36,7 @@ SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
 
 
 @dataclass(frozen=True)
-class Recorder:
+class Recorder(DistributionAlgorithm):
     """Proposes random points, four a generation, and remembers what it was told."""
 
     size: int = 4
@@ -55,8 +56,8 @@ class Recorder:
 
 def make_study(
     *, max_attempts: int = 3, storage: Any = None, **options: Any
-) -> tuple[optuna.Study, PopulationSampler]:
-    sampler = PopulationSampler(Recorder(), SPACE, seed=0, max_attempts=max_attempts)
+) -> tuple[optuna.Study, ArchiveSampler]:
+    sampler = ArchiveSampler(Recorder(), SPACE, seed=0, max_attempts=max_attempts)
     return optuna.create_study(storage=storage, sampler=sampler, **options), sampler
 
 
@@ -76,10 +77,10 @@ def places(study: optuna.Study) -> list[tuple[int, int, int] | None]:
 
 def told(study: optuna.Study) -> list[list[list[float]]]:
     """What a new process tells the algorithm: the ask that makes it look is left running."""
-    sampler = PopulationSampler(Recorder(), SPACE, seed=0)
+    sampler = ArchiveSampler(Recorder(), SPACE, seed=0)
     study = optuna.load_study(study_name=study.study_name, storage=study._storage, sampler=sampler)
     study.ask()
-    (population,) = sampler._notes.log.populations.values()
+    (population,) = sampler._notes.log.books.values()
     return population.memory
 
 
@@ -120,7 +121,7 @@ def test_complete_before_pruned_before_failed(direction: str) -> None:
     log = Log(sign, max_attempts=1)
     log.follow(study.trials, 8)
     log.see(study.trials, log.unread(study.trials, 8))
-    (population,) = log.populations.values()
+    (population,) = log.books.values()
     by_rank = sorted(population.records, key=lambda record: record.rank)
     assert [record.claim.trial for record in by_rank] == [7, 3, 5, 6, 4, 2, 1, 0]
 
@@ -249,8 +250,7 @@ def test_a_clone_that_fails_before_it_claims_gives_its_slot_back() -> None:
         assert log.follow(study.trials, 2)
         log.see(study.trials, log.unread(study.trials, 2))
         return [
-            (*claim.place[1:], claim.attempt)
-            for claim in next(iter(log.populations.values())).retries
+            (*claim.place[1:], claim.attempt) for claim in next(iter(log.books.values())).retries
         ]
 
     assert retries() == []
@@ -323,7 +323,7 @@ def test_a_persons_running_trial_is_waited_for_once() -> None:
 def test_batches_are_the_textbook_in_any_order_of_telling() -> None:
     sampler = CmaEsSampler(SPACE, seed=7)
     study = optuna.create_study(sampler=sampler)
-    expected = testing.textbook(CmaEs(), SPACE, lambda p: p["x"] + p["y"], seed=7, generations=4)
+    expected = testing.textbook(CmaEs(), SPACE, lambda p: p["x"] + p["y"], seed=7, n_trials=24)
     for _ in range(4):
         batch = [study.ask(SPACE) for _ in range(6)]
         for trial in reversed(batch):
@@ -373,9 +373,9 @@ def write_hook(method: str, nth: int, do: Callable[[], None]) -> testing.WriteHo
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a trial that has not claimed: every clash happens."""
-    monkeypatch.setattr(_population, "_PATIENCE_UNOWNED", 0.0)
-    monkeypatch.setattr(_population, "_PATIENCE_OWNED", 0.0)
-    monkeypatch.setattr(_population, "_STEP_ASIDE", 0.01)
+    monkeypatch.setattr(_stored, "_PATIENCE_UNOWNED", 0.0)
+    monkeypatch.setattr(_stored, "_PATIENCE_OWNED", 0.0)
+    monkeypatch.setattr(_stored, "_STEP_ASIDE", 0.01)
 
 
 def check_a_race_was_resolved(study: optuna.Study, n: int) -> None:
@@ -384,11 +384,11 @@ def check_a_race_was_resolved(study: optuna.Study, n: int) -> None:
     assert len(set(taken)) == len(taken) == n
     assert len({tuple(point(t)) for t in study.trials}) == n
     study.optimize(lambda t: sum(point(t)), n_trials=20)
-    known = study.sampler._notes.log.populations  # type: ignore[attr-defined]
+    known = study.sampler._notes.log.books  # type: ignore[attr-defined]
     (mine,) = known.values()
     fresh = Log(sign=1, max_attempts=3)
     fresh.follow(study.trials, len(study.trials))
-    (theirs,) = fresh.populations.values()
+    (theirs,) = fresh.books.values()
     assert [r.claim for r in mine.records] == [r.claim for r in theirs.records][
         : len(mine.records)
     ]
@@ -489,30 +489,30 @@ def test_vectors_survive_the_storage_bit_for_bit(tmp_path: Path) -> None:
 def test_without_a_seed_every_process_uses_the_first() -> None:
     study = optuna.create_study()
     for _ in range(10):
-        study.sampler = PopulationSampler(Recorder(), SPACE)
+        study.sampler = ArchiveSampler(Recorder(), SPACE)
         study.optimize(lambda t: sum(point(t)), n_trials=1)
     seeds = {claim.seed for claim in claims_of(study) if claim}
     assert len(seeds) == 1
-    again = optuna.create_study(sampler=PopulationSampler(Recorder(), SPACE, seed=seeds.pop()))
+    again = optuna.create_study(sampler=ArchiveSampler(Recorder(), SPACE, seed=seeds.pop()))
     again.optimize(lambda t: sum(point(t)), n_trials=10)
     assert [point(t) for t in again.trials] == [point(t) for t in study.trials]
-    different = optuna.create_study(sampler=PopulationSampler(Recorder(), SPACE))
+    different = optuna.create_study(sampler=ArchiveSampler(Recorder(), SPACE))
     assert point(different.ask()) != point(study.trials[0])
 
 
 def test_other_options_start_another_population() -> None:
     study, _ = make_study()
     study.optimize(lambda t: sum(point(t)), n_trials=5)
-    study.sampler = PopulationSampler(Recorder(3), SPACE, seed=0)
+    study.sampler = ArchiveSampler(Recorder(3), SPACE, seed=0)
     study.optimize(lambda t: sum(point(t)), n_trials=4)
-    study.sampler = PopulationSampler(Recorder(), SPACE, seed=0)
+    study.sampler = ArchiveSampler(Recorder(), SPACE, seed=0)
     study.optimize(lambda t: sum(point(t)), n_trials=1)
     generations = [place and place[:2] for place in places(study)]
     assert generations[4:] == [(1, 0), (0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 
 
 def test_an_inferred_space_starts_after_one_uniform_trial() -> None:
-    study = optuna.create_study(sampler=PopulationSampler(Recorder(), seed=0))
+    study = optuna.create_study(sampler=ArchiveSampler(Recorder(), seed=0))
     study.optimize(lambda t: sum(point(t)), n_trials=5)
     populations = [claim.population for claim in claims_of(study) if claim]
     assert populations[0] == ""

@@ -1,0 +1,441 @@
+"""Differential evolution: Storn & Price 1997, and what became of it up to L-SHADE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from merge_optuna.errors import StudyError
+from merge_optuna.samplers._bounds import Bounds, Midpoint
+from merge_optuna.samplers._box import Box
+from merge_optuna.samplers._log import Candidate, Member
+from merge_optuna.samplers._population import (
+    Population,
+    PopulationAlgorithm,
+    PopulationSampler,
+    TooFewMembers,
+)
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from merge_optuna.samplers._box import Vector
+
+
+# -- Mutation ---------------------------------------------------------------------------------
+
+
+class Mutation(Protocol):
+    """How the mutant of a slot is made from the population."""
+
+    @property
+    def archive(self) -> float:
+        """Size of the archive of beaten members, in population sizes; 0 for none."""
+
+    def __call__(
+        self, population: Population, slot: int, F: float, rng: np.random.Generator
+    ) -> Vector:
+        """The mutant (n,), perhaps outside of the unit box."""
+
+
+@dataclass(frozen=True)
+class Rand:
+    """DE/rand/1: x_a + F (x_b − x_c)."""
+
+    archive = 0.0
+
+    def __call__(
+        self, population: Population, slot: int, F: float, rng: np.random.Generator
+    ) -> Vector:
+        """See :class:`Mutation`."""
+        a, b, c = population.others(slot, 3, rng)
+        return a.x + F * (b.x - c.x)
+
+
+@dataclass(frozen=True)
+class Best:
+    """DE/best/1: x_best + F (x_a − x_b)."""
+
+    archive = 0.0
+
+    def __call__(
+        self, population: Population, slot: int, F: float, rng: np.random.Generator
+    ) -> Vector:
+        """See :class:`Mutation`."""
+        a, b = population.others(slot, 2, rng)
+        return population.ranked[0].x + F * (a.x - b.x)
+
+
+@dataclass(frozen=True)
+class CurrentToBest:
+    """DE/current-to-best/1: x_i + F (x_best − x_i) + F (x_a − x_b)."""
+
+    archive = 0.0
+
+    def __call__(
+        self, population: Population, slot: int, F: float, rng: np.random.Generator
+    ) -> Vector:
+        """See :class:`Mutation`."""
+        a, b = population.others(slot, 2, rng)
+        x = population[slot].x
+        return x + F * (population.ranked[0].x - x) + F * (a.x - b.x)
+
+
+@dataclass(frozen=True)
+class CurrentToPBest:
+    """DE/current-to-pbest/1: x_i + F (x_pbest − x_i) + F (x_a − x_b) (JADE, eq. 4 and 6).
+
+    Attributes:
+        p: share of the population that x_pbest is drawn from (two members at least), or a range
+            (low, high) from which it is drawn anew for every mutant; low = None is 2 / size.
+        archive: x_b is drawn from the population and the members it has beaten; how many of the
+            latter are kept, in population sizes.
+    """
+
+    p: float | tuple[float | None, float] = 0.1
+    archive: float = 1.0
+
+    def __call__(
+        self, population: Population, slot: int, F: float, rng: np.random.Generator
+    ) -> Vector:
+        """See :class:`Mutation`."""
+        p, size = self.p, len(population)
+        if isinstance(p, tuple):
+            low = 2 / size if p[0] is None else p[0]
+            p = low + (p[1] - low) * rng.random()
+        best = population.ranked[int(rng.integers(max(2, round(p * size))))]
+        (a,) = population.others(slot, 1, rng)
+        x, b = population[slot].x, self._second(population, slot, a, rng)
+        return x + F * (best.x - x) + F * (a.x - b)
+
+    def _second(
+        self, population: Population, slot: int, a: Member, rng: np.random.Generator
+    ) -> Vector:
+        beaten: Sequence[Vector] = population.memory.beaten
+        others = [m for s, m in population.members.items() if s != slot and m is not a]
+        if not others and not beaten:
+            raise TooFewMembers
+        i = int(rng.integers(len(others) + len(beaten)))
+        return others[i].x if i < len(others) else beaten[i - len(others)]
+
+
+# -- F and CR ---------------------------------------------------------------------------------
+
+
+class Adaptation(Protocol):
+    """Where the scale factor F and the crossover rate CR of a mutant come from."""
+
+    def start(self) -> Any:
+        """What is learned, in generation 0."""
+
+    def draw(self, learned: Any, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+        """F and CR of a mutant."""
+
+    def learn(self, learned: Any, won: Sequence[tuple[Member, Member]]) -> Any:
+        """What is learned from the (target, child) pairs of a generation whose child won."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same F and CR for every mutant."""
+
+    F: float = 0.5
+    CR: float = 0.9
+
+    def start(self) -> None:
+        """See :class:`Adaptation`."""
+
+    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+        """See :class:`Adaptation`."""
+        return self.F, self.CR
+
+    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
+        """See :class:`Adaptation`."""
+
+
+@dataclass(frozen=True)
+class Dither:
+    """F uniform in [low, high], anew for every mutant."""
+
+    low: float = 0.5
+    high: float = 1.0
+    CR: float = 0.9
+
+    def start(self) -> None:
+        """See :class:`Adaptation`."""
+
+    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+        """See :class:`Adaptation`."""
+        return self.low + (self.high - self.low) * rng.random(), self.CR
+
+    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
+        """See :class:`Adaptation`."""
+
+
+@dataclass(frozen=True)
+class JDE:
+    """Every member has an F and a CR of its own, inherited or drawn anew (Brest et al. 2006).
+
+    Attributes:
+        tau: probability of a new F, and of a new CR.
+        low: F is drawn from [low, high].
+        high: see ``low``.
+    """
+
+    tau: float = 0.1
+    low: float = 0.1
+    high: float = 1.0
+
+    def start(self) -> None:
+        """See :class:`Adaptation`."""
+
+    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+        """See :class:`Adaptation`."""
+        F, CR = target.hidden.get("F_CR", (0.5, 0.9))
+        r = rng.random(4)  # eq. 10 and 11
+        if r[1] < self.tau:
+            F = self.low + r[0] * (self.high - self.low)
+        if r[3] < self.tau:
+            CR = r[2]
+        return float(F), float(CR)
+
+    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
+        """See :class:`Adaptation`."""
+
+
+@dataclass(frozen=True)
+class SHADE:
+    """F and CR from a memory of what has worked (Tanabe & Fukunaga 2013; L-SHADE 2014).
+
+    Attributes:
+        memory: number H of remembered means of F and CR.
+        terminal: L-SHADE's version of 2014: the mean of CR is a Lehmer mean too, and once only
+            CR = 0 has worked an entry stays 0 for ever.
+    """
+
+    memory: int = 100
+    terminal: bool = False
+
+    def start(self) -> _History:
+        """All means are 0.5."""
+        return _History(np.full(self.memory, 0.5), np.full(self.memory, 0.5), 0)
+
+    def draw(
+        self, learned: _History, target: Member, rng: np.random.Generator
+    ) -> tuple[float, float]:
+        """F from a Cauchy, CR from a normal distribution around a random entry (eq. 1 and 2)."""
+        i = int(rng.integers(self.memory))
+        mean = learned.CR[i]
+        CR = 0.0 if math.isnan(mean) else float(np.clip(rng.normal(mean, 0.1), 0.0, 1.0))
+        F = 0.0
+        while F <= 0:
+            F = float(learned.F[i] + 0.1 * rng.standard_cauchy())
+        return min(F, 1.0), CR
+
+    def learn(self, learned: _History, won: Sequence[tuple[Member, Member]]) -> _History:
+        """One entry becomes the mean of the winners, weighted by how much they won by."""
+        if not won:
+            return learned
+        F, CR = np.array([child.hidden["F_CR"] for _, child in won]).T
+        weights = _gains(won)
+        means_F, means_CR, i = learned.F.copy(), learned.CR.copy(), learned.next
+        means_F[i] = _lehmer(F, weights)
+        if not self.terminal:
+            means_CR[i] = np.sum(weights * CR)
+        elif math.isnan(means_CR[i]) or CR.max() == 0:
+            means_CR[i] = math.nan
+        else:
+            means_CR[i] = _lehmer(CR, weights)
+        return _History(means_F, means_CR, (i + 1) % self.memory)
+
+
+@dataclass(frozen=True, eq=False)
+class _History:
+    """Means of F and CR that have worked, (H,) each, and the entry to be replaced next.
+
+    NaN is the terminal value of CR.
+    """
+
+    F: Vector
+    CR: Vector
+    next: int
+
+
+def _gains(won: Sequence[tuple[Member, Member]]) -> Vector:
+    """Share of every winner in the improvement (eq. 7 and 9)."""
+    gains = np.array([target.rank.worse_by(child.rank) for target, child in won])
+    finite = gains[np.isfinite(gains)]
+    # A child that completes where its target did not has gained as much as the best.
+    gains[~np.isfinite(gains)] = finite.max() if finite.size else 1.0
+    return np.asarray(gains / gains.sum())
+
+
+def _lehmer(values: Vector, weights: Vector) -> float:
+    return float(np.sum(weights * values**2) / np.sum(weights * values))
+
+
+# -- Population size --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LinearReduction:
+    """The population shrinks linearly over a budget (L-SHADE, eq. 10).
+
+    Attributes:
+        budget: number of evaluations after which it is as small as it gets.
+        to: that size; four is the smallest with which current-to-pbest/1 works.
+    """
+
+    budget: int
+    to: int = 4
+
+    def __call__(self, initial: int, evaluations: int) -> int:
+        """Population size after so many evaluations."""
+        done = min(1.0, evaluations / self.budget)
+        return min(initial, round(initial + (self.to - initial) * done))
+
+
+# -- The algorithm ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """What the adaptation has learned, and the points that were beaten, oldest first."""
+
+    learned: Any
+    beaten: Sequence[Vector] = ()
+
+
+_RAND, _FIXED, _MIDPOINT = Rand(), Fixed(), Midpoint()
+
+
+@dataclass(frozen=True)
+class DE(PopulationAlgorithm):
+    """Differential evolution with binomial crossover; the options are those of DESampler."""
+
+    mutation: Mutation = _RAND
+    adaptation: Adaptation = _FIXED
+    size: int | None = None
+    reduction: LinearReduction | None = None
+    bounds: Bounds = _MIDPOINT
+
+    def population_size(self, n: int, evaluations: int = 0) -> int:
+        """10 n between 20 and 100 (Storn & Price recommend 10 n), unless given."""
+        size = self.size or min(max(10 * n, 20), 100)
+        return self.reduction(size, evaluations) if self.reduction else size
+
+    def start(self, box: Box) -> _Memory:
+        """Nothing is learned, nobody is beaten."""
+        return _Memory(self.adaptation.start())
+
+    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
+        """Mutation, bounds, binomial crossover with the slot's member."""
+        target = population[slot]
+        F, CR = self.adaptation.draw(population.memory.learned, target, rng)
+        mutant = self.mutation(population, slot, F, rng)
+        mutant = self.bounds(mutant, target.x, rng)
+        cross = rng.random(mutant.size) < CR
+        cross[rng.integers(mutant.size)] = True  # at least one coordinate
+        x = np.where(cross, mutant, target.x)
+        fixed = isinstance(self.adaptation, Fixed)
+        return Candidate(x, {} if fixed else {"F_CR": np.array([F, CR])})
+
+    def learn(
+        self,
+        population: Population,
+        generation: Sequence[tuple[Member, Member]],
+        rng: np.random.Generator,
+    ) -> _Memory:
+        """Winners teach the adaptation, the beaten go to the archive; random ones leave it."""
+        memory: _Memory = population.memory
+        won = [(target, child) for target, child in generation if child.rank < target.rank]
+        beaten = [*memory.beaten, *(target.x for target, _ in won)]
+        limit = round(self.mutation.archive * len(population.slots))
+        if len(beaten) > limit:
+            kept = sorted(rng.choice(len(beaten), limit, replace=False))
+            beaten = [beaten[i] for i in kept]
+        return _Memory(self.adaptation.learn(memory.learned, won), beaten)
+
+
+class DESampler(PopulationSampler):
+    """Differential evolution whose population is nothing but the stored trials.
+
+    A search that is killed and started again goes on exactly as if nothing had happened; several
+    workers share one population and never wait for each other (see :class:`PopulationSampler`).
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials; then the first trial is uniform.
+        mutation: ``Rand()``, ``Best()``, ``CurrentToBest()`` or ``CurrentToPBest(p, archive)``.
+        adaptation: ``Fixed(F, CR)``, ``Dither(low, high, CR)``, ``JDE()`` or ``SHADE(memory)``.
+        population_size: number of slots; 10 n for n parameters, between 20 and 100, by default.
+        reduction: ``LinearReduction(budget)`` to shrink the population; see :meth:`lshade`.
+        bounds: what happens to mutants outside: ``Midpoint()``, ``Clip()``, ``Reflect()`` or
+            ``Resample()``.
+        initial_population: parameters of the first candidates, name -> value each.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        *,
+        mutation: Mutation = _RAND,
+        adaptation: Adaptation = _FIXED,
+        population_size: int | None = None,
+        reduction: LinearReduction | None = None,
+        bounds: Bounds = _MIDPOINT,
+        initial_population: Sequence[Mapping[str, Any]] = (),
+        seed: int | None = None,
+        max_attempts: int = 3,
+    ) -> None:
+        if population_size is not None and population_size < 4:
+            raise StudyError(f"population_size must be at least 4, got {population_size}.")
+        super().__init__(
+            DE(mutation, adaptation, population_size, reduction, bounds),
+            search_space,
+            initial_population=initial_population,
+            seed=seed,
+            max_attempts=max_attempts,
+        )
+
+    @classmethod
+    def lshade(
+        cls,
+        budget: int,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        population_size: int | None = None,
+        **options: Any,
+    ) -> DESampler:
+        """L-SHADE (Tanabe & Fukunaga 2014): the strongest variant if the budget is known.
+
+        Success-history adaptation with six entries, current-to-pbest/1 with p = 0.11 and an
+        archive of 2.6 population sizes, and a population that shrinks from 18 n to 4.
+
+        Args:
+            budget: number of trials of the whole search.
+            search_space: parameter name -> distribution.
+            population_size: that of the first generation.
+            options: the other arguments of :class:`DESampler`.
+        """
+        return cls(
+            search_space,
+            mutation=CurrentToPBest(0.11, archive=2.6),
+            adaptation=SHADE(memory=6, terminal=True),
+            population_size=population_size or 18 * len(Box(search_space, categorical=True)),
+            reduction=LinearReduction(budget),
+            **options,
+        )
