@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 from optuna.samplers import BaseSampler
@@ -12,10 +13,31 @@ from optuna.testing.pytest_samplers import (
     SingleOnlySamplerTestCase,
 )
 
-from merge_optuna.samplers import CmaEsSampler
+from merge_optuna.samplers import (
+    JDE,
+    SHADE,
+    Best,
+    CmaEsSampler,
+    CurrentToPBest,
+    DESampler,
+    Reflect,
+)
 
 
 class TestCmaEs(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     @pytest.fixture(params=["full", "separable", "margin"])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return lambda: CmaEsSampler(variant=request.param, seed=0)
+
+
+class TestDE(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "rand": {},
+        "best-jde": {"mutation": Best(), "adaptation": JDE(), "bounds": Reflect()},
+        "shade": {"mutation": CurrentToPBest(), "adaptation": SHADE(5)},
+    }
+
+    @pytest.fixture(params=variants)
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        options = self.variants[request.param]
+        return lambda: DESampler(population_size=4, seed=0, **options)
