@@ -20,7 +20,9 @@ from merge_optuna.samplers import (
     CmaEsSampler,
     CurrentToPBest,
     DESampler,
+    PSOSampler,
     Reflect,
+    Ring,
 )
 
 
@@ -41,3 +43,9 @@ class TestDE(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTes
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         options = self.variants[request.param]
         return lambda: DESampler(population_size=4, seed=0, **options)
+
+
+class TestPSO(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    @pytest.fixture(params=[{}, {"topology": Ring(), "random": "scalar"}], ids=["gbest", "ring"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return lambda: PSOSampler(population_size=5, seed=0, **request.param)
