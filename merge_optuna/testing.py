@@ -170,11 +170,22 @@ def on_write(storage: BaseStorage, hook: WriteHook) -> BaseStorage:
     return watched
 
 
-def kill_at(write: int, *, after: bool) -> WriteHook:
-    """A hook for :func:`on_write` that kills this process (SIGKILL) at the given write."""
+def kill_at(write: int, *, after: bool, trial: int = 1) -> WriteHook:
+    """A hook for :func:`on_write` that kills this process (SIGKILL).
+
+    Args:
+        write: At which write of the trial; its creation is the first.
+        after: Whether after the write or before it.
+        trial: At which of the trials that this process creates.
+    """
+    created = writes = 0
 
     def hook(k: int, method: str, is_after: bool) -> None:
-        if k == write and is_after == after:
+        nonlocal created, writes
+        if not is_after:
+            created += method == "create_new_trial"
+            writes = 1 if method == "create_new_trial" else writes + 1
+        if (created, writes, is_after) == (trial, write, after):
             os.kill(os.getpid(), signal.SIGKILL)
 
     return hook
