@@ -69,7 +69,7 @@ class ArchiveSampler(StoredSampler):
 
     _algorithm: DistributionAlgorithm
 
-    def _catch_up(self, book: Book, box: Box, seed: int) -> None:
+    def _catch_up(self, book: Book, box: Box) -> None:
         if len(box) == 0:
             return
         size = self._algorithm.population_size(len(box))

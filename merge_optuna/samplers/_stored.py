@@ -326,7 +326,7 @@ class StoredSampler(BaseSampler):
             if failed.place not in held:
                 return failed.again(trial.number, seen)
         seed = self._seed_of(study)
-        self._catch_up(book, box, seed)
+        self._catch_up(book, box)
         place = self._next_place(book, box, held, seed)
         candidate = self._propose(book, box, place, seed)
         return Claim(
@@ -374,7 +374,11 @@ class StoredSampler(BaseSampler):
             log.know(digest, box)
             log.follow(compat.all_trials(study), trial.number)
             book, seed = log.book(digest), self._seed_of(study)
-            self._catch_up(book, box, seed)
+            try:
+                self._catch_up(book, box)
+            except BaseException:
+                log.reset()  # the algorithm may have learned half a generation
+                raise
             rng = keyed_rng(seed, OUTSIDER, trial.number, 0)
             return self._draw(book, box, rng) if len(box) else Candidate(np.empty(0))
 
@@ -387,7 +391,7 @@ class StoredSampler(BaseSampler):
     # -- What a population is -----------------------------------------------------------------
 
     @abstractmethod
-    def _catch_up(self, book: Book, box: Box, seed: int) -> None:
+    def _catch_up(self, book: Book, box: Box) -> None:
         """Fold what is new in the log."""
 
     @abstractmethod
