@@ -79,6 +79,12 @@ def next_slot(generation: int, slot: int, held: Collection[Place]) -> Place:
     return Place(generation, slot)
 
 
+def _copied_claim(trial: FrozenTrial) -> Claim | None:
+    """What a trial was created with by Optuna's retry callback."""
+    claim = Claim.of(trial)
+    return claim if claim is not None and claim.trial != trial.number else None
+
+
 @dataclass
 class _Notes:
     """What a sampler remembers of the study it last worked on; can be thrown away any time.
@@ -211,7 +217,9 @@ class StoredSampler(BaseSampler):
             notes = self._notes_of(study)
             claim = self._claim_of(study, trial)
             box = None if claim is None else notes.log.box(claim.population)
-            return dict((box or self._box(notes.inferred.calculate(study))).space)
+            if box is None:
+                box = self._box(notes.inferred.calculate(study))
+            return dict(box.space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -243,7 +251,7 @@ class StoredSampler(BaseSampler):
             k = zlib.crc32(param_name.encode())
             rng = keyed_rng(self._seed_of(study), OUTSIDER, trial.number, 1, k)
         else:
-            k = zlib.crc32(f"{claim.population} {param_name}".encode())
+            k = zlib.crc32(f"{claim.population} {claim.k} {param_name}".encode())
             rng = keyed_rng(claim.seed, INDEPENDENT, claim.generation, claim.slot, k)
         return value_at(param_distribution, rng.random())
 
@@ -255,6 +263,8 @@ class StoredSampler(BaseSampler):
             trials = self._wait_for_lower(study, trial.number, trials)
             with self._lock:
                 log = self._notes_of(study).log
+                if log.front > trial.number:
+                    log.reset()  # a late claim: it must not know those above it
                 try:
                     if not log.follow(trials, trial.number):
                         trials = None
@@ -266,15 +276,20 @@ class StoredSampler(BaseSampler):
                     raise
                 log.append(claim)
                 self._notes_of(study).remember(claim)
-                alone = log.all_claimed and _age(trial) < _PATIENCE_UNOWNED / 2
-            if alone or not self._clash(study, claim):
+                alone = log.all_claimed and self._young(trial)
+            # A clone cannot claim anything else: the fold drops one of the two.
+            if alone or _copied_claim(trial) is not None or not self._clash(study, claim):
                 return
             trials = None
 
     def _at_hand(self, study: Study, trial: FrozenTrial) -> Sequence[FrozenTrial] | None:
-        """What was read a moment ago will do: a trial this young is still waited for by others."""
-        young = _age(trial) < _PATIENCE_UNOWNED / 2
-        return compat.trials_at_hand(study, trial.number) if young else None
+        """What was read a moment ago, if it will do."""
+        return compat.trials_at_hand(study, trial.number) if self._young(trial) else None
+
+    def _young(self, trial: FrozenTrial) -> bool:
+        """Whether all trials above this one still wait for it to claim."""
+        waited = bool(trial.params) or _copied_claim(trial) is not None  # for a worker to take it
+        return not waited and _age(trial) < _PATIENCE_UNOWNED / 2
 
     def _wait_for_lower(
         self, study: Study, number: int, trials: Sequence[FrozenTrial] | None
@@ -317,8 +332,7 @@ class StoredSampler(BaseSampler):
         # A trial that claims late leaves the log alone: those above have read it already.
         seen = () if above else log.unread(trials, trial.number)
         log.see(trials, seen)
-        copied = Claim.of(trial)
-        if copied is not None and copied.trial != trial.number:
+        if (copied := _copied_claim(trial)) is not None:
             return copied.again(trial.number, seen)
         book = log.book(digest)
         held = {claim.place for claim in above if claim.population == digest}
@@ -426,12 +440,13 @@ class StoredSampler(BaseSampler):
 
     def _box_and_digest(self, space: Mapping[str, BaseDistribution]) -> tuple[Box, str]:
         # Kept, as it takes some milliseconds at 300 parameters. Optuna hands back box.space.
-        if self._last is None or space not in (self._last[0], self._last[1].space):
+        last = self._last  # threads may share the sampler
+        if last is None or space not in (last[0], last[1].space):
             box = Box(space, categorical=self.categorical)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
             digest = box.digest(repr(self._algorithm), *initial) if len(box) else ""
-            self._last = dict(space), box, digest
-        return self._last[1:]
+            self._last = last = dict(space), box, digest
+        return last[1:]
 
     def _seed_of(self, study: Study) -> int:
         if self._seed is not None:
