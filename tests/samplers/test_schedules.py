@@ -97,7 +97,7 @@ SAMPLERS = st.sampled_from(
     [
         lambda: PopulationSampler(Slots(), SPACE, seed=0),
         lambda: PopulationSampler(Slots(needs=2), SPACE, seed=0),
-        lambda: PopulationSampler(Slots(4, smaller=(6, 2)), SPACE, seed=0, max_attempts=1),
+        lambda: PopulationSampler(Slots(4, smaller=(5, 2)), SPACE, seed=0, max_attempts=1),
         lambda: PopulationSampler(Slots(1), SPACE, seed=0, max_attempts=2),
         lambda: ArchiveSampler(Blocks(), SPACE, seed=0, initial_population=[{}, {"x": 0.25}]),
         lambda: ArchiveSampler(Blocks(1), SPACE, seed=0, max_attempts=1),
@@ -172,6 +172,8 @@ class View:
             running = self.trials[claim.trial].state in (TrialState.RUNNING, TrialState.WAITING)
             assert running or claim in self.book.retries or claim.trial in self.log._unseen
         if isinstance(memory := self.book.memory, _Slots):
+            starts = [self.book.starts[g].records for g in range(memory.generation + 1)]
+            assert starts == sorted(starts)
             assert {place.slot for place in self.book.open} <= set(memory.slots)
 
     def check_results(self) -> None:

@@ -304,6 +304,20 @@ def test_slots_in_flight_are_not_taken_away() -> None:
     assert (place(g), saw(g)) == ((1, 0), {0: 0, 1: 1})
 
 
+def test_the_worst_slot_stays_while_it_is_in_flight() -> None:
+    study = make_study(size=3, smaller=(5, 2))
+    for trial, value in zip(ask(study, 3), (9.0, 1.0, 2.0), strict=True):
+        study.tell(trial, value)
+    d, e, f = ask(study, 3)
+    study.tell(e, 5.0)
+    study.tell(f, 5.0)
+    (g,) = ask(study)  # after five results; the worst member is that of d's slot
+    assert (place(g), saw(g)) == ((2, 1), {0: 0, 1: 1})
+    study.tell(d, 0.5)
+    (h,) = ask(study)
+    assert (place(h), saw(h)) == ((2, 0), {0: 3, 1: 1})
+
+
 def test_all_free_slots_can_be_taken_away_at_once() -> None:
     study = make_study(size=3, smaller=(1, 1))
     a, b, c = ask(study, 3)
