@@ -23,7 +23,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from merge_optuna.samplers import CmaEsSampler, DESampler, StoredSampler, _stored
+from merge_optuna.samplers import CmaEsSampler, DESampler, PSOSampler, StoredSampler, _stored
 from merge_optuna.testing import WriteHook, kill_at, on_write
 from tests.samplers.storages import make_storage
 
@@ -37,6 +37,7 @@ WRITES = ("create", "owner", "claim", "x", "y", "k", "report", "attribute", "con
 SAMPLERS: dict[str, Callable[[], StoredSampler]] = {
     "cmaes": lambda: CmaEsSampler(SPACE, seed=1),
     "de": lambda: DESampler(SPACE, population_size=5, seed=1),
+    "pso": lambda: PSOSampler(SPACE, population_size=5, seed=1),
 }
 
 

@@ -181,7 +181,8 @@ class _Slots(_Replay):
         return Population(known, self.slots, self.memory)
 
     def free(self) -> list[int]:
-        return [s for s in self.slots if s not in {place.slot for place in self.pending}]
+        busy = {place.slot for place in self.pending if place.k == 0}
+        return [s for s in self.slots if s not in busy]
 
     def place(self) -> Place:
         if self.free() and all(Place(self.generation, s) in self.claimed for s in self.free()):
@@ -206,7 +207,8 @@ class _Slots(_Replay):
                 pairs.append((target, child))
         self.begun = len(self.results)
         size = self.algorithm.population_size(len(self.box), len(self.results))
-        members = {s: self.member(s, self.generation) for s in self.free()}
+        flying = {place.slot for place in self.pending}
+        members = {s: self.member(s, self.generation) for s in self.slots if s not in flying}
         known = {s: member for s, member in members.items() if member is not None}
         worst = sorted(known, key=lambda s: (known[s].rank, known[s].id))[::-1]
         gone = worst[: max(0, len(self.slots) - size)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import PartialFixedSampler
 from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from merge_optuna import testing
 from merge_optuna.samplers import (
@@ -28,6 +29,7 @@ from merge_optuna.samplers import (
 from merge_optuna.samplers._log import own_claim
 from merge_optuna.samplers._population import TooFewMembers, _Slots
 from tests.samplers import replay
+from tests.samplers.storages import make_storage
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
 
@@ -192,8 +194,24 @@ def test_a_late_result_competes_with_what_its_slot_has_by_now() -> None:
     assert (place(d), saw(d), learned(d)) == ((2, 0), {0: 2}, [(0, 1), (1, 2)])
     (e,) = ask(study)
     study.tell(d, 9.0)
-    (f,) = ask(study)  # e is in flight: the slot is not free
-    assert [place(t) for t in (e, f)] == [(2, 0, 1), (2, 0, 2)]
+    (f,) = ask(study)  # that e is in flight does not hold the slot
+    assert [place(t) for t in (e, f)] == [(2, 0, 1), (3, 0)]
+    study.tell(e, 1.0)
+    study.tell(f, 2.0)
+    (g,) = ask(study)
+    assert (place(g), saw(g)) == ((4, 0), {0: e.number})
+    assert learned(g)[2:] == [(2, 3), (2, 4), (4, 5)]
+
+
+def test_twice_as_many_in_flight_as_slots() -> None:
+    study = make_study(size=2)
+    flying = ask(study, 4)
+    for _ in range(20):
+        study.tell(flying.pop(0), 1.0)
+        flying += ask(study)
+    own = [place(n, study) for n in range(24) if len(place(n, study)) == 2]
+    assert own == [(i // 2, i % 2) for i in range(len(own))]
+    assert len(own) > 8
 
 
 def test_when_all_slots_are_taken_the_least_occupied_gets_a_further_candidate() -> None:
@@ -370,6 +388,36 @@ def test_a_late_claim_never_begins_a_generation(same_process: bool) -> None:
     assert (place(a), saw(a)) == ((3, 0), {0: 3, 1: 5, 2: 6})
     (b,) = ask(make_study(study._storage))
     assert (place(b), saw(b)) == ((3, 1), {0: 3, 1: 5, 2: 6})
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_late_claim_below_the_beginning_of_a_generation() -> None:
+    """All free slots have had their candidate, but it is the trial above that may go on."""
+    study = make_study(size=2)
+    for trial in ask(study, 2):
+        study.tell(trial, 1.0)
+    (c,) = ask(study)
+    study.tell(c, 1.0)
+    (d,) = ask(study)
+    late = study._storage.create_new_trial(study._study_id)
+    (e,) = ask(study)
+    assert [place(t) for t in (c, d, e)] == [(1, 0), (1, 1), (2, 0)]
+    trial = optuna.Trial(make_study(study._storage, size=2), late)
+    assert place(trial) == (1, 0, 1)
+
+
+def test_an_added_trial_that_claims_late_reads_those_above_it(tmp_path: Path) -> None:
+    """A database's last read, which study.ask makes before it takes the trial, will not do."""
+    study = make_study(make_storage("sqlite", tmp_path))
+    (a,) = ask(study)
+    space = {"x": SPACE["x"]}
+    study.add_trial(create_trial(params={"x": 0.5}, distributions=space, state=TrialState.WAITING))
+    other = make_study(make_storage("sqlite", tmp_path))
+    # It has looked for waiting trials just before that one was added.
+    above = optuna.Trial(other, other._storage.create_new_trial(other._study_id))
+    added = study.ask()
+    assert [t.number for t in (a, added, above)] == [0, 1, 2]
+    assert [place(t) for t in (a, added, above)] == [(0, 0), (0, 2), (0, 1)]
 
 
 @pytest.mark.usefixtures("impatient")
