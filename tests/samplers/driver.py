@@ -139,14 +139,14 @@ def workers(folder: Path, sampler: str, kind: str, total: int) -> list[int]:
     Worker 1 is slow between creating a trial and signing it, and between signing and claiming;
     worker 2 evaluates ten times slower; worker 3 is killed inside an ask, between owner and claim.
     """
-    _stored._PATIENCE_UNOWNED = 3.0  # the person's trial costs every worker that much
+    _stored._PATIENCE_UNOWNED = 2.0  # the person's trial costs every worker that much
     make = lambda: make_storage(kind, folder)  # noqa: E731
     study = optuna.create_study(study_name="s", storage=make())
     study.ask()  # a person's trial, running for ever
 
     def hesitate(k: int, method: str, after: bool) -> None:
         if after and method in ("create_new_trial", "set_trial_system_attr"):
-            time.sleep(0.3)
+            time.sleep(0.15)
 
     kill = kill_at(WRITES.index("owner") + 1, after=True, trial=3)
     hooks: list[WriteHook | None] = [None, hesitate, None, kill]
