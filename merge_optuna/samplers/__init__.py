@@ -13,6 +13,14 @@ from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate, Member, own_
 from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
 from merge_optuna.samplers._stored import StoredSampler
+from merge_optuna.samplers._variation import (
+    SBX,
+    Gaussian,
+    Genetic,
+    IsoLine,
+    PolynomialMutation,
+    Variation,
+)
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 from merge_optuna.samplers.de import (
     DE,
@@ -26,6 +34,14 @@ from merge_optuna.samplers.de import (
     Fixed,
     LinearReduction,
     Rand,
+)
+from merge_optuna.samplers.ga import (
+    GA,
+    FitnessProportional,
+    GASampler,
+    Generational,
+    Tournament,
+    Truncation,
 )
 from merge_optuna.samplers.pso import (
     PSO,
@@ -41,9 +57,11 @@ from merge_optuna.samplers.pso import (
 
 __all__ = [
     "DE",
+    "GA",
     "JDE",
     "PARTIAL",
     "PSO",
+    "SBX",
     "SHADE",
     "SURPLUS",
     "Absorb",
@@ -63,13 +81,20 @@ __all__ = [
     "DESampler",
     "DistributionAlgorithm",
     "Dither",
+    "FitnessProportional",
     "Fixed",
+    "GASampler",
+    "Gaussian",
+    "Generational",
+    "Genetic",
     "GlobalBest",
     "Inertia",
+    "IsoLine",
     "LinearReduction",
     "Member",
     "Midpoint",
     "PSOSampler",
+    "PolynomialMutation",
     "Population",
     "PopulationAlgorithm",
     "PopulationSampler",
@@ -78,6 +103,9 @@ __all__ = [
     "Resample",
     "Ring",
     "StoredSampler",
+    "Tournament",
+    "Truncation",
+    "Variation",
     "fail_dead_trials",
     "own_claim",
     "owner_alive",
