@@ -43,6 +43,7 @@ from merge_optuna.samplers.ga import (
     Tournament,
     Truncation,
 )
+from merge_optuna.samplers.map_elites import Descriptor, MAPElites, MAPElitesSampler
 from merge_optuna.samplers.pso import (
     PSO,
     Absorb,
@@ -79,6 +80,7 @@ __all__ = [
     "CurrentToBest",
     "CurrentToPBest",
     "DESampler",
+    "Descriptor",
     "DistributionAlgorithm",
     "Dither",
     "FitnessProportional",
@@ -91,6 +93,8 @@ __all__ = [
     "Inertia",
     "IsoLine",
     "LinearReduction",
+    "MAPElites",
+    "MAPElitesSampler",
     "Member",
     "Midpoint",
     "PSOSampler",
