@@ -44,6 +44,7 @@ from merge_optuna.samplers.ga import (
     Truncation,
 )
 from merge_optuna.samplers.map_elites import Descriptor, MAPElites, MAPElitesSampler
+from merge_optuna.samplers.niches import NaturalNiches, Niches, NichesSampler
 from merge_optuna.samplers.pso import (
     PSO,
     Absorb,
@@ -97,6 +98,9 @@ __all__ = [
     "MAPElitesSampler",
     "Member",
     "Midpoint",
+    "NaturalNiches",
+    "Niches",
+    "NichesSampler",
     "PSOSampler",
     "PolynomialMutation",
     "Population",
