@@ -114,11 +114,12 @@ def _alone(
         _stored._PATIENCE_UNOWNED = 0.3  # nobody else is there
         search(sampler, wrap(make()), total, name=name)
 
-    for write in range(1, len(WRITES) + 1):
+    names = WRITES["journal" if "journal" in name else "sqlite"]
+    for write in range(1, len(names) + 1):
         for after in (False, True):
             kill = kill_at(write, after=after, trial=2)
             pid = fork(lambda k=kill: work(lambda storage: on_write(storage, k), 10**6))
-            _reap(pid, f"{'after' if after else 'before'} {WRITES[write - 1]}", kills)
+            _reap(pid, f"{'after' if after else 'before'} {names[write - 1]}", kills)
     for _ in range(options.timed):
         pid = fork(lambda: work(lambda storage: storage, 10**6))
         time.sleep(rng.uniform(0.1, 1.5))

@@ -119,5 +119,5 @@ class ArchiveSampler(StoredSampler):
                 break
         log.see(trials, log.unread(trials, len(trials)))
         book = log.book(digest)
-        self._catch_up(book, box, self._seed_of(study))
+        self._catch_up(book, box)
         return self._algorithm.start(box) if book.memory is None else book.memory

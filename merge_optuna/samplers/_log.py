@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from merge_optuna.samplers._owner import KILLED
+from merge_optuna.samplers._owner import CLAIM, KILLED
 from merge_optuna.samplers._scores import SCORES, unpack
 
 if TYPE_CHECKING:
     from merge_optuna.samplers._box import Box, Vector
 
-CLAIM = "merge_optuna:claim"
-"""System attribute: the claim of a trial, see :class:`Claim`."""
 PARTIAL = "merge_optuna:partial"
 """System attribute: value of a pruned trial as far as it got, in the units of the objective.
 Without it the last intermediate value counts, which is something else under WilcoxonPruner."""
@@ -80,6 +78,7 @@ class Claim:
         seen: numbers of the trials that finished since the previous claim, as this worker read
             them.
         vectors: the candidate, name -> base64 of little-endian float64: no bit changes.
+        owner: who runs the trial, if that has not been stored before.
     """
 
     trial: int
@@ -91,6 +90,7 @@ class Claim:
     seen: tuple[int, ...]
     vectors: Mapping[str, str]
     k: int = 0
+    owner: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
@@ -109,7 +109,7 @@ class Claim:
 
     def again(self, trial: int, seen: tuple[int, ...] = ()) -> Claim:
         """The same candidate, proposed once more by another trial."""
-        return replace(self, trial=trial, attempt=self.attempt + 1, seen=seen)
+        return replace(self, trial=trial, attempt=self.attempt + 1, seen=seen, owner=None)
 
     @property
     def candidate(self) -> Candidate:

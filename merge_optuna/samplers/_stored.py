@@ -17,7 +17,7 @@ import time
 import zlib
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,7 +33,6 @@ from merge_optuna.errors import StudyError
 from merge_optuna.samplers import _owner
 from merge_optuna.samplers._box import Box, value_at
 from merge_optuna.samplers._log import (
-    CLAIM,
     SURPLUS,
     Book,
     Candidate,
@@ -43,6 +42,7 @@ from merge_optuna.samplers._log import (
     held_claim,
     own_claim,
 )
+from merge_optuna.samplers._owner import CLAIM
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -57,6 +57,7 @@ CANDIDATE, INDEPENDENT, OUTSIDER, LEARN = range(4)
 _PATIENCE_UNOWNED = 5.0  # seconds from the creation of a trial to its owner: milliseconds
 _PATIENCE_OWNED = 120.0  # from its owner to its claim: a journal lock takes up to 30 s
 _KEPT_CLAIMS = 64
+_FEW = 64  # trials that are folded in no time
 _STEP_ASIDE = 0.5  # seconds a higher-numbered trial gets to claim again after a clash
 
 
@@ -197,9 +198,10 @@ class StoredSampler(BaseSampler):
         """Sign and claim; everything else is derived from what this stores."""
         try:
             self._refuse(study)
-            _owner.sign(study, trial)
             # Trial(study, id) in another process comes here a second time.
-            if compat.FIXED_PARAMS not in trial.system_attrs and own_claim(trial) is None:
+            if compat.FIXED_PARAMS in trial.system_attrs or own_claim(trial) is not None:
+                _owner.sign(study, trial)
+            else:
                 self._claim(study, trial)
         except BaseException:  # Optuna would leave it running
             compat.set_system_attr(study, trial, SURPLUS, "never evaluated")
@@ -260,7 +262,10 @@ class StoredSampler(BaseSampler):
     def _claim(self, study: Study, trial: FrozenTrial) -> None:
         trials = self._at_hand(study, trial)
         while True:
-            trials = self._wait_for_lower(study, trial.number, trials)
+            at_once = trials is not None
+            if trials is None:
+                _owner.sign(study, trial)  # before anything that takes its time
+                trials = self._wait_for_lower(study, trial.number)
             with self._lock:
                 log = self._notes_of(study).log
                 if log.front > trial.number:
@@ -270,6 +275,8 @@ class StoredSampler(BaseSampler):
                         trials = None
                         continue
                     claim = self._next_claim(study, trial, trials, log)
+                    if at_once:
+                        claim = replace(claim, owner=_owner.signature(trial))
                     compat.set_system_attr(study, trial, CLAIM, claim.to_json())
                 except BaseException:
                     log.reset()  # it may have read results that no stored claim lists
@@ -283,41 +290,53 @@ class StoredSampler(BaseSampler):
             trials = None
 
     def _at_hand(self, study: Study, trial: FrozenTrial) -> Sequence[FrozenTrial] | None:
-        """What was read a moment ago, if it will do."""
-        return compat.trials_at_hand(study, trial.number) if self._young(trial) else None
+        """What Optuna has read a moment ago, if that is enough to claim at once.
+
+        It is if everybody below has claimed and lives (or is not waited for) and little is to be
+        folded. Reading again and signing first would double the time of an ask on a database.
+        """
+        trials = compat.trials_at_hand(study, trial.number) if self._young(trial) else None
+        if trials is None:
+            return None
+        with self._lock:
+            notes = self._notes_of(study)
+            few = trial.number - notes.log.front < _FEW
+            running = self._running(study, trials, trial.number)
+            claimed = all(own_claim(t) or t.number in notes.given_up for t in running)
+        alive = all(_owner.owner_alive(t) is not False for t in running)
+        return trials if few and claimed and alive else None
 
     def _young(self, trial: FrozenTrial) -> bool:
         """Whether all trials above this one still wait for it to claim."""
         waited = bool(trial.params) or _copied_claim(trial) is not None  # for a worker to take it
         return not waited and _age(trial) < _PATIENCE_UNOWNED / 2
 
-    def _wait_for_lower(
-        self, study: Study, number: int, trials: Sequence[FrozenTrial] | None
-    ) -> Sequence[FrozenTrial]:
-        """All trials, once every lower-numbered running one has claimed or is given up on.
-
-        ``trials`` are looked at first if given; if they do not tell that, they are read.
-        """
+    def _wait_for_lower(self, study: Study, number: int) -> list[FrozenTrial]:
+        """All trials, once every lower-numbered running one has claimed or is given up on."""
         pause = 0.01
         while True:
-            read = trials is None
-            trials = trials or compat.all_trials(study)
+            trials = compat.all_trials(study)
             with self._lock:
                 notes = self._notes_of(study)
-                unfinished = [n for n in notes.log.open if n < number]
-                unfinished += range(notes.log.front, number)
-                running = [trials[n] for n in unfinished if trials[n].state == TrialState.RUNNING]
+                running = self._running(study, trials, number)
                 dead = [t for t in running if _owner.owner_alive(t) is False]
                 waiting = [t for t in running if notes.may_claim(t)]
-            if not dead and not waiting:
-                return trials
-            trials = None
-            if read and dead:
+            if dead:
                 for t in dead:
                     _owner.fail_as_killed(study, t)
-            elif read:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.25)
+                continue
+            if not waiting:
+                return trials
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
+
+    def _running(
+        self, study: Study, trials: Sequence[FrozenTrial], number: int
+    ) -> list[FrozenTrial]:
+        """The running trials below a number."""
+        log = self._notes_of(study).log
+        unfinished = [*(n for n in log.open if n < number), *range(log.front, number)]
+        return [trials[n] for n in unfinished if trials[n].state == TrialState.RUNNING]
 
     def _next_claim(
         self, study: Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], log: Log

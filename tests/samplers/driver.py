@@ -23,7 +23,16 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from merge_optuna.samplers import CmaEsSampler, DESampler, PSOSampler, StoredSampler, _stored
+from merge_optuna.samplers import (
+    CmaEsSampler,
+    DESampler,
+    GASampler,
+    MAPElitesSampler,
+    NichesSampler,
+    PSOSampler,
+    StoredSampler,
+    _stored,
+)
 from merge_optuna.testing import WriteHook, kill_at, on_write
 from tests.samplers.storages import make_storage
 
@@ -32,12 +41,21 @@ SPACE = {
     "y": FloatDistribution(1e-3, 1, log=True),
     "k": IntDistribution(0, 9),
 }
-WRITES = ("create", "owner", "claim", "x", "y", "k", "report", "attribute", "constraint", "tell")
+_AFTER_THE_CLAIM = ("x", "y", "k", "report", "attribute", "constraint", "tell")
+WRITES = {
+    "journal": ("create", "owner", "claim", *_AFTER_THE_CLAIM),
+    "sqlite": ("create", "claim", *_AFTER_THE_CLAIM),  # at once, if nobody is waited for
+}
 
 SAMPLERS: dict[str, Callable[[], StoredSampler]] = {
     "cmaes": lambda: CmaEsSampler(SPACE, seed=1),
     "de": lambda: DESampler(SPACE, population_size=5, seed=1),
     "pso": lambda: PSOSampler(SPACE, population_size=5, seed=1),
+    "ga": lambda: GASampler(SPACE, population_size=5, seed=1),
+    "map-elites": lambda: MAPElitesSampler(
+        SPACE, descriptors={"x": (-1, 2, 4)}, initial=5, seed=1
+    ),
+    "niches": lambda: NichesSampler(SPACE, archive_size=5, seed=1),
 }
 
 
@@ -122,7 +140,7 @@ def kills(
         own = folder / instant
         shutil.copytree(template, own)
         when, write = instant.split()
-        kill = kill_at(WRITES.index(write) + 1, after=when == "after")
+        kill = kill_at(WRITES[kind].index(write) + 1, after=when == "after")
         killed = fork(lambda: search(sampler, on_write(make_storage(kind, own), kill), total))
         assert wait(killed) == -signal.SIGKILL
         assert wait(fork(lambda: restart(own))) == 0
@@ -137,7 +155,8 @@ def workers(folder: Path, sampler: str, kind: str, total: int) -> list[int]:
     """Four workers and a person on one study; the results stay in the storage.
 
     Worker 1 is slow between creating a trial and signing it, and between signing and claiming;
-    worker 2 evaluates ten times slower; worker 3 is killed inside an ask, between owner and claim.
+    worker 2 evaluates ten times slower; worker 3 is killed at the third write of a trial: between
+    owner and claim, or after the claim (SQLite).
     """
     _stored._PATIENCE_UNOWNED = 2.0  # the person's trial costs every worker that much
     make = lambda: make_storage(kind, folder)  # noqa: E731
@@ -148,7 +167,7 @@ def workers(folder: Path, sampler: str, kind: str, total: int) -> list[int]:
         if after and method in ("create_new_trial", "set_trial_system_attr"):
             time.sleep(0.15)
 
-    kill = kill_at(WRITES.index("owner") + 1, after=True, trial=3)
+    kill = kill_at(3, after=False, trial=3)
     hooks: list[WriteHook | None] = [None, hesitate, None, kill]
 
     def worker(i: int) -> None:

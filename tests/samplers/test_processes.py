@@ -21,8 +21,7 @@ from tests.samplers.driver import SAMPLERS, SPACE, WRITES, objective
 from tests.samplers.storages import make_storage
 
 ROOT = Path(__file__).parents[2]
-INSTANTS = [f"{when} {write}" for write in WRITES for when in ("before", "after")]
-ALL = ("de", "sqlite")  # is killed at all of them, the others at three
+ALL = "de"  # is killed at all of them, the others at three
 
 Drive: TypeAlias = Callable[..., Any]
 
@@ -82,7 +81,8 @@ def test_killed_at_writes_and_started_again(
 ) -> None:
     """The trial killed is the last of generation 0: what follows depends on its result."""
     some = ["before claim", "after claim", "after tell"]
-    instants = INSTANTS if (sampler, storage) == ALL else some
+    every = [f"{when} {write}" for write in WRITES[storage] for when in ("before", "after")]
+    instants = every if sampler == ALL else some
     first = max(size(sampler), 5)
     results = drive("kills", tmp_path, sampler, storage, instants, first - 1, first + 3)
     expected = reference(sampler, first + 3)
@@ -92,7 +92,7 @@ def test_killed_at_writes_and_started_again(
         assert result["kept"] == expected[:finished], instant
         assert result["params"] == expected, instant
         # Only a trial that nobody has signed yet stays behind, as nobody can tell whose it is.
-        orphans = 1 if instant in ("after create", "before owner") else 0
+        orphans = 1 if instant in ("after create", f"before {WRITES[storage][1]}") else 0
         assert result["states"].count("RUNNING") == orphans, instant
 
 
@@ -118,7 +118,7 @@ def test_four_workers_and_a_person(
     assert [n for n, state in enumerate(states) if state == "RUNNING"] == [0]
     assert 25 <= states.count("COMPLETE") + states.count("PRUNED") <= 28
     unclaimed = [states[n] for n in range(1, len(trials)) if n not in replay.claims_of(trials)]
-    assert unclaimed == ["FAIL"]  # the worker killed before its claim
+    assert unclaimed in ([], ["FAIL"])  # the worker killed, if that was before its claim
 
     assert replay.doubly_assigned(trials) == []
     assert replay.wrong_values(trials, Box(SPACE)) == []
