@@ -74,8 +74,9 @@ def main() -> None:
 
 def _run(mode: Callable[..., Any], sampler: str, kind: str, options: Any) -> dict[str, Any]:
     way = mode.__name__[1:]
-    name = f"{sampler}-{way}-{time.time():.0f}"
-    folder = options.folder / f"{name}-{'postgres' if '://' in kind else kind}"
+    where = "postgresql" if "://" in kind else kind
+    name = f"{sampler}-{way}-{where}-{time.time():.0f}"
+    folder = options.folder / name
     folder.mkdir()
     if "://" in kind:
         RDBStorage(kind)  # makes the tables
@@ -84,7 +85,7 @@ def _run(mode: Callable[..., Any], sampler: str, kind: str, options: Any) -> dic
     study = optuna.load_study(study_name=name, storage=_open(kind, folder))
     row = {
         "sampler": sampler,
-        "storage": "postgresql" if "://" in kind else kind,
+        "storage": where,
         "way": way,
         "kills": kills,
         "seconds": time.monotonic() - started,
