@@ -301,7 +301,10 @@ class StoredSampler(BaseSampler):
         with self._lock:
             notes = self._notes_of(study)
             few = trial.number - notes.log.front < _FEW
-            running = self._running(study, trials, trial.number)
+            try:
+                running = self._running(study, trials, trial.number)
+            except KeyError:
+                return None  # others have made trials meanwhile
             claimed = all(own_claim(t) or t.number in notes.given_up for t in running)
         alive = all(_owner.owner_alive(t) is not False for t in running)
         return trials if few and claimed and alive else None
