@@ -23,7 +23,16 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from merge_optuna.samplers import CmaEsSampler, DESampler, PSOSampler, StoredSampler, _stored
+from merge_optuna.samplers import (
+    CmaEsSampler,
+    DESampler,
+    GASampler,
+    MAPElitesSampler,
+    NichesSampler,
+    PSOSampler,
+    StoredSampler,
+    _stored,
+)
 from merge_optuna.testing import WriteHook, kill_at, on_write
 from tests.samplers.storages import make_storage
 
@@ -34,10 +43,14 @@ SPACE = {
 }
 WRITES = ("create", "owner", "claim", "x", "y", "k", "report", "attribute", "constraint", "tell")
 
+GRID = {"x": (-1, 2, 4)}
 SAMPLERS: dict[str, Callable[[], StoredSampler]] = {
     "cmaes": lambda: CmaEsSampler(SPACE, seed=1),
     "de": lambda: DESampler(SPACE, population_size=5, seed=1),
     "pso": lambda: PSOSampler(SPACE, population_size=5, seed=1),
+    "ga": lambda: GASampler(SPACE, population_size=5, seed=1),
+    "map-elites": lambda: MAPElitesSampler(SPACE, descriptors=GRID, initial=5, seed=1),
+    "niches": lambda: NichesSampler(SPACE, archive_size=4, initial=5, seed=1),
 }
 
 
