@@ -47,15 +47,14 @@ WRITES = {
     "sqlite": ("create", "claim", *_AFTER_THE_CLAIM),  # at once, as nobody is waited for
 }
 
+GRID = {"x": (-1, 2, 4)}
 SAMPLERS: dict[str, Callable[[], StoredSampler]] = {
     "cmaes": lambda: CmaEsSampler(SPACE, seed=1),
     "de": lambda: DESampler(SPACE, population_size=5, seed=1),
     "pso": lambda: PSOSampler(SPACE, population_size=5, seed=1),
     "ga": lambda: GASampler(SPACE, population_size=5, seed=1),
-    "map-elites": lambda: MAPElitesSampler(
-        SPACE, descriptors={"x": (-1, 2, 4)}, initial=5, seed=1
-    ),
-    "niches": lambda: NichesSampler(SPACE, archive_size=5, seed=1),
+    "map-elites": lambda: MAPElitesSampler(SPACE, descriptors=GRID, initial=5, seed=1),
+    "niches": lambda: NichesSampler(SPACE, archive_size=4, initial=5, seed=1),
 }
 
 

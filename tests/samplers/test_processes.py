@@ -23,6 +23,8 @@ from tests.samplers.storages import make_storage
 ROOT = Path(__file__).parents[2]
 ALL = "de"  # is killed at all of them, the others at three
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no per-example scores")
+
 Drive: TypeAlias = Callable[..., Any]
 
 
@@ -96,16 +98,17 @@ def test_killed_at_writes_and_started_again(
         assert result["states"].count("RUNNING") == orphans, instant
 
 
-def test_other_processes_with_another_hash_seed(tmp_path: Path) -> None:
-    with a_driver(PYTHONHASHSEED="1") as one, a_driver(PYTHONHASHSEED="2") as two:
+def test_another_process_with_another_hash_seed(tmp_path: Path) -> None:
+    with a_driver(PYTHONHASHSEED="1") as drive:
         for sampler in SAMPLERS:
-            expected = reference(sampler, 3 * size(sampler))
-            for drive in (one, two):
-                assert drive("params", tmp_path, sampler, "memory", len(expected)) == expected
+            expected = reference(sampler, max(20, 3 * size(sampler)))
+            assert drive("params", tmp_path, sampler, "memory", len(expected)) == expected
 
 
-@pytest.mark.parametrize("storage", ["sqlite", "journal"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    ("sampler", "storage"),
+    [*((sampler, "sqlite") for sampler in SAMPLERS), ("cmaes", "journal"), ("de", "journal")],
+)
 def test_four_workers_and_a_person(
     sampler: str, storage: str, drive: Drive, tmp_path: Path
 ) -> None:
