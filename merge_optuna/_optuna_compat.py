@@ -61,7 +61,11 @@ def was_stopped(study: Study) -> bool:
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether Optuna accepts ``value``; it silently replaces one that it does not."""
-    return distribution._contains(distribution.to_internal_repr(value))
+    try:
+        internal = distribution.to_internal_repr(value)
+    except ValueError:  # not a choice, not a number
+        return False
+    return distribution._contains(internal)
 
 
 def url_of(study: Study) -> str | None:

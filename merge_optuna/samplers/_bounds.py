@@ -29,7 +29,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Midpoint:
-    """Half-way between the parent and the bound (JADE, Zhang & Sanderson 2009, eq. 12)."""
+    """Half-way between the parent and the bound (JADE, Zhang & Sanderson 2009)."""
 
     def __call__(self, x: Vector, parent: Vector, rng: np.random.Generator) -> Vector:
         """See :class:`Bounds`."""
@@ -42,7 +42,7 @@ class Reflect:
 
     def __call__(self, x: Vector, parent: Vector, rng: np.random.Generator) -> Vector:
         """See :class:`Bounds`."""
-        folded = np.mod(x, 2.0)
+        folded = np.mod(np.abs(x), 2.0)
         return np.where((x < 0) | (x > 1), np.minimum(folded, 2.0 - folded), x)
 
 

@@ -345,6 +345,11 @@ class Log:
         self.seed: int | None = None
         self._unseen: dict[int, Claim] = {}
 
+    @property
+    def all_claimed(self) -> bool:
+        """Whether every unfinished trial that was folded has a claim."""
+        return None not in self.open.values()
+
     def box(self, digest: str) -> Box | None:
         """The box of a population, if this process has asked for it."""
         return self._boxes.get(digest)

@@ -1,4 +1,16 @@
-"""Differential evolution: Storn & Price 1997, and what became of it up to L-SHADE."""
+"""Differential evolution: Storn & Price 1997, and what became of it up to L-SHADE.
+
+Where the papers let a child that is as good as its target replace it, it does not here: this
+package selects by strict improvement everywhere.
+
+- Storn & Price: Differential evolution, J. of Global Optimization 11, 1997.
+- Brest et al.: Self-adapting control parameters in differential evolution (jDE), IEEE
+  Transactions on Evolutionary Computation 10(6), 2006.
+- Zhang & Sanderson: JADE, IEEE Transactions on Evolutionary Computation 13(5), 2009.
+- Tanabe & Fukunaga: Success-history based parameter adaptation (SHADE), CEC 2013.
+- Tanabe & Fukunaga: Improving the search performance of SHADE using linear population size
+  reduction (L-SHADE), CEC 2014.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +42,10 @@ if TYPE_CHECKING:
 
 
 class Mutation(Protocol):
-    """How the mutant of a slot is made from the population."""
+    """How the mutant of a slot is made from the population.
+
+    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
+    """
 
     @property
     def archive(self) -> float:
@@ -44,7 +59,7 @@ class Mutation(Protocol):
 
 @dataclass(frozen=True)
 class Rand:
-    """DE/rand/1: x_a + F (x_b − x_c)."""
+    """DE/rand/1: x_a + F (x_b − x_c) (Storn & Price 1997); draws a, b, c at once."""
 
     archive = 0.0
 
@@ -58,7 +73,7 @@ class Rand:
 
 @dataclass(frozen=True)
 class Best:
-    """DE/best/1: x_best + F (x_a − x_b)."""
+    """DE/best/1: x_best + F (x_a − x_b); draws a, b at once."""
 
     archive = 0.0
 
@@ -72,7 +87,7 @@ class Best:
 
 @dataclass(frozen=True)
 class CurrentToBest:
-    """DE/current-to-best/1: x_i + F (x_best − x_i) + F (x_a − x_b)."""
+    """DE/current-to-best/1: x_i + F (x_best − x_i) + F (x_a − x_b); draws a, b at once."""
 
     archive = 0.0
 
@@ -87,17 +102,27 @@ class CurrentToBest:
 
 @dataclass(frozen=True)
 class CurrentToPBest:
-    """DE/current-to-pbest/1: x_i + F (x_pbest − x_i) + F (x_a − x_b) (JADE, eq. 4 and 6).
+    """DE/current-to-pbest/1: x_i + F (x_pbest − x_i) + F (x_a − x_b) (JADE, eq. 6 and 7).
+
+    Draws p if it is a range, then x_pbest, then a, then b; a and b are neither i nor each other.
 
     Attributes:
-        p: share of the population that x_pbest is drawn from (two members at least), or a range
-            (low, high) from which it is drawn anew for every mutant; low = None is 2 / size.
+        p: share of the population that x_pbest is drawn from (two members at least): JADE's 0.05
+            to 0.2, L-SHADE's 0.11; or a range (low, high) from which it is drawn anew for every
+            mutant, low = None being 2 / size: SHADE's is (None, 0.2).
         archive: x_b is drawn from the population and the members it has beaten; how many of the
-            latter are kept, in population sizes.
+            latter are kept, in population sizes: 1 in JADE and SHADE, 2.6 in L-SHADE.
     """
 
     p: float | tuple[float | None, float] = 0.1
     archive: float = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = self.p if isinstance(self.p, tuple) else (self.p, self.p)
+        if not 0 < (high if low is None else low) <= high <= 1:
+            raise StudyError(f"p must be in (0, 1], or two such numbers in order, got {self.p}.")
+        if not 0 <= self.archive < math.inf:
+            raise StudyError(f"archive must not be negative, got {self.archive}.")
 
     def __call__(
         self, population: Population, slot: int, F: float, rng: np.random.Generator
@@ -107,27 +132,31 @@ class CurrentToPBest:
         if isinstance(p, tuple):
             low = 2 / size if p[0] is None else p[0]
             p = low + (p[1] - low) * rng.random()
-        best = population.ranked[int(rng.integers(max(2, round(p * size))))]
+        top = population.ranked[: max(2, _nearest(p * size))]
+        best = top[int(rng.integers(len(top)))]
         (a,) = population.others(slot, 1, rng)
-        x, b = population[slot].x, self._second(population, slot, a, rng)
+        beaten: Sequence[Vector] = population.memory.beaten
+        seconds = [m.x for s, m in population.members.items() if s != slot and m is not a]
+        seconds.extend(beaten)
+        if not seconds:
+            raise TooFewMembers
+        x, b = population[slot].x, seconds[int(rng.integers(len(seconds)))]
         return x + F * (best.x - x) + F * (a.x - b)
 
-    def _second(
-        self, population: Population, slot: int, a: Member, rng: np.random.Generator
-    ) -> Vector:
-        beaten: Sequence[Vector] = population.memory.beaten
-        others = [m for s, m in population.members.items() if s != slot and m is not a]
-        if not others and not beaten:
-            raise TooFewMembers
-        i = int(rng.integers(len(others) + len(beaten)))
-        return others[i].x if i < len(others) else beaten[i - len(others)]
+
+def _nearest(x: float) -> int:
+    """The nearest integer, the upper one in the middle: ``round`` of the papers' own code."""
+    return math.floor(x + 0.5)
 
 
 # -- F and CR ---------------------------------------------------------------------------------
 
 
 class Adaptation(Protocol):
-    """Where the scale factor F and the crossover rate CR of a mutant come from."""
+    """Where the scale factor F and the crossover rate CR of a mutant come from.
+
+    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
+    """
 
     def start(self) -> Any:
         """What is learned, in generation 0."""
@@ -141,10 +170,14 @@ class Adaptation(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same F and CR for every mutant."""
+    """The same F and CR for every mutant: 0.5 and 0.9 are first choices of Storn & Price 1997."""
 
     F: float = 0.5
     CR: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_F(self.F, self.F)
+        _check_rate("CR", self.CR)
 
     def start(self) -> None:
         """See :class:`Adaptation`."""
@@ -159,11 +192,15 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Dither:
-    """F uniform in [low, high], anew for every mutant."""
+    """F uniform in [low, high], anew for every mutant (Price, Storn & Lampinen 2005)."""
 
     low: float = 0.5
     high: float = 1.0
     CR: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_F(self.low, self.high)
+        _check_rate("CR", self.CR)
 
     def start(self) -> None:
         """See :class:`Adaptation`."""
@@ -180,9 +217,11 @@ class Dither:
 class JDE:
     """Every member has an F and a CR of its own, inherited or drawn anew (Brest et al. 2006).
 
+    The first are 0.5 and 0.9. A child that wins keeps those that made it.
+
     Attributes:
         tau: probability of a new F, and of a new CR.
-        low: F is drawn from [low, high].
+        low: a new F is uniform in [low, high], a new CR in [0, 1].
         high: see ``low``.
     """
 
@@ -190,13 +229,17 @@ class JDE:
     low: float = 0.1
     high: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_F(self.low, self.high)
+        _check_rate("tau", self.tau)
+
     def start(self) -> None:
         """See :class:`Adaptation`."""
 
     def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
         """See :class:`Adaptation`."""
         F, CR = target.hidden.get("F_CR", (0.5, 0.9))
-        r = rng.random(4)  # eq. 10 and 11
+        r = rng.random(4)  # rand_1 ... rand_4 of the paper
         if r[1] < self.tau:
             F = self.low + r[0] * (self.high - self.low)
         if r[3] < self.tau:
@@ -211,14 +254,21 @@ class JDE:
 class SHADE:
     """F and CR from a memory of what has worked (Tanabe & Fukunaga 2013; L-SHADE 2014).
 
+    Draws the entry, then CR, then F until it is positive.
+
     Attributes:
         memory: number H of remembered means of F and CR.
-        terminal: L-SHADE's version of 2014: the mean of CR is a Lehmer mean too, and once only
-            CR = 0 has worked an entry stays 0 for ever.
+        terminal: L-SHADE's version of 2014: the mean of CR is a Lehmer mean too, and an entry for
+            which only CR = 0 has worked means 0 for ever (Algorithm 1 there; the code that its
+            authors published overwrites it).
     """
 
     memory: int = 100
     terminal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory < 1:
+            raise StudyError(f"memory must be at least 1, got {self.memory}.")
 
     def start(self) -> _History:
         """All means are 0.5."""
@@ -227,17 +277,19 @@ class SHADE:
     def draw(
         self, learned: _History, target: Member, rng: np.random.Generator
     ) -> tuple[float, float]:
-        """F from a Cauchy, CR from a normal distribution around a random entry (eq. 1 and 2)."""
+        """F from a Cauchy, CR from a normal distribution around a random entry."""
         i = int(rng.integers(self.memory))
         mean = learned.CR[i]
         CR = 0.0 if math.isnan(mean) else float(np.clip(rng.normal(mean, 0.1), 0.0, 1.0))
         F = 0.0
-        while F <= 0:
+        while F <= 0:  # drawn again, not cut off
             F = float(learned.F[i] + 0.1 * rng.standard_cauchy())
         return min(F, 1.0), CR
 
     def learn(self, learned: _History, won: Sequence[tuple[Member, Member]]) -> _History:
         """One entry becomes the mean of the winners, weighted by how much they won by."""
+        # Candidates drawn as in generation 0, because there were too few members, have no F.
+        won = [(target, child) for target, child in won if "F_CR" in child.hidden]
         if not won:
             return learned
         F, CR = np.array([child.hidden["F_CR"] for _, child in won]).T
@@ -246,7 +298,7 @@ class SHADE:
         means_F[i] = _lehmer(F, weights)
         if not self.terminal:
             means_CR[i] = np.sum(weights * CR)
-        elif math.isnan(means_CR[i]) or CR.max() == 0:
+        elif math.isnan(means_CR[i]) or np.sum(weights * CR) == 0:
             means_CR[i] = math.nan
         else:
             means_CR[i] = _lehmer(CR, weights)
@@ -266,16 +318,29 @@ class _History:
 
 
 def _gains(won: Sequence[tuple[Member, Member]]) -> Vector:
-    """Share of every winner in the improvement (eq. 7 and 9)."""
+    """The weights of the winners: the share of each in the improvement."""
     gains = np.array([target.rank.worse_by(child.rank) for target, child in won])
     finite = gains[np.isfinite(gains)]
     # A child that completes where its target did not has gained as much as the best.
     gains[~np.isfinite(gains)] = finite.max() if finite.size else 1.0
-    return np.asarray(gains / gains.sum())
+    gains = np.ldexp(gains, -np.frexp(gains.max())[1])  # exact; penalties of 1e308 have a sum
+    return np.asarray(gains / np.sum(gains))
 
 
 def _lehmer(values: Vector, weights: Vector) -> float:
+    """The weighted Lehmer mean Σ w v² / Σ w v."""
     return float(np.sum(weights * values**2) / np.sum(weights * values))
+
+
+def _check_F(low: float, high: float) -> None:
+    if not 0 < low <= high <= 2:
+        got = f"{low}" if low == high else f"[{low}, {high}]"
+        raise StudyError(f"F must be in (0, 2], the lower bound first, got {got}.")
+
+
+def _check_rate(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise StudyError(f"{name} must be in [0, 1], got {value}.")
 
 
 # -- Population size --------------------------------------------------------------------------
@@ -293,10 +358,16 @@ class LinearReduction:
     budget: int
     to: int = 4
 
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise StudyError(f"budget must be at least 1, got {self.budget}.")
+        if self.to < 4:
+            raise StudyError(f"to must be at least 4, got {self.to}.")
+
     def __call__(self, initial: int, evaluations: int) -> int:
         """Population size after so many evaluations."""
-        done = min(1.0, evaluations / self.budget)
-        return min(initial, round(initial + (self.to - initial) * done))
+        done = min(evaluations, self.budget)
+        return min(initial, _nearest((self.to - initial) * done / self.budget + initial))
 
 
 # -- The algorithm ----------------------------------------------------------------------------
@@ -315,7 +386,12 @@ _RAND, _FIXED, _MIDPOINT = Rand(), Fixed(), Midpoint()
 
 @dataclass(frozen=True)
 class DE(PopulationAlgorithm):
-    """Differential evolution with binomial crossover; the options are those of DESampler."""
+    """Differential evolution with binomial crossover; the options are those of DESampler.
+
+    A candidate draws F and CR, then the members of its mutant, then what its bounds need, then
+    the crossover mask, then the coordinate that is crossed in any case. A generation draws the
+    part of the archive that stays, if it has grown too large.
+    """
 
     mutation: Mutation = _RAND
     adaptation: Adaptation = _FIXED
@@ -323,8 +399,18 @@ class DE(PopulationAlgorithm):
     reduction: LinearReduction | None = None
     bounds: Bounds = _MIDPOINT
 
+    def __post_init__(self) -> None:
+        size, reduction = self.size, self.reduction
+        if size is not None and size < 4:
+            raise StudyError(f"population_size must be at least 4, got {size}.")
+        if size is not None and reduction is not None and reduction.budget <= size:
+            raise StudyError(
+                f"The budget of {reduction.budget} evaluations ends with the first generation of "
+                f"{size}: raise it or choose a smaller population_size."
+            )
+
     def population_size(self, n: int, evaluations: int = 0) -> int:
-        """10 n between 20 and 100 (Storn & Price recommend 10 n), unless given."""
+        """10 n between 20 and 100, unless given (Storn & Price advise 5 n to 10 n)."""
         size = self.size or min(max(10 * n, 20), 100)
         return self.reduction(size, evaluations) if self.reduction else size
 
@@ -333,7 +419,7 @@ class DE(PopulationAlgorithm):
         return _Memory(self.adaptation.start())
 
     def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
-        """Mutation, bounds, binomial crossover with the slot's member."""
+        """Mutation, bounds, binomial crossover with the slot's member; F and CR are kept."""
         target = population[slot]
         F, CR = self.adaptation.draw(population.memory.learned, target, rng)
         mutant = self.mutation(population, slot, F, rng)
@@ -341,8 +427,7 @@ class DE(PopulationAlgorithm):
         cross = rng.random(mutant.size) < CR
         cross[rng.integers(mutant.size)] = True  # at least one coordinate
         x = np.where(cross, mutant, target.x)
-        fixed = isinstance(self.adaptation, Fixed)
-        return Candidate(x, {} if fixed else {"F_CR": np.array([F, CR])})
+        return Candidate(x, {"F_CR": np.array([F, CR])})
 
     def learn(
         self,
@@ -350,11 +435,15 @@ class DE(PopulationAlgorithm):
         generation: Sequence[tuple[Member, Member]],
         rng: np.random.Generator,
     ) -> _Memory:
-        """Winners teach the adaptation, the beaten go to the archive; random ones leave it."""
+        """Winners teach the adaptation, the beaten go to the archive; random ones leave it.
+
+        Only once, down to the size that the next generation allows (L-SHADE, Algorithm 2, trims
+        before and after the reduction: as random).
+        """
         memory: _Memory = population.memory
         won = [(target, child) for target, child in generation if child.rank < target.rank]
         beaten = [*memory.beaten, *(target.x for target, _ in won)]
-        limit = round(self.mutation.archive * len(population.slots))
+        limit = _nearest(self.mutation.archive * len(population.slots))
         if len(beaten) > limit:
             kept = sorted(rng.choice(len(beaten), limit, replace=False))
             beaten = [beaten[i] for i in kept]
@@ -401,8 +490,6 @@ class DESampler(PopulationSampler):
         seed: int | None = None,
         max_attempts: int = 3,
     ) -> None:
-        if population_size is not None and population_size < 4:
-            raise StudyError(f"population_size must be at least 4, got {population_size}.")
         super().__init__(
             DE(mutation, adaptation, population_size, reduction, bounds),
             search_space,
@@ -418,7 +505,10 @@ class DESampler(PopulationSampler):
         search_space: Mapping[str, BaseDistribution],
         *,
         population_size: int | None = None,
-        **options: Any,
+        bounds: Bounds = _MIDPOINT,
+        initial_population: Sequence[Mapping[str, Any]] = (),
+        seed: int | None = None,
+        max_attempts: int = 3,
     ) -> DESampler:
         """L-SHADE (Tanabe & Fukunaga 2014): the strongest variant if the budget is known.
 
@@ -428,14 +518,25 @@ class DESampler(PopulationSampler):
         Args:
             budget: number of trials of the whole search.
             search_space: parameter name -> distribution.
-            population_size: that of the first generation.
-            options: the other arguments of :class:`DESampler`.
+            population_size: that of the first generation, 18 for each of n parameters by default.
+            bounds: this and the others as for :class:`DESampler`.
+            initial_population: see there.
+            seed: see there.
+            max_attempts: see there.
+
+        Raises:
+            StudyError: if the budget ends with the first generation, and as for the class.
         """
+        if population_size is None:
+            population_size = max(4, 18 * len(Box(search_space, categorical=True)))
         return cls(
             search_space,
             mutation=CurrentToPBest(0.11, archive=2.6),
             adaptation=SHADE(memory=6, terminal=True),
-            population_size=population_size or 18 * len(Box(search_space, categorical=True)),
+            population_size=population_size,
             reduction=LinearReduction(budget),
-            **options,
+            bounds=bounds,
+            initial_population=initial_population,
+            seed=seed,
+            max_attempts=max_attempts,
         )

@@ -250,3 +250,25 @@ def test_from_mergekit(task: Task, tmp_path: Path) -> None:
     assert float(told["best found"]) >= float(told["yours"])
     for found in (mo.Checkpoint(tmp_path / "merged"), mo.Recipe.read(tmp_path / "merged.yml")):
         assert objective.score(found) == float(told["best found"])
+
+
+def test_plain_objective(tmp_path: Path) -> None:
+    """A killed search goes on with the trials it would have run anyway."""
+
+    def start(name: str) -> processes.Running:
+        return processes.script(
+            EXAMPLES / "plain_objective.py", f"sqlite:///{tmp_path}/{name}.db", cwd=tmp_path
+        )
+
+    def trials(name: str) -> list[optuna.trial.FrozenTrial]:
+        url = f"sqlite:///{tmp_path}/{name}.db"
+        return [t for t in optuna.load_study(study_name="svc", storage=url).trials if t.value]
+
+    killed, whole = start("killed"), start("whole")
+    kill_after(killed, tmp_path / "killed.db", 10)
+    for run in (start("killed"), whole):
+        done = run.wait()
+        assert done.code == 0, done.err
+        assert "trials, best accuracy 0.9" in done.out
+    expected = [t.params for t in trials("whole")]
+    assert [t.params for t in trials("killed")][: len(expected)] == expected
