@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -34,6 +35,23 @@ def study_id(study: Study) -> int:
 def all_trials(study: Study) -> list[FrozenTrial]:
     """All trials, freshly read and not copied: never change them. ``trials[n].number == n``."""
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
+def trials_at_hand(study: Study, until: int) -> list[FrozenTrial] | None:
+    """The trials up to number ``until`` as this process has read them last, without reading.
+
+    ``study.ask`` reads all trials of a database just before it creates one. None if there is no
+    such cache or some are not in it.
+    """
+    storage = study._storage
+    if not isinstance(storage, _CachedStorage):
+        return None
+    with storage._lock:
+        trials = storage._studies[study._study_id].trials
+        try:
+            return [trials[number] for number in range(until + 1)]
+        except KeyError:
+            return None
 
 
 def system_attrs(study: Study, trial: FrozenTrial) -> dict[str, Any]:

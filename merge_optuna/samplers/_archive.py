@@ -86,7 +86,7 @@ class ArchiveSampler(StoredSampler):
     def _next_place(self, book: Book, box: Box, held: Collection[Place], seed: int) -> Place:
         for slot in range(len(self._initial)):
             place = Place(0, slot)
-            if not book.claimed[place[:2]] and place not in held:
+            if not book.knows(place) and place not in held:
                 return place
         first = len(self._initial) if book.told == 0 else 0
         return next_slot(book.told, max(first, book.slots[book.told]), held)

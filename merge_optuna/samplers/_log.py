@@ -282,6 +282,10 @@ class Book:
         """Slot -> number of its candidates in flight."""
         return Counter(place.slot for place in self.open)
 
+    def knows(self, place: Place) -> bool:
+        """Whether a candidate of this place has been claimed."""
+        return place in self._attempts
+
     def take(self, claim: Claim) -> bool:
         """Give the place to this claim; False if another trial has it."""
         place = claim.place

@@ -174,8 +174,8 @@ class PopulationSampler(StoredSampler):
     In each generation every slot gets one candidate, in order, drawn from the population after
     the generation before: with one worker that is the textbook. With several nothing waits. The
     next generation begins when all free slots have had their candidate; slots whose candidate is
-    still in flight are passed over and take part with what is known of them. When every slot is
-    taken, the one with the fewest candidates in flight gets a further one.
+    still in flight are passed over and take part with what is known of them. When no slot is free,
+    the one with the fewest candidates in flight gets a further one.
 
     The arguments are those of :class:`StoredSampler`.
     """
@@ -209,20 +209,23 @@ class PopulationSampler(StoredSampler):
         book.told = max(book.told, until)
 
     def _next_place(self, book: Book, box: Box, held: Collection[Place], seed: int) -> Place:
-        taken = book.taken
         if len(box) == 0:
             return next_slot(0, book.slots[0], held)
         slots: _Slots = book.memory
-        free = [slot for slot in slots.slots if not taken[slot]]
-        if free and not held and all(book.claimed[slots.generation, slot] for slot in free):
-            slots.advance(Start(len(book.records), frozenset(taken)), seed)
-            free = [slot for slot in slots.slots if not taken[slot]]
+        # Further candidates do not hold their slot: else none would ever be free with twice as
+        # many trials in flight as there are slots.
+        busy = {place.slot for place in book.open if place.k == 0}
+        free = [slot for slot in slots.slots if slot not in busy]
+        if free and not held and all(book.knows(Place(slots.generation, slot)) for slot in free):
+            slots.advance(Start(len(book.records), frozenset(book.taken)), seed)
+            free = [slot for slot in slots.slots if slot not in busy]
         for slot in free:
             place = Place(slots.generation, slot)
-            if not book.claimed[place[:2]] and place not in held:
+            if not book.knows(place) and place not in held:
                 return place
+        taken = book.taken
         slot = min(slots.slots, key=lambda slot: (taken[slot], slot))
-        place = Place(slots.generation, slot, book.claimed[slots.generation, slot])
+        place = Place(slots.generation, slot, max(1, book.claimed[slots.generation, slot]))
         while place in held:
             place = place._replace(k=place.k + 1)
         return place

@@ -250,12 +250,14 @@ class StoredSampler(BaseSampler):
     # -- Claims -------------------------------------------------------------------------------
 
     def _claim(self, study: Study, trial: FrozenTrial) -> None:
+        trials = self._at_hand(study, trial)
         while True:
-            trials = self._wait_for_lower(study, trial.number)
+            trials = self._wait_for_lower(study, trial.number, trials)
             with self._lock:
                 log = self._notes_of(study).log
                 try:
                     if not log.follow(trials, trial.number):
+                        trials = None
                         continue
                     claim = self._next_claim(study, trial, trials, log)
                     compat.set_system_attr(study, trial, CLAIM, claim.to_json())
@@ -267,12 +269,24 @@ class StoredSampler(BaseSampler):
                 alone = log.all_claimed and _age(trial) < _PATIENCE_UNOWNED / 2
             if alone or not self._clash(study, claim):
                 return
+            trials = None
 
-    def _wait_for_lower(self, study: Study, number: int) -> list[FrozenTrial]:
-        """All trials, once every lower-numbered running one has claimed or is given up on."""
+    def _at_hand(self, study: Study, trial: FrozenTrial) -> Sequence[FrozenTrial] | None:
+        """What was read a moment ago will do: a trial this young is still waited for by others."""
+        young = _age(trial) < _PATIENCE_UNOWNED / 2
+        return compat.trials_at_hand(study, trial.number) if young else None
+
+    def _wait_for_lower(
+        self, study: Study, number: int, trials: Sequence[FrozenTrial] | None
+    ) -> Sequence[FrozenTrial]:
+        """All trials, once every lower-numbered running one has claimed or is given up on.
+
+        ``trials`` are looked at first if given; if they do not tell that, they are read.
+        """
         pause = 0.01
         while True:
-            trials = compat.all_trials(study)
+            read = trials is None
+            trials = trials or compat.all_trials(study)
             with self._lock:
                 notes = self._notes_of(study)
                 unfinished = [n for n in notes.log.open if n < number]
@@ -280,14 +294,15 @@ class StoredSampler(BaseSampler):
                 running = [trials[n] for n in unfinished if trials[n].state == TrialState.RUNNING]
                 dead = [t for t in running if _owner.owner_alive(t) is False]
                 waiting = [t for t in running if notes.may_claim(t)]
-            if dead:
+            if not dead and not waiting:
+                return trials
+            trials = None
+            if read and dead:
                 for t in dead:
                     _owner.fail_as_killed(study, t)
-                continue
-            if not waiting:
-                return trials
-            time.sleep(pause)
-            pause = min(2 * pause, 0.25)
+            elif read:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.25)
 
     def _next_claim(
         self, study: Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], log: Log
