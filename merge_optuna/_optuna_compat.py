@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import JournalStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
@@ -37,21 +39,41 @@ def all_trials(study: Study) -> list[FrozenTrial]:
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
-def trials_at_hand(study: Study, until: int) -> list[FrozenTrial] | None:
+class _AtHand(Sequence["FrozenTrial"]):
+    """Trials 0 … size-1 of a study, looked up one by one: a list of thousands takes a millisecond.
+
+    Raises:
+        KeyError: for one that has not been read yet.
+    """
+
+    def __init__(self, size: int, lookup: Callable[[int], FrozenTrial]) -> None:
+        self._size, self._lookup = size, lookup
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self._lookup(n) for n in range(*number.indices(self._size))]
+        return self._lookup(number)
+
+
+def trials_at_hand(study: Study, until: int) -> Sequence[FrozenTrial] | None:
     """The trials up to number ``until`` as this process has read them last, without reading.
 
-    ``study.ask`` reads all trials of a database just before it creates one. None if there is no
-    such cache or some are not in it.
+    ``study.ask`` reads all trials just before it creates one. None if the storage keeps nothing.
+    Looking up a trial that has not been read raises a KeyError.
     """
-    storage = study._storage
-    if not isinstance(storage, _CachedStorage):
-        return None
-    with storage._lock:
-        trials = storage._studies[study._study_id].trials
-        try:
-            return [trials[number] for number in range(until + 1)]
-        except KeyError:
-            return None
+    storage, study_id = study._storage, study._study_id
+    if isinstance(storage, _CachedStorage):
+        return _AtHand(until + 1, lambda number: storage._studies[study_id].trials[number])
+    if isinstance(storage, JournalStorage):
+        known, ids = (
+            storage._replay_result,
+            storage._replay_result._study_id_to_trial_ids[study_id],
+        )
+        return _AtHand(until + 1, lambda n: known._trials[ids[n] if n < len(ids) else -1])
+    return None
 
 
 def system_attrs(study: Study, trial: FrozenTrial) -> dict[str, Any]:

@@ -144,10 +144,10 @@ class _Loop:
 
 
 def on_write(storage: BaseStorage, hook: WriteHook) -> BaseStorage:
-    """A storage that calls ``hook(k, method, after)`` around the k-th write to a trial (from 1).
+    """The same storage, but it calls ``hook(k, method, after)`` around the k-th write to a trial.
 
     The hook runs before (``after=False``) and after (True) each ``create_new_trial`` and
-    ``set_trial_…``. Heartbeats are not passed on.
+    ``set_trial_…``; k counts from 1.
     """
     writes = count(1)
 
@@ -161,20 +161,33 @@ def on_write(storage: BaseStorage, hook: WriteHook) -> BaseStorage:
             hook(k, name, True)
             return result
 
-        return staticmethod(
-            write if name.startswith(("create_new_trial", "set_trial")) else method
-        )
+        return staticmethod(write)
 
-    names = [n for n in dir(BaseStorage) if not n.startswith("_")]
-    watched: BaseStorage = type("WatchedStorage", (BaseStorage,), {n: watch(n) for n in names})()
+    names = [n for n in dir(BaseStorage) if n.startswith(("create_new_trial", "set_trial"))]
+    kind = type(storage)  # a subclass: what knows its kind of storage still finds it
+    watched: BaseStorage = object.__new__(
+        type(f"Watched{kind.__name__}", (kind,), {n: watch(n) for n in names})
+    )
+    watched.__dict__ = storage.__dict__
     return watched
 
 
-def kill_at(write: int, *, after: bool) -> WriteHook:
-    """A hook for :func:`on_write` that kills this process (SIGKILL) at the given write."""
+def kill_at(write: int, *, after: bool, trial: int = 1) -> WriteHook:
+    """A hook for :func:`on_write` that kills this process (SIGKILL).
+
+    Args:
+        write: At which write of the trial; its creation is the first.
+        after: Whether after the write or before it.
+        trial: At which of the trials that this process creates.
+    """
+    created = writes = 0
 
     def hook(k: int, method: str, is_after: bool) -> None:
-        if k == write and is_after == after:
+        nonlocal created, writes
+        if not is_after:
+            created += method == "create_new_trial"
+            writes = 1 if method == "create_new_trial" else writes + 1
+        if (created, writes, is_after) == (trial, write, after):
             os.kill(os.getpid(), signal.SIGKILL)
 
     return hook

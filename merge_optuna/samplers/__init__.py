@@ -13,6 +13,14 @@ from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate, Member, own_
 from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
 from merge_optuna.samplers._stored import StoredSampler
+from merge_optuna.samplers._variation import (
+    SBX,
+    Gaussian,
+    Genetic,
+    IsoLine,
+    PolynomialMutation,
+    Variation,
+)
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 from merge_optuna.samplers.de import (
     DE,
@@ -27,6 +35,16 @@ from merge_optuna.samplers.de import (
     LinearReduction,
     Rand,
 )
+from merge_optuna.samplers.ga import (
+    GA,
+    FitnessProportional,
+    GASampler,
+    Generational,
+    Tournament,
+    Truncation,
+)
+from merge_optuna.samplers.map_elites import Descriptor, MAPElites, MAPElitesSampler
+from merge_optuna.samplers.niches import NaturalNiches, Niches, NichesSampler
 from merge_optuna.samplers.pso import (
     PSO,
     Absorb,
@@ -41,9 +59,11 @@ from merge_optuna.samplers.pso import (
 
 __all__ = [
     "DE",
+    "GA",
     "JDE",
     "PARTIAL",
     "PSO",
+    "SBX",
     "SHADE",
     "SURPLUS",
     "Absorb",
@@ -61,15 +81,28 @@ __all__ = [
     "CurrentToBest",
     "CurrentToPBest",
     "DESampler",
+    "Descriptor",
     "DistributionAlgorithm",
     "Dither",
+    "FitnessProportional",
     "Fixed",
+    "GASampler",
+    "Gaussian",
+    "Generational",
+    "Genetic",
     "GlobalBest",
     "Inertia",
+    "IsoLine",
     "LinearReduction",
+    "MAPElites",
+    "MAPElitesSampler",
     "Member",
     "Midpoint",
+    "NaturalNiches",
+    "Niches",
+    "NichesSampler",
     "PSOSampler",
+    "PolynomialMutation",
     "Population",
     "PopulationAlgorithm",
     "PopulationSampler",
@@ -78,6 +111,9 @@ __all__ = [
     "Resample",
     "Ring",
     "StoredSampler",
+    "Tournament",
+    "Truncation",
+    "Variation",
     "fail_dead_trials",
     "own_claim",
     "owner_alive",

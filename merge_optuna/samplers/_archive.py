@@ -7,11 +7,16 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import StudyDirection
 
-from merge_optuna.samplers._log import Candidate, Place
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.samplers._log import Candidate, Log, Place
 from merge_optuna.samplers._stored import StoredSampler, next_slot
 
 if TYPE_CHECKING:
+    from optuna import Study
+
     from merge_optuna.samplers._box import Box
     from merge_optuna.samplers._log import Book, Member
 
@@ -69,7 +74,7 @@ class ArchiveSampler(StoredSampler):
 
     _algorithm: DistributionAlgorithm
 
-    def _catch_up(self, book: Book, box: Box, seed: int) -> None:
+    def _catch_up(self, book: Book, box: Box) -> None:
         if len(box) == 0:
             return
         size = self._algorithm.population_size(len(box))
@@ -97,3 +102,22 @@ class ArchiveSampler(StoredSampler):
         if place is not None and place.generation == 0 and place.slot < len(self._initial):
             return Candidate(box.point(self._initial[place.slot]))
         return self._algorithm.ask(book.memory, rng)
+
+    def _memory_of(self, study: Study) -> Any:
+        """What the algorithm knows after all finished trials, also those no claim has listed."""
+        self._refuse(study)
+        space = self._search_space
+        if space is None:
+            space = IntersectionSearchSpace().calculate(study)
+        box, digest = self._box(space), self._digest(self._box(space))
+        sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
+        while True:
+            trials = compat.all_trials(study)
+            log = Log(sign, self._max_attempts)
+            log.know(digest, box)
+            if log.follow(trials, len(trials)):
+                break
+        log.see(trials, log.unread(trials, len(trials)))
+        book = log.book(digest)
+        self._catch_up(book, box)
+        return self._algorithm.start(box) if book.memory is None else book.memory

@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from merge_optuna.samplers._owner import KILLED
+from merge_optuna.samplers._owner import CLAIM, KILLED
 from merge_optuna.samplers._scores import SCORES, unpack
 
 if TYPE_CHECKING:
     from merge_optuna.samplers._box import Box, Vector
 
-CLAIM = "merge_optuna:claim"
-"""System attribute: the claim of a trial, see :class:`Claim`."""
 PARTIAL = "merge_optuna:partial"
 """System attribute: value of a pruned trial as far as it got, in the units of the objective.
 Without it the last intermediate value counts, which is something else under WilcoxonPruner."""
@@ -80,6 +78,7 @@ class Claim:
         seen: numbers of the trials that finished since the previous claim, as this worker read
             them.
         vectors: the candidate, name -> base64 of little-endian float64: no bit changes.
+        owner: who runs the trial, if that has not been stored before.
     """
 
     trial: int
@@ -91,6 +90,7 @@ class Claim:
     seen: tuple[int, ...]
     vectors: Mapping[str, str]
     k: int = 0
+    owner: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
@@ -109,7 +109,7 @@ class Claim:
 
     def again(self, trial: int, seen: tuple[int, ...] = ()) -> Claim:
         """The same candidate, proposed once more by another trial."""
-        return replace(self, trial=trial, attempt=self.attempt + 1, seen=seen)
+        return replace(self, trial=trial, attempt=self.attempt + 1, seen=seen, owner=None)
 
     @property
     def candidate(self) -> Candidate:
@@ -244,10 +244,12 @@ class Start(NamedTuple):
     Attributes:
         records: length of the log.
         taken: the slots with a candidate in flight.
+        seed: the seed of that claim. What the algorithm learns must not depend on who folds it.
     """
 
     records: int
     taken: frozenset[int]
+    seed: int
 
 
 class Book:
@@ -257,7 +259,6 @@ class Book:
         records: the log, in order.
         open: place -> claim of the candidates that have no result yet.
         retries: those of them that have failed and that nobody has proposed again yet.
-        claimed: (generation, slot) -> number of candidates so far.
         slots: generation -> number of slots taken so far.
         starts: generation -> when it was first claimed from.
         memory: whatever the plumbing has folded from the log.
@@ -268,7 +269,6 @@ class Book:
         self.records: list[Record] = []
         self.open: dict[Place, Claim] = {}
         self.retries: list[Claim] = []
-        self.claimed: Counter[tuple[int, int]] = Counter()
         self.slots: Counter[int] = Counter()
         self.starts: dict[int, Start] = {}
         self.memory: Any = None
@@ -287,18 +287,17 @@ class Book:
         return place in self._attempts
 
     def take(self, claim: Claim) -> bool:
-        """Give the place to this claim; False if another trial has it."""
+        """Give the place to this claim; False if another trial has it or has had a result."""
         place = claim.place
-        if claim.attempt <= self._attempts.get(place, -1):
+        latest = self._attempts.get(place)
+        if latest is not None and (claim.attempt <= latest or place not in self.open):
             return False
         if place.generation not in self.starts:
-            start = Start(len(self.records), frozenset(self.taken))
+            start = Start(len(self.records), frozenset(self.taken), claim.seed)
             self.starts[place.generation] = start
         self._attempts[place] = claim.attempt
         self.open[place] = claim
         self.retries = [r for r in self.retries if r.place != place]
-        key = (place.generation, place.slot)
-        self.claimed[key] = max(self.claimed[key], place.k + 1)
         self.slots[place.generation] = max(self.slots[place.generation], place.slot + 1)
         return True
 
@@ -313,9 +312,10 @@ class Book:
             killed = KILLED in trial.system_attrs
             self._kills[place] += killed
             self._failures[place] += not killed and SURPLUS not in trial.system_attrs
+            if claim.attempt < self._attempts[place]:  # a clone of it is in flight
+                return
             if self._failures[place] < max_attempts and self._kills[place] < _KILLS:
-                if claim.attempt == self._attempts[place]:
-                    self.retries.append(claim)
+                self.retries.append(claim)
                 return
         self.open.pop(place, None)
         self.records.append(Record(claim, _rank(trial, sign), trial, sign))

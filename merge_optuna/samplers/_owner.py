@@ -25,20 +25,31 @@ if TYPE_CHECKING:
 OWNER = "merge_optuna:owner"
 """System attribute: trial number, host, pid and start time of the process that runs a trial."""
 
+CLAIM = "merge_optuna:claim"
+"""System attribute: the claim of a trial; one made at once also says who owns the trial."""
+
 KILLED = "merge_optuna:killed"
 """System attribute of a trial that was failed because its process had died."""
 
 
 def sign(study: Study, trial: Trial | FrozenTrial) -> None:
     """Record the calling process as the owner of a running trial."""
+    compat.set_system_attr(study, trial, OWNER, signature(trial))
+
+
+def signature(trial: Trial | FrozenTrial) -> dict[str, Any]:
+    """The calling process as the owner of a trial."""
     # The number tells an owner from one that Optuna's retry callback copied to a new trial.
-    compat.set_system_attr(study, trial, OWNER, {"trial": trial.number, **_me(os.getpid())})
+    return {"trial": trial.number, **_me(os.getpid())}
 
 
 def owner_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    """What :func:`sign` has stored for this trial, if anything."""
-    owner: dict[str, Any] = trial.system_attrs.get(OWNER, {})
-    return owner if owner.get("trial") == trial.number else None
+    """What :func:`sign` or a claim has stored for this trial, if anything."""
+    claim = trial.system_attrs.get(CLAIM, {})
+    for owner in (trial.system_attrs.get(OWNER), claim.get("owner")):
+        if owner is not None and owner["trial"] == trial.number:
+            return dict(owner)
+    return None
 
 
 def owner_alive(trial: FrozenTrial) -> bool | None:

@@ -146,7 +146,7 @@ class _Slots:
             late = {slot: self._survivor(before.get(slot), child)}
             self.population = Population(before | late, self.slots, self.population.memory)
 
-    def advance(self, start: Start, seed: int) -> None:
+    def advance(self, start: Start) -> None:
         """Begin the next generation; slots with a candidate in flight are not taken away."""
         size = self.algorithm.population_size(len(self.box), start.records)
         worst_first = sorted(
@@ -158,7 +158,7 @@ class _Slots:
             self.slots.remove(slot)
             del self.after[slot]
         population = Population(self.after, self.slots, self.population.memory)
-        rng = keyed_rng(seed, LEARN, self.generation, 0)
+        rng = keyed_rng(start.seed, LEARN, self.generation, 0)
         memory = self.algorithm.learn(population, self.pairs, rng)
         self.population = Population(self.after, self.slots, memory)
         self.pairs = []
@@ -191,7 +191,7 @@ class PopulationSampler(StoredSampler):
                 f"{size} slots. Raise population_size or leave some out."
             )
 
-    def _catch_up(self, book: Book, box: Box, seed: int) -> None:
+    def _catch_up(self, book: Book, box: Box) -> None:
         if len(box) == 0:
             return
         if book.memory is None:
@@ -199,7 +199,7 @@ class PopulationSampler(StoredSampler):
         slots: _Slots = book.memory
         while start := book.starts.get(slots.generation + 1):
             self._fold(book, start.records)
-            slots.advance(start, seed)
+            slots.advance(start)
         self._fold(book, len(book.records))
 
     def _fold(self, book: Book, until: int) -> None:
@@ -217,7 +217,7 @@ class PopulationSampler(StoredSampler):
         busy = {place.slot for place in book.open if place.k == 0}
         free = [slot for slot in slots.slots if slot not in busy]
         if free and not held and all(book.knows(Place(slots.generation, slot)) for slot in free):
-            slots.advance(Start(len(book.records), frozenset(book.taken)), seed)
+            slots.advance(Start(len(book.records), frozenset(book.taken), seed))
             free = [slot for slot in slots.slots if slot not in busy]
         for slot in free:
             place = Place(slots.generation, slot)
@@ -225,8 +225,8 @@ class PopulationSampler(StoredSampler):
                 return place
         taken = book.taken
         slot = min(slots.slots, key=lambda slot: (taken[slot], slot))
-        place = Place(slots.generation, slot, max(1, book.claimed[slots.generation, slot]))
-        while place in held:
+        place = Place(slots.generation, slot, 1)
+        while book.knows(place) or place in held:
             place = place._replace(k=place.k + 1)
         return place
 

@@ -17,7 +17,7 @@ import time
 import zlib
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,7 +33,6 @@ from merge_optuna.errors import StudyError
 from merge_optuna.samplers import _owner
 from merge_optuna.samplers._box import Box, value_at
 from merge_optuna.samplers._log import (
-    CLAIM,
     SURPLUS,
     Book,
     Candidate,
@@ -43,6 +42,7 @@ from merge_optuna.samplers._log import (
     held_claim,
     own_claim,
 )
+from merge_optuna.samplers._owner import CLAIM
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -57,6 +57,7 @@ CANDIDATE, INDEPENDENT, OUTSIDER, LEARN = range(4)
 _PATIENCE_UNOWNED = 5.0  # seconds from the creation of a trial to its owner: milliseconds
 _PATIENCE_OWNED = 120.0  # from its owner to its claim: a journal lock takes up to 30 s
 _KEPT_CLAIMS = 64
+_FEW = 64  # trials that are folded in no time
 _STEP_ASIDE = 0.5  # seconds a higher-numbered trial gets to claim again after a clash
 
 
@@ -77,6 +78,12 @@ def next_slot(generation: int, slot: int, held: Collection[Place]) -> Place:
     while Place(generation, slot) in held:
         slot += 1
     return Place(generation, slot)
+
+
+def _copied_claim(trial: FrozenTrial) -> Claim | None:
+    """What a trial was created with by Optuna's retry callback."""
+    claim = Claim.of(trial)
+    return claim if claim is not None and claim.trial != trial.number else None
 
 
 @dataclass
@@ -191,9 +198,10 @@ class StoredSampler(BaseSampler):
         """Sign and claim; everything else is derived from what this stores."""
         try:
             self._refuse(study)
-            _owner.sign(study, trial)
             # Trial(study, id) in another process comes here a second time.
-            if compat.FIXED_PARAMS not in trial.system_attrs and own_claim(trial) is None:
+            if compat.FIXED_PARAMS in trial.system_attrs or own_claim(trial) is not None:
+                _owner.sign(study, trial)
+            else:
                 self._claim(study, trial)
         except BaseException:  # Optuna would leave it running
             compat.set_system_attr(study, trial, SURPLUS, "never evaluated")
@@ -211,7 +219,9 @@ class StoredSampler(BaseSampler):
             notes = self._notes_of(study)
             claim = self._claim_of(study, trial)
             box = None if claim is None else notes.log.box(claim.population)
-            return dict((box or self._box(notes.inferred.calculate(study))).space)
+            if box is None:
+                box = self._box(notes.inferred.calculate(study))
+            return dict(box.space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -243,7 +253,7 @@ class StoredSampler(BaseSampler):
             k = zlib.crc32(param_name.encode())
             rng = keyed_rng(self._seed_of(study), OUTSIDER, trial.number, 1, k)
         else:
-            k = zlib.crc32(f"{claim.population} {param_name}".encode())
+            k = zlib.crc32(f"{claim.population} {claim.k} {param_name}".encode())
             rng = keyed_rng(claim.seed, INDEPENDENT, claim.generation, claim.slot, k)
         return value_at(param_distribution, rng.random())
 
@@ -252,57 +262,84 @@ class StoredSampler(BaseSampler):
     def _claim(self, study: Study, trial: FrozenTrial) -> None:
         trials = self._at_hand(study, trial)
         while True:
-            trials = self._wait_for_lower(study, trial.number, trials)
+            at_once = trials is not None
+            if trials is None:
+                _owner.sign(study, trial)  # before anything that takes its time
+                trials = self._wait_for_lower(study, trial.number)
             with self._lock:
                 log = self._notes_of(study).log
+                if log.front > trial.number:
+                    log.reset()  # a late claim: it must not know those above it
                 try:
                     if not log.follow(trials, trial.number):
                         trials = None
                         continue
                     claim = self._next_claim(study, trial, trials, log)
+                    if at_once:
+                        claim = replace(claim, owner=_owner.signature(trial))
                     compat.set_system_attr(study, trial, CLAIM, claim.to_json())
                 except BaseException:
                     log.reset()  # it may have read results that no stored claim lists
                     raise
                 log.append(claim)
                 self._notes_of(study).remember(claim)
-                alone = log.all_claimed and _age(trial) < _PATIENCE_UNOWNED / 2
-            if alone or not self._clash(study, claim):
+                alone = log.all_claimed and self._young(trial)
+            # A clone cannot claim anything else: the fold drops one of the two.
+            if alone or _copied_claim(trial) is not None or not self._clash(study, claim):
                 return
             trials = None
 
     def _at_hand(self, study: Study, trial: FrozenTrial) -> Sequence[FrozenTrial] | None:
-        """What was read a moment ago will do: a trial this young is still waited for by others."""
-        young = _age(trial) < _PATIENCE_UNOWNED / 2
-        return compat.trials_at_hand(study, trial.number) if young else None
+        """What Optuna has read a moment ago, if that is enough to claim at once.
 
-    def _wait_for_lower(
-        self, study: Study, number: int, trials: Sequence[FrozenTrial] | None
-    ) -> Sequence[FrozenTrial]:
-        """All trials, once every lower-numbered running one has claimed or is given up on.
-
-        ``trials`` are looked at first if given; if they do not tell that, they are read.
+        It is if everybody below has claimed and lives (or is not waited for) and little is to be
+        folded. Reading again and signing first would double the time of an ask on a database.
         """
+        trials = compat.trials_at_hand(study, trial.number) if self._young(trial) else None
+        if trials is None:
+            return None
+        with self._lock:
+            notes = self._notes_of(study)
+            few = trial.number - notes.log.front < _FEW
+            try:
+                running = self._running(study, trials, trial.number)
+            except KeyError:
+                return None  # others have made trials meanwhile
+            claimed = all(own_claim(t) or t.number in notes.given_up for t in running)
+        alive = all(_owner.owner_alive(t) is not False for t in running)
+        return trials if few and claimed and alive else None
+
+    def _young(self, trial: FrozenTrial) -> bool:
+        """Whether all trials above this one still wait for it to claim."""
+        waited = bool(trial.params) or _copied_claim(trial) is not None  # for a worker to take it
+        return not waited and _age(trial) < _PATIENCE_UNOWNED / 2
+
+    def _wait_for_lower(self, study: Study, number: int) -> list[FrozenTrial]:
+        """All trials, once every lower-numbered running one has claimed or is given up on."""
         pause = 0.01
         while True:
-            read = trials is None
-            trials = trials or compat.all_trials(study)
+            trials = compat.all_trials(study)
             with self._lock:
                 notes = self._notes_of(study)
-                unfinished = [n for n in notes.log.open if n < number]
-                unfinished += range(notes.log.front, number)
-                running = [trials[n] for n in unfinished if trials[n].state == TrialState.RUNNING]
+                running = self._running(study, trials, number)
                 dead = [t for t in running if _owner.owner_alive(t) is False]
                 waiting = [t for t in running if notes.may_claim(t)]
-            if not dead and not waiting:
-                return trials
-            trials = None
-            if read and dead:
+            if dead:
                 for t in dead:
                     _owner.fail_as_killed(study, t)
-            elif read:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.25)
+                continue
+            if not waiting:
+                return trials
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
+
+    def _running(
+        self, study: Study, trials: Sequence[FrozenTrial], number: int
+    ) -> list[FrozenTrial]:
+        """The running trials below a number."""
+        log = self._notes_of(study).log
+        unfinished = [*(n for n in log.open if n < number), *range(log.front, number)]
+        return [trials[n] for n in unfinished if trials[n].state == TrialState.RUNNING]
 
     def _next_claim(
         self, study: Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], log: Log
@@ -317,8 +354,7 @@ class StoredSampler(BaseSampler):
         # A trial that claims late leaves the log alone: those above have read it already.
         seen = () if above else log.unread(trials, trial.number)
         log.see(trials, seen)
-        copied = Claim.of(trial)
-        if copied is not None and copied.trial != trial.number:
+        if (copied := _copied_claim(trial)) is not None:
             return copied.again(trial.number, seen)
         book = log.book(digest)
         held = {claim.place for claim in above if claim.population == digest}
@@ -326,7 +362,7 @@ class StoredSampler(BaseSampler):
             if failed.place not in held:
                 return failed.again(trial.number, seen)
         seed = self._seed_of(study)
-        self._catch_up(book, box, seed)
+        self._catch_up(book, box)
         place = self._next_place(book, box, held, seed)
         candidate = self._propose(book, box, place, seed)
         return Claim(
@@ -374,7 +410,11 @@ class StoredSampler(BaseSampler):
             log.know(digest, box)
             log.follow(compat.all_trials(study), trial.number)
             book, seed = log.book(digest), self._seed_of(study)
-            self._catch_up(book, box, seed)
+            try:
+                self._catch_up(book, box)
+            except BaseException:
+                log.reset()  # the algorithm may have learned half a generation
+                raise
             rng = keyed_rng(seed, OUTSIDER, trial.number, 0)
             return self._draw(book, box, rng) if len(box) else Candidate(np.empty(0))
 
@@ -387,7 +427,7 @@ class StoredSampler(BaseSampler):
     # -- What a population is -----------------------------------------------------------------
 
     @abstractmethod
-    def _catch_up(self, book: Book, box: Box, seed: int) -> None:
+    def _catch_up(self, book: Book, box: Box) -> None:
         """Fold what is new in the log."""
 
     @abstractmethod
@@ -422,12 +462,13 @@ class StoredSampler(BaseSampler):
 
     def _box_and_digest(self, space: Mapping[str, BaseDistribution]) -> tuple[Box, str]:
         # Kept, as it takes some milliseconds at 300 parameters. Optuna hands back box.space.
-        if self._last is None or space not in (self._last[0], self._last[1].space):
+        last = self._last  # threads may share the sampler
+        if last is None or space not in (last[0], last[1].space):
             box = Box(space, categorical=self.categorical)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
             digest = box.digest(repr(self._algorithm), *initial) if len(box) else ""
-            self._last = dict(space), box, digest
-        return self._last[1:]
+            self._last = last = dict(space), box, digest
+        return last[1:]
 
     def _seed_of(self, study: Study) -> int:
         if self._seed is not None:

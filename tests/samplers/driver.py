@@ -1,6 +1,8 @@
-"""Real processes for the sampler tests: ``python -m tests.samplers.driver TASK FOLDER STORAGE``.
+"""Real processes for the sampler tests: ``python -m tests.samplers.driver``.
 
-Imports once and forks, since a fresh interpreter costs half a second; neither torch nor pytest.
+Reads one task a line (JSON: name, folder, then the arguments) and forks for each, since a fresh
+interpreter costs over a second; imports neither torch nor pytest. The answer is ``answer.json``
+in the folder.
 """
 
 from __future__ import annotations
@@ -10,18 +12,27 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cmaes  # noqa: F401  (so that no fork imports it again)
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from merge_optuna.samplers import CmaEsSampler
+from merge_optuna.samplers import (
+    CmaEsSampler,
+    DESampler,
+    GASampler,
+    MAPElitesSampler,
+    NichesSampler,
+    PSOSampler,
+    StoredSampler,
+    _stored,
+)
 from merge_optuna.testing import WriteHook, kill_at, on_write
 from tests.samplers.storages import make_storage
 
@@ -29,8 +40,22 @@ SPACE = {
     "x": FloatDistribution(-1, 2),
     "y": FloatDistribution(1e-3, 1, log=True),
     "k": IntDistribution(0, 9),
-}  # populations of seven
-WRITES = 10  # create, owner, claim, x, y, k, report, attribute, constraint, tell
+}
+_AFTER_THE_CLAIM = ("x", "y", "k", "report", "attribute", "constraint", "tell")
+WRITES = {
+    "journal": ("create", "owner", "claim", *_AFTER_THE_CLAIM),
+    "sqlite": ("create", "claim", *_AFTER_THE_CLAIM),  # at once, as nobody is waited for
+}
+
+GRID = {"x": (-1, 2, 4)}
+SAMPLERS: dict[str, Callable[[], StoredSampler]] = {
+    "cmaes": lambda: CmaEsSampler(SPACE, seed=1),
+    "de": lambda: DESampler(SPACE, population_size=5, seed=1),
+    "pso": lambda: PSOSampler(SPACE, population_size=5, seed=1),
+    "ga": lambda: GASampler(SPACE, population_size=5, seed=1),
+    "map-elites": lambda: MAPElitesSampler(SPACE, descriptors=GRID, initial=5, seed=1),
+    "niches": lambda: NichesSampler(SPACE, archive_size=4, initial=5, seed=1),
+}
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -43,10 +68,16 @@ def objective(trial: optuna.Trial) -> float:
     return round((x - 1) ** 2 + abs(y - 0.1) + (k - 3) ** 2 / 9, 1)
 
 
-def search(storage: BaseStorage, total: int, evaluate: Callable[..., float] = objective) -> None:
+def search(
+    sampler: str,
+    storage: BaseStorage,
+    total: int,
+    evaluate: Callable[..., float] = objective,
+    name: str = "s",
+) -> None:
     """One worker: the same command, however often it is started."""
     study = optuna.create_study(
-        study_name="s", storage=storage, sampler=CmaEsSampler(SPACE, seed=1), load_if_exists=True
+        study_name=name, storage=storage, sampler=SAMPLERS[sampler](), load_if_exists=True
     )
     while len(done(study)) < total:
         study.optimize(evaluate, n_trials=1, catch=ValueError)
@@ -64,6 +95,8 @@ def fork(run: Callable[[], None]) -> int:
         try:
             run()
             code = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
     return pid
@@ -74,67 +107,74 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def params(folder: Path, kind: str, total: int) -> list[dict[str, Any]]:
+def params(folder: Path, sampler: str, kind: str, total: int) -> list[dict[str, Any]]:
     """The parameters of an uninterrupted run."""
     storage = make_storage(kind, folder)
-    search(storage, total)
+    search(sampler, storage, total)
     return done(optuna.load_study(study_name="s", storage=storage))
 
 
-def kills(folder: Path, kind: str, before: int, total: int) -> dict[str, Any]:
-    """Kill the trial after the first ``before`` at each of its writes; start again each time."""
+def kills(
+    folder: Path, sampler: str, kind: str, writes: Sequence[str], before: int, total: int
+) -> dict[str, Any]:
+    """Kill the trial after the first ``before`` at some of its writes; start again each time.
+
+    Each of ``writes`` is e.g. "before claim" or "after tell".
+    """
+    _stored._PATIENCE_UNOWNED = 1.0  # nobody else is there
+    if kind == "journal":
+        _stored._FEW = 0  # as if there were a long log to fold: sign first
     template = folder / "template"
     template.mkdir()
-    assert wait(fork(lambda: search(make_storage(kind, template), before))) == 0
-    (folder / "warm").mkdir()
-    search(make_storage(kind, folder / "warm"), 1)  # the forks inherit what this has imported
-    cases = [(write, after) for write in range(1, WRITES + 1) for after in (False, True)]
+    assert wait(fork(lambda: search(sampler, make_storage(kind, template), before))) == 0
 
     def restart(own: Path) -> None:
         storage = make_storage(kind, own)
         study = optuna.load_study(study_name="s", storage=storage)
         kept = done(study)
-        search(storage, total)
+        search(sampler, storage, total)
         states = [t.state.name for t in study.trials]
         result = {"kept": kept, "params": done(study), "states": states}
         (own / "result.json").write_text(json.dumps(result))
 
-    def case(write: int, after: bool) -> None:
-        own = folder / f"{write}-{after}"
+    def case(instant: str) -> None:
+        own = folder / instant
         shutil.copytree(template, own)
-        kill = kill_at(write, after=after)
-        killed = fork(lambda: search(on_write(make_storage(kind, own), kill), total))
+        when, write = instant.split()
+        kill = kill_at(WRITES[kind].index(write) + 1, after=when == "after")
+        killed = fork(lambda: search(sampler, on_write(make_storage(kind, own), kill), total))
         assert wait(killed) == -signal.SIGKILL
         assert wait(fork(lambda: restart(own))) == 0
 
-    pids = [fork(lambda w=write, a=after: case(w, a)) for write, after in cases]
-    assert all(wait(pid) == 0 for pid in pids)
-    return {
-        f"{w}-{a}": json.loads((folder / f"{w}-{a}/result.json").read_text()) for w, a in cases
-    }
+    pids = [fork(lambda i=i: case(i)) for i in writes]
+    statuses = [wait(pid) for pid in pids]
+    assert not any(statuses), statuses
+    return {i: json.loads((folder / i / "result.json").read_text()) for i in writes}
 
 
-def workers(folder: Path, kind: str, total: int) -> list[int]:
+def workers(folder: Path, sampler: str, kind: str, total: int) -> list[int]:
     """Four workers and a person on one study; the results stay in the storage.
 
     Worker 1 is slow between creating a trial and signing it, and between signing and claiming;
-    worker 2 evaluates ten times slower; worker 3 is killed inside an ask, between owner and claim.
+    worker 2 evaluates ten times slower; worker 3 is killed at the third write of a trial: between
+    owner and claim, or after the claim (SQLite).
     """
+    _stored._PATIENCE_UNOWNED = 2.0  # the person's trial costs every worker that much
     make = lambda: make_storage(kind, folder)  # noqa: E731
     study = optuna.create_study(study_name="s", storage=make())
     study.ask()  # a person's trial, running for ever
 
     def hesitate(k: int, method: str, after: bool) -> None:
         if after and method in ("create_new_trial", "set_trial_system_attr"):
-            time.sleep(0.3)
+            time.sleep(0.15)
 
-    kill = kill_at(22, after=True)  # the owner of its third trial, if none of them fails
+    kill = kill_at(3, after=False, trial=3)
     hooks: list[WriteHook | None] = [None, hesitate, None, kill]
 
     def worker(i: int) -> None:
         def evaluate(trial: optuna.Trial) -> float:
             value = objective(trial)
-            time.sleep(0.3 if i == 2 else 0.03)
+            time.sleep(0.2 if i == 2 else 0.02)
             if trial.number % 7 == 3:
                 raise ValueError("injected")
             if trial.number % 5 == 2:
@@ -142,14 +182,30 @@ def workers(folder: Path, kind: str, total: int) -> list[int]:
             return float("nan") if trial.number % 11 == 5 else value
 
         hook = hooks[i]
-        search(make() if hook is None else on_write(make(), hook), total, evaluate)
+        search(sampler, make() if hook is None else on_write(make(), hook), total, evaluate)
 
     return [wait(pid) for pid in [fork(lambda i=i: worker(i)) for i in range(4)]]
 
 
-if __name__ == "__main__":
+TASKS: dict[str, Callable[..., Any]] = {"params": params, "kills": kills, "workers": workers}
+
+
+def perform(name: str, folder: Path, arguments: Sequence[Any]) -> None:
+    signal.alarm(120)  # a hanging worker must not outlive the tests
+    (folder / "answer.json").write_text(json.dumps(TASKS[name](folder, *arguments)))
+
+
+def serve() -> None:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    signal.alarm(240)  # a hanging worker must not outlive the tests
-    task, folder, kind, *numbers = sys.argv[1:]
-    tasks: dict[str, Callable[..., Any]] = {"params": params, "kills": kills, "workers": workers}
-    print(json.dumps(tasks[task](Path(folder), kind, *map(int, numbers))))
+    for sampler in SAMPLERS:  # the forks inherit what these have imported
+        search(sampler, make_storage("memory", Path()), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        search("de", make_storage("sqlite", Path(folder)), 1)
+    for line in sys.stdin:
+        name, folder, *arguments = json.loads(line)
+        task = fork(lambda n=name, f=Path(folder), a=arguments: perform(n, f, a))
+        print(wait(task), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

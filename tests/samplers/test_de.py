@@ -630,7 +630,7 @@ def fold(study: optuna.Study, space: Any) -> Any:
     assert log.follow(trials, len(trials))
     log.see(trials, log.unread(trials, len(trials)))
     for book in log.books.values():
-        sampler._catch_up(book, sampler._box(space), 0)
+        sampler._catch_up(book, sampler._box(space))
     return log.books.values()
 
 

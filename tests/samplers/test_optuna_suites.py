@@ -20,6 +20,13 @@ from merge_optuna.samplers import (
     CmaEsSampler,
     CurrentToPBest,
     DESampler,
+    FitnessProportional,
+    GASampler,
+    Generational,
+    Genetic,
+    IsoLine,
+    MAPElitesSampler,
+    NichesSampler,
     PSOSampler,
     Reflect,
     Ring,
@@ -49,3 +56,33 @@ class TestPSO(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTe
     @pytest.fixture(params=[{}, {"topology": Ring(), "random": "scalar"}], ids=["gbest", "ring"])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return lambda: PSOSampler(population_size=5, seed=0, **request.param)
+
+
+class TestGA(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "truncation": {},
+        "generational": {"selection": FitnessProportional(), "survival": Generational()},
+    }
+
+    @pytest.fixture(params=variants)
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        options = self.variants[request.param]
+        return lambda: GASampler(population_size=3, seed=0, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Trial .* is left out of the archive of MAP-Elites")
+class TestMAPElites(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    """Of a parameter that most objectives of the suite suggest, as a number or a category."""
+
+    @pytest.fixture(params=[IsoLine(), Genetic()], ids=["iso-line", "genetic"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        options = {"descriptors": {"x": (0, 10, 5)}, "variation": request.param}
+        return lambda: MAPElitesSampler(initial=2, seed=0, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Trial .* has no per-example scores")
+class TestNiches(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    @pytest.fixture(params=[True, False], ids=["attraction", "ablations"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        options = {"attraction": request.param, "split_point": request.param}
+        return lambda: NichesSampler(archive_size=3, seed=0, **options)

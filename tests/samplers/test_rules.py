@@ -28,8 +28,8 @@ from merge_optuna.samplers import (
     DistributionAlgorithm,
     _stored,
 )
-from merge_optuna.samplers._log import CLAIM, Claim, Log, own_claim
-from merge_optuna.samplers._owner import OWNER
+from merge_optuna.samplers._log import Claim, Log, own_claim
+from merge_optuna.samplers._owner import CLAIM, OWNER
 from tests.samplers.storages import make_storage
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}

@@ -1,0 +1,234 @@
+"""MAP-Elites: the best solution in every cell of a map (Mouret & Clune, arXiv 1504.04909)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import numbers
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from merge_optuna.errors import StudyError
+from merge_optuna.samplers._archive import ArchiveAlgorithm, ArchiveSampler
+from merge_optuna.samplers._log import Candidate, Member
+from merge_optuna.samplers._variation import Gaussian, Variation
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from merge_optuna.samplers._box import Box
+    from merge_optuna.samplers._variation import Mask
+
+
+class Descriptor(NamedTuple):
+    """One axis of the map.
+
+    Attributes:
+        name: of a user attribute or a parameter.
+        low: lower end of the first cell.
+        high: upper end of the last cell.
+        cells: number of cells of equal width.
+    """
+
+    name: str
+    low: float
+    high: float
+    cells: int
+
+    def cell(self, value: float) -> int:
+        """The cell of a value; what is outside counts to the first or the last one."""
+        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+        return min(int(share * self.cells), self.cells - 1)
+
+    def value(self, member: Member) -> Any:
+        """What a trial says about it; None if nothing."""
+        return member.attrs.get(self.name, member.params.get(self.name))
+
+
+@dataclass
+class _Archive:
+    """The map.
+
+    Attributes:
+        unordered: (n,) which dimensions are categorical.
+        results: how many there were, inserted or not.
+        elites: cell -> member, in the order in which the cells were found.
+    """
+
+    unordered: Mask
+    results: int = 0
+    elites: dict[tuple[int, ...], Member] = field(default_factory=dict)
+
+
+_GAUSSIAN = Gaussian()
+
+
+@dataclass(frozen=True)
+class MAPElites(ArchiveAlgorithm):
+    """MAP-Elites on a grid; the options are those of :class:`MAPElitesSampler`.
+
+    A candidate draws its parents one by one, then what the variation needs.
+    """
+
+    descriptors: tuple[Descriptor, ...]
+    initial: int = 100
+    variation: Variation = _GAUSSIAN
+
+    def __post_init__(self) -> None:
+        if self.initial < 1:
+            raise StudyError(f"initial must be at least 1, got {self.initial}.")
+        if not self.descriptors:
+            raise StudyError('descriptors must name at least one: {"size": (0, 100, 10)}.')
+        for name, low, high, cells in self.descriptors:
+            if not (low < high and math.isfinite(high - low)):
+                raise StudyError(
+                    f"The range of descriptor {name!r} must be finite, the lower bound first, got "
+                    f"[{low}, {high}]."
+                )
+            if cells < 1:
+                raise StudyError(f"Descriptor {name!r} must have at least 1 cell, got {cells}.")
+
+    def start(self, box: Box) -> _Archive:
+        """An empty map."""
+        return _Archive(box.unordered)
+
+    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
+        """A child of elites drawn with replacement; a uniform point in the beginning."""
+        elites = list(archive.elites.values())
+        if archive.results < self.initial or not elites:
+            return Candidate(rng.random(len(archive.unordered)))
+        parents = [elites[int(rng.integers(len(elites)))].x for _ in range(self.variation.parents)]
+        return Candidate(self.variation(parents, archive.unordered, rng))
+
+    def insert(self, archive: _Archive, child: Member) -> _Archive:
+        """Into its cell, if that is empty or the child is better."""
+        archive.results += 1
+        cell = None if child.rank.state == 2 else self._cell(child)
+        if cell is not None:
+            elite = archive.elites.get(cell)
+            if elite is None or child.rank < elite.rank:
+                archive.elites[cell] = child
+        return archive
+
+    def _cell(self, child: Member) -> tuple[int, ...] | None:
+        cells = []
+        for descriptor in self.descriptors:
+            value = descriptor.value(child)
+            number = _number(value)
+            if number is None:
+                if child.rank.state == 0:
+                    _warn(descriptor.name, value, child.trial)
+                return None
+            cells.append(descriptor.cell(number))
+        return tuple(cells)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number as float, None for everything else."""
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _warn(name: str, value: Any, trial: int) -> None:
+    what = "is missing" if value is None else f"is {value!r}, not a finite number"
+    warnings.warn(
+        f"Trial {trial} is left out of the archive of MAP-Elites: its descriptor {name!r} {what}. "
+        f"Call trial.set_user_attr({name!r}, value) in the objective, or name a numeric parameter "
+        "that every trial suggests.",
+        stacklevel=2,
+    )
+
+
+class MAPElitesSampler(ArchiveSampler):
+    """MAP-Elites whose archive is nothing but the stored trials: good and different solutions.
+
+    The descriptors that you name span a grid. Every cell keeps the best trial that fell into it,
+    its elite; candidates are children of elites drawn uniformly from the occupied cells. A search
+    that is killed and started again goes on exactly as if nothing had happened; with several
+    workers every result is inserted as it comes. Read the result with :meth:`archive`.
+
+    A descriptor is the trial's user attribute of that name (``trial.set_user_attr("size", 3.2)``
+    in the objective) or, without one, its parameter of that name. Values outside of the range
+    count to the first or the last cell. A completed trial without one, or with something that is
+    not a finite number, is not inserted and warned about. An elite is replaced by strict
+    improvement. Pruned and infeasible trials are elites only until something better comes; failed
+    ones never are.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
+    of equal width, whose point moves on continuously. Categorical ones are drawn anew or, with two
+    parents, exchanged.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials; then the first trial is uniform.
+        descriptors: name -> (lower bound, upper bound, number of cells).
+        initial: number of results before the first child; until then candidates are uniform.
+            Those of ``initial_population`` count.
+        variation: ``Gaussian(sigma)``, ``IsoLine(sigma1, sigma2)``, or
+            ``Genetic(SBX(), PolynomialMutation())``.
+        initial_population: parameters of the first candidates, name -> value each.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+
+    _algorithm: MAPElites
+
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        *,
+        descriptors: Mapping[str, tuple[float, float, int]],
+        initial: int = 100,
+        variation: Variation = _GAUSSIAN,
+        initial_population: Sequence[Mapping[str, Any]] = (),
+        seed: int | None = None,
+        max_attempts: int = 3,
+    ) -> None:
+        grid = tuple(_descriptor(name, axis) for name, axis in descriptors.items())
+        super().__init__(
+            MAPElites(grid, initial, variation),
+            search_space,
+            initial_population=initial_population,
+            seed=seed,
+            max_attempts=max_attempts,
+        )
+
+    def archive(self, study: Study) -> dict[tuple[int, ...], FrozenTrial]:
+        """The elites of a study.
+
+        Args:
+            study: one whose trials were proposed with the arguments of this sampler. Without
+                ``search_space`` those count that were proposed in the space inferred now.
+
+        Returns:
+            Cell -> trial; a cell has an index from 0 for each descriptor, in their order.
+        """
+        elites = self._memory_of(study).elites
+        trials = study.get_trials(deepcopy=False)
+        return {cell: copy.deepcopy(trials[elites[cell].trial]) for cell in sorted(elites)}
+
+
+def _descriptor(name: str, axis: tuple[float, float, int]) -> Descriptor:
+    try:
+        low, high, cells = axis
+        return Descriptor(name, float(low), float(high), operator.index(cells))
+    except (TypeError, ValueError):
+        raise StudyError(
+            f"Descriptor {name!r} must be (lower bound, upper bound, number of cells), got "
+            f"{axis!r}."
+        ) from None

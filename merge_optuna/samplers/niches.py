@@ -1,0 +1,322 @@
+"""Natural niches: competition for examples, attraction between parents (M2N2, arXiv 2508.16204).
+
+Abrantes, Lange & Tang: Competition and Attraction Improve Model Fusion, GECCO 2025.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_optuna.errors import StudyError
+from merge_optuna.samplers._archive import ArchiveAlgorithm, ArchiveSampler
+from merge_optuna.samplers._log import Candidate, Member, Rank
+from merge_optuna.samplers._variation import Gaussian, Variation, blend, roulette
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from merge_optuna.samplers._box import Box, Vector
+    from merge_optuna.samplers._variation import Mask
+
+_EXTREME = 100  # exponent of two
+
+
+@dataclass(frozen=True)
+class Niches:
+    """The archive of M2N2: who stays, and who meets whom. What an individual is, it does not know.
+
+    An archive is a list of at most ``archive_size`` members. Member i has score s_ij on example j
+    (``Member.scores``, larger is better). An example is a resource that those who solve it share:
+    with z_j = Σ_i s_ij and c_j = max_i s_ij (1 for binary scores),
+
+        fitness f_i = Σ_j c_j s_ij / z_j^α,
+        attraction of a to b = Σ_j max(0, s_bj − s_aj) c_j / z_j^α.
+
+    Where the paper says nothing: an example on which the worst score of the archive is negative is
+    shifted so that the worst is 0. This holds for losses, and for the negated scores of a study
+    that minimises. Scores that are not finite (NaN: not evaluated) count as 0 after that. Pruned
+    and infeasible members count as 0 on every example and are the first to go, the worst first.
+
+    Attributes:
+        archive_size: number P of members.
+        alpha: how strong the competition is; 0 for none, f then being the plain sum for binary
+            scores.
+        attraction: whether the second parent is drawn by attraction, or like the first.
+    """
+
+    archive_size: int = 20
+    alpha: float = 1.0
+    attraction: bool = True
+
+    def __post_init__(self) -> None:
+        if self.archive_size < 2:
+            raise StudyError(f"archive_size must be at least 2, got {self.archive_size}.")
+        if not 0 <= self.alpha <= 3:  # z^α has to exist
+            raise StudyError(f"alpha must be in [0, 3], got {self.alpha}.")
+
+    def fitness(self, archive: Sequence[Member]) -> Vector:
+        """(P,) what each has of the resources."""
+        scores = _scores(archive)
+        # Not a matrix product: equal rows must have equal sums, for ties.
+        return np.asarray(np.sum(scores * self._worth(scores), axis=1))
+
+    def attractions(self, archive: Sequence[Member], a: int) -> Vector:
+        """(P,) how attractive everybody is to member ``a``; itself not at all."""
+        scores = _scores(archive)
+        gains = np.maximum(0.0, scores - scores[a])
+        return np.asarray(np.sum(gains * self._worth(scores), axis=1))
+
+    def parents(
+        self, archive: Sequence[Member], rng: np.random.Generator
+    ) -> tuple[Member, Member]:
+        """Two members of an archive that is not empty, one random number each.
+
+        The first by fitness; the second by its attraction to the first and never the same one
+        (unless there is no other), or without attraction by fitness too. Where all weights are
+        zero the draw is uniform.
+        """
+        fitness = self.fitness(archive)
+        a = roulette(fitness, rng)
+        if not self.attraction or len(archive) == 1:
+            return archive[a], archive[roulette(fitness, rng)]
+        others = np.delete(np.arange(len(archive)), a)
+        b = others[roulette(self.attractions(archive, a)[others], rng)]
+        return archive[a], archive[int(b)]
+
+    def insert(self, archive: Sequence[Member], child: Member) -> list[Member]:
+        """The archive after a result has come in.
+
+        A full one loses the member with the lowest fitness, computed with the newcomer present;
+        the first of equals, the newcomer being the last. The newcomer takes its place, as in the
+        authors' code. A failed result is not inserted, nor one with scores of other examples; the
+        latter is warned about.
+        """
+        archive = list(archive)
+        if child.rank.state == 2 or not _comparable(archive, child):
+            return archive
+        archive.append(child)
+        if len(archive) > self.archive_size:
+            fitness = self.fitness(archive)
+            lowest = np.flatnonzero(fitness == fitness.min())
+            loser = max(lowest, key=lambda i: _handicap(archive[i]))  # the first of equals
+            archive[loser] = child
+            archive.pop()
+        return archive
+
+    def _worth(self, scores: Vector) -> Vector:
+        """c_j / z_j^α, (m,)."""
+        z = np.sum(scores, axis=0)
+        z[z == 0] = 1.0
+        return np.asarray(np.max(scores, axis=0) / z**self.alpha)
+
+
+def _competes(member: Member) -> bool:
+    return member.rank[:2] == (0, 0.0)
+
+
+def _handicap(member: Member) -> Rank:
+    return Rank(0, 0.0, -math.inf) if _competes(member) else member.rank
+
+
+def _scores(archive: Sequence[Member]) -> Vector:
+    """s_ij, (P, m); see :class:`Niches` for what is not a score."""
+    rows = {i: member.scores for i, member in enumerate(archive) if _competes(member)}
+    scores = np.full((len(archive), max(map(len, rows.values()), default=1)), np.nan)
+    for i, row in rows.items():
+        scores[i] = row
+    finite = np.isfinite(scores)
+    # A common factor changes nobody's chances, and without it z^α may be too large or too small.
+    exponent = int(np.frexp(np.max(np.abs(scores), where=finite, initial=0.0))[1])
+    if abs(exponent) > _EXTREME:
+        scores = np.ldexp(scores, -exponent)
+    shift = np.min(scores, axis=0, where=finite, initial=0.0)
+    return np.where(finite, scores - shift, 0.0)
+
+
+def _comparable(archive: Sequence[Member], child: Member) -> bool:
+    """Whether the archive has scores of the same examples, as far as can be seen."""
+    if not _competes(child):
+        return True
+    first = next(filter(_competes, archive), None)
+    if first is None:
+        if child.packed_scores is None:
+            warnings.warn(
+                f"Trial {child.trial} has no per-example scores: niches take the objective's "
+                "value as the only one, so there is a single niche. Store them with "
+                "mo.set_scores(trial, array) in the objective; mo.MergeObjective does.",
+                stacklevel=2,
+            )
+        return True
+    expected, got = len(first.scores), len(child.scores)
+    if expected == got:
+        return True
+    warnings.warn(
+        f"Trial {child.trial} is left out of the archive of niches: it has {_count(child)}, trial "
+        f"{first.trial} has {_count(first)}. Store the scores of the same examples with every "
+        "trial (mo.set_scores).",
+        stacklevel=2,
+    )
+    return False
+
+
+def _count(member: Member) -> str:
+    if member.packed_scores is None:
+        return "no per-example scores"
+    return f"{len(member.scores)} per-example scores"
+
+
+# -- The algorithm ----------------------------------------------------------------------------
+
+
+@dataclass
+class _Archive:
+    """Members in the order of their places.
+
+    Attributes:
+        unordered: (n,) which dimensions are categorical.
+        results: how many there were, inserted or not.
+        members: at most ``archive_size``.
+    """
+
+    unordered: Mask
+    results: int = 0
+    members: list[Member] = field(default_factory=list)
+
+
+_NICHES, _GAUSSIAN = Niches(), Gaussian(0.01)
+
+
+@dataclass(frozen=True)
+class NaturalNiches(ArchiveAlgorithm):
+    """M2N2 on vectors; the options are those of :class:`NichesSampler`.
+
+    A candidate draws the two parents, the split point p in 0 … n-1, the ratio w, then what
+    categorical coordinates and the mutation need.
+    """
+
+    niches: Niches = _NICHES
+    crossover: bool = True
+    split_point: bool = True
+    mutation: Variation | None = _GAUSSIAN
+    initial: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.crossover and self.mutation is None:
+            raise StudyError("Without crossover and mutation every child is its parent.")
+        if self.initial is not None and self.initial < 1:
+            raise StudyError(f"initial must be at least 1, got {self.initial}.")
+
+    def start(self, box: Box) -> _Archive:
+        """Nobody."""
+        return _Archive(box.unordered)
+
+    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
+        """A child; a uniform point in the beginning, and while there are not two parents."""
+        n, unordered = len(archive.unordered), archive.unordered
+        if archive.results < self._initial or len(archive.members) < 2:
+            return Candidate(rng.random(n))
+        a, b = (parent.x for parent in self.niches.parents(archive.members, rng))
+        x = a
+        if self.crossover:
+            split = int(rng.integers(n)) if self.split_point else n
+            w = rng.random()
+            t = np.where(np.arange(n) < split, w, 1.0 - w)
+            x = np.clip(blend(a, b, t, unordered, rng), 0.0, 1.0)
+        if self.mutation is not None:
+            x = self.mutation([x], unordered, rng)
+        return Candidate(x)
+
+    def insert(self, archive: _Archive, child: Member) -> _Archive:
+        """See :meth:`Niches.insert`."""
+        archive.results += 1
+        archive.members = self.niches.insert(archive.members, child)
+        return archive
+
+    @property
+    def _initial(self) -> int:
+        return self.niches.archive_size if self.initial is None else self.initial
+
+
+class NichesSampler(ArchiveSampler):
+    """M2N2's evolution on any search space; its archive is nothing but the stored trials.
+
+    Individuals compete for examples: one that solves what few others do stays, even if it is bad
+    on average; and the second parent is the one that is good where the first is not. This needs
+    per-example scores, which :class:`mo.MergeObjective` stores, or ``mo.set_scores(trial, array)``
+    in any objective. Without them the objective's value is the only score and there is one niche.
+    See :class:`Niches` for the formulas.
+
+    A child lies between its parents: with a random ratio w and a random split point, coordinates
+    before it are a + w (b − a), those from it on a + (1 − w) (b − a). The coordinates are the
+    parameters sorted by name, mapped to [0, 1], logarithmic ones in log space, those with a step
+    as cells of equal width. A categorical one is b's with that probability. The defaults are the
+    paper's for a search from scratch.
+
+    A search that is killed and started again goes on exactly as if nothing had happened; with
+    several workers every result is inserted as it comes. Read the result with :meth:`archive`.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials; then the first trial is uniform.
+        archive_size: number of individuals.
+        alpha: strength of the competition, 0 for none.
+        attraction: False draws the second parent like the first (ablation).
+        crossover: False makes a child of the first parent by mutation alone (ablation).
+        split_point: False takes the ratio w for all coordinates (ablation).
+        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none.
+        initial: number of results before the first child, ``archive_size`` by default; until then
+            candidates are uniform. Those of ``initial_population`` count.
+        initial_population: parameters of the first candidates, name -> value each.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+
+    _algorithm: NaturalNiches
+
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        *,
+        archive_size: int = 20,
+        alpha: float = 1.0,
+        attraction: bool = True,
+        crossover: bool = True,
+        split_point: bool = True,
+        mutation: Variation | None = _GAUSSIAN,
+        initial: int | None = None,
+        initial_population: Sequence[Mapping[str, Any]] = (),
+        seed: int | None = None,
+        max_attempts: int = 3,
+    ) -> None:
+        niches = Niches(archive_size, float(alpha), attraction)
+        super().__init__(
+            NaturalNiches(niches, crossover, split_point, mutation, initial),
+            search_space,
+            initial_population=initial_population,
+            seed=seed,
+            max_attempts=max_attempts,
+        )
+
+    def archive(self, study: Study) -> list[FrozenTrial]:
+        """The trials in the archive of a study.
+
+        Args:
+            study: one whose trials were proposed with the arguments of this sampler. Without
+                ``search_space`` those count that were proposed in the space inferred now.
+        """
+        trials = study.get_trials(deepcopy=False)
+        return [copy.deepcopy(trials[m.trial]) for m in self._memory_of(study).members]
