@@ -31,7 +31,6 @@ from _search import (
     Problem,
     Vector,
     in_processes,
-    optional,
     space,
     suggest,
 )
@@ -321,8 +320,7 @@ def _samplers(n: int, budget: int, seed: int) -> Iterator[tuple[str, optuna.samp
     yield "ours: L-SHADE, 20 slots", lshade
     yield "ours: PSO", s.PSOSampler(space(n), seed=seed)
     yield "ours: CMA-ES", s.CmaEsSampler(space(n), seed=seed)
-    if optional("GASampler") is not None:
-        yield "ours: GA", optional("GASampler")(space(n), seed=seed)
+    yield "ours: GA", s.GASampler(space(n), seed=seed)
 
 
 def _beside_optuna(options: Any) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy
-from _search import interval, optional, space, suggest
+from _search import interval, space, suggest
 from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
@@ -48,17 +48,15 @@ def measure(options: Any) -> list[dict[str, Any]]:
 
 
 def _samplers(n: int, budget: int) -> dict[str, optuna.samplers.BaseSampler]:
-    made: dict[str, optuna.samplers.BaseSampler] = {
+    return {
         "Random": optuna.samplers.RandomSampler(seed=0),
         "DE": mo.samplers.DESampler(space(n), seed=0),
         "L-SHADE": mo.samplers.DESampler.lshade(budget, space(n), seed=0),
         "CMA-ES": mo.samplers.CmaEsSampler(space(n), seed=0),
         "CMA-ES separable": mo.samplers.CmaEsSampler(space(n), variant="separable", seed=0),
+        "PSO": mo.samplers.PSOSampler(space(n), seed=0),
+        "GA": mo.samplers.GASampler(space(n), seed=0),
     }
-    for name, kind in {"PSO": "PSOSampler", "GA": "GASampler"}.items():
-        if optional(kind) is not None:
-            made[name] = optional(kind)(space(n), seed=0)
-    return made
 
 
 def _measure(
@@ -71,7 +69,7 @@ def _measure(
     storage = optuna.storages.InMemoryStorage() if kind == "memory" else mo.storage(urls[kind])
     studies = {
         name: optuna.create_study(study_name=name, storage=storage, sampler=sampler)
-        for name, sampler in _samplers(n, max(options.at)).items()
+        for name, sampler in _samplers(n, 10 * max(options.at)).items()
     }
     rows, done = [], 0
     for at in options.at:
@@ -228,7 +226,7 @@ def _engine_time() -> Iterator[dict[str, float]]:
         return call
 
     patched = []
-    for algorithm in filter(None, map(optional, ("DE", "CmaEs", "PSO", "GA"))):
+    for algorithm in (mo.samplers.DE, mo.samplers.CmaEs, mo.samplers.PSO, mo.samplers.GA):
         for name in _ENGINE:
             own = algorithm.__dict__.get(name)
             if hasattr(algorithm, name):

@@ -13,8 +13,6 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 
-import merge_optuna as mo
-
 Vector = NDArray[np.float64]
 LOW, HIGH = -5.0, 5.0
 _FLOOR = 1e-8
@@ -83,11 +81,6 @@ def space(n: int) -> dict[str, FloatDistribution]:
 def suggest(trial: optuna.Trial, names: Sequence[str]) -> Vector:
     """The point that a trial evaluates."""
     return np.array([trial.suggest_float(name, LOW, HIGH) for name in names])
-
-
-def optional(name: str) -> Any:
-    """A sampler or algorithm of this package; None if this version lacks it."""
-    return getattr(mo.samplers, name, None)
 
 
 def interval(

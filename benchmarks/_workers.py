@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from _search import Enough, Problem, in_processes, interval, optional, space, suggest
+from _search import Enough, Problem, in_processes, interval, space, suggest
 
 import merge_optuna as mo
 from merge_optuna.testing import textbook
@@ -31,7 +31,7 @@ _CALIBRATION = range(1000, 1009)  # seeds
 
 def _algorithms(n: int, evaluations: int) -> dict[str, Any]:
     """Populations of 16 or 20; L-SHADE has its own."""
-    found = {
+    return {
         "DE": s.DE(size=20),
         "SHADE": s.DE(s.CurrentToPBest(), s.SHADE(), size=20),
         "L-SHADE": s.DE(
@@ -43,10 +43,8 @@ def _algorithms(n: int, evaluations: int) -> dict[str, Any]:
         "PSO": s.PSO(size=20),
         "CMA-ES": s.CmaEs(size=16),
         "CMA-ES separable": s.CmaEs(variant="separable", size=16),
+        "GA": s.GA(size=20),
     }
-    if optional("GA") is not None:
-        found["GA"] = optional("GA")(size=20)
-    return found
 
 
 def measure(options: Any) -> list[dict[str, Any]]:

@@ -74,7 +74,8 @@ def main() -> None:
         options.parameters, options.at, options.rounds = [10, 64], [200, 1000], 25
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    warnings.filterwarnings("ignore", "Heartbeat of storage")
+    for known in ("Heartbeat of storage", ".*samples were clipped"):
+        warnings.filterwarnings("ignore", known)
     result: dict[str, Any] = {"machine": platform.processor() or platform.machine()}
     for part in options.part:
         began = time.perf_counter()
