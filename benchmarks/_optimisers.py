@@ -173,29 +173,20 @@ PAIRS = {
 def measure(options: Any) -> dict[str, Any]:
     """The pairs, and Optuna's samplers beside ours."""
     _check()
-    found: dict[str, Any] = {"seeds": options.seeds, "fractions": FRACTIONS, "pairs": {}}
+    found: dict[str, Any] = {"seeds": options.seeds, "fractions": FRACTIONS}
     budgets = {n: e * n for n, e in zip(options.dimensions, options.evaluations, strict=True)}
     names = dict.fromkeys(name for pair in options.pairs for name in PAIRS[pair])
-    runs: dict[str, dict[str, Any]] = {}
+    runs, found["seconds"] = {}, {}
     for name in names:
         began = time.perf_counter()
         jobs = [(name, f, n, b, options.seeds) for n, b in budgets.items() for f in FUNCTIONS]
         values = in_processes(_runs, jobs, options.jobs)
-        precisions = {(j[2], j[1]): v for j, v in zip(jobs, values, strict=True)}
-        runs[name] = {"precisions": precisions, "seconds": time.perf_counter() - began}
-        print(f"  {name}: {runs[name]['seconds']:.0f} s", flush=True)
-    for pair in options.pairs:
-        ours, other = (runs[name]["precisions"] for name in PAIRS[pair])
-        rows = [
-            {"dimension": n, "budget": budgets[n]} | _compared(n, ours, other) for n in budgets
-        ]
-        found["pairs"][pair] = {"ours": PAIRS[pair][0], "other": PAIRS[pair][1], "by": rows}
-        print(_table(found["pairs"][pair]), flush=True)
-    found["seconds"] = {name: round(run["seconds"], 1) for name, run in runs.items()}
-    found["precisions"] = {
-        name: {f"{n}/{f}": values.tolist() for (n, f), values in run["precisions"].items()}
-        for name, run in runs.items()
-    }
+        runs[name] = {f"{j[2]}/{j[1]}": v for j, v in zip(jobs, values, strict=True)}
+        found["seconds"][name] = round(time.perf_counter() - began, 1)
+        print(f"  {name}: {found['seconds'][name]:.0f} s", flush=True)
+    found["budgets"] = budgets
+    found["pairs"] = {pair: compare(pair, runs, list(budgets)) for pair in options.pairs}
+    found["precisions"] = runs
     if options.optuna:
         found["optuna"] = _beside_optuna(options)
     return found
@@ -213,9 +204,22 @@ def _runs(job: tuple[str, int, int, int, int]) -> NDArray[np.float64]:
     return np.array(found)
 
 
-def _compared(n: int, ours: dict[Any, Any], other: dict[Any, Any]) -> dict[str, Any]:
-    # (functions, seeds, fractions)
-    differences = np.array([ours[n, f] - other[n, f] for f in FUNCTIONS])
+def compare(pair: str, runs: dict[str, Any], dimensions: list[int]) -> dict[str, Any]:
+    """A pair in each dimension and in all of them."""
+    ours, other = (runs[name] for name in PAIRS[pair])
+    found: dict[str, Any] = {"ours": PAIRS[pair][0], "other": PAIRS[pair][1]}
+    print(f"{found['ours']} beside {found['other']}: log10 precision, ours minus the other's")
+    for which in [[n] for n in dimensions] + [dimensions] * (len(dimensions) > 1):
+        cells = [f"{n}/{f}" for n in which for f in FUNCTIONS]
+        differences = np.array([np.subtract(ours[cell], other[cell]) for cell in cells])
+        key = f"n {which[0]}" if len(which) == 1 else "all"
+        found[key] = _compared(cells, differences)
+        print(_line(key, found[key]), flush=True)
+    return found
+
+
+def _compared(cells: list[str], differences: Vector) -> dict[str, Any]:
+    """From (cells, seeds, fractions)."""
     found: dict[str, Any] = {
         f"at {part}": {"mean": float(d.mean()), "interval": _interval_of_all(d)}
         for part, d in zip(FRACTIONS, np.moveaxis(differences, -1, 0), strict=True)
@@ -227,10 +231,10 @@ def _compared(n: int, ours: dict[Any, Any], other: dict[Any, Any]) -> dict[str, 
         found[verdict] = int(np.sum(verdicts == sign))
     found["worse_by_chance"] = float(flipped.mean())
     found["worse_by_chance_95"] = int(np.quantile(flipped, 0.95))
-    found["functions"] = [
-        {"function": f, "mean": float(d.mean()), "interval": [float(e) for e in interval_]}
-        for f, d, interval_ in zip(FUNCTIONS, at_end, each, strict=True)
-    ]
+    found["cells"] = {
+        cell: {"mean": float(d.mean()), "interval": [float(e) for e in interval_]}
+        for cell, d, interval_ in zip(cells, at_end, each, strict=True)
+    }
     return found
 
 
@@ -281,20 +285,17 @@ def _check() -> None:
             raise AssertionError(f"{name} does something else in a study.")
 
 
-def _table(pair: dict[str, Any]) -> str:
-    lines = [f"{pair['ours']} beside {pair['other']}: log10 precision, ours minus the other's"]
-    for row in pair["by"]:
-        means = "  ".join(
-            f"{part:>4.0%} {row[f'at {part}']['mean']:+.3f}"
-            f" [{row[f'at {part}']['interval'][0]:+.3f}, {row[f'at {part}']['interval'][1]:+.3f}]"
-            for part in FRACTIONS
-        )
-        lines.append(
-            f"  n {row['dimension']:>2}, {row['budget']:>5} evaluations: {means}  functions: "
-            f"{row['better']} better, {row['equal']} equal, {row['worse']} worse (by chance "
-            f"{row['worse_by_chance']:.1f}, at most {row['worse_by_chance_95']} in 95 %)"
-        )
-    return "\n".join(lines)
+def _line(key: str, found: dict[str, Any]) -> str:
+    means = "  ".join(
+        f"{part:>4.0%} {found[f'at {part}']['mean']:+.3f}"
+        f" [{found[f'at {part}']['interval'][0]:+.3f}, {found[f'at {part}']['interval'][1]:+.3f}]"
+        for part in FRACTIONS
+    )
+    return (
+        f"  {key:5} after {means}: {found['better']:>2} better, {found['equal']:>2} equal, "
+        f"{found['worse']:>2} worse (by chance {found['worse_by_chance']:.1f}, "
+        f"in 95 % at most {found['worse_by_chance_95']})"
+    )
 
 
 # -- Optuna's samplers ------------------------------------------------------------------------

@@ -81,7 +81,9 @@ def _one(job: tuple[str, int, int, int, Any]) -> dict[str, Any]:
             _together(algorithm, n, together, seed, options.workers)
         runs.append([alone.evaluations, together.evaluations])
     found = {"function": FUNCTIONS[function], "dimension": n, "log10_target": target}
-    return found | {"runs": runs, **_ratio(runs)}
+    found |= {"runs": runs, **_ratio(runs)}
+    print(f"  {name}, {_problem(found)}", flush=True)
+    return found
 
 
 def _alone(algorithm: Any, n: int, problem: Problem, seed: int, evaluations: int) -> None:
@@ -123,14 +125,21 @@ def _median(ratios: Any, axis: int) -> Any:
     return np.take(ordered, ordered.shape[axis] // 2, axis=axis)
 
 
-def _line(row: dict[str, Any]) -> str:
-    def text(found: dict[str, Any]) -> str:
-        low, high = found["interval"]
-        return f"{found['median']:.2f} [{low:.2f}, {high:.2f}]"
+def _problem(found: dict[str, Any]) -> str:
+    where = f"{found['function']} in {found['dimension']} dimensions"
+    return f"{where} to 10^{found['log10_target']:.1f}: {_text(found)}"
 
-    each = "  ".join(
-        f"{p['function']} {p['dimension']}: {text(p)} (10^{p['log10_target']:.1f}; censored "
-        f"{p['censored_alone']}/{p['censored_together']})"
-        for p in row["problems"]
+
+def _line(row: dict[str, Any]) -> str:
+    return f"{row['sampler']}, all problems: {_text(row)} ({row['seconds']} s)"
+
+
+def _text(found: dict[str, Any]) -> str:
+    if found["median"] is None:
+        return "all runs censored"
+    low, high = found["interval"]
+    return (
+        f"x {found['median']:.2f} [{low:.2f}, {high:.2f}] of alone; censored alone "
+        f"{found['censored_alone']}, together {found['censored_together']}, both "
+        f"{found['censored_both']}"
     )
-    return f"{row['sampler']:17} x {text(row)} of alone; {each}  ({row['seconds']} s)"

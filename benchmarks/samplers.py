@@ -83,7 +83,11 @@ def main() -> None:
         result[f"{part}_seconds"] = round(time.perf_counter() - began)
     path = options.json or options.folder / "result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1))
+    path.write_text(json.dumps(result, default=_plain))
+
+
+def _plain(array: Any) -> Any:
+    return array.tolist()
 
 
 if __name__ == "__main__":
