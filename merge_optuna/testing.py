@@ -149,6 +149,7 @@ def on_write(storage: BaseStorage, hook: WriteHook) -> BaseStorage:
     The hook runs before (``after=False``) and after (True) each ``create_new_trial`` and
     ``set_trial_…``; k counts from 1.
     """
+    storage = optuna.storages.get_storage(storage)  # as a study does with a database
     writes = count(1)
 
     def watch(name: str) -> Any:

@@ -20,6 +20,7 @@ import yaml
 
 import merge_optuna as mo
 from merge_optuna.cli import main
+from merge_optuna.samplers import owner_of
 from tests import processes
 from tests.hub import Hub, files_of
 from tests.trained import Task, read_rows, right
@@ -245,7 +246,7 @@ def test_ctrl_c(task: Task, tmp_path: Path) -> None:
     states = [t.state.name for t in study.trials]
     done = states.count("COMPLETE")
     assert 3 <= done < 500
-    owned = [t for t in study.trials if "merge_optuna:owner" in t.system_attrs]
+    owned = [t for t in study.trials if owner_of(t) is not None]
     assert all(t.state.is_finished() for t in owned)
     *_, said, command = result.err.splitlines()
     assert said == f"Stopped: {done} of 500 trials are done and kept. Go on with:"

@@ -53,7 +53,7 @@ mo.MergeStudy = Killed
 
 POINTS = [
     "after create_new_trial",
-    "after set_trial_system_attr",  # signed, no candidate yet
+    "after set_trial_system_attr",  # signed and claimed, nothing suggested yet
     "after set_trial_intermediate_value",
     "batch 5",
     "before set_trial_state_values",
