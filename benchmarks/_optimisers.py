@@ -317,8 +317,9 @@ def _samplers(n: int, budget: int, seed: int) -> Iterator[tuple[str, optuna.samp
     yield "TPE", optuna.samplers.TPESampler(seed=seed)
     yield "GP", optuna.samplers.GPSampler(seed=seed)
     yield "NSGA-II", optuna.samplers.NSGAIISampler(seed=seed)
-    yield "ours: DE", s.DESampler(space(n), seed=seed)
-    yield "ours: DE, 20 slots", s.DESampler(space(n), population_size=20, seed=seed)
+    rand: dict[str, Any] = {"mutation": s.Rand(), "adaptation": s.Fixed()}
+    yield "ours: DE rand/1/bin", s.DESampler(space(n), population_size=20, seed=seed, **rand)
+    yield "ours: DESampler", s.DESampler(space(n), seed=seed)
     lshade = s.DESampler.lshade(budget, space(n), population_size=20, seed=seed)
     yield "ours: L-SHADE, 20 slots", lshade
     yield "ours: PSO", s.PSOSampler(space(n), seed=seed)

@@ -33,7 +33,7 @@ _CALIBRATION = range(1000, 1009)  # seeds
 def _algorithms(n: int, evaluations: int) -> dict[str, Any]:
     """Populations of 16 or 20; L-SHADE has its own."""
     return {
-        "DE": s.DE(size=20),
+        "DE rand/1/bin": s.DE(s.Rand(), s.Fixed(), size=20),
         "SHADE": s.DE(s.CurrentToPBest(), s.SHADE(), size=20),
         "L-SHADE": s.DE(
             s.CurrentToPBest(0.11, archive=2.6),

@@ -1,7 +1,7 @@
 """DESampler on an ordinary objective: nothing is merged here.
 
-Run it again and the search goes on where it was; run it several times at once and they share one
-population. Kill it whenever you like.
+Kill it whenever you like and run it again: the search goes on where it was. Once it has begun,
+start it in other terminals too: they share one population.
 
 Usage: python examples/plain_objective.py [STORAGE]
 """

@@ -11,6 +11,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna.errors import StudyError
 from merge_optuna.samplers._log import Candidate, Log, Place
 from merge_optuna.samplers._stored import StoredSampler, next_slot
 
@@ -72,6 +73,7 @@ class ArchiveSampler(StoredSampler):
     λ = 1. The arguments are those of :class:`StoredSampler`.
     """
 
+    _kind = DistributionAlgorithm
     _algorithm: DistributionAlgorithm
 
     def _catch_up(self, book: Book, box: Box) -> None:
@@ -118,6 +120,12 @@ class ArchiveSampler(StoredSampler):
             if log.follow(trials, len(trials)):
                 break
         log.see(trials, log.unread(trials, len(trials)))
+        if log.books and digest not in log.books:
+            raise StudyError(
+                f"No trial of the study {study.study_name!r} was proposed by this "
+                f"{type(self).__name__}: it was searched with other options or another search "
+                "space. Make the sampler as it was made then."
+            )
         book = log.book(digest)
         self._catch_up(book, box)
         return self._algorithm.start(box) if book.memory is None else book.memory

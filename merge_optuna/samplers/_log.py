@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import math
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -260,6 +260,8 @@ class Book:
         open: place -> claim of the candidates that have no result yet.
         retries: those of them that have failed and that nobody has proposed again yet.
         slots: generation -> number of slots taken so far.
+        tries: generation -> slot -> number of candidates so far.
+        further: generation -> number of those with k > 0.
         starts: generation -> when it was first claimed from.
         memory: whatever the plumbing has folded from the log.
         told: how far it has.
@@ -270,6 +272,8 @@ class Book:
         self.open: dict[Place, Claim] = {}
         self.retries: list[Claim] = []
         self.slots: Counter[int] = Counter()
+        self.tries: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        self.further: Counter[int] = Counter()
         self.starts: dict[int, Start] = {}
         self.memory: Any = None
         self.told = 0
@@ -295,6 +299,9 @@ class Book:
         if place.generation not in self.starts:
             start = Start(len(self.records), frozenset(self.taken), claim.seed)
             self.starts[place.generation] = start
+        if latest is None:
+            self.tries[place.generation][place.slot] += 1
+            self.further[place.generation] += place.k > 0
         self._attempts[place] = claim.attempt
         self.open[place] = claim
         self.retries = [r for r in self.retries if r.place != place]

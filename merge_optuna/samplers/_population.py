@@ -118,6 +118,7 @@ class _Slots:
 
     Attributes:
         generation: the one that candidates are drawn for.
+        begun: length of the log when it began.
         slots: those that take part in it.
         population: what the algorithm sees, the members after the generation before.
         after: slot -> member as far as it is known.
@@ -127,7 +128,7 @@ class _Slots:
     def __init__(self, algorithm: PopulationAlgorithm, box: Box) -> None:
         self.algorithm = algorithm
         self.box = box
-        self.generation = 0
+        self.generation = self.begun = 0
         self.slots = list(range(algorithm.population_size(len(box))))
         self.population = Population({}, self.slots, algorithm.start(box))
         self.after: dict[int, Member] = {}
@@ -163,6 +164,7 @@ class _Slots:
         self.population = Population(self.after, self.slots, memory)
         self.pairs = []
         self.generation += 1
+        self.begun = start.records
 
     def _survivor(self, target: Member | None, child: Member) -> Member:
         return child if target is None else self.algorithm.survive(target, child)
@@ -175,11 +177,13 @@ class PopulationSampler(StoredSampler):
     the generation before: with one worker that is the textbook. With several nothing waits. The
     next generation begins when all free slots have had their candidate; slots whose candidate is
     still in flight are passed over and take part with what is known of them. When no slot is free,
-    the one with the fewest candidates in flight gets a further one.
+    the one with the fewest candidates in this generation gets a further one, of those the one with
+    the fewest in flight; a generation of nothing but further candidates has one for each slot.
 
     The arguments are those of :class:`StoredSampler`.
     """
 
+    _kind = PopulationAlgorithm
     _algorithm: PopulationAlgorithm
 
     def _check_initial(self) -> None:
@@ -216,15 +220,20 @@ class PopulationSampler(StoredSampler):
         # many trials in flight as there are slots.
         busy = {place.slot for place in book.open if place.k == 0}
         free = [slot for slot in slots.slots if slot not in busy]
-        if free and not held and all(book.knows(Place(slots.generation, slot)) for slot in free):
+        if free:
+            over = all(book.knows(Place(slots.generation, slot)) for slot in free)
+        else:  # slots can be lost for ever, e.g. to trials that were asked for and never told
+            enough = book.further[slots.generation] >= len(slots.slots)
+            over = enough and len(book.records) > slots.begun
+        if over and not held:
             slots.advance(Start(len(book.records), frozenset(book.taken), seed))
             free = [slot for slot in slots.slots if slot not in busy]
         for slot in free:
             place = Place(slots.generation, slot)
             if not book.knows(place) and place not in held:
                 return place
-        taken = book.taken
-        slot = min(slots.slots, key=lambda slot: (taken[slot], slot))
+        tries, taken = book.tries[slots.generation], book.taken
+        slot = min(slots.slots, key=lambda slot: (tries[slot], taken[slot], slot))
         place = Place(slots.generation, slot, 1)
         while book.knows(place) or place in held:
             place = place._replace(k=place.k + 1)

@@ -14,14 +14,16 @@ import math
 import secrets
 import threading
 import time
+import warnings
 import zlib
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler
 from optuna.search_space import IntersectionSearchSpace
@@ -46,7 +48,6 @@ from merge_optuna.samplers._owner import CLAIM
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
@@ -71,6 +72,28 @@ def _age(trial: FrozenTrial) -> float:
     if trial.datetime_start is None:
         return math.inf
     return abs((datetime.now() - trial.datetime_start).total_seconds())
+
+
+def _check_options(algorithm: Any) -> None:
+    """A word or a class in the place of a strategy would be noticed a generation later."""
+    for option in fields(algorithm) if is_dataclass(algorithm) else ():
+        value, example = getattr(algorithm, option.name), option.default
+        if not is_dataclass(example) or (value is None and "None" in str(option.type)):
+            continue
+        misfit = value is None or isinstance(value, type | str | int | float | Mapping)
+        if misfit or callable(value) != callable(example):
+            raise StudyError(f"{option.name} must be an object such as {example}, got {value!r}.")
+
+
+def _check_candidate(candidate: Any, n: int, algorithm: Any) -> None:
+    name = f"{type(algorithm).__name__}.ask"
+    if not isinstance(candidate, Candidate):
+        raise StudyError(f"{name} must return a Candidate, not {candidate!r}.")
+    x = candidate.x
+    if np.shape(x) != (n,) or not bool(np.all((x >= 0) & (x <= 1))):
+        raise StudyError(f"{name} must return a point of [0, 1]^{n}, not {x!r}.")
+    if not all(isinstance(vector, np.ndarray) for vector in candidate.hidden.values()):
+        raise StudyError(f"{name}: Candidate.hidden holds arrays, not {candidate.hidden!r}.")
 
 
 def next_slot(generation: int, slot: int, held: Collection[Place]) -> Place:
@@ -151,6 +174,7 @@ class StoredSampler(BaseSampler):
 
     categorical: ClassVar[bool] = True
     """Whether the algorithm handles categorical parameters too; else they are drawn uniformly."""
+    _kind: ClassVar[type] = object
 
     def __init__(
         self,
@@ -161,16 +185,27 @@ class StoredSampler(BaseSampler):
         seed: int | None = None,
         max_attempts: int = 3,
     ) -> None:
-        if seed is not None and seed < 0:
-            raise StudyError(f"seed must be a non-negative integer, got {seed}.")
+        if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
+            raise StudyError(f"seed must be a non-negative integer, got {seed!r}.")
         if max_attempts < 1:
             raise StudyError(f"max_attempts must be at least 1, got {max_attempts}.")
-        self._algorithm = algorithm
+        if not isinstance(algorithm, self._kind):
+            raise StudyError(
+                f"{type(self).__name__} runs a {self._kind.__name__}, not {algorithm!r}."
+            )
+        _check_options(algorithm)
+        for name, distribution in (search_space or {}).items():
+            if not isinstance(distribution, BaseDistribution):
+                raise StudyError(
+                    f"search_space[{name!r}] must be a distribution of optuna.distributions, e.g. "
+                    f"FloatDistribution(0, 1), got {distribution!r}."
+                )
+        self._algorithm: Any = algorithm
         self._search_space = search_space if search_space is None else dict(search_space)
         self._last: tuple[dict[str, BaseDistribution], Box, str] | None = None
         self._initial = tuple(dict(params) for params in initial_population)
         self._check_initial()
-        self._seed = seed
+        self._seed = None if seed is None else int(seed)
         self._random_seed = secrets.randbits(32)
         self._max_attempts = max_attempts
         self._lock = threading.RLock()
@@ -248,6 +283,12 @@ class StoredSampler(BaseSampler):
     ) -> Any:
         """A uniform value; a candidate proposed again gets the same."""
         self._refuse(study)
+        if self._search_space is not None and param_name not in self._search_space:
+            warnings.warn(
+                f"{param_name!r} is not in the search_space of {type(self).__name__}: its values "
+                "are uniform, nothing is learned about it.",
+                stacklevel=2,
+            )
         claim = self._claim_of(study, trial)
         if claim is None:
             k = zlib.crc32(param_name.encode())
@@ -357,6 +398,13 @@ class StoredSampler(BaseSampler):
         if (copied := _copied_claim(trial)) is not None:
             return copied.again(trial.number, seen)
         book = log.book(digest)
+        others = any(other.starts for name, other in log.books.items() if name)
+        if self._search_space is not None and others and not book.starts:
+            warnings.warn(
+                f"The study {study.study_name!r} was searched with other options or another "
+                f"search space than those of this {type(self).__name__}: it starts anew.",
+                stacklevel=2,
+            )
         held = {claim.place for claim in above if claim.population == digest}
         for failed in book.retries:
             if failed.place not in held:
@@ -422,7 +470,9 @@ class StoredSampler(BaseSampler):
         """The candidate of a place."""
         if len(box) == 0:
             return Candidate(np.empty(0))
-        return self._draw(book, box, keyed_rng(seed, CANDIDATE, *place), place)
+        candidate = self._draw(book, box, keyed_rng(seed, CANDIDATE, *place), place)
+        _check_candidate(candidate, len(box), self._algorithm)
+        return candidate
 
     # -- What a population is -----------------------------------------------------------------
 

@@ -381,7 +381,8 @@ class _Memory:
     beaten: Sequence[Vector] = ()
 
 
-_RAND, _FIXED, _MIDPOINT = Rand(), Fixed(), Midpoint()
+# Without a budget nothing needs tuning less; better than rand/1/bin on most of BBOB.
+_MUTATION, _ADAPTATION, _MIDPOINT = CurrentToPBest(), SHADE(memory=20), Midpoint()
 
 
 @dataclass(frozen=True)
@@ -393,8 +394,8 @@ class DE(PopulationAlgorithm):
     part of the archive that stays, if it has grown too large.
     """
 
-    mutation: Mutation = _RAND
-    adaptation: Adaptation = _FIXED
+    mutation: Mutation = _MUTATION
+    adaptation: Adaptation = _ADAPTATION
     size: int | None = None
     reduction: LinearReduction | None = None
     bounds: Bounds = _MIDPOINT
@@ -410,8 +411,12 @@ class DE(PopulationAlgorithm):
             )
 
     def population_size(self, n: int, evaluations: int = 0) -> int:
-        """10 n between 20 and 100, unless given (Storn & Price advise 5 n to 10 n)."""
-        size = self.size or min(max(10 * n, 20), 100)
+        """N between 20 and 100, unless given.
+
+        Storn & Price advise 5 n to 10 n; but then a thousand trials, which is much for a merge,
+        are a handful of generations.
+        """
+        size = self.size or min(max(n, 20), 100)
         return self.reduction(size, evaluations) if self.reduction else size
 
     def start(self, box: Box) -> _Memory:
@@ -461,9 +466,10 @@ class DESampler(PopulationSampler):
     Args:
         search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
             it the space is inferred from finished trials; then the first trial is uniform.
-        mutation: ``Rand()``, ``Best()``, ``CurrentToBest()`` or ``CurrentToPBest(p, archive)``.
-        adaptation: ``Fixed(F, CR)``, ``Dither(low, high, CR)``, ``JDE()`` or ``SHADE(memory)``.
-        population_size: number of slots; 10 n for n parameters, between 20 and 100, by default.
+        mutation: ``CurrentToPBest(p, archive)``, ``CurrentToBest()``, ``Best()`` or ``Rand()``.
+        adaptation: ``SHADE(memory)``, ``JDE()``, ``Dither(low, high, CR)`` or ``Fixed(F, CR)``.
+            With ``mutation=Rand(), adaptation=Fixed(0.5, 0.9)`` it is the classic rand/1/bin.
+        population_size: number of slots; n for n parameters, between 20 and 100, by default.
         reduction: ``LinearReduction(budget)`` to shrink the population; see :meth:`lshade`.
         bounds: what happens to mutants outside: ``Midpoint()``, ``Clip()``, ``Reflect()`` or
             ``Resample()``.
@@ -481,8 +487,8 @@ class DESampler(PopulationSampler):
         self,
         search_space: Mapping[str, BaseDistribution] | None = None,
         *,
-        mutation: Mutation = _RAND,
-        adaptation: Adaptation = _FIXED,
+        mutation: Mutation = _MUTATION,
+        adaptation: Adaptation = _ADAPTATION,
         population_size: int | None = None,
         reduction: LinearReduction | None = None,
         bounds: Bounds = _MIDPOINT,
@@ -513,12 +519,14 @@ class DESampler(PopulationSampler):
         """L-SHADE (Tanabe & Fukunaga 2014): the strongest variant if the budget is known.
 
         Success-history adaptation with six entries, current-to-pbest/1 with p = 0.11 and an
-        archive of 2.6 population sizes, and a population that shrinks from 18 n to 4.
+        archive of 2.6 population sizes, and a population that shrinks linearly to 4. The paper
+        starts with 18 n, for budgets of 10,000 n; with fewer trials fewer slots do better.
 
         Args:
             budget: number of trials of the whole search.
             search_space: parameter name -> distribution.
-            population_size: that of the first generation, 18 for each of n parameters by default.
+            population_size: that of the first generation; 18 for each of n parameters by default,
+                but at most a fortieth of the budget (and at least 10).
             bounds: this and the others as for :class:`DESampler`.
             initial_population: see there.
             seed: see there.
@@ -528,7 +536,8 @@ class DESampler(PopulationSampler):
             StudyError: if the budget ends with the first generation, and as for the class.
         """
         if population_size is None:
-            population_size = max(4, 18 * len(Box(search_space, categorical=True)))
+            n = len(Box(search_space, categorical=True))
+            population_size = max(4, min(18 * n, max(10, budget // 40)))
         return cls(
             search_space,
             mutation=CurrentToPBest(0.11, archive=2.6),

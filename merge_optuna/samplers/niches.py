@@ -252,8 +252,9 @@ class NichesSampler(ArchiveSampler):
     Individuals compete for examples: one that solves what few others do stays, even if it is bad
     on average; and the second parent is the one that is good where the first is not. This needs
     per-example scores, which :class:`mo.MergeObjective` stores, or ``mo.set_scores(trial, array)``
-    in any objective. Without them the objective's value is the only score and there is one niche.
-    See :class:`Niches` for the formulas.
+    in any objective. They are in the direction of the study: in one that minimises they are
+    losses, smaller is better. Without them the objective's value is the only score and there is
+    one niche. See :class:`Niches` for the formulas.
 
     A child lies between its parents: with a random ratio w and a random split point, coordinates
     before it are a + w (b − a), those from it on a + (1 − w) (b − a). The coordinates are the

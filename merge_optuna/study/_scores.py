@@ -26,8 +26,9 @@ def set_scores(trial: Trial, array: ArrayLike) -> None:
 
     Args:
         trial: The running trial.
-        array: Shape (n,), in the order of the examples; NaN where one was not evaluated. Scores
-            that are all 0 or 1 take one bit each, others 32.
+        array: Shape (n,), in the order of the examples and in the direction of the study: larger
+            is better if it maximises, smaller (losses) if it minimises. NaN where one was not
+            evaluated. Scores that are all 0 or 1 take one bit each, others 32.
 
     Raises:
         StudyError: If the shape is not (n,).

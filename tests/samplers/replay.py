@@ -185,13 +185,19 @@ class _Slots(_Replay):
         return [s for s in self.slots if s not in busy]
 
     def place(self) -> Place:
-        if self.free() and all(Place(self.generation, s) in self.claimed for s in self.free()):
+        further = [p for p in self.claimed if p.generation == self.generation and p.k > 0]
+        if (
+            all(Place(self.generation, s) in self.claimed for s in self.free())
+            if self.free()
+            else len(further) >= len(self.slots) and len(self.results) > self.begun
+        ):
             self.begin()
         for slot in self.free():
             if Place(self.generation, slot) not in self.claimed:
                 return Place(self.generation, slot)
         flying = Counter(place.slot for place in self.pending)
-        slot = min(self.slots, key=lambda s: (flying[s], s))
+        tries = Counter(p.slot for p in self.claimed if p.generation == self.generation)
+        slot = min(self.slots, key=lambda s: (tries[s], flying[s], s))
         k = 1
         while Place(self.generation, slot, k) in self.claimed:
             k += 1
@@ -214,7 +220,7 @@ class _Slots(_Replay):
         gone = worst[: max(0, len(self.slots) - size)]
         self.slots = [s for s in self.slots if s not in gone]
         self.generation += 1
-        rng = np.random.default_rng([self.seed, 3, self.generation - 1, 0])
+        rng = np.random.default_rng([self.seed, 3, self.generation - 1, 0, 0])
         self.memory = self.algorithm.learn(self.population(), pairs, rng)
 
     def candidate(self, place: Place) -> Candidate:

@@ -53,7 +53,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 class TestRand(AlgorithmSuite):
     def algorithm(self) -> Any:
-        return DE(size=5)
+        return DE(Rand(), Fixed(), size=5)
 
 
 class TestSHADE(AlgorithmSuite):
@@ -532,7 +532,7 @@ def test_jde_inherits_what_has_won() -> None:
     assert np.mean(new != [0.3, 0.4], axis=0) == pytest.approx([0.1, 0.1], abs=0.03)
 
     # In a study: every member has the F and CR that it was made with, the losers' are lost.
-    sampler = DESampler(SPACE, adaptation=JDE(tau=0.5), population_size=5, seed=0)
+    sampler = DESampler(SPACE, mutation=Rand(), adaptation=JDE(tau=0.5), population_size=5, seed=0)
     study = optuna.create_study(sampler=sampler)
     study.optimize(objective, n_trials=60)
     made = {t.number: own_claim(t).candidate.hidden for t in study.trials}  # type: ignore[union-attr]
@@ -558,7 +558,7 @@ def test_linear_reduction_by_hand() -> None:
 
 
 def test_archive_keeps_a_random_part_of_the_beaten() -> None:
-    algorithm = DE(CurrentToPBest(0.2, archive=1.5), size=4)
+    algorithm = DE(CurrentToPBest(0.2, archive=1.5), Fixed(), size=4)
     pairs = [(member(2, x=i / 8), member(1)) for i in range(8)]
     pairs[3] = (member(1, x=9), member(1))  # a tie: not beaten
 
@@ -580,7 +580,7 @@ def test_archive_keeps_a_random_part_of_the_beaten() -> None:
     old = _Memory(None, [np.full(2, 7.0)] * 6)
     assert after(old, [], slots=2) == [7.0] * 3  # the population has shrunk
     for mutation in (Rand(), Best(), CurrentToBest(), CurrentToPBest(archive=0)):
-        algorithm = DE(mutation, size=4)
+        algorithm = DE(mutation, Fixed(), size=4)
         assert after(_Memory(None), pairs, slots=4) == []
 
 
@@ -592,7 +592,14 @@ def test_who_survives(direction: str) -> None:
     """Complete before pruned before failed, feasible before infeasible, ties to the older."""
     sign = 1 if direction == "minimize" else -1
     space = {"x": FloatDistribution(0, 1)}
-    sampler = DESampler(space, adaptation=SHADE(2), population_size=4, seed=0, max_attempts=1)
+    sampler = DESampler(
+        space,
+        mutation=Rand(),
+        adaptation=SHADE(2),
+        population_size=4,
+        seed=0,
+        max_attempts=1,
+    )
     study = optuna.create_study(sampler=sampler, direction=direction)
 
     def generation(*outcomes: tuple[str, float]) -> list[int]:
@@ -622,7 +629,14 @@ def test_who_survives(direction: str) -> None:
 
 def fold(study: optuna.Study, space: Any) -> Any:
     """The books as a new process folds them."""
-    sampler = DESampler(space, adaptation=SHADE(2), population_size=4, seed=0, max_attempts=1)
+    sampler = DESampler(
+        space,
+        mutation=Rand(),
+        adaptation=SHADE(2),
+        population_size=4,
+        seed=0,
+        max_attempts=1,
+    )
     name, storage = study.study_name, study._storage
     log = sampler._notes_of(optuna.load_study(study_name=name, storage=storage)).log
     log.know(sampler._digest(sampler._box(space)), sampler._box(space))
@@ -678,21 +692,26 @@ def test_many_workers_with_every_outcome(options: Any, flying: int, seed: int) -
 
 
 def test_default_sizes() -> None:
-    for n, size in ((1, 20), (2, 20), (3, 30), (10, 100), (30, 100)):
-        space = {f"p{i:02}": FloatDistribution(0, 1) for i in range(n)}
+    for n, size in ((1, 20), (20, 20), (30, 30), (100, 100), (300, 100)):
+        space = {f"p{i:03}": FloatDistribution(0, 1) for i in range(n)}
         assert DESampler(space).population_size() == size
     assert DESampler().population_size() is None
     assert DESampler(SPACE, population_size=7).population_size() == 7
 
 
+def test_lshade_starts_smaller_with_a_small_budget() -> None:
+    for budget, size in ((20, 10), (1000, 25), (4320, 108), (10**6, 108)):
+        assert DESampler.lshade(budget, SPACE).population_size() == size
+
+
 def test_lshade_is_the_papers() -> None:
-    sampler = DESampler.lshade(1000, SPACE, seed=3, bounds=Clip(), max_attempts=5)
+    sampler = DESampler.lshade(10_000, SPACE, seed=3, bounds=Clip(), max_attempts=5)
     expected = DESampler(
         SPACE,
         mutation=CurrentToPBest(p=0.11, archive=2.6),
         adaptation=SHADE(memory=6, terminal=True),
         population_size=18 * 6,  # one of the seven parameters has a single value
-        reduction=LinearReduction(1000, to=4),
+        reduction=LinearReduction(10_000, to=4),
         bounds=Clip(),
         seed=3,
         max_attempts=5,
@@ -705,8 +724,8 @@ def test_lshade_is_the_papers() -> None:
     study.optimize(objective, n_trials=2)
     assert study.trials[0].params["x"] == 0.5
     assert study.trials[1].params["k"] == 8
-    with pytest.raises(StudyError, match=r"budget of 108 evaluations ends with .* of 108"):
-        DESampler.lshade(108, SPACE)
+    with pytest.raises(StudyError, match=r"budget of 10 evaluations ends with .* of 10"):
+        DESampler.lshade(10, SPACE)
     fixed = optuna.create_study(sampler=DESampler.lshade(9, {"one": FloatDistribution(4, 4)}))
     assert fixed.ask({"one": FloatDistribution(4, 4)}).params == {"one": 4}
 
@@ -771,7 +790,7 @@ def test_a_population_has_the_same_name_in_every_process() -> None:
         DE(),
         DE(size=4),
         *(DE(bounds=bounds) for bounds in (Clip(), Reflect(), Resample())),
-        *(DE(m) for m in (Best(), CurrentToBest(), CurrentToPBest(), CurrentToPBest((None, 0.2)))),
+        *(DE(m) for m in (Best(), CurrentToBest(), Rand(), CurrentToPBest((None, 0.2)))),
         *(DE(adaptation=a) for a in (Fixed(0.6), Dither(), JDE(), SHADE(), SHADE(6, True))),
         *(DE(size=9, reduction=LinearReduction(99, to)) for to in (4, 5)),
     ]

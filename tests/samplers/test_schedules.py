@@ -171,7 +171,7 @@ class View:
         for claim in self.book.open.values():
             running = self.trials[claim.trial].state in (TrialState.RUNNING, TrialState.WAITING)
             assert running or claim in self.book.retries or claim.trial in self.log._unseen
-        if isinstance(memory := self.book.memory, _Slots):
+        if isinstance(memory := self.book.memory, _Slots) and self.book.starts:
             starts = [self.book.starts[g].records for g in range(memory.generation + 1)]
             assert starts == sorted(starts)
             assert {place.slot for place in self.book.open} <= set(memory.slots)

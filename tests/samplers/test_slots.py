@@ -17,13 +17,19 @@ from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 
 from merge_optuna import testing
+from merge_optuna.errors import StudyError
 from merge_optuna.samplers import (
+    DE,
+    ArchiveSampler,
     Box,
     Candidate,
+    DESampler,
     Member,
     Population,
     PopulationAlgorithm,
     PopulationSampler,
+    PSOSampler,
+    Rand,
     _stored,
 )
 from merge_optuna.samplers._log import own_claim
@@ -214,7 +220,7 @@ def test_twice_as_many_in_flight_as_slots() -> None:
     assert len(own) > 8
 
 
-def test_when_all_slots_are_taken_the_least_occupied_gets_a_further_candidate() -> None:
+def test_when_all_slots_are_taken_the_least_tried_gets_a_further_candidate() -> None:
     study = make_study()
     trials = ask(study, 7)
     expected = [(0, 0), (0, 1), (0, 2), (0, 0, 1), (0, 1, 1), (0, 2, 1), (0, 0, 2)]
@@ -223,8 +229,8 @@ def test_when_all_slots_are_taken_the_least_occupied_gets_a_further_candidate() 
     for i, value in ((3, 5.0), (0, 6.0), (6, 7.0)):
         study.tell(trials[i], value)
     more = ask(study, 2)  # 1 and 2, 4 and 5 are in flight
-    assert [place(t) for t in more] == [(1, 0), (1, 0, 1)]
-    assert [saw(t) for t in more] == [{0: 3}] * 2
+    assert [place(t) for t in more] == [(1, 0), (1, 1, 1)]
+    assert [saw(t) for t in more] == [{0: 3}, None]  # slot 1 has no member yet
 
 
 def test_a_further_candidate_is_told_apart_from_the_slots_own_in_every_generation() -> None:
@@ -233,7 +239,7 @@ def test_a_further_candidate_is_told_apart_from_the_slots_own_in_every_generatio
     a, b = ask(study, 2)
     study.tell(a, 1.0)
     c, d, e = ask(study, 3)  # slot 1 still has b of generation 0 in flight
-    assert [place(t) for t in (c, d, e)] == [(1, 0), (1, 0, 1), (1, 1, 1)]
+    assert [place(t) for t in (c, d, e)] == [(1, 0), (1, 1, 1), (1, 0, 1)]
     study.tell(b, 1.0)
     study.tell(e, 2.0)
     (f,) = ask(study)  # its own one is still to come
@@ -544,7 +550,7 @@ def test_a_space_that_changes_starts_another_population_and_can_come_back() -> N
     study.tell(other, 1.0)
     study.sampler = make_study().sampler
     more = ask(study, 3)
-    assert [place(t) for t in more] == [(0, 2), (1, 0), (1, 0, 1)]
+    assert [place(t) for t in more] == [(0, 2), (1, 0), (1, 1, 1)]
     assert saw(more[1]) == {0: 0}
 
 
@@ -594,3 +600,71 @@ def test_a_candidate_that_ranks_last_has_one_result_whatever_its_clone_does() ->
     (book,) = study.sampler._notes.log.books.values()  # type: ignore[attr-defined]
     results = Counter(record.claim.place for record in book.records)
     assert max(results.values()) == 1
+
+
+@pytest.mark.parametrize("make", [DESampler, PSOSampler])
+def test_trials_that_are_asked_for_and_never_told_do_not_stop_the_search(make: Any) -> None:
+    """They hold every slot for as long as their process lives."""
+    space = {name: FloatDistribution(0, 1) for name in "xy"}
+    study = optuna.create_study(sampler=make(space, population_size=6, seed=0))
+    for _ in range(9):
+        study.ask(space)
+    study.optimize(lambda t: sum(t.suggest_float(n, 0, 1) for n in "xy"), n_trials=150)
+    values = [t.value for t in study.trials if t.value is not None]
+    assert np.mean(values[-30:]) < 0.3 < np.mean(values[:30])
+    claims = [own_claim(t) for t in study.trials]
+    assert max(c.generation for c in claims if c is not None) > 20
+    fresh = make(space, population_size=6, seed=0)
+    assert replay.contradictions(study.trials, fresh) == []
+
+
+def test_wrong_options_are_refused_at_once() -> None:
+    space = {"x": FloatDistribution(0, 1)}
+    for make, message in (
+        (lambda: DESampler(space, mutation="rand1bin"), "mutation must be an object such as Cur"),
+        (lambda: DESampler(space, mutation=Rand), "mutation must be an object such as CurrentToP"),
+        (
+            lambda: DESampler(space, adaptation=Rand()),
+            "adaptation must be an object such",
+        ),
+        (lambda: PSOSampler(space, coefficients="inertia"), "coefficients must be an object such"),
+        (lambda: DESampler(space, seed=1.5), "seed must be a non-negative integer, got 1.5"),
+        (lambda: DESampler({"x": (0, 1)}), r"search_space\['x'\] must be a distribution"),
+        (
+            lambda: ArchiveSampler(DE(), space),
+            "ArchiveSampler runs a DistributionAlgorithm, not",
+        ),
+    ):
+        with pytest.raises(StudyError, match=message):
+            make()
+
+
+def test_what_the_search_space_lacks_is_warned_about() -> None:
+    study = optuna.create_study(sampler=DESampler({"Y": FloatDistribution(0, 1)}, seed=0))
+    with pytest.warns(UserWarning, match="'y' is not in the search_space of DESampler"):
+        study.optimize(lambda t: t.suggest_float("y", 0, 1), n_trials=1)
+
+
+def test_other_options_in_mid_study_are_warned_about() -> None:
+    space = {"x": FloatDistribution(0, 1)}
+    study = optuna.create_study(sampler=DESampler(space, population_size=6, seed=0))
+    study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=3)
+    study.sampler = DESampler(space, population_size=7, seed=0)
+    with pytest.warns(UserWarning, match="was searched with other options .* starts anew"):
+        study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=1)
+
+
+def test_an_algorithm_that_leaves_the_box_is_named() -> None:
+    @dataclass(frozen=True)
+    class Astray(PopulationAlgorithm):
+        def population_size(self, n: int, evaluations: int = 0) -> int:
+            return 4
+
+        def ask(self, population: Population, slot: int, rng: Any) -> Any:
+            return Candidate(population[slot].x + 2)
+
+    study = optuna.create_study(
+        sampler=PopulationSampler(Astray(), {"x": FloatDistribution(0, 1)}, seed=0)
+    )
+    with pytest.raises(StudyError, match=r"Astray.ask must return a point of \[0, 1\]\^1, not"):
+        study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=5)
