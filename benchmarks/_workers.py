@@ -26,7 +26,7 @@ s = mo.samplers
 FUNCTIONS = {1: "sphere", 10: "ellipsoid", 8: "Rosenbrock"}
 DIMENSIONS = (5, 10)
 PATIENCE = 3
-SAMPLERS = ("DE", "SHADE", "L-SHADE", "PSO", "CMA-ES", "CMA-ES separable", "GA")
+SAMPLERS = ("DE rand/1/bin", "SHADE", "L-SHADE", "PSO", "CMA-ES", "CMA-ES separable", "GA")
 _CALIBRATION = range(1000, 1009)  # seeds
 
 
