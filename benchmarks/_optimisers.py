@@ -170,8 +170,8 @@ PAIRS = {
 # -- pairs ------------------------------------------------------------------------------------
 
 
-def measure(options: Any) -> dict[str, Any]:
-    """The pairs, and Optuna's samplers beside ours."""
+def measure(options: Any) -> Iterator[dict[str, Any]]:
+    """The pairs, and Optuna's samplers beside ours; yields what there is so far."""
     _check()
     found: dict[str, Any] = {"seeds": options.seeds, "fractions": FRACTIONS}
     budgets = {n: e * n for n, e in zip(options.dimensions, options.evaluations, strict=True)}
@@ -187,9 +187,11 @@ def measure(options: Any) -> dict[str, Any]:
     found["budgets"] = budgets
     found["pairs"] = {pair: compare(pair, runs, list(budgets)) for pair in options.pairs}
     found["precisions"] = runs
+    yield found
     if options.optuna:
-        found["optuna"] = _beside_optuna(options)
-    return found
+        for so_far in _beside_optuna(options):
+            found["optuna"] = so_far
+            yield found
 
 
 def _runs(job: tuple[str, int, int, int, int]) -> NDArray[np.float64]:
@@ -325,7 +327,7 @@ def _samplers(n: int, budget: int, seed: int) -> Iterator[tuple[str, optuna.samp
     yield "ours: GA", s.GASampler(space(n), seed=seed)
 
 
-def _beside_optuna(options: Any) -> list[dict[str, Any]]:
+def _beside_optuna(options: Any) -> Iterator[list[dict[str, Any]]]:
     """Few evaluations, through studies in memory; the Gaussian process for half of them."""
     budget, seeds, rows = options.optuna, options.optuna_seeds, []
     for n in options.optuna_dimensions:
@@ -346,7 +348,7 @@ def _beside_optuna(options: Any) -> list[dict[str, Any]]:
             row["seconds"] = time.perf_counter() - began
             rows.append(row)
             print(_optuna_line(row), flush=True)
-    return rows
+            yield rows
 
 
 def _studies(job: tuple[str, int, int, int, int, int]) -> NDArray[np.float64]:

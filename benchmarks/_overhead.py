@@ -32,8 +32,8 @@ STORAGES = ("memory", "journal", "sqlite")
 _ENGINE = ("start", "ask", "first", "survive", "learn")
 
 
-def measure(options: Any) -> list[dict[str, Any]]:
-    """One row for each number of parameters, storage, trial number and sampler."""
+def measure(options: Any) -> Iterator[list[dict[str, Any]]]:
+    """One row for each number of parameters, storage, trial number and sampler, so far."""
     rows: list[dict[str, Any]] = []
     for n in options.parameters:
         # Everything is run in memory first: there the trials to be copied come from.
@@ -42,9 +42,8 @@ def measure(options: Any) -> list[dict[str, Any]]:
             if kind == "memory" or kind in options.storages:
                 found = _measure(n, kind, trials, options)
                 rows += found
-                for row in found:
-                    print(line(row), flush=True)
-    return rows
+                print("\n".join(map(_line, found)), flush=True)
+                yield rows
 
 
 def _samplers(n: int, budget: int) -> dict[str, optuna.samplers.BaseSampler]:
@@ -242,8 +241,7 @@ def _engine_time() -> Iterator[dict[str, float]]:
                 setattr(algorithm, name, own)
 
 
-def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+def _line(row: dict[str, Any]) -> str:
     low, high = row["extra_asking_interval"]
     return (
         f"{row['parameters']:>4} {row['storage']:8}{row['trial']:>6} {row['sampler']:18}"

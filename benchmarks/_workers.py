@@ -10,7 +10,7 @@ median uses, and a seed with both of its runs censored says nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +26,7 @@ s = mo.samplers
 FUNCTIONS = {1: "sphere", 10: "ellipsoid", 8: "Rosenbrock"}
 DIMENSIONS = (5, 10)
 PATIENCE = 3
+SAMPLERS = ("DE rand/1/bin", "SHADE", "L-SHADE", "PSO", "CMA-ES", "CMA-ES separable", "GA")
 _CALIBRATION = range(1000, 1009)  # seeds
 
 
@@ -47,10 +48,10 @@ def _algorithms(n: int, evaluations: int) -> dict[str, Any]:
     }
 
 
-def measure(options: Any) -> list[dict[str, Any]]:
-    """One row for each sampler."""
+def measure(options: Any) -> Iterator[list[dict[str, Any]]]:
+    """One row for each sampler; yields those there are so far."""
     rows = []
-    for name in _algorithms(DIMENSIONS[0], 1000):
+    for name in options.samplers:
         began = time.perf_counter()
         problems = [(f, n) for n in DIMENSIONS for f in FUNCTIONS]
         jobs = [(name, f, n, options.workers_evaluations * n, options) for f, n in problems]
@@ -59,7 +60,7 @@ def measure(options: Any) -> list[dict[str, Any]]:
         row["seconds"] = round(time.perf_counter() - began)
         rows.append(row)
         print(_line(row), flush=True)
-    return rows
+        yield rows
 
 
 def _one(job: tuple[str, int, int, int, Any]) -> dict[str, Any]:

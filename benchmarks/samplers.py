@@ -57,6 +57,7 @@ def main() -> None:
     optimisers.add_argument("--optuna-seeds", type=int, default=5)
     workers = parser.add_argument_group("workers")
     workers.add_argument("--workers", type=int, default=8, help="trials in flight")
+    workers.add_argument("--samplers", nargs="+", default=list(_workers.SAMPLERS))
     workers.add_argument("--workers-seeds", type=int, default=15)
     workers.add_argument(
         "--workers-evaluations", type=int, default=200, help="to the target, times the dimension"
@@ -77,13 +78,14 @@ def main() -> None:
     for known in ("Heartbeat of storage", ".*samples were clipped"):
         warnings.filterwarnings("ignore", known)
     result: dict[str, Any] = {"machine": platform.processor() or platform.machine()}
-    for part in options.part:
-        began = time.perf_counter()
-        result[part] = PARTS[part](options)
-        result[f"{part}_seconds"] = round(time.perf_counter() - began)
     path = options.json or options.folder / "result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, default=_plain))
+    for part in options.part:
+        began = time.perf_counter()
+        for so_far in PARTS[part](options):
+            result[part] = so_far
+            result[f"{part}_seconds"] = round(time.perf_counter() - began)
+            path.write_text(json.dumps(result, default=_plain))
 
 
 def _plain(array: Any) -> Any:
