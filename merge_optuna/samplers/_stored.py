@@ -371,7 +371,7 @@ class StoredSampler(BaseSampler):
                 continue
             if not waiting:
                 return trials
-            time.sleep(pause)
+            time.sleep(pause)  # storages cannot notify
             pause = min(2 * pause, 0.25)
 
     def _running(

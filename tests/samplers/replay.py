@@ -6,6 +6,7 @@ it has to be. It knows no late claims, no clones of Optuna's and no results of o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def wrong_values(trials: Sequence[FrozenTrial], box: Box) -> list[int]:
     ]
 
 
-class _Replay:
+class _Replay(ABC):
     """The log: finished trials in the order in which the claims name them, each once."""
 
     def __init__(self, trials: Sequence[FrozenTrial], sampler: Any) -> None:
@@ -149,11 +150,11 @@ class _Replay:
     def rng(self, place: Place) -> np.random.Generator:
         return np.random.default_rng([self.seed, 0, *place])
 
-    def place(self) -> Place:
-        raise NotImplementedError
+    @abstractmethod
+    def place(self) -> Place: ...
 
-    def candidate(self, place: Place) -> Candidate:
-        raise NotImplementedError
+    @abstractmethod
+    def candidate(self, place: Place) -> Candidate: ...
 
 
 class _Slots(_Replay):
