@@ -261,7 +261,6 @@ class Book:
         retries: those of them that have failed and that nobody has proposed again yet.
         slots: generation -> number of slots taken so far.
         tries: generation -> slot -> number of candidates so far.
-        further: generation -> number of those with k > 0.
         starts: generation -> when it was first claimed from.
         memory: whatever the plumbing has folded from the log.
         told: how far it has.
@@ -273,7 +272,6 @@ class Book:
         self.retries: list[Claim] = []
         self.slots: Counter[int] = Counter()
         self.tries: defaultdict[int, Counter[int]] = defaultdict(Counter)
-        self.further: Counter[int] = Counter()
         self.starts: dict[int, Start] = {}
         self.memory: Any = None
         self.told = 0
@@ -301,7 +299,6 @@ class Book:
             self.starts[place.generation] = start
         if latest is None:
             self.tries[place.generation][place.slot] += 1
-            self.further[place.generation] += place.k > 0
         self._attempts[place] = claim.attempt
         self.open[place] = claim
         self.retries = [r for r in self.retries if r.place != place]

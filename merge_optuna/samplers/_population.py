@@ -118,7 +118,6 @@ class _Slots:
 
     Attributes:
         generation: the one that candidates are drawn for.
-        begun: length of the log when it began.
         slots: those that take part in it.
         population: what the algorithm sees, the members after the generation before.
         after: slot -> member as far as it is known.
@@ -128,7 +127,7 @@ class _Slots:
     def __init__(self, algorithm: PopulationAlgorithm, box: Box) -> None:
         self.algorithm = algorithm
         self.box = box
-        self.generation = self.begun = 0
+        self.generation = 0
         self.slots = list(range(algorithm.population_size(len(box))))
         self.population = Population({}, self.slots, algorithm.start(box))
         self.after: dict[int, Member] = {}
@@ -164,7 +163,6 @@ class _Slots:
         self.population = Population(self.after, self.slots, memory)
         self.pairs = []
         self.generation += 1
-        self.begun = start.records
 
     def _survivor(self, target: Member | None, child: Member) -> Member:
         return child if target is None else self.algorithm.survive(target, child)
@@ -223,8 +221,10 @@ class PopulationSampler(StoredSampler):
         if free:
             over = all(book.knows(Place(slots.generation, slot)) for slot in free)
         else:  # slots can be lost for ever, e.g. to trials that were asked for and never told
-            enough = book.further[slots.generation] >= len(slots.slots)
-            over = enough and len(book.records) > slots.begun
+            own = sum(book.knows(Place(slots.generation, slot)) for slot in slots.slots)
+            further = book.tries[slots.generation].total() - own
+            enough = further >= len(slots.slots)
+            over = enough and len(book.records) > book.starts[slots.generation].records
         if over and not held:
             slots.advance(Start(len(book.records), frozenset(book.taken), seed))
             free = [slot for slot in slots.slots if slot not in busy]
