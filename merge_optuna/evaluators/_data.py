@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -28,11 +28,15 @@ class Columns:
     text_pair: str | None
     image: str | None
     label: str | None  # None: the data need not have labels
+    group: str | None = None
+
+
+Groups: TypeAlias = list[Any] | None  # one per example, if there is a column of them
 
 
 def read(
     data: Any, columns: Columns, tokenizer: Any, max_length: int | None
-) -> tuple[Inputs, Labels]:
+) -> tuple[Inputs, Labels, Groups]:
     """Reads what :class:`Classification` takes as data.
 
     Raises:
@@ -44,6 +48,11 @@ def read(
     if isinstance(data, (str, os.PathLike)):
         return _from_json_lines(Path(data), columns, tokenizer, max_length)
     if isinstance(data, (tuple, list)) and len(data) == 2:
+        if columns.group is not None:
+            raise EvaluationError(
+                f"A pair (inputs, labels) has no column {columns.group!r}. Groups are read from a "
+                "datasets.Dataset or a JSON lines file."
+            )
         return _from_pair(*data)
     if isinstance(data, Mapping):
         raise EvaluationError(
@@ -57,31 +66,32 @@ def read(
 
 def _from_dataset(
     data: Any, columns: Columns, tokenizer: Any, max_length: int | None
-) -> tuple[Inputs, Labels]:
+) -> tuple[Inputs, Labels, Groups]:
     data = data.with_format(None)  # strings, integers and PIL images whatever its format is
     there = list(data.column_names)
     inputs = columns.image or columns.text
     pair = _pair_column(columns, there)
-    for name in (inputs, columns.label, pair):
+    for name in (inputs, columns.label, pair, columns.group):
         if name is not None and name not in there:
             raise EvaluationError(
                 f"The data set has no column {name!r}, only {few(there)}. "
-                "Name the columns with text=, text_pair=, image= and label=."
+                "Name the columns with text=, text_pair=, image=, label= and group=."
             )
     labels = Labels((), _row)
     if columns.label is not None:
         labels = _labels(list(data[columns.label]), _row)
         names = getattr(data.features[columns.label], "names", None)
         labels = Labels(labels.values, labels.where, names)
+    groups = list(data[columns.group]) if columns.group else None
     if columns.image is not None:
-        return Images(data.select_columns([columns.image]), columns.image), labels
+        return Images(data.select_columns([columns.image]), columns.image), labels, groups
     pairs = _texts(list(data[pair]), _row) if pair else None
-    return Texts(_texts(list(data[inputs]), _row), pairs, tokenizer, max_length), labels
+    return Texts(_texts(list(data[inputs]), _row), pairs, tokenizer, max_length), labels, groups
 
 
 def _from_json_lines(
     path: Path, columns: Columns, tokenizer: Any, max_length: int | None
-) -> tuple[Inputs, Labels]:
+) -> tuple[Inputs, Labels, Groups]:
     if columns.image is not None:
         raise EvaluationError(f"{path}: images are read from a datasets.Dataset only.")
     lines, rows = _read_json_lines(path)
@@ -94,7 +104,7 @@ def _from_json_lines(
             if name not in fields:
                 raise EvaluationError(
                     f"{where(row)}: no field {name!r}, only {few(list(fields))}. "
-                    "Name the fields with text=, text_pair= and label=."
+                    "Name the fields with text=, text_pair=, label= and group=."
                 )
         return [fields[name] for fields in rows]
 
@@ -103,7 +113,8 @@ def _from_json_lines(
         labels = _labels(column(columns.label), where)
     pair = _pair_column(columns, list(rows[0]) if rows else [])
     pairs = _texts(column(pair), where) if pair else None
-    return Texts(_texts(column(columns.text), where), pairs, tokenizer, max_length), labels
+    texts = Texts(_texts(column(columns.text), where), pairs, tokenizer, max_length)
+    return texts, labels, column(columns.group) if columns.group else None
 
 
 def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
@@ -140,7 +151,7 @@ def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     return fields
 
 
-def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels]:
+def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels, Groups]:
     tensor = inputs if isinstance(inputs, Tensor) else _numbers(inputs)
     values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
     if tensor.ndim == 0 or len(tensor) != len(values):
@@ -148,7 +159,7 @@ def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels]:
             f"The inputs have shape {tuple(tensor.shape)}, but there are {len(values)} labels: "
             "one label per input is needed."
         )
-    return Tensors(tensor.detach()), _labels(values, _row)
+    return Tensors(tensor.detach()), _labels(values, _row), None
 
 
 def _numbers(inputs: Any) -> Tensor:

@@ -112,7 +112,7 @@ class Labels:
 
     def digest(self) -> str:
         """32 hexadecimal digits over the labels as they are given and the names of the classes."""
-        return _digest([json.dumps([list(self.values), self.names]).encode()])
+        return content_digest([json.dumps([list(self.values), self.names]).encode()])
 
     def _unknown(self, row: int, known: list[str]) -> str:
         return (
@@ -163,7 +163,7 @@ class Texts:
         return Encoded(np.array([len(row) for row in columns["input_ids"]]), batch)
 
     def digest(self) -> str:
-        return _digest([json.dumps([self.texts, self.pairs]).encode()])
+        return content_digest([json.dumps([self.texts, self.pairs]).encode()])
 
     def _tokenizer(self, model: nn.Module) -> Any:
         tokenizer = self.tokenizer
@@ -214,7 +214,7 @@ class Images:
         data = self.data
         if isinstance(data.features[self.column], datasets.Image):
             data = data.cast_column(self.column, datasets.Image(decode=False))
-        return _digest(_content(row) for row in data[self.column])
+        return content_digest(_content(row) for row in data[self.column])
 
     def _images(self, ids: Ids, colour: bool) -> list[Any]:
         images = [self.data[int(i)][self.column] for i in ids]
@@ -248,7 +248,7 @@ class Tensors:
     def digest(self) -> str:
         head = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
         raw = self.inputs.cpu().contiguous().reshape(-1).view(torch.uint8)
-        return _digest([head.encode(), raw.numpy().data])
+        return content_digest([head.encode(), raw.numpy().data])
 
 
 def mixed(n: int) -> Ids:
@@ -279,7 +279,8 @@ def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:
     return [batches[i] for i in np.argsort(draws, kind="stable")]
 
 
-def _digest(parts: Iterable[bytes | memoryview]) -> str:
+def content_digest(parts: Iterable[bytes | memoryview]) -> str:
+    """32 hexadecimal digits over a sequence of contents."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         state.update(len(part).to_bytes(8, "little"))

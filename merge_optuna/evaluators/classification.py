@@ -17,7 +17,7 @@ from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._base import Batch
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._inputs import Arguments, Ids, in_batches
+from merge_optuna.evaluators._inputs import Arguments, Ids, content_digest, in_batches
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -33,11 +33,12 @@ class Classification:
     prepared once and stay on the model's device.
 
     Scores per example are 1 (right) or 0 (wrong), for macro-F1 a row of three: right or wrong,
-    the predicted and the true class number. Logits with a NaN score NaN (and predict -1).
+    the predicted and the true class number. With groups the number of its group, in sorted order,
+    comes last in the row. Logits with a NaN score NaN (and predict -1).
 
     Attributes:
         directions: ``("maximize",)``.
-        metric_names: ``(metric,)``.
+        metric_names: ``(metric,)``, with groups e.g. ``("macro_f1 per domain",)``.
         inputs: What models are given; the labels stay inside.
         head: What is put in the place of the models' own head, or None.
     """
@@ -53,6 +54,7 @@ class Classification:
         text_pair: str | None = None,
         image: str | None = None,
         label: str = "label",
+        group: str | None = None,
         tokenizer: Any = None,
         max_length: int | None = None,
         batch_size: int = 32,
@@ -71,6 +73,8 @@ class Classification:
             image: Column of images. If given, the model is an image model.
             label: Column of labels: class numbers, or names that the model's ``label2id`` knows.
                 A ``ClassLabel`` column counts by its names if the model knows them all.
+            group: Column of groups, e.g. domains or languages: the metric is computed within each
+                group, and the value is the mean over the groups, whatever their sizes.
             tokenizer: A tokenizer, or the folder or hub id of one; by default the one in the
                 model's own checkpoint. (Images use the image processor there.)
             max_length: Longest text in tokens; by default what tokenizer and model can take.
@@ -87,10 +91,13 @@ class Classification:
         for name, number in (("batch_size", batch_size), ("max_length", max_length)):
             if number is not None and number < 1:
                 raise EvaluationError(f"{name} must be at least 1, not {number}.")
-        self.metric_names = (metric,)
+        self.metric_names = (metric if group is None else f"{metric} per {group}",)
         self._metric = _METRICS[metric]
-        columns = Columns(text, text_pair, image, label)
-        self.inputs, self._labels = read(data, columns, tokenizer, max_length)
+        columns = Columns(text, text_pair, image, label, group)
+        self.inputs, self._labels, groups = read(data, columns, tokenizer, max_length)
+        self._groups: Ids | None = None
+        if groups is not None:
+            self._groups = np.unique(list(map(str, groups)), return_inverse=True)[1]
         self._batch_size = batch_size
         self._order: list[Ids] | None = None
         self.head = None if head is None else Head(head)
@@ -109,7 +116,8 @@ class Classification:
             model: Put into eval mode if it is not.
 
         Yields:
-            Example ids, shape (b,), and scores, shape (b,) or (b, 3).
+            Example ids, shape (b,), and scores, shape (b,) or (b, 3), with groups (b, 2) or
+            (b, 4).
 
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
@@ -120,17 +128,26 @@ class Classification:
             predicted, width = _predict(scored, batch.arguments)
             self._check_range(ready.classes, width)
             right = np.where(predicted < 0, np.nan, predicted == batch.classes)
-            yield batch.ids, self._metric.scores(right, predicted, batch.classes)
+            scores = self._metric.scores(right, predicted, batch.classes)
+            if self._groups is not None:
+                scores = np.column_stack([scores, self._groups[batch.ids]])
+            yield batch.ids, scores
 
     def value(self, scores: Scores) -> float:
         """The metric over the scores of any of the examples.
 
         Macro-F1 is averaged over the labels with a true example among those given: over all
         labels of the data when all its examples are there. On a part of them, a rare label that
-        has not come up yet neither counts as 0 nor lives by a chance prediction. NaN if a score
-        is NaN.
+        has not come up yet neither counts as 0 nor lives by a chance prediction. So it is with
+        groups. NaN if a score is NaN.
         """
-        return self._metric.value(np.asarray(scores))
+        scores = np.asarray(scores)
+        if self._groups is None:
+            return self._metric.value(scores)
+        groups = scores[:, -1]
+        return float(
+            np.mean([self._metric.value(scores[groups == g, :-1]) for g in np.unique(groups)])
+        )
 
     def check(self, model: nn.Module) -> None:
         """Runs two examples, the longest, and compares all labels with the shape of the logits.
@@ -154,8 +171,10 @@ class Classification:
 
     @cached_property
     def digest(self) -> dict[str, str]:
-        """Digests of the inputs, of the labels and, if there is one, of the head."""
+        """Digests of the inputs, of the labels and, if there are any, of groups and head."""
         parts = {"inputs": self.inputs.digest(), "labels": self._labels.digest()}
+        if self._groups is not None:
+            parts["groups"] = content_digest([self._groups.tobytes()])
         return parts if self.head is None else {**parts, "head": self.head.checkpoint.digest}
 
     def _scored(self, model: nn.Module) -> nn.Module:

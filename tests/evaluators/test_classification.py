@@ -78,6 +78,41 @@ def test_macro_f1_equals_scikit_learn(model: nn.Module, tokenizer: Any, tmp_path
     assert evaluator.value(part) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_groups_count_alike_whatever_their_sizes(
+    metric: str, model: nn.Module, tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = make_rows(80)
+    for i, row in enumerate(rows):
+        row["domain"] = "tweets" if i % 8 else "books"
+    evaluators = {
+        source: Classification(data, metric=metric, group="domain", batch_size=16)
+        for source, data in {
+            "jsonl": write_lines(tmp_path / "dev.jsonl", rows),
+            "dataset": datasets.Dataset.from_list(rows),
+        }.items()
+    }
+    predicted, true = one_by_one(model, tokenizer, rows), truth(rows)
+    books = np.array([row["domain"] == "books" for row in rows])
+
+    def value(part: np.ndarray) -> float:
+        if metric == "accuracy":
+            return float((predicted == true)[part].mean())
+        labels = np.unique(true[part])
+        return float(f1_score(true[part], predicted[part], labels=labels, average="macro"))
+
+    assert value(books) != value(~books)
+    for evaluator in evaluators.values():
+        _, scores = collect(evaluator, model)
+        np.testing.assert_array_equal(scores[:, 0], predicted == true)
+        np.testing.assert_array_equal(scores[:, -1], ~books)
+        expected = (value(books) + value(~books)) / 2
+        assert evaluator.value(scores) == pytest.approx(expected)
+        assert evaluator.value(scores[::-1]) == pytest.approx(expected)
+        assert evaluator.value(scores[books]) == pytest.approx(value(books))
+        assert evaluator.metric_names == (f"{metric} per domain",)
+
+
 def test_batches_come_in_the_same_order_for_every_model(
     model: nn.Module, bert_folder: Path, tmp_path: Path
 ) -> None:
@@ -386,11 +421,13 @@ def digests(make: Callable[[], Any], changed: Callable[[], Any], **options: Any)
 
 
 def test_digest_of_texts(tmp_path: Path) -> None:
-    def data(pair: str = "b c", label: str = "joy") -> Any:
+    def data(pair: str = "b c", label: str = "joy", domain: str = "x") -> Any:
         rows = {"text": ["a", "a b"], "text2": ["c", pair], "label": ["fear", label]}
-        return datasets.Dataset.from_dict(rows)
+        return datasets.Dataset.from_dict({**rows, "domain": ["x", domain]})
 
     assert digests(data, lambda: data(pair="b d")) == ["inputs"]
+    one, other = (Classification(data(domain=d), group="domain").digest for d in "xy")
+    assert [part for part in one if one[part] != other[part]] == ["groups"]
     assert digests(data, lambda: data(label="fear")) == ["labels"]
     rows = [{"text": "a", "text2": "c", "label": "fear"}]
     rows.append({"text": "a b", "text2": "b c", "label": "joy"})

@@ -102,6 +102,10 @@ def test_missing_columns(tmp_path: Path) -> None:
         Classification(data, text="sentence", text_pair="b")
     with pytest.raises(EvaluationError, match="no column 'img', only"):
         Classification(data, image="img")
+    with pytest.raises(EvaluationError, match="no column 'domain', only"):
+        Classification(data, text="sentence", group="domain")
+    with pytest.raises(EvaluationError, match=r"A pair .* has no column 'domain'"):
+        Classification(PAIR, group="domain")
     rows = [{"text": "w1", "label": 0}, {"text": "w2", "lable": 0}]
     path = write_lines(tmp_path / "dev.jsonl", rows)
     with pytest.raises(EvaluationError, match="line 2: no field 'label', only text, lable"):
