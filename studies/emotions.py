@@ -21,13 +21,17 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import torch
 import transformers
+from _comparison import Array, Bootstrap, Line, difference, label, write
+from datasets import Dataset
 from torch import nn
 
 import merge_optuna as mo
@@ -36,11 +40,14 @@ DOMAINS = ("tec", "isear", "crowdflower", "dailydialog", "goemotions")
 WARM = ("dair", "meld", "emoevent")  # for the base, never merged
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-OUT = Path("runs/emotions")
+OUT, RESULTS = Path("runs/emotions"), Path(__file__).with_suffix("")
 WARM_TEXTS, TRAIN_TEXTS, DEV_TEXTS = 600, 2000, 200  # per set
 MAX_LENGTH = 48  # tokens
+DTYPE = "bfloat16"  # of the live model
 
 Rows = list[dict[str, Any]]  # text, label, domain
+Model = mo.Checkpoint | mo.Recipe
+Key = tuple[str, int]  # a line of the tables: method, evaluations
 
 
 def read(data: Path, domain: str, split: str) -> Rows:
@@ -104,24 +111,253 @@ def make_models(folder: Path, data: Path, encoder: str, seed: int) -> dict[str, 
     return made
 
 
+def dev_texts(data: Path, seed: int) -> Rows:
+    """Some dev texts of each domain, without those that are among the test texts as well."""
+    test = {row["text"] for domain in DOMAINS for row in read(data, domain, "test")}
+    dev = {domain: read(data, domain, "dev") for domain in DOMAINS}
+    unseen = {d: [row for row in rows if row["text"] not in test] for d, rows in dev.items()}
+    return [row for rows in unseen.values() for row in draw(rows, DEV_TEXTS, seed)]
+
+
+def scorer(rows: Rows) -> mo.evaluators.Classification:
+    """Mean over the domains of macro-F1."""
+    return mo.evaluators.Classification(
+        Dataset.from_list(rows),
+        metric="macro_f1",
+        group="domain",
+        max_length=MAX_LENGTH,
+        batch_size=100,
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods have in common in one repetition."""
+
+    seed: int
+    base: mo.Checkpoint
+    experts: list[mo.Checkpoint]
+    dev: mo.evaluators.Classification
+
+
+@dataclass(frozen=True)
+class Search:
+    """A method that searches.
+
+    Attributes:
+        name: As in the tables.
+        declare: Makes the search from a setting, a name and a number of trials.
+        budgets: After how many evaluations the best so far is tested.
+        begin: What it begins with, as in the tables: its base merger, ...
+        first: ... the best on dev of so many first trials.
+    """
+
+    name: str
+    declare: Callable[[Setting, str, int], mo.MergeStudy]
+    budgets: Sequence[int]
+    begin: str
+    first: int = 1
+
+
+def task_arithmetic(setting: Setting, name: str, n_trials: int) -> mo.MergeStudy:
+    lambda_ = mo.free(0, 1.5, start=0.4)
+    space = mo.recipes.task_arithmetic(setting.base, setting.experts, lambda_=lambda_)
+    return coefficient(setting, space, name, n_trials)
+
+
+def ties(setting: Setting, name: str, n_trials: int) -> mo.MergeStudy:
+    lambda_ = mo.free(0, 5, start=1)
+    space = mo.recipes.ties(setting.base, setting.experts, density=0.2, lambda_=lambda_)
+    return coefficient(setting, space, name, n_trials)
+
+
+def coefficient(setting: Setting, space: mo.Recipe, name: str, n_trials: int) -> mo.MergeStudy:
+    objective = mo.MergeObjective(space, setting.dev, dtype=DTYPE)
+    sampler = space.sampler(seed=setting.seed)
+    return mo.MergeStudy(name, objective, n_trials=n_trials, sampler=sampler)
+
+
+def cma_es(setting: Setting, name: str, n_trials: int) -> mo.MergeStudy:
+    return mo.presets.evolutionary_merge(
+        setting.base,
+        setting.experts,
+        setting.dev,
+        per="model",
+        name=name,
+        n_trials=n_trials,
+        seed=setting.seed,
+        dtype=DTYPE,
+    )
+
+
+UNTUNED = ("uniform average", "task arithmetic, λ = 0.4", "TIES, λ = 1", "DARE-TIES, 0.5, 0.5")
+SEARCHES = (
+    Search("task arithmetic, λ searched", task_arithmetic, (35, 100, 200), UNTUNED[1]),
+    Search("TIES, λ searched", ties, (35, 100, 200), UNTUNED[2]),
+    Search("CMA-ES DARE-TIES", cma_es, (35, 100, 200), UNTUNED[3]),
+)
+DATA_FREE = (*UNTUNED, *(search.name for search in SEARCHES[:2]))  # λ tuned on dev at most
+
+
+def run(declared: mo.MergeStudy, storage: str) -> optuna.Study:
+    """Runs a search, or what is left of it. A recipe with free numbers is tried as it is first."""
+    study, space = declared.open(storage), declared.objective.space
+    if isinstance(space, mo.Recipe) and not study.trials:
+        study.enqueue_trial(space.start())
+    return declared.run(storage)
+
+
+def best_of_first(study: optuna.Study, n: int) -> optuna.trial.FrozenTrial:
+    """The best of the first so many evaluations, the earliest among equals."""
+    complete, pruned = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+    done = study.get_trials(deepcopy=False, states=[complete, pruned])[:n]
+    return max((t for t in done if t.state == complete), key=lambda trial: trial.value)
+
+
+class Tester:
+    """Scores models, and keeps in a folder what they have answered."""
+
+    def __init__(self, folder: Path, test: mo.evaluators.Classification) -> None:
+        self.folder = folder
+        self.test = test
+        self.engine = mo.Engine(dtype=DTYPE)
+        self.bootstrap: Bootstrap | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def answers(self, model: Model, texts: mo.evaluators.Classification) -> Array:
+        """Right or wrong, predicted class, true class and domain of each text, shape (n, 4)."""
+        digests = (model.digest, *texts.digest.values())
+        place = self.folder / f"{'-'.join(digest[:12] for digest in digests)}.npy"
+        if not place.exists():
+            ids, scores = map(np.concatenate, zip(*texts(self.engine.load(model)), strict=True))
+            with place.with_suffix(".unfinished").open("wb") as file:
+                np.save(file, scores[np.argsort(ids)].astype(np.int8))
+            place.with_suffix(".unfinished").rename(place)
+        return np.load(place).astype(np.int64)
+
+    def __call__(self, model: Model) -> Array:
+        """Test macro-F1 of the texts and of resamples, shape (domains, 1 + resamples)."""
+        _, predicted, true, domain = self.answers(model, self.test).T
+        if self.bootstrap is None:
+            self.bootstrap = Bootstrap(true, domain)
+        return self.bootstrap.macro_f1(predicted)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A line of the tables in one repetition; ``test`` as a :class:`Tester` gives it."""
+
+    dev: float
+    test: Array
+    begin: Array | None = None  # the same of what its search began with
+    seconds: float | None = None  # per evaluation
+
+
+def repeat(setting: Setting, tester: Tester, storage: str, most: int) -> dict[Key, Tested]:
+    """All baselines and searches of one repetition."""
+    lines: dict[Key, Tested] = {}
+    models: dict[str, Model] = {m.name: m for m in (setting.base, *setting.experts)}
+    models[UNTUNED[0]] = mo.recipes.linear(setting.experts)
+    for name, model in models.items():
+        dev = setting.dev.value(tester.answers(model, setting.dev))
+        lines[name, 0] = Tested(dev, tester(model))
+    for search in SEARCHES:
+        budgets = [min(n, most) for n in search.budgets]
+        name = f"{search.name}, seed {setting.seed}"
+        study = run(search.declare(setting, name, max(budgets)), storage)
+        first = best_of_first(study, search.first)
+        begin = tester(mo.recipe_of(study, first))
+        if search.begin in UNTUNED:
+            lines.setdefault((search.begin, 0), Tested(first.value, begin))
+        for n in budgets:
+            best = best_of_first(study, n)
+            test = tester(mo.recipe_of(study, best))
+            lines[search.name, n] = Tested(best.value, test, begin, seconds(study))
+    return lines
+
+
+def seconds(study: optuna.Study) -> float:
+    """Of an evaluation: merging and scoring, the median."""
+    spent = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    parts = ("seconds_merge", "seconds_evaluate")
+    return float(np.median([sum(s[part] for part in parts) for s in spent if parts[1] in s]))
+
+
+def summary(repetitions: Sequence[dict[Key, Tested]]) -> list[Line]:
+    """The lines of the tables: baselines, then searches beside what they have to beat."""
+    begins = {search.name: search.begin for search in SEARCHES}
+    keys = sorted(repetitions[0], key=lambda key: key[0] in begins)
+    test = {key: np.stack([lines[key].test for lines in repetitions]) for key in keys}
+    dev = {key: float(np.mean([lines[key].dev for lines in repetitions])) for key in keys}
+    made = []
+    for key in keys:
+        name, n = key
+        values = test[key][..., 0]  # (seeds, domains)
+        line: Line = {
+            "method": name,
+            "evaluations": n,
+            "dev": dev[key],
+            "test": float(values.mean()),
+            "test by seed": values.mean(1).tolist(),
+            "test by domain": dict(zip(sorted(DOMAINS), values.mean(0).tolist(), strict=True)),
+        }
+        if name in begins:
+            line["begins with"] = begins[name]
+            line["gain"] = difference(test[key], [lines[key].begin for lines in repetitions])
+            line["seconds"] = [lines[key].seconds for lines in repetitions]
+        if name in begins and name not in DATA_FREE:
+            rivals = [key for key in keys if key[0] in DATA_FREE and key[1] <= n]
+            rival = max(rivals, key=dev.__getitem__)
+            line["best data-free"] = label(*rival)
+            line["gain over it"] = difference(test[key], test[rival])
+        made.append(line)
+    return made
+
+
+NOTE = """\
+Mean over five domains of macro-F1, on {dev} dev and {test} test texts; mean over {seeds} seeds. A
+seed is one repetition of everything: training texts, dev texts, search. A gain is the mean over
+the seeds of the difference to what the search begins with in the same seed, with its 95 % interval
+in a paired bootstrap: test texts are drawn with replacement within each domain, the same ones for
+both models and all seeds, and differences are averaged over domains and seeds. Nothing is chosen
+by test texts: the best data-free merge is the best on dev with at most as many evaluations.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    data = os.environ.get("MERGE_OPTUNA_DATA")
     parser.add_argument(
         "--data",
         type=Path,
-        default=os.environ.get("MERGE_OPTUNA_DATA"),
+        default=data,
+        required=data is None,
         help="folder with the texts (default: $MERGE_OPTUNA_DATA)",
     )
     parser.add_argument("--encoder", default=ENCODER, help="hub id or folder (%(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="work folder (%(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the tables")
     parser.add_argument("--seeds", type=int, nargs="+", default=range(5), help="0 to 4")
+    parser.add_argument(
+        "--n-trials", type=int, default=10**6, help="at most so many per search, for a first look"
+    )
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    test = scorer([row for d in DOMAINS for row in read(arguments.data, d, "test")])
+    tester = Tester(arguments.out / "answers", test)
+    repetitions = []
     for seed in arguments.seeds:
-        make_models(arguments.out / f"seed-{seed}", arguments.data, arguments.encoder, seed)
+        folder = arguments.out / f"seed-{seed}"
+        models = make_models(folder, arguments.data, arguments.encoder, seed)
+        base, *experts = models.values()
+        setting = Setting(seed, base, experts, scorer(dev_texts(arguments.data, seed)))
+        storage = f"sqlite:///{arguments.out / 'searches.db'}"
+        repetitions.append(repeat(setting, tester, storage, arguments.n_trials))
+        about = {"seeds": len(repetitions), "dev": len(setting.dev), "test": len(test)}
+        write(arguments.results, summary(repetitions), NOTE.format(**about), about)  # so far
 
 
 if __name__ == "__main__":
