@@ -98,6 +98,20 @@ def combine(out: Any, models: Any, coefficients: Any) -> None:
 
 
 @_jit
+def splice(out: Any, models: Any, starts: Any, coefficients: Any) -> None:
+    """Σ c·θ on each segment; the first one may begin before the elements."""
+    total = np.empty(_BLOCK, np.float32)
+    for s in range(len(starts)):
+        begin = max(starts[s], 0)
+        end = min(starts[s + 1], out.size) if s + 1 < len(starts) else out.size
+        for at in range(begin, end, _BLOCK):
+            size, start = min(_BLOCK, end - at), _U(at)
+            for k in range(len(models)):
+                _add_scaled(total, models[k], start, size, coefficients[s, k], k == 0)
+            _store(out, start, size, total)
+
+
+@_jit
 def _add_scaled(total: Any, model: Any, start: Any, size: Any, c: Any, first: Any) -> None:
     if first:
         for i in range(size):

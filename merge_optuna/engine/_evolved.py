@@ -1,0 +1,73 @@
+"""How the weights of an individual that evolution has found are computed, part by part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merge_optuna.engine import _kernels as kernels
+from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
+from merge_optuna.methods._affine import gram as methods_gram
+from merge_optuna.methods.splice import Segments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merge_optuna.recipes import Recipe
+
+_CHUNK = 1 << 15  # elements: what all ancestors need of it stays in the cache, on one thread
+
+
+def evolved(
+    recipe: Recipe, name: str, inputs: Sequence[Tensor]
+) -> Callable[[Array, int], None] | None:
+    """How to fill a tensor of an individual; None if a source is not computed in float32."""
+    if any(flat(tensor) is None for tensor in inputs):
+        return None
+    arrays = alike(inputs)
+    if isinstance(recipe.individual, Segments) and arrays is not None:
+        return _spliced(recipe, recipe.individual, name, arrays)
+    return _in_chunks(recipe, name, inputs)
+
+
+def gram(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
+    """Dot products of flat tensors with each other, (n, n), summed in float64 in a fixed order."""
+    arrays = alike([tensor.contiguous() for tensor in tensors])
+    products: NDArray[np.float64]
+    products = methods_gram(tensors) if arrays is None else kernels.gram(arrays)
+    return products
+
+
+def _spliced(
+    recipe: Recipe, individual: Segments, name: str, models: tuple[Array, ...]
+) -> Callable[[Array, int], None]:
+    offset = recipe.parts[name].offset
+    starts, coefficients = individual.within(offset, offset + models[0].size)
+    factors = floats(coefficients)
+
+    def fill(out: Array, first: int) -> None:
+        kernels.splice(out, part(models, first, out.size), starts - first, factors)
+
+    return fill
+
+
+def _in_chunks(
+    recipe: Recipe, name: str, inputs: Sequence[Tensor]
+) -> Callable[[Array, int], None]:
+    individual, whole = recipe.individual, recipe.parts[name]
+    assert individual is not None
+    flats = [tensor.reshape(-1) for tensor in inputs]
+
+    def fill(out: Array, first: int) -> None:
+        merged = tensor_of(out)
+        for at in range(0, out.size, _CHUNK):
+            end = min(at + _CHUNK, out.size)
+            parts = [tensor[first + at : first + end].float() for tensor in flats]
+            here = dataclasses.replace(whole, first=first + at)
+            merged[at:end] = individual.evaluate(parts, here)
+
+    return fill
