@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
+from merge_optuna.methods import Part, mask_key
 from merge_optuna.methods._affine import gram as methods_gram
+from merge_optuna.methods.descent import Crossover, Descent, Operation
 from merge_optuna.methods.splice import Segments
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from merge_optuna.recipes import Recipe
 
+_FULL = 1 << 32
 _CHUNK = 1 << 15  # elements: what all ancestors need of it stays in the cache, on one thread
 
 
@@ -68,6 +72,29 @@ def _in_chunks(
             end = min(at + _CHUNK, out.size)
             parts = [tensor[first + at : first + end].float() for tensor in flats]
             here = dataclasses.replace(whole, first=first + at)
-            merged[at:end] = individual.evaluate(parts, here)
+            if isinstance(individual, Descent):
+                merged[at:end] = individual.evaluate(parts, here, _apply)
+            else:
+                merged[at:end] = individual.evaluate(parts, here)
 
     return fill
+
+
+def _apply(operation: Operation, parents: Sequence[Tensor], part: Part) -> Tensor:
+    """The fused kernel of an operation if it has one, else itself."""
+    if isinstance(operation, Crossover) and operation.granularity == "parameter":
+        return _crossed(operation, parents, part)
+    return operation(parents, part)
+
+
+def _crossed(operation: Crossover, parents: Sequence[Tensor], part: Part) -> Tensor:
+    limit = round(operation.CR * _FULL)
+    if limit == 0:
+        return parents[0]
+    out = torch.empty_like(parents[0])
+    target, *donors = (tensor.numpy() for tensor in parents)
+    a, b = (*donors, target)[:2]
+    key = np.uint64(mask_key(operation.seed, operation.granularity, part.name))
+    F, last = np.float32(operation.F), np.uint32(limit - 1)
+    kernels.crossover(out.numpy(), target, a, b, F, key, part.first, last)
+    return out

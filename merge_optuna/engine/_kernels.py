@@ -162,6 +162,25 @@ def _add_products(lanes: Any, a: Any, b: Any, size: Any) -> None:
         lanes[_U(i)] += a[_U(i)] * b[_U(i)]
 
 
+# -- descent ----------------------------------------------------------------------------------
+
+
+@_jit
+def crossover(
+    out: Any, target: Any, a: Any, b: Any, F: Any, key: Any, first: Any, last: Any
+) -> None:
+    """Where a draw is at most ``last`` target + (a − b)·F, else target; all float32."""
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _draw(pairs, key, _U((first + at) // 2), (size + 1) // 2)
+        for i in range(size):
+            j = start + _U(i)
+            mutant = target[j] + (a[j] - b[j]) * F
+            out[j] = _where(drawn[_U(i)] <= last, mutant, target[j])
+
+
 # -- task vectors -----------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -265,8 +265,12 @@ class Descent(Individual):
         if wrong:
             raise RecipeError(f"The descent names model {wrong[0]}, but there are {models}.")
 
-    def evaluate(self, models: Sequence[Tensor], part: Part) -> Tensor:
-        """Every ancestor on this range, each forgotten after its last child."""
+    def evaluate(self, models: Sequence[Tensor], part: Part, apply: Apply | None = None) -> Tensor:
+        """Every ancestor on this range, each forgotten after its last child.
+
+        ``apply`` may stand in for operations; it returns the same bits.
+        """
+        apply = apply or _called
         size = models[0].numel()
         order = self.order()
         uses = Counter(parent for one in order if one.weights is None for parent in one.parents)
@@ -278,12 +282,20 @@ class Descent(Individual):
             elif one.operation is None:
                 values[one] = models[one.model]
             else:
-                values[one] = one.operation([values[parent] for parent in one.parents], part)
+                parents = [values[parent] for parent in one.parents]
+                values[one] = apply(one.operation, parents, part)
                 for parent in one.parents:
                     uses[parent] -= 1
                     if not uses[parent]:
                         values.pop(parent, None)
         return values[self.last]
+
+
+Apply = Callable[[Operation, Sequence[Tensor], Part], Tensor]
+
+
+def _called(operation: Operation, parents: Sequence[Tensor], part: Part) -> Tensor:
+    return operation(parents, part)
 
 
 def _ancestor(row: dict[str, Any], made: Sequence[Ancestor]) -> Ancestor:
