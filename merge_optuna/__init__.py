@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         presets,
         recipes,
         samplers,
+        spaces,
         statistics,
     )
     from merge_optuna.checkpoints import Checkpoint, TokenRow, Vocabulary, push
@@ -47,6 +48,7 @@ _MODULES = (
     "presets",
     "recipes",
     "samplers",
+    "spaces",
     "statistics",
 )
 _NAMES = {
@@ -100,6 +102,7 @@ __all__ = [
     "samplers",
     "scores",
     "set_scores",
+    "spaces",
     "statistics",
     "storage",
     "write",

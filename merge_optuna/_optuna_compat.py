@@ -76,7 +76,7 @@ def trials_at_hand(study: Study, until: int) -> Sequence[FrozenTrial] | None:
     return None
 
 
-def system_attrs(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+def system_attrs(study: Study, trial: Trial | FrozenTrial) -> dict[str, Any]:
     """The system attributes as they are stored now; a FrozenTrial may be older."""
     return study._storage.get_trial_system_attrs(trial._trial_id)
 

@@ -490,19 +490,21 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
     """What a file declares, as plain data."""
     from merge_optuna.recipes import Recipe
     from merge_optuna.samplers import StoredSampler
+    from merge_optuna.spaces import Space
 
     objective, space = declared.objective, declared.objective.space
     facts: dict[str, Any] = {"study": declared.name, "n_trials": declared.n_trials}
-    if isinstance(space, Recipe):
+    if isinstance(space, Recipe | Space):
+        recipe = space.recipe if isinstance(space, Space) else space
         left_out: dict[str, list[str]] = {}
-        for name, reason in space.alignment.copied.items():
+        for name, reason in recipe.alignment.copied.items():
             left_out.setdefault(reason, []).append(name)
         facts |= {
-            "method": space.method,
+            "method": space.kind if isinstance(space, Space) else recipe.method,
             "sources": {c.name: c.ref for c in space.checkpoints()},
-            "merged_tensors": len(space.alignment.layout.names),
+            "merged_tensors": len(recipe.alignment.layout.names),
             "left_out_tensors": left_out,
-            "dimensions": len(space.slots),
+            "dimensions": len(space.distributions()),
         }
     facts |= {
         "metrics": dict(zip(objective.metric_names, objective.directions, strict=True)),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from merge_optuna.recipes import dare_ties, free
-from merge_optuna.study import MergeObjective, MergeStudy
+from merge_optuna.errors import RecipeError
+from merge_optuna.recipes import Recipe, dare_ties, free, linear, ties
+from merge_optuna.spaces import DifferentialCrossover, SplitSlerp
+from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,3 +57,98 @@ def evolutionary_merge(
     }
     objective = MergeObjective(recipe, evaluator, device=device, dtype=dtype)
     return MergeStudy(objective=objective, n_trials=n_trials, **arguments)
+
+
+def m2n2(
+    base: Checkpoint | None,
+    experts: Sequence[Checkpoint],
+    evaluator: Evaluator | Callable[[nn.Module], float],
+    *,
+    archive_size: int = 20,
+    mutation_std: float = 0.0,
+    n_trials: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str | None = None,
+    **overrides: Any,
+) -> MergeStudy:
+    """M2N2, natural niches (Abrantes, Lange & Tang 2025, arXiv 2508.16204).
+
+    Children are spherical interpolations of two models with a split point; an archive of 20 whose
+    members compete for examples (α = 1); second parents by attraction; 10,000 children of
+    pre-trained models, 50,000 from scratch.
+
+    Args:
+        base: One more model to start from, if given; the paper has none.
+        experts: The models that evolution starts from.
+        evaluator: Scores a model on dev data, example by example.
+        archive_size: How many individuals compete.
+        mutation_std: 0.01 for models that have not been trained; else none.
+        n_trials: Budget, the first models included; the paper's when omitted.
+        seed: Of the search.
+        device: Of the live model.
+        dtype: Of the live model.
+        overrides: Further arguments of :class:`mo.MergeStudy`.
+    """
+    seeds = [*([] if base is None else [base]), *experts]
+    space = SplitSlerp(seeds, mutation_std=mutation_std)
+    children = 50_000 if mutation_std else 10_000
+    arguments: dict[str, Any] = {
+        "name": "m2n2",
+        "sampler": space.sampler(seed=seed, archive_size=archive_size),
+        **overrides,
+    }
+    objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
+    total = children + len(seeds) if n_trials is None else n_trials
+    return MergeStudy(objective=objective, n_trials=total, **arguments)
+
+
+def evolver(
+    base: Checkpoint | None,
+    experts: Sequence[Checkpoint],
+    evaluator: Evaluator | Callable[[nn.Module], float],
+    *,
+    merger: Literal["average", "ties"] | Recipe | None = None,
+    generations: int = 20,
+    until_unchanged: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str | None = None,
+    **overrides: Any,
+) -> MergeStudy:
+    """Evolver, differential evolution on weights (Du et al. 2024, arXiv 2406.12208).
+
+    F = CR = 0.5 for every parameter, 20 generations of as many children as there are experts.
+    The difference is that of two other experts; of one and the target where there are only two.
+
+    Args:
+        base: What the task vectors of ``merger="ties"`` are taken from; else not needed.
+        experts: The population, two at least.
+        evaluator: Scores a model on dev data.
+        merger: What is scored: each child (None), or the population merged with it, by the
+            average, by TIES, or by any recipe of the experts ("X_Evolver").
+        generations: Budget.
+        until_unchanged: Stop after a generation in which no child was accepted.
+        seed: Of the search.
+        device: Of the live model.
+        dtype: Of the live model.
+        overrides: Further arguments of :class:`mo.MergeStudy`.
+    """
+    if merger == "average":
+        merger = linear(experts)
+    elif merger == "ties":
+        if base is None:
+            raise RecipeError("merger='ties' needs the base that the experts were tuned from.")
+        merger = ties(base, experts)
+    space = DifferentialCrossover(experts, merger=merger)
+    rules = [UnchangedGeneration(len(experts))] if until_unchanged else []
+    arguments: dict[str, Any] = {
+        "name": "evolver",
+        "sampler": space.sampler(seed=seed),
+        "callbacks": rules,
+        **overrides,
+    }
+    objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
+    first = len(experts) if merger is None else 1
+    total = first + generations * len(experts)
+    return MergeStudy(objective=objective, n_trials=total, **arguments)

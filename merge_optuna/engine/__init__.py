@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_optuna.engine._live import Engine
-from merge_optuna.engine._tensors import check_finite, tensors
+from merge_optuna.engine._tensors import Merger, check_finite, tensors
 from merge_optuna.engine._write import write
 
-__all__ = ["Engine", "check_finite", "tensors", "write"]
+__all__ = ["Engine", "Merger", "check_finite", "tensors", "write"]

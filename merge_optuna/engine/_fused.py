@@ -291,7 +291,8 @@ def _combine(sources: tuple[Array, ...], coefficients: Any) -> Fill:
 def has_kernel(recipe: Recipe) -> bool:
     """Whether the recipe's own method, inner recipes aside, is merged in one pass."""
     spec = recipe.spec
-    return recipe.method in _PREPARE or spec.elementwise or spec.coefficients is not None
+    known = recipe.method in _PREPARE or recipe.individual is not None
+    return known or spec.elementwise or spec.coefficients is not None
 
 
 _PREPARE: dict[str, Callable[[Merge], Fill | None]] = {

@@ -98,6 +98,20 @@ def combine(out: Any, models: Any, coefficients: Any) -> None:
 
 
 @_jit
+def splice(out: Any, models: Any, starts: Any, coefficients: Any) -> None:
+    """Σ c·θ on each segment; the first one may begin before the elements."""
+    total = np.empty(_BLOCK, np.float32)
+    for s in range(len(starts)):
+        begin = max(starts[s], 0)
+        end = min(starts[s + 1], out.size) if s + 1 < len(starts) else out.size
+        for at in range(begin, end, _BLOCK):
+            size, start = min(_BLOCK, end - at), _U(at)
+            for k in range(len(models)):
+                _add_scaled(total, models[k], start, size, coefficients[s, k], k == 0)
+            _store(out, start, size, total)
+
+
+@_jit
 def _add_scaled(total: Any, model: Any, start: Any, size: Any, c: Any, first: Any) -> None:
     if first:
         for i in range(size):
@@ -146,6 +160,25 @@ def _load_wide(model: Any, start: Any, size: Any, values: Any) -> None:
 def _add_products(lanes: Any, a: Any, b: Any, size: Any) -> None:
     for i in range(size):
         lanes[_U(i)] += a[_U(i)] * b[_U(i)]
+
+
+# -- descent ----------------------------------------------------------------------------------
+
+
+@_jit
+def crossover(
+    out: Any, target: Any, a: Any, b: Any, F: Any, key: Any, first: Any, last: Any
+) -> None:
+    """Where a draw is at most ``last`` target + (a − b)·F, else target; all float32."""
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _draw(pairs, key, _U((first + at) // 2), (size + 1) // 2)
+        for i in range(size):
+            j = start + _U(i)
+            mutant = target[j] + (a[j] - b[j]) * F
+            out[j] = _where(drawn[_U(i)] <= last, mutant, target[j])
 
 
 # -- task vectors -----------------------------------------------------------------------------

@@ -174,8 +174,11 @@ class Merger:
     def _fill(self, recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Fill | None:
         if not self._fused:
             return None
-        from merge_optuna.engine._fused import chunked, fused  # loads numba
+        from merge_optuna.engine._evolved import evolved  # these load numba
+        from merge_optuna.engine._fused import chunked, fused
 
+        if recipe.individual is not None:
+            return evolved(recipe, name, inputs)
         fill = fused(recipe, name, inputs, self._statistics)
         if fill is None and recipe.spec.elementwise:
             return chunked(recipe, inputs, _arguments(recipe, name, self.device))
@@ -279,6 +282,8 @@ def _merged(
 def _arguments(recipe: Recipe, name: str, device: torch.device) -> dict[str, Any]:
     """What a method's kernel gets besides the tensors."""
     values = recipe.values_at(name)
+    if recipe.individual is not None:
+        return {**values, "individual": recipe.individual, "part": recipe.parts[name]}
     if recipe.spec.random:
         values["keys"] = [mask_key(values["seed"], model, name) for model in recipe.model_names]
     if values.get("trim_over") == "model":

@@ -17,6 +17,7 @@ from merge_optuna.methods import (
     consensus,
     dare,
     della,
+    descent,
     fisher,
     karcher,
     linear,
@@ -30,9 +31,11 @@ from merge_optuna.methods import (
     regmean,
     sce,
     slerp,
+    splice,
     task_arithmetic,
     ties,
 )
+from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._random import mask_key
 from merge_optuna.methods._sparsify import Band, Cut
@@ -69,6 +72,9 @@ METHODS: dict[str, Method] = {
 }
 """Every method by name."""
 
+EVOLVED: dict[str, Method] = {method.name: method for method in (splice.SPLICE, descent.DESCENT)}
+"""By name, the methods whose result is an individual that evolution has found (``mo.spaces``)."""
+
 
 def get(name: str) -> Method:
     """Returns a method by name.
@@ -76,20 +82,24 @@ def get(name: str) -> Method:
     Raises:
         RecipeError: If there is none of that name.
     """
-    if name in METHODS:
-        return METHODS[name]
+    found = METHODS.get(name) or EVOLVED.get(name)
+    if found is not None:
+        return found
     close = difflib.get_close_matches(name, METHODS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise RecipeError(f"Unknown method {name!r}.{hint} Methods: {', '.join(METHODS)}.")
 
 
 __all__ = [
+    "EVOLVED",
     "METHODS",
     "PROMISES",
     "Band",
     "Cut",
+    "Individual",
     "Method",
     "Parameter",
+    "Part",
     "get",
     "markdown",
     "mask_key",

@@ -45,15 +45,29 @@ def keep_mask(key: int, shape: torch.Size, density: float, device: torch.device)
     return below(key, torch.tensor(round(density * 2**32), device=device).expand(shape))
 
 
-def below(key: int, thresholds: Tensor) -> Tensor:
-    """Boolean mask that is true where the random 32-bit number is below the int64 threshold."""
+def below(key: int, thresholds: Tensor, *, start: int = 0) -> Tensor:
+    """Boolean mask that is true where the random 32-bit number is below the int64 threshold.
+
+    Of elements from the even index ``start`` on.
+    """
     mask = torch.empty(thresholds.numel(), dtype=torch.bool, device=thresholds.device)
     size = _CHUNK if mask.device.type == "cpu" else _GPU_CHUNK
     parts = zip(torch.split(mask, size), torch.split(thresholds.reshape(-1), size), strict=True)
     for i, (part, limits) in enumerate(parts):
-        bits = random_bits(key, part.numel(), mask.device, start=i * size)
+        bits = random_bits(key, part.numel(), mask.device, start=start + i * size)
         torch.lt(bits, limits, out=part)
     return mask.reshape(thresholds.shape)
+
+
+def normal(key: int, n: int, *, start: int = 0) -> Tensor:
+    """``n`` standard normal numbers, float64, those from the even index ``start`` on.
+
+    The quantiles of the uniform numbers (u + 1/2) / 2^32, so none is beyond ±6.3. On the CPU, so
+    that they are the same wherever the rest is computed.
+    """
+    uniform = random_bits(key, n, start=start).double().add_(0.5).div_(1 << 32)
+    numbers: Tensor = torch.special.ndtri(uniform)
+    return numbers
 
 
 def _signed(value: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from merge_optuna.errors import RecipeError
+from merge_optuna.methods._individual import Individual
 
 Scalar = float | int | bool | str
 
@@ -123,6 +124,9 @@ class Method:
         statistics: The kind of statistics that it needs of every model, a function of
             ``mo.statistics``. The kernel then also gets ``statistics``, one tensor per model, None
             where a model has none for this tensor; called without, it averages.
+        individual: For methods whose result evolution has found: makes the individual from what
+            a recipe file says. The kernel then gets ``individual`` and ``part``, see
+            :mod:`merge_optuna.methods._individual`.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Method:
     proportional: bool = False
     promises: frozenset[str] = frozenset()
     statistics: str | None = None
+    individual: Callable[[Any], Individual] | None = None
 
     @property
     def summary(self) -> str:

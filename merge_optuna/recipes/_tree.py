@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -105,9 +106,10 @@ class Recipe(BaseModel):
             source, or a template; that of the tokenizer when omitted.
         dtype: Data type of the float tensors of the merged model, e.g. ``"bfloat16"``; that of the
             base where it is None. Merging is computed in float32 whatever it is, and rounded once.
+        individual: What evolution has made of the models (``splice`` and ``descent``).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     method: str
     base: Annotated[Checkpoint | Recipe | None, BeforeValidator(_as_source)] = None
@@ -119,12 +121,20 @@ class Recipe(BaseModel):
     tokenizer: Tokenizer = None
     chat_template: str | None = None
     dtype: Annotated[str | None, AfterValidator(_check_dtype)] = None
+    individual: Annotated[
+        methods.Individual | None,
+        PlainSerializer(lambda value: None if value is None else value.rows()),
+    ] = None
 
     def __init__(self, **data: Any):
+        if isinstance(method := data.get("method"), str):
+            data["individual"] = _individual(method, data.get("individual"))
         try:
             super().__init__(**data)
         except ValidationError as error:
             raise unwrapped(error, "Not a recipe") from error
+        if self.individual is not None:
+            self.individual.check(len(self.models))
         completed = _complete(self)
         object.__setattr__(self, "parameters", completed)
         _check_texts(self)
@@ -217,7 +227,7 @@ class Recipe(BaseModel):
             CheckpointError: If the content of a replacement differs from what was recorded.
             RecipeError: If no source has one of the names.
         """
-        known = _called(self)
+        known = self.called()
         unknown = [name for name in sources if name not in known]
         if unknown:
             raise RecipeError(
@@ -226,7 +236,7 @@ class Recipe(BaseModel):
 
         def with_given(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
             if isinstance(source, Recipe):
-                own = _called(source)
+                own = source.called()
                 return source.with_sources({n: s for n, s in sources.items() if n in own})
             return replaced(source)
 
@@ -252,6 +262,16 @@ class Recipe(BaseModel):
         data["statistics"] = tuple(with_given(statistics) for statistics in self.statistics)
         return Recipe(**data)
 
+    def called(self) -> list[str]:
+        """Names of what is read, and of the checkpoints that adapters among them are put on."""
+        names: dict[str, None] = {}
+        for read in self.checkpoints():
+            checkpoint: Checkpoint | None = read
+            while checkpoint is not None:
+                names |= dict.fromkeys((checkpoint.name, checkpoint.whole_name))
+                checkpoint = checkpoint.base
+        return list(names)
+
     @property
     def model_names(self) -> tuple[str, ...]:
         """How the merged models are called in parameter names and mask keys."""
@@ -267,6 +287,34 @@ class Recipe(BaseModel):
         base = [(self.base.name or "base", self.base)] if isinstance(self.base, Recipe) else []
         named = zip(self.model_names, self.models, strict=True)
         return (*base, *((name, model) for name, model in named if isinstance(model, Recipe)))
+
+    @cached_property
+    def parts(self) -> Mapping[str, methods.Part]:
+        """Where each merged tensor is in the flat model: all elements that are merged.
+
+        The tensors come from input to output: by layer group, in each as the checkpoint has them.
+        """
+        layout, frame = self.alignment.layout, self.frame
+        place = {label: i for i, label in enumerate(layout.order)}
+        found, offset = {}, 0
+        for name in sorted(layout.names, key=lambda name: place[layout.layers[name]]):
+            shape = frame.shape(name)
+            size = math.prod(shape)
+            row = size // shape[0] if len(shape) > 1 and size else max(size, 1)
+            found[name] = methods.Part(name, layout.layers[name], offset, size, row)
+            offset += size
+        return found
+
+    @cached_property
+    def flat_size(self) -> int:
+        """Number of elements that are merged."""
+        return sum(part.size for part in self.parts.values())
+
+    def with_individual(self, individual: methods.Individual) -> Recipe:
+        """The recipe of another individual of the same models; what is known of them is kept."""
+        recipe = self.model_copy(update={"individual": individual})
+        recipe.__dict__.pop("digest", None)
+        return recipe
 
     def changed(self, parameters: Any, nested: Mapping[str, Recipe] | None = None) -> Recipe:
         """The recipe with other parameters, and nested recipes replaced by their prefix."""
@@ -522,6 +570,18 @@ class Recipe(BaseModel):
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
 
 
+def _individual(method: str, given: Any) -> methods.Individual | None:
+    """The individual of a recipe, from what a file says of it."""
+    make = methods.get(method).individual
+    if make is None:
+        if given is not None:
+            raise RecipeError(f"{method} takes no individual.")
+        return None
+    if given is None:
+        raise RecipeError(f"{method} needs an individual.")
+    return make(given)
+
+
 def _check_texts(recipe: Recipe) -> None:
     """Tokenizer and chat template are of existing sources, and of the whole."""
     names = [leaf.name for leaf in recipe.leaves()]
@@ -632,17 +692,6 @@ def _check_names(recipe: Recipe) -> None:
             f"Several models are called {', '.join(sorted(several))}. Give each its own name: "
             "mo.Checkpoint(folder, name=...) or name=... of a recipe."
         )
-
-
-def _called(recipe: Recipe) -> list[str]:
-    """Names of what is read, and of the checkpoints that adapters among them are put on."""
-    names: dict[str, None] = {}
-    for read in recipe.checkpoints():
-        checkpoint: Checkpoint | None = read
-        while checkpoint is not None:
-            names |= dict.fromkeys((checkpoint.name, checkpoint.whole_name))
-            checkpoint = checkpoint.base
-    return list(names)
 
 
 def _twice(names: Sequence[str]) -> set[str]:

@@ -35,6 +35,7 @@ from merge_optuna.samplers.de import (
     LinearReduction,
     Rand,
 )
+from merge_optuna.samplers.evolver import Evolver, EvolverSampler, MergedEvolver
 from merge_optuna.samplers.ga import (
     GA,
     FitnessProportional,
@@ -53,6 +54,7 @@ from merge_optuna.samplers.pso import (
     Constriction,
     GlobalBest,
     Inertia,
+    Leash,
     PSOSampler,
     Ring,
 )
@@ -84,6 +86,8 @@ __all__ = [
     "Descriptor",
     "DistributionAlgorithm",
     "Dither",
+    "Evolver",
+    "EvolverSampler",
     "FitnessProportional",
     "Fixed",
     "GASampler",
@@ -93,10 +97,12 @@ __all__ = [
     "GlobalBest",
     "Inertia",
     "IsoLine",
+    "Leash",
     "LinearReduction",
     "MAPElites",
     "MAPElitesSampler",
     "Member",
+    "MergedEvolver",
     "Midpoint",
     "NaturalNiches",
     "Niches",

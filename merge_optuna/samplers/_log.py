@@ -43,10 +43,13 @@ class Candidate:
         x: (n,) the point of the unit box that is evaluated.
         hidden: further vectors that the algorithm wants back with the result, e.g. the sample
             before it was rounded to a step.
+        parents: numbers of the trials that a child descends from, by the name of the parameter
+            that names the parent.
     """
 
     x: Vector
     hidden: Mapping[str, Vector] = field(default_factory=dict)
+    parents: Mapping[str, int] = field(default_factory=dict)
 
     def encode(self) -> dict[str, str]:
         """The vectors of a :class:`Claim`."""
@@ -79,6 +82,7 @@ class Claim:
             them.
         vectors: the candidate, name -> base64 of little-endian float64: no bit changes.
         owner: who runs the trial, if that has not been stored before.
+        parents: numbers of the parents' trials, see :class:`Candidate`.
     """
 
     trial: int
@@ -91,6 +95,7 @@ class Claim:
     vectors: Mapping[str, str]
     k: int = 0
     owner: Mapping[str, Any] | None = None
+    parents: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
@@ -115,7 +120,7 @@ class Claim:
     def candidate(self) -> Candidate:
         """What the trial evaluates."""
         vectors = {name: _decode(text) for name, text in self.vectors.items()}
-        return Candidate(vectors.pop("x"), vectors)
+        return Candidate(vectors.pop("x"), vectors, self.parents)
 
     @property
     def place(self) -> Place:

@@ -249,5 +249,5 @@ class PopulationSampler(StoredSampler):
             with suppress(TooFewMembers):
                 return self._algorithm.ask(population, place.slot, rng)
         given = place.generation == 0 and place.k == 0 and place.slot < len(self._initial)
-        x = box.point(self._initial[place.slot]) if given else rng.random(len(box))
+        x = box.point(self._initial[place.slot]) if given else box.uniform(rng)
         return self._algorithm.first(x, rng)

@@ -34,6 +34,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers import _owner
 from merge_optuna.samplers._box import Box, value_at
+from merge_optuna.samplers._genealogy import sources_of
 from merge_optuna.samplers._log import (
     SURPLUS,
     Book,
@@ -85,12 +86,12 @@ def _check_options(algorithm: Any) -> None:
             raise StudyError(f"{option.name} must be an object such as {example}, got {value!r}.")
 
 
-def _check_candidate(candidate: Any, n: int, algorithm: Any) -> None:
+def _check_candidate(candidate: Any, box: Box, algorithm: Any) -> None:
     name = f"{type(algorithm).__name__}.ask"
     if not isinstance(candidate, Candidate):
         raise StudyError(f"{name} must return a Candidate, not {candidate!r}.")
-    x = candidate.x
-    if np.shape(x) != (n,) or not bool(np.all((x >= 0) & (x <= 1))):
+    x, n = candidate.x, len(box)
+    if np.shape(x) != (n,) or not bool(np.all((x >= box.low) & (x <= box.high))):
         raise StudyError(f"{name} must return a point of [0, 1]^{n}, not {x!r}.")
     if not all(isinstance(vector, np.ndarray) for vector in candidate.hidden.values()):
         raise StudyError(f"{name}: Candidate.hidden holds arrays, not {candidate.hidden!r}.")
@@ -174,7 +175,10 @@ class StoredSampler(BaseSampler):
 
     categorical: ClassVar[bool] = True
     """Whether the algorithm handles categorical parameters too; else they are drawn uniformly."""
+    breeds: ClassVar[bool] = False
+    """Whether it can search a space whose individuals are named by their parents."""
     _kind: ClassVar[type] = object
+    _raw = False
 
     def __init__(
         self,
@@ -200,6 +204,11 @@ class StoredSampler(BaseSampler):
                     f"search_space[{name!r}] must be a distribution of optuna.distributions, e.g. "
                     f"FloatDistribution(0, 1), got {distribution!r}."
                 )
+        if sources_of(search_space) and not self.breeds:
+            raise StudyError(
+                f"{type(self).__name__} knows nothing of parents, which the individuals of this "
+                "space are named by. Use the sampler that the space makes: space.sampler(seed=0)."
+            )
         self._algorithm: Any = algorithm
         self._search_space = search_space if search_space is None else dict(search_space)
         self._last: tuple[dict[str, BaseDistribution], Box, str] | None = None
@@ -423,6 +432,7 @@ class StoredSampler(BaseSampler):
             seen=seen,
             vectors=candidate.encode(),
             k=place.k,
+            parents=candidate.parents,
         )
 
     def _clash(self, study: Study, claim: Claim) -> bool:
@@ -471,7 +481,7 @@ class StoredSampler(BaseSampler):
         if len(box) == 0:
             return Candidate(np.empty(0))
         candidate = self._draw(book, box, keyed_rng(seed, CANDIDATE, *place), place)
-        _check_candidate(candidate, len(box), self._algorithm)
+        _check_candidate(candidate, box, self._algorithm)
         return candidate
 
     # -- What a population is -----------------------------------------------------------------
@@ -514,7 +524,7 @@ class StoredSampler(BaseSampler):
         # Kept, as it takes some milliseconds at 300 parameters. Optuna hands back box.space.
         last = self._last  # threads may share the sampler
         if last is None or space not in (last[0], last[1].space):
-            box = Box(space, categorical=self.categorical)
+            box = Box(space, categorical=self.categorical, raw=self._raw)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
             digest = box.digest(repr(self._algorithm), *initial) if len(box) else ""
             self._last = last = dict(space), box, digest

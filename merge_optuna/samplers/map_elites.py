@@ -15,6 +15,7 @@ import numpy as np
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._archive import ArchiveAlgorithm, ArchiveSampler
+from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
 from merge_optuna.samplers._log import Candidate, Member
 from merge_optuna.samplers._variation import Gaussian, Variation
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from merge_optuna.samplers._box import Box
-    from merge_optuna.samplers._variation import Mask
 
 
 class Descriptor(NamedTuple):
@@ -57,12 +57,12 @@ class _Archive:
     """The map.
 
     Attributes:
-        unordered: (n,) which dimensions are categorical.
+        box: the search space.
         results: how many there were, inserted or not.
         elites: cell -> member, in the order in which the cells were found.
     """
 
-    unordered: Mask
+    box: Box
     results: int = 0
     elites: dict[tuple[int, ...], Member] = field(default_factory=dict)
 
@@ -97,15 +97,15 @@ class MAPElites(ArchiveAlgorithm):
 
     def start(self, box: Box) -> _Archive:
         """An empty map."""
-        return _Archive(box.unordered)
+        return _Archive(box)
 
     def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
         """A child of elites drawn with replacement; a uniform point in the beginning."""
-        elites = list(archive.elites.values())
+        elites, box = list(archive.elites.values()), archive.box
         if archive.results < self.initial or not elites:
-            return Candidate(rng.random(len(archive.unordered)))
+            return Candidate(rng.random(len(box)))
         parents = [elites[int(rng.integers(len(elites)))].x for _ in range(self.variation.parents)]
-        return Candidate(self.variation(parents, archive.unordered, rng))
+        return Candidate(self.variation(parents, box.unordered, rng))
 
     def insert(self, archive: _Archive, child: Member) -> _Archive:
         """Into its cell, if that is empty or the child is better."""
@@ -128,6 +128,24 @@ class MAPElites(ArchiveAlgorithm):
                 return None
             cells.append(descriptor.cell(number))
         return tuple(cells)
+
+
+_CROSSOVER = SplitCrossover()
+
+
+@dataclass(frozen=True)
+class BredElites(MAPElites):
+    """MAP-Elites of individuals that are named by their parents (``mo.spaces.SplitSlerp``)."""
+
+    crossover: SplitCrossover = _CROSSOVER
+
+    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
+        """A child of two elites; once more a source where nobody has finished yet."""
+        elites, box = list(archive.elites.values()), archive.box
+        if not elites:
+            return source(box, str(rng.choice(sources_of(box.space))))
+        a, b = (elites[int(rng.integers(len(elites)))] for _ in range(2))
+        return self.crossover(box, a, b, rng)
 
 
 def _number(value: Any) -> float | None:
@@ -175,7 +193,8 @@ class MAPElitesSampler(ArchiveSampler):
         initial: number of results before the first child; until then candidates are uniform.
             Those of ``initial_population`` count.
         variation: ``Gaussian(sigma)``, ``IsoLine(sigma1, sigma2)``, or
-            ``Genetic(SBX(), PolynomialMutation())``.
+            ``Genetic(SBX(), PolynomialMutation())``. On a ``mo.spaces.SplitSlerp`` the first
+            trials are the source models, and children have two parents, a split and a ratio.
         initial_population: parameters of the first candidates, name -> value each.
         seed: a non-negative integer. None takes the seed of the study's first trial, or draws
             one.
@@ -187,6 +206,7 @@ class MAPElitesSampler(ArchiveSampler):
     """
 
     _algorithm: MAPElites
+    breeds = True
 
     def __init__(
         self,
@@ -200,8 +220,13 @@ class MAPElitesSampler(ArchiveSampler):
         max_attempts: int = 3,
     ) -> None:
         grid = tuple(_descriptor(name, axis) for name, axis in descriptors.items())
+        algorithm = MAPElites(grid, initial, variation)
+        if sources := sources_of(search_space):
+            _CROSSOVER.check(search_space or {})
+            algorithm = BredElites(grid)
+            initial_population = initial_population or [{ORIGIN: name} for name in sources]
         super().__init__(
-            MAPElites(grid, initial, variation),
+            algorithm,
             search_space,
             initial_population=initial_population,
             seed=seed,

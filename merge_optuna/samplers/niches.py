@@ -16,6 +16,7 @@ import numpy as np
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._archive import ArchiveAlgorithm, ArchiveSampler
+from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
 from merge_optuna.samplers._log import Candidate, Member, Rank
 from merge_optuna.samplers._variation import Gaussian, Variation, blend, roulette
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from merge_optuna.samplers._box import Box, Vector
-    from merge_optuna.samplers._variation import Mask
 
 _EXTREME = 100  # exponent of two
 
@@ -182,12 +182,12 @@ class _Archive:
     """Members in the order of their places.
 
     Attributes:
-        unordered: (n,) which dimensions are categorical.
+        box: the search space.
         results: how many there were, inserted or not.
         members: at most ``archive_size``.
     """
 
-    unordered: Mask
+    box: Box
     results: int = 0
     members: list[Member] = field(default_factory=list)
 
@@ -217,11 +217,11 @@ class NaturalNiches(ArchiveAlgorithm):
 
     def start(self, box: Box) -> _Archive:
         """Nobody."""
-        return _Archive(box.unordered)
+        return _Archive(box)
 
     def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
         """A child; a uniform point in the beginning, and while there are not two parents."""
-        n, unordered = len(archive.unordered), archive.unordered
+        n, unordered = len(archive.box), archive.box.unordered
         if archive.results < self._initial or len(archive.members) < 2:
             return Candidate(rng.random(n))
         a, b = (parent.x for parent in self.niches.parents(archive.members, rng))
@@ -246,8 +246,43 @@ class NaturalNiches(ArchiveAlgorithm):
         return self.niches.archive_size if self.initial is None else self.initial
 
 
+_CROSSOVER = SplitCrossover()
+
+
+@dataclass(frozen=True)
+class BredNiches(ArchiveAlgorithm):
+    """M2N2 on individuals that are named by their parents (``mo.spaces.SplitSlerp``).
+
+    A candidate draws the two parents, then what the crossover needs.
+    """
+
+    niches: Niches = _NICHES
+    crossover: SplitCrossover = _CROSSOVER
+
+    def start(self, box: Box) -> _Archive:
+        """Nobody."""
+        return _Archive(box)
+
+    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
+        """A child; once more a source where nobody has finished yet."""
+        if not archive.members:
+            return source(archive.box, str(rng.choice(sources_of(archive.box.space))))
+        a, b = self.niches.parents(archive.members, rng)
+        return self.crossover(archive.box, a, b, rng)
+
+    def insert(self, archive: _Archive, child: Member) -> _Archive:
+        """See :meth:`Niches.insert`."""
+        archive.results += 1
+        archive.members = self.niches.insert(archive.members, child)
+        return archive
+
+
 class NichesSampler(ArchiveSampler):
     """M2N2's evolution on any search space; its archive is nothing but the stored trials.
+
+    On a ``mo.spaces.SplitSlerp`` it evolves the weights of models, as the paper does: the first
+    trials are the source models, the others children of two individuals. On any other space it
+    evolves the parameters.
 
     Individuals compete for examples: one that solves what few others do stays, even if it is bad
     on average; and the second parent is the one that is good where the first is not. This needs
@@ -273,7 +308,8 @@ class NichesSampler(ArchiveSampler):
         attraction: False draws the second parent like the first (ablation).
         crossover: False makes a child of the first parent by mutation alone (ablation).
         split_point: False takes the ratio w for all coordinates (ablation).
-        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none.
+        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none. That of a
+            ``SplitSlerp`` is its ``mutation_std``.
         initial: number of results before the first child, ``archive_size`` by default; until then
             candidates are uniform. Those of ``initial_population`` count.
         initial_population: parameters of the first candidates, name -> value each.
@@ -286,7 +322,8 @@ class NichesSampler(ArchiveSampler):
             for a multi-objective study or a Hyperband pruner.
     """
 
-    _algorithm: NaturalNiches
+    _algorithm: NaturalNiches | BredNiches
+    breeds = True
 
     def __init__(
         self,
@@ -304,8 +341,21 @@ class NichesSampler(ArchiveSampler):
         max_attempts: int = 3,
     ) -> None:
         niches = Niches(archive_size, float(alpha), attraction)
+        algorithm: ArchiveAlgorithm
+        if sources := sources_of(search_space):
+            if mutation is not None and mutation != _GAUSSIAN:
+                raise StudyError(
+                    "The mutation of these individuals is that of their space: "
+                    "mo.spaces.SplitSlerp(seeds, mutation_std=0.01)."
+                )
+            cross = SplitCrossover(crossover, split_point)
+            cross.check(search_space or {})
+            algorithm = BredNiches(niches, cross)
+            initial_population = initial_population or [{ORIGIN: name} for name in sources]
+        else:
+            algorithm = NaturalNiches(niches, crossover, split_point, mutation, initial)
         super().__init__(
-            NaturalNiches(niches, crossover, split_point, mutation, initial),
+            algorithm,
             search_space,
             initial_population=initial_population,
             seed=seed,

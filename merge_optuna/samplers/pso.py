@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from optuna.distributions import FloatDistribution
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
@@ -204,6 +206,31 @@ class ClipPosition:
         return np.clip(x, 0.0, 1.0), velocity
 
 
+@dataclass(frozen=True)
+class Leash:
+    """Onto ±limit, where that coordinate of the velocity becomes 0, and with a warning.
+
+    For raw coordinates whose range is only there to catch a swarm that runs away.
+
+    Attributes:
+        limit: the largest magnitude of a coordinate.
+    """
+
+    limit: float
+
+    def __call__(self, x: Vector, velocity: Vector) -> tuple[Vector, Vector]:
+        """See :class:`Walls`."""
+        outside = np.abs(x) > self.limit
+        if outside.any():
+            warnings.warn(
+                f"{int(outside.sum())} coordinates of a particle have run away beyond "
+                f"±{self.limit:g} and were stopped there. A smaller inertia weight or smaller "
+                "pulls keep a swarm together.",
+                stacklevel=2,
+            )
+        return np.clip(x, -self.limit, self.limit), np.where(outside, 0.0, velocity)
+
+
 # -- The algorithm ----------------------------------------------------------------------------
 
 _INERTIA, _GLOBAL, _ABSORB = Inertia(), GlobalBest(), Absorb()
@@ -304,6 +331,9 @@ class PSOSampler(PopulationSampler):
         max_velocity: largest step of a parameter, as a fraction of its range.
         bounds: what happens to particles outside: ``Absorb()``, ``Bounce()`` or
             ``ClipPosition()``.
+        raw: whether the coordinates are the parameters themselves instead of [0, 1]: for floats
+            that all have the same range [−limit, limit]. The bounds are then ``Leash(limit)``;
+            there is no initial and no maximal velocity.
         initial_population: parameters of the first particles, name -> value each.
         seed: a non-negative integer. None takes the seed of the study's first trial, or draws
             one.
@@ -325,10 +355,16 @@ class PSOSampler(PopulationSampler):
         initial_velocity: float = 0.0,
         max_velocity: float | None = None,
         bounds: Walls = _ABSORB,
+        raw: bool = False,
         initial_population: Sequence[Mapping[str, Any]] = (),
         seed: int | None = None,
         max_attempts: int = 3,
     ) -> None:
+        if raw:
+            bounds = _leash(search_space)
+            if (initial_velocity, max_velocity) != (0.0, None):
+                raise StudyError("Raw particles have neither an initial nor a maximal velocity.")
+            self._raw = True
         super().__init__(
             PSO(
                 coefficients,
@@ -344,3 +380,14 @@ class PSOSampler(PopulationSampler):
             seed=seed,
             max_attempts=max_attempts,
         )
+
+
+def _leash(search_space: Mapping[str, BaseDistribution] | None) -> Leash:
+    ranges = {
+        (d.low, d.high) if isinstance(d, FloatDistribution) else None
+        for d in (search_space or {}).values()
+    }
+    found = ranges.pop() if len(ranges) == 1 else None
+    if found is None or found[0] != -found[1]:
+        raise StudyError("raw=True needs a search_space of floats with one range [−limit, limit].")
+    return Leash(found[1])

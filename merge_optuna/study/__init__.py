@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from merge_optuna.study._callbacks import UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, export, ranked, recipe_of
 from merge_optuna.study._merge_study import MergeStudy
@@ -16,6 +17,7 @@ __all__ = [
     "MergeObjective",
     "MergeStudy",
     "Rehearsal",
+    "UnchangedGeneration",
     "best_trial",
     "counts",
     "export",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers import SURPLUS, own_claim
+from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import ERROR
 
@@ -72,6 +75,45 @@ class Stagnation(StopRule):
         best = best_trial(study).number
         since = sum(t.number > best for t in complete)
         return f"trial {best} is the best for {since} trials" if since >= self.n else None
+
+
+class UnchangedGeneration(StopRule):
+    """Stops an Evolver search after a generation in which no child was accepted.
+
+    Args:
+        n: Children in a generation: the number of models.
+
+    Raises:
+        StudyError: If ``n`` is less than 1, or the study has several objectives.
+
+    Example:
+        >>> study.optimize(objective, callbacks=[mo.callbacks.UnchangedGeneration(len(models))])
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = positive(n, "UnchangedGeneration")
+
+    def check(self, directions: Sequence[Any]) -> None:
+        """Refuses a search with several objectives, which accepts by one."""
+        one_objective(self, directions)
+
+    def reason(self, study: optuna.Study) -> str | None:
+        """That the last generation has changed nothing, once it has not."""
+        trials = compat.all_trials(study)
+        sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+        since, best = 0, -math.inf
+        for trial in trials:
+            claim = own_claim(trial)
+            if trial.state not in COUNTED or claim is None:
+                continue
+            value = sign * trial.values[0] if trial.values else -math.inf
+            beaten = best  # by a merged population
+            if (target := claim.parents.get("target")) is not None:
+                beaten = sign * trials[target].values[0] if trials[target].values else -math.inf
+            if claim.parents:
+                since = 0 if value > beaten else since + 1
+            best = max(best, value)
+        return f"none of the last {since} children was accepted" if since >= self.n else None
 
 
 class MaxFailures:

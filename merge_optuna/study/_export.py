@@ -16,6 +16,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError
 from merge_optuna.recipes import Recipe
+from merge_optuna.spaces import read as read_space
 from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._objective import RECIPE, SPACE
 
@@ -76,15 +77,18 @@ def recipe_of(
         CheckpointError: If a source has changed.
     """
     frozen = _frozen(study, trial)
-    stored = frozen.system_attrs.get(RECIPE)
-    if stored is not None:
-        return Recipe.from_json(stored).with_sources(sources or {})
+    written = frozen.system_attrs.get(RECIPE)
+    if written is not None:
+        return Recipe.from_json(written).with_sources(sources or {})
     space = study.user_attrs.get(SPACE)
     if space is None:
         raise StudyError(
             f"The study {study.study_name!r} holds no recipes: it did not run a mo.MergeObjective."
         )
-    return Recipe.from_yaml(space).with_sources(sources or {}).bind(frozen.params)
+    stored = read_space(space)
+    if isinstance(stored, Recipe):
+        return stored.with_sources(sources or {}).bind(frozen.params)
+    return stored.open(sources).rebuild(study, frozen)
 
 
 def export(

@@ -17,6 +17,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive, owner_of
+from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, remaining
@@ -71,7 +72,7 @@ class MergeStudy:
             if isinstance(callback, (StopRule, KeepBest)):
                 callback.check(self.objective.directions)
         space = self.objective.space
-        if self.sampler is None and isinstance(space, Recipe):
+        if self.sampler is None and isinstance(space, Recipe | Space):
             object.__setattr__(self, "sampler", space.sampler(seed=0))
         if self.test is not None:
             object.__setattr__(self, "test", as_evaluator(self.test))
@@ -84,7 +85,7 @@ class MergeStudy:
         Empty if the space is a function.
         """
         space = self.objective.space
-        return {c.name: c for c in space.leaves()} if isinstance(space, Recipe) else {}
+        return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
 
     def open(self, storage: str | optuna.storages.BaseStorage | None = None) -> optuna.Study:
         """Creates the study, or opens it again, and checks that it fits.

@@ -24,6 +24,8 @@ from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, StoredSampler
 from merge_optuna.samplers._owner import sign
+from merge_optuna.spaces import Declaration, Genealogy, Space
+from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._scores import set_scores
 
@@ -41,7 +43,8 @@ REASON = "reason"
 ERROR = "error"
 """Trial user attribute: the traceback of a failed evaluation."""
 
-Space = Recipe | Callable[[optuna.Trial], Recipe]
+SearchSpace = Recipe | Space | Callable[[optuna.Trial], Recipe]
+_DECLARED = Recipe, Space
 
 
 class MergeObjective:
@@ -69,7 +72,7 @@ class MergeObjective:
 
     def __init__(
         self,
-        space: Space,
+        space: SearchSpace,
         evaluator: Evaluator | Callable[[nn.Module], float],
         *,
         device: torch.device | str = "cpu",
@@ -99,8 +102,8 @@ class MergeObjective:
         self._busy = threading.Lock()
         self._known: tuple[Any, ...] | None = None
         self._checked = False
-        if isinstance(space, Recipe):
-            if not space.slots:
+        if isinstance(space, _DECLARED):
+            if isinstance(space, Recipe) and not space.slots:
                 raise RecipeError("Nothing is free in this recipe. Use mo.free for a parameter.")
             self._check(space)
         else:
@@ -162,7 +165,7 @@ class MergeObjective:
         """
         _check_size(evaluator)
         check = getattr(evaluator, "check", None)
-        if check is not None and isinstance(self.space, Recipe):
+        if check is not None and isinstance(self.space, _DECLARED):
             check(self.engine.load(self.space.frame))
 
     def check_study(self, study: optuna.Study) -> None:
@@ -185,9 +188,16 @@ class MergeObjective:
                 f"{', '.join(study.metric_names)}, not by {', '.join(self.metric_names)}. Use "
                 "another study_name."
             )
+        breeds = isinstance(study.sampler, StoredSampler) and study.sampler.breeds
+        if isinstance(self.space, Genealogy) and not breeds:
+            raise StudyError(
+                f"{type(study.sampler).__name__} knows nothing of parents, which the individuals "
+                f"of {type(self.space).__name__} are named by. Use sampler=space.sampler(seed=0), "
+                f"a {type(self.space.sampler()).__name__}."
+            )
         if isinstance(study.sampler, StoredSampler):
             given = study.sampler.search_space
-            wanted = self.space.distributions() if isinstance(self.space, Recipe) else given
+            wanted = self.space.distributions() if isinstance(self.space, _DECLARED) else given
             if given is not None and given != wanted:
                 raise StudyError(
                     f"{type(study.sampler).__name__} was made for another space than the "
@@ -208,9 +218,9 @@ class MergeObjective:
 
     # -- before trials ---------------------------------------------------------------------
 
-    def _check(self, recipe: Recipe) -> None:
+    def _check(self, recipe: Recipe | Space) -> None:
         _check_size(self.evaluator)
-        check_finite(recipe)
+        check_finite(recipe.recipe if isinstance(recipe, Space) else recipe)
         model = self.engine.load(recipe.frame)
         check = getattr(self.evaluator, "check", None)
         if check is not None:
@@ -231,7 +241,7 @@ class MergeObjective:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(self.metric_names)
-        if isinstance(self.space, Recipe) and SPACE not in study.user_attrs:
+        if isinstance(self.space, _DECLARED) and SPACE not in study.user_attrs:
             study.set_user_attr(SPACE, self.space.to_yaml())
         if (data := self._data()) is not None and DEV not in study.user_attrs:
             study.set_user_attr(DEV, data)
@@ -254,13 +264,14 @@ class MergeObjective:
 
     def _check_space(self, study: optuna.Study) -> None:
         stored = study.user_attrs.get(SPACE)
-        if stored is None or not isinstance(self.space, Recipe):
+        if stored is None or not isinstance(self.space, _DECLARED):
             return
-        before = Recipe.from_yaml(stored)
-        if before.digest != self.space.digest:
+        before = read_space(stored)
+        now = self.space if isinstance(self.space, Recipe) else self.space.declaration()
+        if before.digest != now.digest:
             raise StudyError(
                 f"The study {study.study_name!r} was made with another space: "
-                f"{_difference(before, self.space)}. Use another study_name for this one."
+                f"{_difference(before, now)}. Use another study_name for this one."
             )
 
     # -- one trial -------------------------------------------------------------------------
@@ -296,7 +307,7 @@ class MergeObjective:
     def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         started = time.perf_counter()
         recipe = self.recipe(trial)
-        if not isinstance(self.space, Recipe):
+        if not isinstance(self.space, _DECLARED):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
             model = self.engine.load(recipe)
@@ -391,8 +402,13 @@ def _by_example(
     return scores
 
 
-def _difference(before: Recipe, now: Recipe) -> str:
+def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
     """What differs between two spaces, in words."""
+    if isinstance(before, Declaration) and isinstance(now, Declaration):
+        return _difference_of_spaces(before, now)
+    if isinstance(before, Declaration) or isinstance(now, Declaration):
+        kinds = [one.kind if isinstance(one, Declaration) else "a recipe" for one in (before, now)]
+        return f"{kinds[0]}, now {kinds[1]}"
     if before.method != now.method:
         return f"method {before.method}, now {now.method}"
     old = [(c.name, c.digest[:8]) for c in before.checkpoints()]
@@ -403,3 +419,18 @@ def _difference(before: Recipe, now: Recipe) -> str:
         if now.values[name] != value:
             return f"{name}={value!r}, now {now.values[name]!r}"
     return "other excluded tensors, names or nested recipes"
+
+
+def _difference_of_spaces(before: Declaration, now: Declaration) -> str:
+    if before.kind != now.kind:
+        return f"{before.kind}, now {now.kind}"
+    for name, value in before.options.items():
+        if now.options[name] != value:
+            return f"{name}={value!r}, now {now.options[name]!r}"
+    for name in {**before.recipes, **now.recipes}:
+        old, new = before.recipes.get(name), now.recipes.get(name)
+        if old is None or new is None:
+            return f"{'with' if old else 'without'} {name}, now the other way round"
+        if old.digest != new.digest:
+            return _difference(old, new)
+    return "other options"

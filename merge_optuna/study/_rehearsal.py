@@ -16,6 +16,7 @@ import torch
 
 from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.recipes import Recipe
+from merge_optuna.spaces import Space
 from merge_optuna.study._quiet import quiet
 
 if TYPE_CHECKING:
@@ -61,16 +62,19 @@ def rehearse(objective: MergeObjective) -> Rehearsal:
     """Merges twice, evaluates once, and stores nothing.
 
     The first recipe is drawn at random and takes the warm-up; the second, at which the model is
-    evaluated, is the start of the search, or another random one if the space is a function.
+    evaluated, is the start of the search, or another random one if the space is a function. Those
+    of a space of ``mo.spaces`` are the first two of a search.
 
     Raises:
         InfeasibleRecipe: If none of ten recipes has a well-defined result.
         MergeOptunaError: Whatever else keeps the first trial of a search from running.
     """
+    space = objective.space
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=0)
+    if isinstance(space, Space):
+        sampler = space.sampler(seed=0)
     with quiet():
-        study = optuna.create_study(
-            directions=objective.directions, sampler=optuna.samplers.RandomSampler(seed=0)
-        )
+        study = optuna.create_study(directions=objective.directions, sampler=sampler)
     with _AnonymousMemory() as memory:
         first, _ = _merge(objective, study)
         if isinstance(objective.space, Recipe):

@@ -272,3 +272,26 @@ def test_plain_objective(tmp_path: Path) -> None:
         assert "trials, best accuracy 0.9" in done.out
     expected = [t.params for t in trials("whole")]
     assert [t.params for t in trials("killed")][: len(expected)] == expected
+
+
+def test_m2n2(task: Task, tmp_path: Path) -> None:
+    done = processes.script(EXAMPLES / "m2n2.py", *task.folders[1:], task.dev, cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+    trials = finished(f"sqlite:///{tmp_path}/evolution.db", "m2n2")
+    assert [t.params["origin"] for t in trials[:3]] == ["a", "b", "child"]
+    assert len(trials) == 100
+    assert max(t.value for t in trials) > max(t.value for t in trials[:2])
+    recipe = mo.Recipe.from_yaml(tmp_path / "evolved/recipe.yaml")
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    assert objective.score(recipe) == max(t.value for t in trials)
+
+
+def test_evolver(task: Task, tmp_path: Path) -> None:
+    done = processes.script(EXAMPLES / "evolver.py", *task.folders, task.dev, cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    for name, first in (("evolver", 2), ("ties", 1)):
+        trials = finished(f"sqlite:///{tmp_path}/evolver.db", name)
+        assert len(trials) == first + 10
+        recipe = mo.Recipe.from_yaml(tmp_path / f"evolved-{name}/recipe.yaml")
+        assert objective.score(recipe) == max(t.value for t in trials)

@@ -1,0 +1,29 @@
+"""Search spaces that a recipe with free numbers cannot say.
+
+Each is a callable from a trial to a recipe, as ``mo.MergeObjective`` takes it, and makes its own
+sampler: ``space.sampler(seed=0)``.
+"""
+
+from __future__ import annotations
+
+from merge_optuna.spaces._genealogy import Genealogy
+from merge_optuna.spaces._space import Declaration, Space, read
+from merge_optuna.spaces.affine_swarm import AffineSwarm
+from merge_optuna.spaces.differential_crossover import DifferentialCrossover
+from merge_optuna.spaces.split_slerp import SplitSlerp
+
+KINDS: dict[str, type[Space]] = {
+    space.kind: space for space in (AffineSwarm, SplitSlerp, DifferentialCrossover)
+}
+"""Every space by the name it is stored under."""
+
+__all__ = [
+    "KINDS",
+    "AffineSwarm",
+    "Declaration",
+    "DifferentialCrossover",
+    "Genealogy",
+    "Space",
+    "SplitSlerp",
+    "read",
+]

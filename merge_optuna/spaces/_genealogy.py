@@ -1,0 +1,174 @@
+"""Spaces whose individuals are named by their parents, and how they are found in the database."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.errors import StudyError
+from merge_optuna.recipes import Recipe
+from merge_optuna.samplers import own_claim
+from merge_optuna.samplers._genealogy import CHILD, ORIGIN
+from merge_optuna.samplers._owner import CLAIM
+from merge_optuna.spaces._space import Space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+One = TypeVar("One")
+
+_KEPT = 128  # individuals that were parents: the living ones are chosen again and again
+
+
+class Genealogy(Space, Generic[One]):
+    """A space whose first trials are sources and whose others are children of trials.
+
+    An individual is a symbol; those that were parents last are kept, the others are made again
+    from the trials that they descend from.
+    """
+
+    def __init__(self) -> None:
+        self._study: tuple[Any, int] | None = None
+        self._known: OrderedDict[int, One] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_study": None, "_known": OrderedDict()}
+
+    # -- what a space of this kind says -----------------------------------------------------
+
+    @abstractmethod
+    def source(self, name: str) -> One:
+        """The individual that is a source."""
+
+    @abstractmethod
+    def child(self, params: Mapping[str, Any], parents: Mapping[str, One]) -> One:
+        """The child of some parents, each by the name of the parameter that names it."""
+
+    @abstractmethod
+    def recipe_for(self, individual: One) -> Recipe:
+        """What is scored."""
+
+    # -- trials -----------------------------------------------------------------------------
+
+    def __call__(self, trial: Trial) -> Recipe:
+        """Lets a trial choose and returns the recipe of its individual.
+
+        Raises:
+            StudyError: If it is a child whose parents are not known.
+        """
+        space = self.distributions()
+        params = {ORIGIN: _suggest(trial, ORIGIN, space[ORIGIN])}
+        if params[ORIGIN] != CHILD:
+            return self.recipe_for(self.source(params[ORIGIN]))
+        for name, distribution in space.items():
+            if name != ORIGIN:
+                params[name] = _suggest(trial, name, distribution)
+        claim = compat.system_attrs(trial.study, trial).get(CLAIM)
+        numbers = self._parents(trial.number, claim and claim["parents"])
+        parents = {name: self.individual(trial.study, n) for name, n in numbers.items()}
+        return self.recipe_for(self.child(params, parents))
+
+    def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
+        """See :meth:`Space.rebuild`."""
+        return self.recipe_for(self.individual(study, trial.number))
+
+    def parents_of(self, trial: FrozenTrial) -> dict[str, int]:
+        """Numbers of the trials that a child descends from; empty for a source.
+
+        Raises:
+            StudyError: If the trial does not say it.
+        """
+        if trial.params.get(ORIGIN) is None:
+            raise StudyError(
+                f"Trial {trial.number} is no individual: it has no parameter {ORIGIN!r}."
+            )
+        if trial.params[ORIGIN] != CHILD:
+            return {}
+        claim = own_claim(trial)
+        claimed = None if claim is None else claim.parents
+        return self._parents(trial.number, claimed)
+
+    def individual(self, study: Study, number: int) -> One:
+        """The individual of a trial.
+
+        Raises:
+            StudyError: If somebody it descends from is missing.
+        """
+        self._join(study)
+        if number not in self._known:
+            self._make(study, number)
+        self._known.move_to_end(number)
+        one = self._known[number]
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return one
+
+    def _make(self, study: Study, number: int) -> None:
+        """Everybody unknown among the ancestors, parents first."""
+        trials = compat.all_trials(study)
+        stack = [number]
+        while stack:
+            trial = _trial(study, trials, stack[-1], number)
+            parents = self.parents_of(trial)
+            missing = [n for n in parents.values() if n not in self._known]
+            if missing:
+                stack.extend(missing)
+                continue
+            if trial.number not in self._known:
+                if parents:
+                    known = {name: self._known[n] for name, n in parents.items()}
+                    self._known[trial.number] = self.child(trial.params, known)
+                else:
+                    self._known[trial.number] = self.source(trial.params[ORIGIN])
+            stack.pop()
+
+    def _join(self, study: Study) -> None:
+        """Forget the individuals of another study."""
+        here = compat.storage_of(study), compat.study_id(study)
+        if self._study is None or self._study[0] is not here[0] or self._study[1] != here[1]:
+            self._study = here
+            self._known.clear()
+
+    @staticmethod
+    def _parents(number: int, claimed: Mapping[str, int] | None) -> dict[str, int]:
+        if not claimed:
+            raise StudyError(
+                f"Trial {number} is a child, but not of a sampler that knows whose: its "
+                "parameters name parents by their place among the finished trials. Let the "
+                "space's own sampler propose it: sampler=space.sampler(seed=0)."
+            )
+        return dict(claimed)
+
+
+def _trial(study: Study, trials: list[FrozenTrial], number: int, of: int) -> FrozenTrial:
+    """A trial that an individual descends from, if it is there and finished."""
+    of_whom = f"Trial {of} of the study {study.study_name!r} descends from trial {number}"
+    if not 0 <= number < len(trials):
+        raise StudyError(
+            f"{of_whom}, which is missing: the study has {len(trials)} trials. Restore the "
+            "database, in which trials must not be deleted."
+        )
+    trial = trials[number]
+    if number != of and trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        raise StudyError(
+            f"{of_whom}, which is {trial.state.name.lower()} and so cannot be a parent. Was the "
+            "database changed by hand? Restore it, or use another study_name."
+        )
+    return trial
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(name, distribution.low, distribution.high)

@@ -1,0 +1,170 @@
+"""What every space is: from a trial to a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import yaml
+
+from merge_optuna.errors import RecipeError
+from merge_optuna.recipes import Recipe
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+    from merge_optuna.checkpoints import Checkpoint
+
+FORMAT = 1
+
+
+class Space(ABC):
+    """Any search space of ``mo.spaces``; a callable from a trial to a recipe.
+
+    Attributes:
+        recipe: What its recipes have in common: the models and what is merged of them.
+    """
+
+    kind: ClassVar[str]
+    recipe: Recipe
+
+    @abstractmethod
+    def __call__(self, trial: Trial) -> Recipe:
+        """Lets a trial choose and returns the recipe."""
+
+    @abstractmethod
+    def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
+        """The recipe of a trial, from the database alone.
+
+        Raises:
+            StudyError: If what it descends from is missing.
+        """
+
+    @abstractmethod
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of every parameter that a trial may have."""
+
+    @abstractmethod
+    def sampler(self, *, seed: int | None = None, **overrides: Any) -> BaseSampler:
+        """The sampler for this space.
+
+        Args:
+            seed: Of all random numbers; fixed in the study when omitted.
+            overrides: Further arguments of the sampler.
+        """
+
+    @abstractmethod
+    def declaration(self) -> Declaration:
+        """What makes the space what it is."""
+
+    @classmethod
+    @abstractmethod
+    def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
+        """The space of a :class:`Declaration`."""
+
+    @property
+    def frame(self) -> Checkpoint:
+        """See :attr:`Recipe.frame`."""
+        return self.recipe.frame
+
+    def leaves(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint that models are made of, once."""
+        return self.recipe.leaves()
+
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint that is read, once."""
+        return self.recipe.checkpoints()
+
+    def to_yaml(self) -> str:
+        """The space as YAML."""
+        return self.declaration().to_yaml()
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits over everything but the places of the sources."""
+        return self.declaration().digest
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A space as it is stored; no checkpoint is opened.
+
+    Attributes:
+        kind: A name in ``KINDS``.
+        recipes: What it is made of, by a name.
+        options: Plain numbers and words.
+    """
+
+    kind: str
+    recipes: Mapping[str, Recipe]
+    options: Mapping[str, Any]
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """From the content of a document."""
+        options = dict(data)
+        kind, recipes = options.pop("space"), options.pop("recipes")
+        return cls(kind, {name: Recipe.from_data(one) for name, one in recipes.items()}, options)
+
+    def open(self, sources: Mapping[str, Checkpoint | str | Path] | None = None) -> Space:
+        """The space itself.
+
+        Args:
+            sources: Checkpoints by name that replace the stored ones; see
+                :meth:`Recipe.with_sources`.
+
+        Raises:
+            RecipeError: If there is no such space, or no source is called like one of the given.
+        """
+        from merge_optuna.spaces import KINDS
+
+        if self.kind not in KINDS:
+            raise RecipeError(f"Unknown space {self.kind!r}. Spaces: {', '.join(KINDS)}.")
+        given = dict(sources or {})
+        recipes = {}
+        for name, recipe in self.recipes.items():
+            known = recipe.called()
+            own = {n: source for n, source in given.items() if n in known}
+            recipes[name] = recipe.with_sources(own) if own else recipe
+        unknown = set(given).difference(*(recipe.called() for recipe in self.recipes.values()))
+        if unknown:
+            raise RecipeError(f"No source is called {', '.join(sorted(unknown))}.")
+        return KINDS[self.kind].declared(recipes, self.options)
+
+    def to_yaml(self) -> str:
+        """As a document."""
+        recipes = {name: recipe.to_data() for name, recipe in self.recipes.items()}
+        document = {"merge_optuna": FORMAT, "space": self.kind, **self.options, "recipes": recipes}
+        text: str = yaml.safe_dump(document, sort_keys=False)
+        return text
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits over everything but the places of the sources."""
+        digests = {name: recipe.digest for name, recipe in self.recipes.items()}
+        content = json.dumps([self.kind, dict(self.options), digests], sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def read(text: str) -> Declaration | Recipe:
+    """What a study was made with: a space, or a recipe with free numbers.
+
+    Raises:
+        RecipeError: If the text is neither.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"The stored space is not valid YAML: {error}") from error
+    if not isinstance(document, dict) or "space" not in document:
+        return Recipe.from_yaml(text)
+    return Declaration.from_data({k: v for k, v in document.items() if k != "merge_optuna"})

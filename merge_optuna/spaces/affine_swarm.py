@@ -1,0 +1,128 @@
+"""PSO-Merging's particles as coefficients of the models that the swarm begins with.
+
+Zhang, Zhang & Feng: PSO-Merging, arXiv 2508.19839.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.errors import RecipeError
+from merge_optuna.recipes import Recipe, dare_linear, free, linear
+from merge_optuna.samplers import Inertia, PSOSampler
+from merge_optuna.spaces._space import Declaration, Space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+LIMIT = 1000.0
+"""Coefficients stay within ± this."""
+_SPARSE = "sparse-"
+
+
+class AffineSwarm(Space):
+    """The space of PSO-Merging: particles are Σ c·θ over the models that the swarm begins with.
+
+    These are the base, the experts, and the experts with most of their task vector dropped at
+    random (DARE), which is drawn once. With random numbers r1 and r2 that are scalars, positions,
+    velocities and bests all stay such combinations, so a trial's parameters are its coefficients
+    ``weight/<model>`` and no model but the sources is stored.
+
+    Args:
+        base: The model that the experts were fine-tuned from.
+        experts: One at least.
+        sparsified: Whether the sparsified experts take part, named ``sparse-<expert>``.
+        drop_rate: Which share of their task vector is dropped; the rest is rescaled.
+        seed: Of what is dropped.
+        exclude: Name filters of tensors that come unchanged from the base.
+
+    Raises:
+        RecipeError: If there is no expert, or the drop rate is not in [0, 1).
+        CheckpointMismatch: If the models do not fit together.
+    """
+
+    kind = "affine_swarm"
+
+    def __init__(
+        self,
+        base: Checkpoint | Recipe,
+        experts: Sequence[Checkpoint | Recipe],
+        *,
+        sparsified: bool = True,
+        drop_rate: float = 0.8,
+        seed: int = 0,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        if not experts:
+            raise RecipeError("AffineSwarm needs at least one expert: AffineSwarm(base, [a, b]).")
+        if not 0 <= drop_rate < 1:
+            raise RecipeError(f"drop_rate must be in [0, 1), not {drop_rate}.")
+        models = [base, *experts]
+        if sparsified:
+            names = [expert.name or f"expert{i}" for i, expert in enumerate(experts)]
+            models += [
+                dare_linear(
+                    base,
+                    [expert],
+                    density=1 - drop_rate,
+                    seed=seed,
+                    exclude=exclude,
+                    name=f"{_SPARSE}{name}",
+                )
+                for name, expert in zip(names, experts, strict=True)
+            ]
+        self.recipe = linear(models, weight=free(-LIMIT, LIMIT), normalize=False, exclude=exclude)
+        _ = self.recipe.alignment  # finds models that do not fit
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """How the models that the swarm begins with are called."""
+        return self.recipe.model_names
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """See :meth:`Space.distributions`."""
+        return dict(self.recipe.distributions())
+
+    def initial_population(self) -> list[dict[str, float]]:
+        """The coefficients of each model on its own."""
+        return [
+            {f"weight/{name}": float(name == one) for name in self.names} for one in self.names
+        ]
+
+    def sampler(self, *, seed: int | None = None, **overrides: Any) -> PSOSampler:
+        """The paper's swarm: w = 0.2, c1 = c2 = 2, scalar r1 and r2, from the models at rest.
+
+        A coefficient that would leave ±1000 stays there, with velocity 0, and is warned about.
+        """
+        arguments: dict[str, Any] = {
+            "coefficients": Inertia(0.2, 2.0, 2.0),
+            "random": "scalar",
+            "population_size": len(self.names),
+            "initial_population": self.initial_population(),
+            "raw": True,
+            **overrides,
+        }
+        return PSOSampler(self.distributions(), seed=seed, **arguments)
+
+    def declaration(self) -> Declaration:
+        """See :meth:`Space.declaration`; the recipe says everything."""
+        return Declaration(self.kind, {"particle": self.recipe}, {})
+
+    @classmethod
+    def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
+        """See :meth:`Space.declared`."""
+        made = cls.__new__(cls)
+        made.recipe = recipes["particle"]
+        return made
+
+    def __call__(self, trial: Trial) -> Recipe:
+        """See :meth:`Space.__call__`."""
+        return self.recipe.suggest(trial)
+
+    def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
+        """See :meth:`Space.rebuild`."""
+        return self.recipe.bind(trial.params)
