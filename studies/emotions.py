@@ -146,62 +146,81 @@ class Search:
 
     Attributes:
         name: As in the tables.
-        declare: Makes the search from a setting, a name and a number of trials.
+        space: Where it searches; the space's own sampler has the constants of its paper.
         budgets: After how many evaluations the best so far is tested.
         begin: What it begins with, as in the tables: its base merger, ...
         first: ... the best on dev of so many first trials.
     """
 
     name: str
-    declare: Callable[[Setting, str, int], mo.MergeStudy]
+    space: Callable[[Setting], Any]
     budgets: Sequence[int]
     begin: str
     first: int = 1
 
 
-def task_arithmetic(setting: Setting, name: str, n_trials: int) -> mo.MergeStudy:
+def average(setting: Setting) -> mo.Recipe:
+    return mo.recipes.linear(setting.experts)
+
+
+def task_arithmetic(setting: Setting) -> mo.Recipe:
     lambda_ = mo.free(0, 1.5, start=0.4)
-    space = mo.recipes.task_arithmetic(setting.base, setting.experts, lambda_=lambda_)
-    return coefficient(setting, space, name, n_trials)
+    return mo.recipes.task_arithmetic(setting.base, setting.experts, lambda_=lambda_)
 
 
-def ties(setting: Setting, name: str, n_trials: int) -> mo.MergeStudy:
-    lambda_ = mo.free(0, 5, start=1)
-    space = mo.recipes.ties(setting.base, setting.experts, density=0.2, lambda_=lambda_)
-    return coefficient(setting, space, name, n_trials)
+def ties(setting: Setting, lambda_: Any = 1.0) -> mo.Recipe:
+    return mo.recipes.ties(setting.base, setting.experts, density=0.2, lambda_=lambda_)
 
 
-def coefficient(setting: Setting, space: mo.Recipe, name: str, n_trials: int) -> mo.MergeStudy:
-    objective = mo.MergeObjective(space, setting.dev, dtype=DTYPE)
-    sampler = space.sampler(seed=setting.seed)
-    return mo.MergeStudy(name, objective, n_trials=n_trials, sampler=sampler)
-
-
-def cma_es(setting: Setting, name: str, n_trials: int) -> mo.MergeStudy:
-    return mo.presets.evolutionary_merge(
-        setting.base,
-        setting.experts,
-        setting.dev,
-        per="model",
-        name=name,
-        n_trials=n_trials,
-        seed=setting.seed,
-        dtype=DTYPE,
+def dare_ties(setting: Setting) -> mo.Recipe:
+    weight, density = mo.free(0, 1, start=0.5), mo.free(0, 1, start=0.5)
+    return mo.recipes.dare_ties(
+        setting.base, setting.experts, weight=weight, density=density, seed=setting.seed
     )
 
 
-UNTUNED = ("uniform average", "task arithmetic, λ = 0.4", "TIES, λ = 1", "DARE-TIES, 0.5, 0.5")
-SEARCHES = (
-    Search("task arithmetic, λ searched", task_arithmetic, (35, 100, 200), UNTUNED[1]),
-    Search("TIES, λ searched", ties, (35, 100, 200), UNTUNED[2]),
-    Search("CMA-ES DARE-TIES", cma_es, (35, 100, 200), UNTUNED[3]),
+def swarm(setting: Setting) -> mo.spaces.AffineSwarm:
+    return mo.spaces.AffineSwarm(setting.base, setting.experts, seed=setting.seed)
+
+
+def niches(setting: Setting) -> mo.spaces.SplitSlerp:
+    return mo.spaces.SplitSlerp(setting.experts)
+
+
+def evolver(setting: Setting, merger: Any = None) -> mo.spaces.DifferentialCrossover:
+    merged = None if merger is None else merger(setting)
+    return mo.spaces.DifferentialCrossover(setting.experts, merger=merged)
+
+
+AVERAGE, ARITHMETIC, TIES = "uniform average", "task arithmetic, λ = 0.4", "TIES, λ = 1"
+DARE_TIES = "DARE-TIES, all 0.5"
+TUNED = (
+    Search("task arithmetic, λ searched", task_arithmetic, (35, 100, 200), ARITHMETIC),
+    Search("TIES, λ searched", lambda s: ties(s, mo.free(0, 5, start=1)), (35, 100, 200), TIES),
 )
-DATA_FREE = (*UNTUNED, *(search.name for search in SEARCHES[:2]))  # λ tuned on dev at most
+SEARCHES = (
+    *TUNED,
+    Search("CMA-ES DARE-TIES", dare_ties, (35, 100, 200), DARE_TIES),
+    Search("PSO-Merging", swarm, (35, 100), "best of its first 11", first=11),
+    Search("M2N2", niches, (200,), "best expert", first=5),
+    Search("Evolver", evolver, (105,), "best expert", first=5),
+    Search("Evolver of the average", lambda s: evolver(s, average), (101,), AVERAGE),
+    Search("Evolver of TIES", lambda s: evolver(s, ties), (101,), TIES),
+)
+UNTUNED = (AVERAGE, ARITHMETIC, TIES, DARE_TIES)
+DATA_FREE = (*UNTUNED, *(search.name for search in TUNED))  # λ tuned on dev at most
 
 
-def run(declared: mo.MergeStudy, storage: str) -> optuna.Study:
+def run(search: Search, setting: Setting, storage: str, n_trials: int) -> optuna.Study:
     """Runs a search, or what is left of it. A recipe with free numbers is tried as it is first."""
-    study, space = declared.open(storage), declared.objective.space
+    space = search.space(setting)
+    declared = mo.MergeStudy(
+        f"{search.name}, seed {setting.seed}",
+        mo.MergeObjective(space, setting.dev, dtype=DTYPE),
+        n_trials=n_trials,
+        sampler=space.sampler(seed=setting.seed),
+    )
+    study = declared.open(storage)
     if isinstance(space, mo.Recipe) and not study.trials:
         study.enqueue_trial(space.start())
     return declared.run(storage)
@@ -257,14 +276,13 @@ def repeat(setting: Setting, tester: Tester, storage: str, most: int) -> dict[Ke
     """All baselines and searches of one repetition."""
     lines: dict[Key, Tested] = {}
     models: dict[str, Model] = {m.name: m for m in (setting.base, *setting.experts)}
-    models[UNTUNED[0]] = mo.recipes.linear(setting.experts)
+    models[AVERAGE] = average(setting)
     for name, model in models.items():
         dev = setting.dev.value(tester.answers(model, setting.dev))
         lines[name, 0] = Tested(dev, tester(model))
     for search in SEARCHES:
         budgets = [min(n, most) for n in search.budgets]
-        name = f"{search.name}, seed {setting.seed}"
-        study = run(search.declare(setting, name, max(budgets)), storage)
+        study = run(search, setting, storage, max(budgets))
         first = best_of_first(study, search.first)
         begin = tester(mo.recipe_of(study, first))
         if search.begin in UNTUNED:

@@ -96,6 +96,7 @@ class _Script:
 
     def __call__(self) -> None:
         sys.argv = list(self.argv)
+        sys.path.insert(0, str(Path(self.argv[0]).parent))  # as python does for a script
         runpy.run_path(self.argv[0], run_name="__main__")
 
 
