@@ -195,8 +195,8 @@ def evolver(setting: Setting, merger: Any = None) -> mo.spaces.DifferentialCross
 AVERAGE, ARITHMETIC, TIES = "uniform average", "task arithmetic, λ = 0.4", "TIES, λ = 1"
 DARE_TIES = "DARE-TIES, all 0.5"
 TUNED = (
-    Search("task arithmetic, λ searched", task_arithmetic, (35, 100, 200), ARITHMETIC),
-    Search("TIES, λ searched", lambda s: ties(s, mo.free(0, 5, start=1)), (35, 100, 200), TIES),
+    Search("task arithmetic, λ searched", task_arithmetic, (35, 100), ARITHMETIC),
+    Search("TIES, λ searched", lambda s: ties(s, mo.free(0, 5, start=1)), (35, 100), TIES),
 )
 SEARCHES = (
     *TUNED,
