@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 SHAPES = {
     "270m": {"hidden": 1024, "mlp": 2816, "layers": 16, "heads": 16, "vocab": 32000},
     "270m x4 layers": {"hidden": 1024, "mlp": 2816, "layers": 64, "heads": 16, "vocab": 32000},
+    "110m": {"hidden": 768, "mlp": 2048, "layers": 12, "heads": 12, "vocab": 16000},
     "7b": {"hidden": 4096, "mlp": 14336, "layers": 32, "heads": 32, "vocab": 32000},
     "tiny": {"hidden": 64, "mlp": 128, "layers": 3, "heads": 4, "vocab": 256},
 }

@@ -46,7 +46,13 @@ def seed_number() -> IntDistribution:
 
 
 def origin(sources: Sequence[str]) -> CategoricalDistribution:
-    """The distribution of :data:`ORIGIN`."""
+    """The distribution of :data:`ORIGIN`.
+
+    Raises:
+        StudyError: If a source is called like what is none.
+    """
+    if CHILD in sources:
+        raise StudyError(f"No model can be called {CHILD!r} here: give it another name=.")
     return CategoricalDistribution([*sources, CHILD])
 
 

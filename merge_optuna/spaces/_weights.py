@@ -93,17 +93,19 @@ class Ancestors:
         if one.operation is None or self._bytes_of_one > self._budget:
             return
         if one.weights is None:
-            weights = self._weights(one)
-            if weights is None:
+            while self.nbytes + self._bytes_of_one > self._budget:
+                self._forget_oldest()
+            one.weights = self._weights(one)
+            if one.weights is None:
                 return
-            one.weights = weights
         self._kept[one] = None
         self._kept.move_to_end(one)
-        while self.nbytes > self._budget:
-            oldest, _ = self._kept.popitem(last=False)
-            if isinstance(oldest.weights, _Stored):
-                oldest.weights.forget()
-            oldest.weights = None
+
+    def _forget_oldest(self) -> None:
+        oldest, _ = self._kept.popitem(last=False)
+        if isinstance(oldest.weights, _Stored):
+            oldest.weights.forget()
+        oldest.weights = None
 
     def _weights(self, one: Ancestor) -> Mapping[str, Tensor] | None:
         path = None if self._folder is None else self._folder / f"{self._name(one)}{_SUFFIX}"

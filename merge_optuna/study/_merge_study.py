@@ -246,6 +246,8 @@ class _Bounded:
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
         trials = compat.all_trials(trial.study)
+        if len(trials) <= self._total:
+            return False
         others = sum(self._is_under_way(trial.study, t) for t in trials[: trial.number])
         return sum(t.state in COUNTED for t in trials) + others >= self._total
 
@@ -277,7 +279,7 @@ def _stop_at(total: int) -> Any:
     """A callback that ends ``optimize`` once other processes have done the rest."""
 
     def stop(study: optuna.Study, trial: FrozenTrial) -> None:
-        if remaining(study, total) == 0:
+        if len(compat.all_trials(study)) >= total and remaining(study, total) == 0:
             study.stop()
 
     return stop

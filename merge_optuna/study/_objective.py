@@ -220,7 +220,9 @@ class MergeObjective:
 
     def _check(self, recipe: Recipe | Space) -> None:
         _check_size(self.evaluator)
-        check_finite(recipe.recipe if isinstance(recipe, Space) else recipe)
+        declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
+        for one in declared:
+            check_finite(one)
         model = self.engine.load(recipe.frame)
         check = getattr(self.evaluator, "check", None)
         if check is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,8 @@ from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import ERROR, MergeObjective
 
+_SECONDS = 0.2  # between two looks at all trials, which take longer the more there are
+
 
 class Bar:
     """Progress with the best value, the time left, and trials pruned and failed."""
@@ -25,6 +29,7 @@ class Bar:
     def __init__(self, study: optuna.Study, total: int, *, show: bool) -> None:
         self._study = study
         self._total = total
+        self._shown = -math.inf
         done = total - remaining(study, total)
         self._bar = tqdm(
             total=total, initial=done, desc=study.study_name, unit="trial", disable=not show
@@ -35,19 +40,27 @@ class Bar:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._show(self._study)
         self._bar.close()
 
     def update(self, study: optuna.Study, trial: FrozenTrial | None = None) -> None:
         """Shows how far the study is, and why a trial has failed."""
+        if time.monotonic() - self._shown > _SECONDS:
+            self._show(study)
+            self._shown = time.monotonic()
+        if trial is not None and ERROR in trial.user_attrs:
+            reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
+            self.say(f"Trial {trial.number} failed: {reason}")
+
+    def _show(self, study: optuna.Study) -> None:
+        if self._bar.disable:
+            return
         number = counts(study)
         self._bar.n = min(self._total, number["complete"] + number["pruned"])
         shown: dict[str, Any] = {}
         if len(study.directions) == 1 and number["complete"]:
             shown["best"] = f"{best_trial(study).values[0]:.4g}"
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
-        if trial is not None and ERROR in trial.user_attrs:
-            reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
-            self.say(f"Trial {trial.number} failed: {reason}")
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
@@ -61,11 +74,13 @@ class Crowd:
     def __init__(self, objective: MergeObjective, say: Callable[[str], None]) -> None:
         self._say = say
         self._silent = objective.engine.device.type != "cpu"
+        self._looked = -math.inf
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
         threads, cores = torch.get_num_threads(), _cores()
-        if self._silent or threads == 1:
+        if self._silent or threads == 1 or time.monotonic() - self._looked < _SECONDS:
             return
+        self._looked = time.monotonic()
         running = [t for t in compat.all_trials(study) if t.state == TrialState.RUNNING]
         owners = [owner for t in running if owner_alive(t) and (owner := owner_of(t))]
         processes = len({os.getpid(), *(owner["pid"] for owner in owners)})
