@@ -16,7 +16,7 @@ from merge_optuna.engine._pruned import pruning
 from merge_optuna.engine._statistics import NOWHERE, Place, Statistics, TaskVector, key_of, places
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
-from merge_optuna.methods.linear import total_weight
+from merge_optuna.methods.linear import linear_terms, total_weight
 from merge_optuna.methods.ties import check_mean
 
 if TYPE_CHECKING:
@@ -92,9 +92,6 @@ class Merge:
         weight = self.values["weight"]
         total = total_weight(weight) if self.values["normalize"] else 1.0
         return floats([w / total for w in weight])
-
-    def linear(self) -> Fill:
-        return _combine(self.models, self.weights())
 
     def task_arithmetic(self) -> Fill:
         assert self.base is not None
@@ -188,7 +185,9 @@ class Merge:
             return 1.0
         if how == "l1":
             return self._rescale_l1(model, key, limit)
-        kept = kernels.kept(key, size, np.uint32(limit - 1))
+        kept = self.statistics.last(
+            ("kept", int(key), size), limit, lambda: kernels.kept(key, size, np.uint32(limit - 1))
+        )
         return size / kept if kept else 0.0
 
     def _rescale_l1(self, model: int, key: Any, limit: int) -> float:
@@ -279,6 +278,48 @@ def chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) ->
     return fill
 
 
+def combined(recipe: Recipe, name: str, plan: Callable[[Any, str], Fill | Tensor]) -> Fill | None:
+    """``linear``: a model whose weight is 0 is not read, and a nested recipe is never whole.
+
+    None if a source is of a type that is not computed in float32.
+
+    Args:
+        recipe: A recipe without free numbers.
+        name: Of a merged tensor.
+        plan: From a source and the tensor's name in it to how to fill it, or the tensor.
+
+    Raises:
+        InfeasibleRecipe: If the weights cannot be normalised.
+    """
+    terms = linear_terms(recipe.inputs_at(name), **recipe.values_at(name))
+    factors = floats([c for _, c in terms])
+    models: list[Array | Fill] = []
+    for source, _ in terms:
+        planned = plan(*source)
+        model = planned if callable(planned) else flat(planned)
+        if model is None:
+            return None
+        models.append(model)
+    arrays = tuple(model for model in models if not callable(model))
+    if len(arrays) == len(models) and len({array.dtype for array in arrays}) == 1:
+        return _combine(arrays, factors)
+
+    def fill(out: Array, first: int) -> None:
+        total, buffer = np.empty((2, min(out.size, _CHUNK)), np.float32)
+        for at in range(0, out.size, _CHUNK):
+            here = out[at : at + _CHUNK]
+            for k, model in enumerate(models):
+                values = buffer[: here.size]
+                if callable(model):
+                    model(values, first + at)
+                else:
+                    values = model[first + at : first + at + here.size]
+                kernels.add_scaled(total, values, factors[k], k == 0)
+            kernels.store(here, total)
+
+    return fill
+
+
 def _combine(sources: tuple[Array, ...], coefficients: Any) -> Fill:
     factors = floats(coefficients)
 
@@ -296,7 +337,6 @@ def has_kernel(recipe: Recipe) -> bool:
 
 
 _PREPARE: dict[str, Callable[[Merge], Fill | None]] = {
-    "linear": Merge.linear,
     "task_arithmetic": Merge.task_arithmetic,
     "ties": Merge.ties,
     "della_linear": Merge.della_linear,

@@ -112,6 +112,18 @@ def splice(out: Any, models: Any, starts: Any, coefficients: Any) -> None:
 
 
 @_jit
+def add_scaled(total: Any, model: Any, c: Any, first: Any) -> None:
+    """Adds c·θ to the beginning of ``total``, or begins with it."""
+    _add_scaled(total, model, _U(0), model.size, c, first)
+
+
+@_jit
+def store(out: Any, values: Any) -> None:
+    """Rounds as many values as there is room for."""
+    _store(out, _U(0), out.size, values)
+
+
+@_jit
 def _add_scaled(total: Any, model: Any, start: Any, size: Any, c: Any, first: Any) -> None:
     if first:
         for i in range(size):

@@ -35,6 +35,15 @@ class Statistics:
             self._known[key] = compute()  # twice at worst, if two threads ask at the same time
         return self._known[key]
 
+    def last(self, key: Hashable, asked: Hashable, compute: Callable[[], Any]) -> Any:
+        """The value of ``key`` for what is asked, of which only the last is kept."""
+        known = self._known.get(key)
+        if known is None or known[0] != asked:
+            known = asked, compute()
+            if self._keep:
+                self._known[key] = known
+        return known[1]
+
     def of_model(
         self, base: Checkpoint, model: Checkpoint, names: Sequence[str], density: float
     ) -> dict[str, Place] | None:

@@ -109,16 +109,11 @@ class Merger:
 
     def exact(self, source: Source, name: str) -> Tensor:
         """A tensor before the one rounding: as stored, or in the type of the computation."""
-        if isinstance(source, Checkpoint):
-            return self._sources.tensor(source, name)
-        if name in source.alignment.copied:
-            return self.exact(*source.inputs_at(name)[0])
-        inputs = self._inputs(source, name)
-        fill = self._fill(source, name, inputs)
-        if fill is None:
-            return _merged(source, name, inputs, self._compute)
-        merged = torch.empty(inputs[0].shape)
-        _fill_all(fill, merged)
+        plan = self._plan(source, name)
+        if not callable(plan):
+            return plan
+        merged = torch.empty(frame_of(source).shape(name))
+        _fill_all(plan, merged)
         return merged
 
     def rounded(self, source: Source, name: str, dtype: torch.dtype) -> Tensor:
@@ -150,9 +145,16 @@ class Merger:
 
     def _plan(self, source: Source, name: str) -> Fill | Tensor:
         """How to fill a tensor; the tensor itself if no fused kernel does it."""
-        if isinstance(source, Checkpoint) or name in source.alignment.copied:
-            return self.exact(source, name)
-        inputs = self._inputs(source, name)
+        if isinstance(source, Checkpoint):
+            return self._sources.tensor(source, name)
+        if name in source.alignment.copied:
+            return self._plan(*source.inputs_at(name)[0])
+        if self._fused and source.method == "linear":
+            from merge_optuna.engine._fused import combined
+
+            if combination := combined(source, name, self._plan):
+                return combination
+        inputs = [self.exact(inner, own) for inner, own in source.inputs_at(name)]
         fill = self._fill(source, name, inputs)
         return _merged(source, name, inputs, self._compute) if fill is None else fill
 
@@ -167,9 +169,6 @@ class Merger:
         exact = torch.empty(merged.shape)
         _fill_all(plan, exact)
         return exact.to(dtype)
-
-    def _inputs(self, recipe: Recipe, name: str) -> list[Tensor]:
-        return [self.exact(source, own) for source, own in recipe.inputs_at(name)]
 
     def _fill(self, recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Fill | None:
         if not self._fused:

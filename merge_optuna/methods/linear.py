@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
 from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.methods._spec import Method, Parameter
+
+T = TypeVar("T")
 
 _MAX_AMPLIFICATION = 10.0
 
@@ -30,14 +33,23 @@ def total_weight(
     return total
 
 
+def linear_terms(
+    models: Sequence[T], weight: Sequence[float], normalize: bool
+) -> list[tuple[T, float]]:
+    """The models that have a weight, each with its coefficient; the first one if none has."""
+    total = total_weight(weight) if normalize else 1.0
+    terms = [(one, w / total) for one, w in zip(models, weight, strict=True) if w]
+    return terms or [(models[0], 0.0)]
+
+
 def linear(
     base: None, models: Sequence[Tensor], *, weight: Sequence[float], normalize: bool
 ) -> Tensor:
     """Weighted average: Σ w·θ, divided by Σ w when normalised."""
-    total = total_weight(weight) if normalize else 1.0
-    merged = models[0] * (weight[0] / total)
-    for theta, w in zip(models[1:], weight[1:], strict=True):
-        merged += theta * (w / total)
+    (first, c), *others = linear_terms(models, weight, normalize)
+    merged = first * c
+    for theta, c in others:
+        merged += theta * c
     return merged
 
 

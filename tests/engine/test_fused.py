@@ -101,6 +101,11 @@ def dense(base: mo.Checkpoint, experts: Family) -> Iterator[mo.Recipe]:
     yield R.linear(experts, weight=[0.3, 0.5, 0.4])
     yield R.linear(experts, weight=[0.3, -0.5, 0.4], normalize=False)
     yield R.linear([*experts, base], weight={"row": 0.2, "*": 0.7})
+    sparsified = R.dare_linear(base, experts[:1], density=0.2, name="sparse")
+    averaged = R.linear([experts[0], sparsified], name="average")
+    for weight in ([0.3, -0.5, 1.5, 0.2], [0, 1, 0, 0], [1, 0, 0, -2], [0, 0, 1, 0], [0] * 4):
+        particle = [base, experts[1], sparsified, averaged]
+        yield R.linear(particle, weight=weight, normalize=False)
     yield R.task_arithmetic(base, experts, weight=[0.3, -0.5, 0.4], lambda_=0.9)
     yield R.task_arithmetic(base, experts, weight=[0.3, 0.5, 0.4], normalize=True)
     yield R.slerp(*experts[:2], t=0.3)
@@ -142,6 +147,19 @@ def test_sources_of_several_data_types(families: dict[torch.dtype, Family]) -> N
     ):
         assert_same_bits(recipe)
         assert_same_bits(recipe, torch.bfloat16)
+
+
+def test_what_has_no_weight_is_not_read(families: dict[torch.dtype, Family]) -> None:
+    """Not even the sign of a zero depends on it; the values of the others are as they are."""
+    base, expert, *_ = families[torch.bfloat16]
+    zeros = Odd(0)
+    for parameter in zeros.parameters():
+        parameter.data.fill_(-0.0)
+    negative = mo.Checkpoint.from_module(zeros.bfloat16(), name="zeros")
+    for fused in (True, False):
+        recipe = R.linear([base, expert, negative], weight=[0, 0, 1], normalize=False)
+        for name, tensor in mo.engine.tensors(recipe, fused=fused):
+            assert torch.equal(bits(tensor), bits(negative.tensor(name)))
 
 
 def test_float64_sources_take_the_plain_path() -> None:
