@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Recipe, dare_ties, free, linear, ties
-from merge_optuna.spaces import DifferentialCrossover, SplitSlerp
+from merge_optuna.spaces import AffineSwarm, DifferentialCrossover, SplitSlerp
+from merge_optuna.spaces.affine_swarm import DROP_RATE
 from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
 
 if TYPE_CHECKING:
@@ -152,3 +153,48 @@ def evolver(
     first = len(experts) if merger is None else 1
     total = first + generations * len(experts)
     return MergeStudy(objective=objective, n_trials=total, **arguments)
+
+
+def pso_merging(
+    base: Checkpoint,
+    experts: Sequence[Checkpoint],
+    evaluator: Evaluator | Callable[[nn.Module], float],
+    *,
+    steps: int = 5,
+    n_trials: int | None = None,
+    drop_rate: float = DROP_RATE,
+    sparsified: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str | None = None,
+    **overrides: Any,
+) -> MergeStudy:
+    """PSO-Merging (Zhang, Zhang & Feng 2025, arXiv 2508.19839).
+
+    A swarm of 2n+1 particles that begins with the base, the n experts and the experts with 80 % of
+    their task vector dropped; w = 0.2, c1 = c2 = 2; each is evaluated in 5 steps.
+
+    Args:
+        base: What the experts were fine-tuned from.
+        experts: The models to merge.
+        evaluator: Scores a model on dev data. The paper has the plain mean over its tasks, with
+            50 examples of each.
+        steps: How often each particle is evaluated, as it begins included. The paper has 5 for
+            large language models and 50 for Flan-T5.
+        n_trials: Budget; ``steps`` of the whole swarm when omitted.
+        drop_rate: Which share of a task vector is dropped.
+        sparsified: Whether there are sparsified experts; n+1 particles without.
+        seed: Of the search and of what is dropped.
+        device: Of the live model.
+        dtype: Of the live model.
+        overrides: Further arguments of :class:`mo.MergeStudy`, e.g. ``name`` or ``pruner``.
+    """
+    space = AffineSwarm(base, experts, sparsified=sparsified, drop_rate=drop_rate, seed=seed)
+    arguments: dict[str, Any] = {
+        "name": "pso-merging",
+        "sampler": space.sampler(seed=seed),
+        **overrides,
+    }
+    objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
+    n_trials = steps * len(space.names) if n_trials is None else n_trials
+    return MergeStudy(objective=objective, n_trials=n_trials, **arguments)

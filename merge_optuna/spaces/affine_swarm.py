@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+DROP_RATE = 0.8
+"""The paper's share of a task vector that is dropped in a sparsified expert."""
+INERTIA = Inertia(w=0.2, c1=2.0, c2=2.0)
+"""The paper's constants of a swarm."""
 LIMIT = 1000.0
 """Coefficients stay within ± this."""
 _SPARSE = "sparse-"
@@ -53,7 +57,7 @@ class AffineSwarm(Space):
         experts: Sequence[Checkpoint | Recipe],
         *,
         sparsified: bool = True,
-        drop_rate: float = 0.8,
+        drop_rate: float = DROP_RATE,
         seed: int = 0,
         exclude: Sequence[str] = (),
     ) -> None:
@@ -99,7 +103,7 @@ class AffineSwarm(Space):
         A coefficient that would leave ±1000 stays there, with velocity 0, and is warned about.
         """
         arguments: dict[str, Any] = {
-            "coefficients": Inertia(0.2, 2.0, 2.0),
+            "coefficients": INERTIA,
             "random": "scalar",
             "population_size": len(self.names),
             "initial_population": self.initial_population(),

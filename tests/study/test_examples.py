@@ -76,6 +76,29 @@ def test_search(task: Task, tmp_path: Path) -> None:
     assert len(finished(url, "a-b")) == 100, "nothing is run twice"
 
 
+def test_pso_merging(task: Task, tmp_path: Path) -> None:
+    def start() -> processes.Running:
+        return processes.script(EXAMPLES / "pso_merging.py", *task.folders, task.dev, cwd=tmp_path)
+
+    url = f"sqlite:///{tmp_path}/merge.db"
+    kill_after(start(), tmp_path / "merge.db", 8)
+    done = start().wait()
+    assert done.code == 0, done.err
+    trials = finished(url, "pso-merging")
+    assert len(trials) == 30
+    told = dict(line.split(": ", 1) for line in done.out.splitlines())
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    swarm = [objective.score(checkpoint) for checkpoint in task.checkpoints()]
+    assert [t.value for t in trials[:3]] == swarm
+    assert [float(told["a"]), float(told["b"])] == swarm[1:]
+    assert float(told["best found"]) == max(t.value for t in trials) > max(swarm)
+    assert len(ast.literal_eval(told["coefficients"])) == 5
+    assert objective.score(mo.Checkpoint(tmp_path / "merged")) == float(told["best found"])
+    again = start().wait()
+    assert (again.code, again.out) == (0, done.out)
+    assert len(finished(url, "pso-merging")) == 30, "nothing is run twice"
+
+
 def test_define_by_run(task: Task, tmp_path: Path) -> None:
     done = processes.script(
         EXAMPLES / "define_by_run.py", *task.folders, task.dev, cwd=tmp_path
