@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Recipe, dare_ties, free, linear, ties
 from merge_optuna.spaces import AffineSwarm, DifferentialCrossover, SplitSlerp
-from merge_optuna.spaces.affine_swarm import DROP_RATE
+from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
 
 if TYPE_CHECKING:

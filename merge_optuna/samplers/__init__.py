@@ -58,6 +58,7 @@ from merge_optuna.samplers.pso import (
     PSOSampler,
     Ring,
 )
+from merge_optuna.samplers.swarm import BredSwarm, SwarmSampler
 
 __all__ = [
     "DE",
@@ -74,6 +75,7 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
+    "BredSwarm",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -117,6 +119,7 @@ __all__ = [
     "Resample",
     "Ring",
     "StoredSampler",
+    "SwarmSampler",
     "Tournament",
     "Truncation",
     "Variation",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from optuna.distributions import (
@@ -69,9 +69,33 @@ def source(box: Box, name: str) -> Candidate:
     return Candidate(box.point({ORIGIN: name}))
 
 
+class Parent(Protocol):
+    """Who can be a parent: a member, or an :class:`Earlier` one."""
+
+    @property
+    def id(self) -> int:
+        """The individual's number."""
+
+    @property
+    def trial(self) -> int:
+        """Number of its trial."""
+
+
+class Earlier(NamedTuple):
+    """A parent of a member."""
+
+    id: int
+    trial: int
+
+    @classmethod
+    def of(cls, member: Member, role: str) -> Earlier:
+        """The one that a parameter of a child names."""
+        return cls(member.params[role], member.parents[role])
+
+
 def child(
     box: Box,
-    parents: Mapping[str, Member],
+    parents: Mapping[str, Parent],
     numbers: Mapping[str, Any],
     hidden: Mapping[str, Any] | None = None,
 ) -> Candidate:

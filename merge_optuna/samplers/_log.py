@@ -185,6 +185,7 @@ class Member:
         best: the best that its slot has seen, for algorithms that move on from it (PSO).
         packed_scores: ``scores`` as stored.
         sign: 1 if the study minimises, -1 if it maximises.
+        parents: see :class:`Candidate`.
     """
 
     x: Vector
@@ -198,6 +199,7 @@ class Member:
     best: Member | None = None
     packed_scores: Any = field(default=None, repr=False)
     sign: int = -1
+    parents: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def scores(self) -> Vector:
@@ -240,6 +242,7 @@ class Record:
             trial.number,
             packed_scores=trial.system_attrs.get(SCORES),
             sign=self.sign,
+            parents=self.claim.parents,
         )
 
 

@@ -236,8 +236,30 @@ class Leash:
 _INERTIA, _GLOBAL, _ABSORB = Inertia(), GlobalBest(), Absorb()
 
 
+class Swarm(PopulationAlgorithm):
+    """A synchronous swarm: what its particles know. The member of a slot is its particle."""
+
+    topology: Topology
+
+    def bests(self, population: Population, slot: int) -> tuple[Member, Member]:
+        """The particle's own best, and the best that it knows of: the earliest of equals."""
+        known = map(_best, self.topology(population, slot))
+        return _best(population[slot]), min(known, key=lambda best: (best.rank, best.id))
+
+    def survive(self, target: Member, child: Member) -> Member:
+        """The particle moves, better or not; a further candidate only tells it what it found."""
+        best = _best(target)
+        best = child if child.rank < best.rank else best
+        return replace(child if child.k == 0 else target, best=best)
+
+
+def _best(particle: Member) -> Member:
+    """Its personal best."""
+    return particle if particle.best is None else particle.best
+
+
 @dataclass(frozen=True)
-class PSO(PopulationAlgorithm):
+class PSO(Swarm):
     """A synchronous particle swarm; the options are those of PSOSampler.
 
     The member of a slot is its particle: where it has moved last, its velocity in ``hidden`` and
@@ -283,28 +305,16 @@ class PSO(PopulationAlgorithm):
         """A step of the slot's particle."""
         particle, c = population[slot], self.coefficients
         x, velocity = particle.x, particle.hidden["velocity"]
-        bests = map(_best, self.topology(population, slot))
-        gbest = min(bests, key=lambda best: (best.rank, best.id))
+        pbest, gbest = self.bests(population, slot)
         r1, r2 = rng.random((2, 1 if self.random == "scalar" else x.size))
-        pulls = c.c1 * r1 * (_best(particle).x - x) + c.c2 * r2 * (gbest.x - x)
+        pulls = c.c1 * r1 * (pbest.x - x) + c.c2 * r2 * (gbest.x - x)
         velocity = self._clamped(c.chi * (c.w * velocity + pulls))
         x, velocity = self.bounds(x + velocity, velocity)
         return Candidate(x, {"velocity": velocity})
 
-    def survive(self, target: Member, child: Member) -> Member:
-        """The particle moves, better or not; a further candidate only tells it what it found."""
-        best = _best(target)
-        best = child if child.rank < best.rank else best
-        return replace(child if child.k == 0 else target, best=best)
-
     def _clamped(self, velocity: Vector) -> Vector:
         most = self.max_velocity
         return velocity if most is None else np.clip(velocity, -most, most)
-
-
-def _best(particle: Member) -> Member:
-    """Its personal best."""
-    return particle if particle.best is None else particle.best
 
 
 class PSOSampler(PopulationSampler):

@@ -10,10 +10,11 @@ from merge_optuna.spaces._genealogy import Genealogy
 from merge_optuna.spaces._space import Declaration, Space, read
 from merge_optuna.spaces.affine_swarm import AffineSwarm
 from merge_optuna.spaces.differential_crossover import DifferentialCrossover
+from merge_optuna.spaces.particle_swarm import ParticleSwarm
 from merge_optuna.spaces.split_slerp import SplitSlerp
 
 KINDS: dict[str, type[Space]] = {
-    space.kind: space for space in (AffineSwarm, SplitSlerp, DifferentialCrossover)
+    space.kind: space for space in (AffineSwarm, ParticleSwarm, SplitSlerp, DifferentialCrossover)
 }
 """Every space by the name it is stored under."""
 
@@ -23,6 +24,7 @@ __all__ = [
     "Declaration",
     "DifferentialCrossover",
     "Genealogy",
+    "ParticleSwarm",
     "Space",
     "SplitSlerp",
     "read",

@@ -30,8 +30,8 @@ _SUFFIX = ".individual"
 class Ancestors:
     """The individuals of some models: each is one object, and the last parents keep their weights.
 
-    Weights are kept in float32. Nothing depends on what is kept: what is not is computed again
-    from what is, and in the end from the models.
+    Weights are kept in float32, and not at all if a model has float64. Nothing depends on what is
+    kept: what is not is computed again from what is, and in the end from the models.
 
     Args:
         recipe: Of the models that they descend from.
@@ -44,7 +44,7 @@ class Ancestors:
 
     def __init__(self, recipe: Recipe, cache_bytes: int, folder: str | Path | None) -> None:
         self._recipe = recipe
-        self._budget = cache_bytes
+        self._budget = 0 if _has_float64(recipe) else cache_bytes
         self._folder = None if folder is None else _writable(Path(folder))
         self._merger = Merger()
         self._alive: WeakValueDictionary[bytes, Ancestor] = WeakValueDictionary()
@@ -175,6 +175,13 @@ class _Stored(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._file.keys())
+
+
+def _has_float64(recipe: Recipe) -> bool:
+    """Whether individuals are computed in float64."""
+    return any(
+        leaf.dtype(name) == torch.float64 for leaf in recipe.leaves() for name in leaf.names()
+    )
 
 
 def _writable(folder: Path) -> Path:

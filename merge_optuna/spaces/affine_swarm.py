@@ -9,23 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import RecipeError
-from merge_optuna.recipes import Recipe, dare_linear, free, linear
-from merge_optuna.samplers import Inertia, PSOSampler
+from merge_optuna.recipes import Recipe, free, linear
+from merge_optuna.samplers import PSOSampler
 from merge_optuna.spaces._space import Declaration, Space
+from merge_optuna.spaces._swarm import DROP_RATE, INERTIA, first_models
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-DROP_RATE = 0.8
-"""The paper's share of a task vector that is dropped in a sparsified expert."""
-INERTIA = Inertia(w=0.2, c1=2.0, c2=2.0)
-"""The paper's constants of a swarm."""
 LIMIT = 1000.0
 """Coefficients stay within ± this."""
-_SPARSE = "sparse-"
 
 
 class AffineSwarm(Space):
@@ -61,24 +56,9 @@ class AffineSwarm(Space):
         seed: int = 0,
         exclude: Sequence[str] = (),
     ) -> None:
-        if not experts:
-            raise RecipeError("AffineSwarm needs at least one expert: AffineSwarm(base, [a, b]).")
-        if not 0 <= drop_rate < 1:
-            raise RecipeError(f"drop_rate must be in [0, 1), not {drop_rate}.")
-        models = [base, *experts]
-        if sparsified:
-            names = [expert.name or f"expert{i}" for i, expert in enumerate(experts)]
-            models += [
-                dare_linear(
-                    base,
-                    [expert],
-                    density=1 - drop_rate,
-                    seed=seed,
-                    exclude=exclude,
-                    name=f"{_SPARSE}{name}",
-                )
-                for name, expert in zip(names, experts, strict=True)
-            ]
+        models = first_models(
+            "AffineSwarm", base, experts, sparsified, drop_rate, seed=seed, exclude=exclude
+        )
         self.recipe = linear(models, weight=free(-LIMIT, LIMIT), normalize=False, exclude=exclude)
         _ = self.recipe.alignment  # finds models that do not fit
 

@@ -143,6 +143,7 @@ class _Replay(ABC):
                     trial=number,
                     packed_scores=trial.system_attrs.get("merge_optuna:scores"),
                     sign=1,
+                    parents=candidate.parents,
                 ),
             )
         )
@@ -233,7 +234,7 @@ class _Slots(_Replay):
                 pass
         if place in [Place(0, s) for s in range(len(self.initial))]:
             return self.algorithm.first(self.initial[place.slot], rng)
-        return self.algorithm.first(rng.random(len(self.box)), rng)
+        return self.algorithm.first(self.box.uniform(rng), rng)
 
 
 class _Blocks(_Replay):

@@ -1,0 +1,131 @@
+"""PSO-Merging with random numbers of their own for every parameter of the models.
+
+Zhang, Zhang & Feng: PSO-Merging, arXiv 2508.19839.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.methods.descent import Ancestor, Particle
+from merge_optuna.recipes import Recipe
+from merge_optuna.samplers import Inertia, SwarmSampler
+from merge_optuna.samplers.swarm import PARENTS, swarm_space
+from merge_optuna.spaces._genealogy import Genealogy
+from merge_optuna.spaces._space import Declaration
+from merge_optuna.spaces._swarm import DROP_RATE, INERTIA, first_models
+from merge_optuna.spaces._weights import Ancestors
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+_CACHE = 1 << 30
+
+
+class ParticleSwarm(Genealogy[Ancestor]):
+    """The space of a swarm whose r1 and r2 are drawn for every parameter of the models.
+
+    A particle then is no combination of the models that the swarm begins with, as it is in
+    :class:`AffineSwarm`, but the child of four individuals: where the particle is (x), where it
+    was before, its own best and that of the swarm,
+
+        x + w (x − before) + c1 r1 (pbest − x) + c2 r2 (gbest − x).
+
+    A trial has the parameters ``{origin: <name of a model>}`` or ``{origin: "child", position,
+    before, pbest, gbest, seed}``, parents named by their individual id, their place among the
+    finished trials; r1 and r2 are drawn from the seed. Weights of parents are kept while there is
+    room; the others are computed again from their ancestors, in one pass over the models.
+
+    Args:
+        base: The model that the experts were fine-tuned from.
+        experts: One at least.
+        sparsified: Whether the sparsified experts take part, named ``sparse-<expert>``.
+        drop_rate: Which share of their task vector is dropped; the rest is rescaled.
+        seed: Of what is dropped.
+        w: Inertia weight in [0, 1].
+        c1: Pull of the particle's own best.
+        c2: Pull of the swarm's best.
+        exclude: Name filters of tensors that come unchanged from the base.
+        cache_bytes: Bytes of parents' weights to keep; four times the number of parameters each.
+        cache_folder: Where to keep them; in memory when omitted.
+
+    Raises:
+        RecipeError: If there is no expert, or the drop rate is not in [0, 1).
+        StudyError: If w, c1 or c2 is out of range.
+        CheckpointMismatch: If the models do not fit together.
+        StorageError: If the cache folder cannot be written to.
+    """
+
+    kind = "particle_swarm"
+
+    def __init__(
+        self,
+        base: Checkpoint | Recipe,
+        experts: Sequence[Checkpoint | Recipe],
+        *,
+        sparsified: bool = True,
+        drop_rate: float = DROP_RATE,
+        seed: int = 0,
+        w: float = INERTIA.w,
+        c1: float = INERTIA.c1,
+        c2: float = INERTIA.c2,
+        exclude: Sequence[str] = (),
+        cache_bytes: int = _CACHE,
+        cache_folder: str | Path | None = None,
+    ) -> None:
+        models = first_models(
+            "ParticleSwarm", base, experts, sparsified, drop_rate, seed=seed, exclude=exclude
+        )
+        recipe = Recipe(
+            method="descent",
+            models=tuple(models),
+            individual=[{"model": 0}],
+            exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
+        )
+        self._set(recipe, Inertia(w, c1, c2), cache_bytes, cache_folder)
+
+    def _set(
+        self, recipe: Recipe, inertia: Inertia, cache_bytes: int, cache_folder: str | Path | None
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.inertia = inertia
+        self.names = recipe.model_names
+        _ = recipe.alignment  # finds models that do not fit
+        self._ancestors = Ancestors(recipe, cache_bytes, cache_folder)
+        self._models = {name: self._ancestors.model(i) for i, name in enumerate(self.names)}
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """See :meth:`Space.distributions`."""
+        return swarm_space(self.names)
+
+    def sampler(self, *, seed: int | None = None, **overrides: Any) -> SwarmSampler:
+        """A synchronous swarm; see :class:`mo.samplers.SwarmSampler` for the options."""
+        return SwarmSampler(self.distributions(), seed=seed, **overrides)
+
+    def declaration(self) -> Declaration:
+        """See :meth:`Space.declaration`."""
+        return Declaration(self.kind, {"models": self.recipe}, dict(vars(self.inertia)))
+
+    @classmethod
+    def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
+        """See :meth:`Space.declared`."""
+        made = cls.__new__(cls)
+        made._set(recipes["models"], Inertia(**options), _CACHE, None)
+        return made
+
+    def source(self, name: str) -> Ancestor:
+        """See :meth:`Genealogy.source`."""
+        return self._models[name]
+
+    def child(self, params: Mapping[str, Any], parents: Mapping[str, Ancestor]) -> Ancestor:
+        """See :meth:`Genealogy.child`."""
+        step = Particle(**vars(self.inertia), seed=params["seed"])
+        return self._ancestors.child(step, [parents[role] for role in PARENTS])
+
+    def recipe_for(self, individual: Ancestor) -> Recipe:
+        """See :meth:`Genealogy.recipe_for`."""
+        return self._ancestors.recipe(individual)
