@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from merge_optuna.engine import _kernels as kernels
-from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
+from merge_optuna.engine._arrays import Array, Inputs, alike, flat, floats, part, tensor_of
 from merge_optuna.methods import Part, mask_key
 from merge_optuna.methods._affine import gram as methods_gram
 from merge_optuna.methods.descent import Crossover, Descent, Operation
@@ -26,21 +26,27 @@ _FULL = 1 << 32
 _CHUNK = 1 << 15  # elements: what all ancestors need of it stays in the cache, on one thread
 
 
-def evolved(
-    recipe: Recipe, name: str, inputs: Sequence[Tensor]
-) -> Callable[[Array, int], None] | None:
+def evolved(recipe: Recipe, name: str, inputs: Inputs) -> Callable[[Array, int], None] | None:
     """How to fill a tensor of an individual; None if a source is not computed in float32."""
-    if any(flat(tensor) is None for tensor in inputs):
+    if inputs.arrays is None and any(flat(tensor) is None for tensor in inputs):
         return None
-    arrays = alike(inputs)
-    if isinstance(recipe.individual, Segments) and arrays is not None:
-        return _spliced(recipe, recipe.individual, name, arrays)
+    if isinstance(recipe.individual, Segments):
+        arrays = inputs.arrays or alike(inputs)
+        if arrays is not None:
+            return _spliced(recipe, recipe.individual, name, arrays)
     return _in_chunks(recipe, name, inputs)
 
 
-def gram(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
-    """Dot products of flat tensors with each other, (n, n), summed in float64 in a fixed order."""
-    arrays = alike([tensor.contiguous() for tensor in tensors])
+def gram(inputs: Inputs, first: int, last: int) -> NDArray[np.float64]:
+    """Dot products of a range of flat tensors with each other, (n, n).
+
+    Summed in float64 in a fixed order.
+    """
+    if inputs.arrays is not None:
+        arrays: tuple[Array, ...] | None = part(inputs.arrays, first, last - first)
+    else:
+        tensors = [tensor.reshape(-1)[first:last].contiguous() for tensor in inputs]
+        arrays = alike(tensors)
     products: NDArray[np.float64]
     products = methods_gram(tensors) if arrays is None else kernels.gram(arrays)
     return products

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine._arrays import flat
+from merge_optuna.engine._arrays import Inputs, flat
 from merge_optuna.engine._cuts import model_cuts
 from merge_optuna.engine._device import Sources
 from merge_optuna.errors import CheckpointError, RecipeError
@@ -23,10 +23,12 @@ from merge_optuna.recipes import Layout, Recipe
 if TYPE_CHECKING:
     from merge_optuna.engine._fused import Fill
     from merge_optuna.engine._statistics import Statistics
+    from merge_optuna.recipes._structure import Structure
 
 Source = Checkpoint | Recipe
 
 _PART = 1 << 20  # elements: a part stays in the second-level cache until it is written
+_SMALL = 1 << 16  # elements: finding a tensor takes longer than merging it
 
 
 def tensors(
@@ -96,6 +98,7 @@ class Merger:
         self._fused = fused and self.device.type == "cpu" and self._compute == torch.float32
         self._sources = Sources(self.device, budget)
         self._keep = keep
+        self._known: tuple[Structure, dict[str, Inputs]] | None = None
 
     @cached_property
     def _statistics(self) -> Statistics:
@@ -113,13 +116,31 @@ class Merger:
             return self._sources.tensor(source, name)
         if name in source.alignment.copied:
             return self.exact(*source.inputs_at(name)[0])
-        inputs = self._inputs(source, name)
+        inputs = self.inputs(source, name)
         fill = self._fill(source, name, inputs)
         if fill is None:
             return _merged(source, name, inputs, self._compute)
         merged = torch.empty(inputs[0].shape)
         _fill_all(fill, merged)
         return merged
+
+    def inputs(self, recipe: Recipe, name: str) -> Inputs:
+        """That tensor of every source from which one of the recipe is merged."""
+        if recipe.individual is None or not (self._fused and self._keep):
+            return self._read(recipe, name)
+        # One individual comes after the other, all of the same models.
+        known = self._known
+        if known is None or known[0] is not recipe.structure:
+            self._known = known = recipe.structure, {}
+        if name in known[1]:
+            return known[1][name]
+        inputs = self._read(recipe, name)
+        if inputs[0].numel() <= _SMALL and all(isinstance(s, Checkpoint) for s in recipe.sources):
+            known[1][name] = inputs
+        return inputs
+
+    def _read(self, recipe: Recipe, name: str) -> Inputs:
+        return Inputs(self.exact(source, own) for source, own in recipe.inputs_at(name))
 
     def rounded(self, source: Source, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor in its final data type."""
@@ -152,7 +173,7 @@ class Merger:
         """How to fill a tensor; the tensor itself if no fused kernel does it."""
         if isinstance(source, Checkpoint) or name in source.alignment.copied:
             return self.exact(source, name)
-        inputs = self._inputs(source, name)
+        inputs = self.inputs(source, name)
         fill = self._fill(source, name, inputs)
         return _merged(source, name, inputs, self._compute) if fill is None else fill
 
@@ -168,10 +189,7 @@ class Merger:
         _fill_all(plan, exact)
         return exact.to(dtype)
 
-    def _inputs(self, recipe: Recipe, name: str) -> list[Tensor]:
-        return [self.exact(source, own) for source, own in recipe.inputs_at(name)]
-
-    def _fill(self, recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Fill | None:
+    def _fill(self, recipe: Recipe, name: str, inputs: Inputs) -> Fill | None:
         if not self._fused:
             return None
         from merge_optuna.engine._evolved import evolved  # these load numba
