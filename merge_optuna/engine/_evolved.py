@@ -14,7 +14,7 @@ from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, Inputs, alike, flat, floats, part, tensor_of
 from merge_optuna.methods import Part, mask_key
 from merge_optuna.methods._affine import gram as methods_gram
-from merge_optuna.methods.descent import Crossover, Descent, Operation
+from merge_optuna.methods.descent import Blend, Crossover, Descent, Operation
 from merge_optuna.methods.splice import Segments
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def _apply(operation: Operation, parents: Sequence[Tensor], part: Part) -> Tenso
     """The fused kernel of an operation if it has one, else itself."""
     if isinstance(operation, Crossover) and operation.granularity == "parameter":
         return _crossed(operation, parents, part)
+    if isinstance(operation, Blend):
+        return _blended(operation, parents, part)
     return operation(parents, part)
 
 
@@ -103,4 +105,19 @@ def _crossed(operation: Crossover, parents: Sequence[Tensor], part: Part) -> Ten
     key = np.uint64(mask_key(operation.seed, operation.granularity, part.name))
     F, last = np.float32(operation.F), np.uint32(limit - 1)
     kernels.crossover(out.numpy(), target, a, b, F, key, part.first, last)
+    return out
+
+
+def _blended(operation: Blend, parents: Sequence[Tensor], part: Part) -> Tensor:
+    out = torch.empty_like(parents[0])
+    array, size = out.numpy(), out.numel()
+    split = min(max(operation.split - part.offset - part.first, 0), size)
+    a, b = (tensor.numpy() for tensor in parents)
+    kernels.blend(array, a, b, split, floats(operation.coefficients))
+    if operation.std:
+        key = np.uint64(mask_key(operation.seed, "noise", part.name))
+        noise = torch.empty(size, dtype=torch.float64)
+        kernels.uniform(noise.numpy(), key, part.first)
+        torch.special.ndtri(noise, out=noise)
+        kernels.add_noise(array, noise.numpy(), np.float32(operation.std))
     return out

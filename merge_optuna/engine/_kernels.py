@@ -181,6 +181,34 @@ def crossover(
             out[j] = _where(drawn[_U(i)] <= last, mutant, target[j])
 
 
+@_jit
+def blend(out: Any, a: Any, b: Any, split: Any, coefficients: Any) -> None:
+    """c₀·a + c₁·b before the split, c₂·a + c₃·b from it on; all float32."""
+    for i in range(split):
+        out[_U(i)] = a[_U(i)] * coefficients[0] + b[_U(i)] * coefficients[1]
+    for i in range(split, out.size):
+        out[_U(i)] = a[_U(i)] * coefficients[2] + b[_U(i)] * coefficients[3]
+
+
+@_jit
+def uniform(out: Any, key: Any, first: Any) -> None:
+    """(u + 1/2) / 2^32 of the random integers from the even index ``first`` on; float64."""
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _draw(pairs, key, _U((first + at) // 2), (size + 1) // 2)
+        for i in range(size):
+            out[start + _U(i)] = (np.float64(drawn[_U(i)]) + 0.5) / 4294967296.0
+
+
+@_jit
+def add_noise(out: Any, noise: Any, std: Any) -> None:
+    """Add the float64 noise, rounded to float32, times ``std``."""
+    for i in range(out.size):
+        out[_U(i)] += np.float32(noise[_U(i)]) * std
+
+
 # -- task vectors -----------------------------------------------------------------------------
 
 
