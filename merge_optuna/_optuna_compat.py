@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import BaseTrial, FrozenTrial, Trial
 
 FIXED_PARAMS = "fixed_params"
 """System attribute of a trial made by ``study.enqueue_trial``: the values it was given."""
@@ -65,7 +65,7 @@ def trials_at_hand(study: Study, until: int) -> Sequence[FrozenTrial] | None:
     Looking up a trial that has not been read raises a KeyError.
     """
     storage, study_id = study._storage, study._study_id
-    if isinstance(storage, _CachedStorage):
+    if isinstance(storage, _CachedStorage | InMemoryStorage):
         return _AtHand(until + 1, lambda number: storage._studies[study_id].trials[number])
     if isinstance(storage, JournalStorage):
         known, ids = (
@@ -74,6 +74,11 @@ def trials_at_hand(study: Study, until: int) -> Sequence[FrozenTrial] | None:
         )
         return _AtHand(until + 1, lambda n: known._trials[ids[n] if n < len(ids) else -1])
     return None
+
+
+def suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
+    """As the ``suggest_*`` of this distribution, which they would make anew and compare."""
+    return trial._suggest(name, distribution)  # type: ignore[attr-defined]
 
 
 def system_attrs(study: Study, trial: Trial | FrozenTrial) -> dict[str, Any]:
