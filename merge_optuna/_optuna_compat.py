@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import BaseTrial, FrozenTrial, Trial
+
+_USER = JournalOperation.SET_TRIAL_USER_ATTR
+_SYSTEM = JournalOperation.SET_TRIAL_SYSTEM_ATTR
 
 FIXED_PARAMS = "fixed_params"
 """System attribute of a trial made by ``study.enqueue_trial``: the values it was given."""
@@ -65,7 +69,7 @@ def trials_at_hand(study: Study, until: int) -> Sequence[FrozenTrial] | None:
     Looking up a trial that has not been read raises a KeyError.
     """
     storage, study_id = study._storage, study._study_id
-    if isinstance(storage, _CachedStorage):
+    if isinstance(storage, _CachedStorage | InMemoryStorage):
         return _AtHand(until + 1, lambda number: storage._studies[study_id].trials[number])
     if isinstance(storage, JournalStorage):
         known, ids = (
@@ -76,6 +80,11 @@ def trials_at_hand(study: Study, until: int) -> Sequence[FrozenTrial] | None:
     return None
 
 
+def suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
+    """As the ``suggest_*`` of this distribution, which they would make anew and compare."""
+    return trial._suggest(name, distribution)  # type: ignore[attr-defined]
+
+
 def system_attrs(study: Study, trial: Trial | FrozenTrial) -> dict[str, Any]:
     """The system attributes as they are stored now; a FrozenTrial may be older."""
     return study._storage.get_trial_system_attrs(trial._trial_id)
@@ -84,6 +93,44 @@ def system_attrs(study: Study, trial: Trial | FrozenTrial) -> dict[str, Any]:
 def set_system_attr(study: Study, trial: Trial | FrozenTrial, key: str, value: Any) -> None:
     """Store a system attribute of a running trial; ``value`` is anything JSON can hold."""
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+def set_attrs(
+    study: Study, trial: Trial, *, user: Mapping[str, Any], system: Mapping[str, Any]
+) -> None:
+    """Store several attributes of a running trial.
+
+    In a journal all at once: every write locks the file and waits for the disk.
+    """
+    storage, trial_id = study._storage, trial._trial_id
+    if isinstance(storage, JournalStorage):
+        entries = [(_USER, {"user_attr": {key: value}}) for key, value in user.items()]
+        entries += [(_SYSTEM, {"system_attr": {key: value}}) for key, value in system.items()]
+        _append(storage, trial_id, entries)
+        return
+    for key, value in user.items():
+        storage.set_trial_user_attr(trial_id, key, value)
+    for key, value in system.items():
+        storage.set_trial_system_attr(trial_id, key, value)
+
+
+def _append(
+    storage: JournalStorage, trial_id: int, entries: Sequence[tuple[int, dict[str, Any]]]
+) -> None:
+    with storage._thread_lock:
+        of = {"worker_id": storage._replay_result.worker_id, "trial_id": trial_id}
+        storage._backend.append_logs(
+            [{"op_code": code, **of, **fields} for code, fields in entries]
+        )
+        refused = None
+        for _ in entries:  # each is refused on its own if somebody else has finished the trial
+            try:
+                storage._sync_with_backend()
+                break
+            except UpdateFinishedTrialError as error:
+                refused = error
+        if refused is not None:
+            raise refused
 
 
 def fail(study: Study, trial: FrozenTrial) -> bool:

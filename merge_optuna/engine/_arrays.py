@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,10 @@ def flat(tensor: Tensor) -> Array | None:
     stored = _STORED.get(tensor.dtype)
     if stored is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
         return None
-    array: Array = tensor.detach().reshape(-1).view(stored).numpy()
-    return array
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    array: Array = (tensor if stored == tensor.dtype else tensor.view(stored)).numpy()
+    return array.reshape(-1)
 
 
 def alike(tensors: Sequence[Tensor]) -> tuple[Array, ...] | None:
@@ -39,6 +42,15 @@ def alike(tensors: Sequence[Tensor]) -> tuple[Array, ...] | None:
         tensors = [tensor.float() for tensor in tensors]
     arrays = [flat(tensor) for tensor in tensors]
     return None if any(a is None for a in arrays) else tuple(a for a in arrays if a is not None)
+
+
+class Inputs(tuple[Tensor, ...]):
+    """What one merged tensor is made of: that tensor of every source."""
+
+    @cached_property
+    def arrays(self) -> tuple[Array, ...] | None:
+        """Flat arrays that share their memory; None where there are no such of one type."""
+        return alike(self) if len({tensor.dtype for tensor in self}) == 1 else None
 
 
 def part(arrays: tuple[Array, ...], first: int, size: int) -> tuple[Array, ...]:

@@ -193,6 +193,71 @@ def crossover(
             out[j] = _where(drawn[_U(i)] <= last, mutant, target[j])
 
 
+@_jit
+def particle(
+    out: Any,
+    x: Any,
+    before: Any,
+    pbest: Any,
+    gbest: Any,
+    w: Any,
+    c1: Any,
+    c2: Any,
+    key1: Any,
+    key2: Any,
+    first: Any,
+) -> None:
+    """X + (w·(x − before) + c1·r1·(pbest − x) + c2·r2·(gbest − x)); all float32."""
+    r1, r2 = np.empty(_BLOCK), np.empty(_BLOCK)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _uniforms(r1, key1, first + at, size)
+        _uniforms(r2, key2, first + at, size)
+        for i in range(size):
+            j = start + _U(i)
+            own = (pbest[j] - x[j]) * c1 * np.float32(r1[_U(i)])
+            best = (gbest[j] - x[j]) * c2 * np.float32(r2[_U(i)])
+            out[j] = x[j] + (((x[j] - before[j]) * w + own) + best)
+
+
+@_jit
+def _uniforms(out: Any, key: Any, first: Any, size: Any) -> None:
+    """The random integers from the even index ``first`` on, divided by 2^32."""
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)
+    _draw(pairs, key, _U(first // 2), (size + 1) // 2)
+    for i in range(size):
+        out[_U(i)] = np.float64(drawn[_U(i)]) / 4294967296.0
+
+
+@_jit
+def blend(out: Any, a: Any, b: Any, split: Any, coefficients: Any) -> None:
+    """c₀·a + c₁·b before the split, c₂·a + c₃·b from it on; all float32."""
+    for i in range(split):
+        out[_U(i)] = a[_U(i)] * coefficients[0] + b[_U(i)] * coefficients[1]
+    for i in range(split, out.size):
+        out[_U(i)] = a[_U(i)] * coefficients[2] + b[_U(i)] * coefficients[3]
+
+
+@_jit
+def uniform(out: Any, key: Any, first: Any) -> None:
+    """(u + 1/2) / 2^32 of the random integers from the even index ``first`` on; float64."""
+    pairs = np.empty(_BLOCK // 2, np.uint64)
+    drawn = pairs.view(np.uint32)
+    for at in range(0, out.size, _BLOCK):
+        size, start = min(_BLOCK, out.size - at), _U(at)
+        _draw(pairs, key, _U((first + at) // 2), (size + 1) // 2)
+        for i in range(size):
+            out[start + _U(i)] = (np.float64(drawn[_U(i)]) + 0.5) / 4294967296.0
+
+
+@_jit
+def add_noise(out: Any, noise: Any, std: Any) -> None:
+    """Add the float64 noise, rounded to float32, times ``std``."""
+    for i in range(out.size):
+        out[_U(i)] += np.float32(noise[_U(i)]) * std
+
+
 # -- task vectors -----------------------------------------------------------------------------
 
 

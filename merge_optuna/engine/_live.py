@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class Engine:
         self._merger = Merger(self.device, compute_dtype=compute_dtype)
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
+        self._placed: tuple[Checkpoint, list[_Place]] | None = None
 
     @property
     def views(self) -> dict[str, Tensor]:
@@ -70,26 +71,49 @@ class Engine:
             CheckpointError: If the model cannot be built, or has other tensors than before.
             InfeasibleRecipe: If the recipe's values have no well-defined result.
         """
-        frame = frame_of(recipe).whole
+        frame, wanted = frame_of(recipe), wanted_dtype(recipe, self.dtype)
         if self._model is None:
-            self._model, self._views = build(frame, wanted_dtype(recipe, self.dtype), self.device)
-        check_names(frame, self._views, "Use a new mo.Engine for another architecture.")
-        # The largest first, so that no thread is left alone with one at the end.
-        names = sorted(self._views, key=lambda name: self._views[name].numel(), reverse=True)
-        wanted = wanted_dtype(recipe, self.dtype)
-        refill = partial(self._refill, frame, wanted, origins(recipe))
-        for_each(refill, names, self._merger.threads(recipe))
+            self._model, self._views = build(frame.whole, wanted, self.device)
+        refill = partial(self._refill, recipe, wanted)
+        for_each(refill, self._places(frame), self._merger.threads(recipe))
         return self._model
 
-    def _refill(
-        self,
-        frame: Checkpoint,
-        wanted: torch.dtype | None,
-        origin: Mapping[str, tuple[Source, str]],
-        name: str,
-    ) -> None:
-        view = self._views[name]
-        if not view.is_meta:  # else transformers ignores the tensor
-            dtype = final_dtype(frame.dtype(name), wanted)
-            with torch.no_grad():
-                self._merger.write_into(view, *origin[name], dtype)
+    def _places(self, frame: Checkpoint) -> list[_Place]:
+        """Every tensor that is filled; all recipes of a search have the same frame."""
+        if self._placed is None or self._placed[0] is not frame:
+            whole = frame.whole
+            check_names(whole, self._views, "Use a new mo.Engine for another architecture.")
+            places = [
+                _Place(
+                    self._views[name], None if source is frame else source, own, whole.dtype(name)
+                )
+                for name, (source, own) in origins(frame).items()
+                if not self._views[name].is_meta  # else transformers ignores the tensor
+            ]
+            # The largest first, so that no thread is left alone with one at the end.
+            places.sort(key=lambda place: place.view.numel(), reverse=True)
+            self._placed = frame, places
+        return self._placed[1]
+
+    def _refill(self, recipe: Source, wanted: torch.dtype | None, place: _Place) -> None:
+        source = recipe if place.source is None else place.source
+        with torch.no_grad():
+            self._merger.write_into(
+                place.view, source, place.name, final_dtype(place.dtype, wanted)
+            )
+
+
+class _Place(NamedTuple):
+    """A tensor of the live model.
+
+    Attributes:
+        view: Its memory.
+        source: What it is read from; None for that which is loaded.
+        name: Its name there.
+        dtype: That of the frame.
+    """
+
+    view: Tensor
+    source: Source | None
+    name: str
+    dtype: torch.dtype

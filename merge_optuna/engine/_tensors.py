@@ -11,22 +11,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine._arrays import flat
+from merge_optuna.engine._arrays import Inputs, flat
 from merge_optuna.engine._cuts import model_cuts
 from merge_optuna.engine._device import Sources
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.methods import Cut, mask_key
 from merge_optuna.methods._reduce import stable_sum
+from merge_optuna.methods.descent import Descent
 from merge_optuna.methods.rankmean import module_ranks
+from merge_optuna.methods.splice import Segments
 from merge_optuna.recipes import Layout, Recipe
 
 if TYPE_CHECKING:
     from merge_optuna.engine._fused import Fill
     from merge_optuna.engine._statistics import Statistics
+    from merge_optuna.recipes._structure import Structure
 
 Source = Checkpoint | Recipe
 
 _PART = 1 << 20  # elements: a part stays in the second-level cache until it is written
+_SMALL = 1 << 16  # elements: finding a tensor takes longer than merging it
 
 
 def tensors(
@@ -96,6 +100,7 @@ class Merger:
         self._fused = fused and self.device.type == "cpu" and self._compute == torch.float32
         self._sources = Sources(self.device, budget)
         self._keep = keep
+        self._known: tuple[Structure, dict[str, Inputs]] | None = None
 
     @cached_property
     def _statistics(self) -> Statistics:
@@ -115,6 +120,24 @@ class Merger:
         merged = torch.empty(frame_of(source).shape(name))
         _fill_all(plan, merged)
         return merged
+
+    def inputs(self, recipe: Recipe, name: str) -> Inputs:
+        """That tensor of every source from which one of the recipe is merged."""
+        if recipe.individual is None or not (self._fused and self._keep):
+            return self._read(recipe, name)
+        # One individual comes after the other, all of the same models.
+        known = self._known
+        if known is None or known[0] is not recipe.structure:
+            self._known = known = recipe.structure, {}
+        if name in known[1]:
+            return known[1][name]
+        inputs = self._read(recipe, name)
+        if inputs[0].numel() <= _SMALL and all(isinstance(s, Checkpoint) for s in recipe.sources):
+            known[1][name] = inputs
+        return inputs
+
+    def _read(self, recipe: Recipe, name: str) -> Inputs:
+        return Inputs(self.exact(source, own) for source, own in recipe.inputs_at(name))
 
     def rounded(self, source: Source, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor in its final data type."""
@@ -149,12 +172,9 @@ class Merger:
             return self._sources.tensor(source, name)
         if name in source.alignment.copied:
             return self._plan(*source.inputs_at(name)[0])
-        if self._fused and source.method == "linear":
-            from merge_optuna.engine._fused import combined
-
-            if combination := combined(source, name, self._plan):
-                return combination
-        inputs = [self.exact(inner, own) for inner, own in source.inputs_at(name)]
+        if self._fused and (fill := self._fill_by_parts(source, name)) is not None:
+            return fill
+        inputs = self.inputs(source, name)
         fill = self._fill(source, name, inputs)
         return _merged(source, name, inputs, self._compute) if fill is None else fill
 
@@ -170,14 +190,26 @@ class Merger:
         _fill_all(plan, exact)
         return exact.to(dtype)
 
-    def _fill(self, recipe: Recipe, name: str, inputs: Sequence[Tensor]) -> Fill | None:
+    def _fill_by_parts(self, recipe: Recipe, name: str) -> Fill | None:
+        """How to fill a tensor without having the whole tensors of nested recipes."""
+        if recipe.method == "linear":
+            from merge_optuna.engine._fused import combined
+
+            return combined(recipe, name, self._plan)
+        if isinstance(recipe.individual, Descent):
+            from merge_optuna.engine._evolved import descended
+
+            return descended(recipe, name, self._plan)
+        return None
+
+    def _fill(self, recipe: Recipe, name: str, inputs: Inputs) -> Fill | None:
         if not self._fused:
             return None
-        from merge_optuna.engine._evolved import evolved  # these load numba
+        from merge_optuna.engine._evolved import spliced  # these load numba
         from merge_optuna.engine._fused import chunked, fused
 
-        if recipe.individual is not None:
-            return evolved(recipe, name, inputs)
+        if isinstance(recipe.individual, Segments):
+            return spliced(recipe, name, inputs)
         fill = fused(recipe, name, inputs, self._statistics)
         if fill is None and recipe.spec.elementwise:
             return chunked(recipe, inputs, _arguments(recipe, name, self.device))

@@ -265,20 +265,34 @@ class Descent(Individual):
         if wrong:
             raise RecipeError(f"The descent names model {wrong[0]}, but there are {models}.")
 
-    def evaluate(self, models: Sequence[Tensor], part: Part, apply: Apply | None = None) -> Tensor:
+    def evaluate(
+        self,
+        models: Sequence[Tensor] | Mapping[int, Tensor],
+        part: Part,
+        apply: Apply | None = None,
+        *,
+        size: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Every ancestor on this range, each forgotten after its last child.
 
-        ``apply`` may stand in for operations; it returns the same bits.
+        Args:
+            models: See :meth:`Individual.evaluate`; those that are needed suffice.
+            part: See there.
+            apply: Stands in for operations; it returns the same bits.
+            size: Number of elements, if there may be no model.
+            dtype: Data type of the computation, likewise.
         """
         apply = apply or _called
-        size = models[0].numel()
+        if size is None:
+            size, dtype = models[0].numel(), models[0].dtype
         order = self.order()
         uses = Counter(parent for one in order if one.weights is None for parent in one.parents)
         values: dict[Ancestor, Tensor] = {}
         for one in order:
             if one.weights is not None:
                 whole = one.weights[part.name].reshape(-1)
-                values[one] = whole[part.first : part.first + size].to(models[0].dtype)
+                values[one] = whole[part.first : part.first + size].to(dtype)
             elif one.operation is None:
                 values[one] = models[one.model]
             else:

@@ -38,7 +38,7 @@ class Segments(Individual):
         self.starts: NDArray[np.int64] = np.asarray(starts, dtype=np.int64)
         self.coefficients: NDArray[np.float64] = np.asarray(coefficients, dtype=np.float64)
         ascending = self.starts.ndim == 1 and self.starts.size and not self.starts[0]
-        if not ascending or bool(np.any(np.diff(self.starts) <= 0)):
+        if not ascending or bool((self.starts[1:] <= self.starts[:-1]).any()):
             raise RecipeError("The starts of segments must ascend from 0.")
         if self.coefficients.ndim != 2 or len(self.coefficients) != len(self.starts):
             raise RecipeError("Every segment needs one coefficient per model.")
@@ -84,8 +84,8 @@ class Segments(Individual):
         """
         if len(self.starts) == 1:
             return self.starts - start, self.coefficients
-        first = int(np.searchsorted(self.starts, start, "right")) - 1
-        last = int(np.searchsorted(self.starts, stop, "left"))
+        first = int(self.starts.searchsorted(start, "right")) - 1
+        last = int(self.starts.searchsorted(stop, "left"))
         return self.starts[first:last] - start, self.coefficients[first:last]
 
     def evaluate(self, models: Sequence[Tensor], part: Part) -> Tensor:

@@ -118,7 +118,7 @@ def value_at(distribution: BaseDistribution, u: float) -> Any:
     d = distribution
     if isinstance(d, CategoricalDistribution):
         return d.choices[min(int(u * len(d.choices)), len(d.choices) - 1)]
-    if not isinstance(d, FloatDistribution | IntDistribution):
+    if not isinstance(d, Numeric):
         raise TypeError(f"Unknown distribution {d!r}.")
     if d.log:
         low, high = _log_range(d)

@@ -15,7 +15,7 @@ SCORES = "merge_optuna:scores"
 
 def pack(scores: NDArray[np.float32]) -> dict[str, Any]:
     """(n,) scores as JSON: one bit each if all are 0 or 1, else 32."""
-    binary = bool(np.isin(scores, (0.0, 1.0)).all())
+    binary = bool(((scores == 0) | (scores == 1)).all())
     raw = np.packbits(scores.astype(bool)) if binary else scores.astype("<f4")
     data = base64.b64encode(zlib.compress(raw.tobytes(), 1)).decode()
     return {"n": len(scores), "type": "bit" if binary else "f4", "data": data}

@@ -65,34 +65,32 @@ class Niches:
 
     def fitness(self, archive: Sequence[Member]) -> Vector:
         """(P,) what each has of the resources."""
-        scores = _scores(archive)
-        # Not a matrix product: equal rows must have equal sums, for ties.
-        return np.asarray(np.sum(scores * self._worth(scores), axis=1))
+        return _Resources(archive, self.alpha).fitness()
 
     def attractions(self, archive: Sequence[Member], a: int) -> Vector:
         """(P,) how attractive everybody is to member ``a``; itself not at all."""
-        scores = _scores(archive)
-        gains = np.maximum(0.0, scores - scores[a])
-        return np.asarray(np.sum(gains * self._worth(scores), axis=1))
+        return _Resources(archive, self.alpha).attractions(a)
 
     def parents(
-        self, archive: Sequence[Member], rng: np.random.Generator
+        self, archive: Sequence[Member], rng: np.random.Generator, room: Room | None = None
     ) -> tuple[Member, Member]:
         """Two members of an archive that is not empty, one random number each.
 
         The first by fitness; the second by its attraction to the first and never the same one
         (unless there is no other), or without attraction by fitness too. Where all weights are
-        zero the draw is uniform.
+        zero the draw is uniform. ``room`` saves time where the archive is much the same as before.
         """
-        fitness = self.fitness(archive)
+        resources = _Resources(archive, self.alpha, room)
+        fitness = resources.fitness()
         a = roulette(fitness, rng)
         if not self.attraction or len(archive) == 1:
             return archive[a], archive[roulette(fitness, rng)]
-        others = np.delete(np.arange(len(archive)), a)
-        b = others[roulette(self.attractions(archive, a)[others], rng)]
-        return archive[a], archive[int(b)]
+        others = [*archive[:a], *archive[a + 1 :]]
+        return archive[a], others[roulette(np.delete(resources.attractions(a), a), rng)]
 
-    def insert(self, archive: Sequence[Member], child: Member) -> list[Member]:
+    def insert(
+        self, archive: Sequence[Member], child: Member, room: Room | None = None
+    ) -> list[Member]:
         """The archive after a result has come in.
 
         A full one loses the member with the lowest fitness, computed with the newcomer present;
@@ -105,22 +103,84 @@ class Niches:
             return archive
         archive.append(child)
         if len(archive) > self.archive_size:
-            fitness = self.fitness(archive)
+            fitness = _Resources(archive, self.alpha, room).fitness()
             lowest = np.flatnonzero(fitness == fitness.min())
             loser = max(lowest, key=lambda i: _handicap(archive[i]))  # the first of equals
             archive[loser] = child
             archive.pop()
         return archive
 
-    def _worth(self, scores: Vector) -> Vector:
-        """c_j / z_j^α, (m,)."""
-        z = np.sum(scores, axis=0)
+
+class Room:
+    """Memory for the scores of an archive, which makes room for one member at a time.
+
+    Allocating it for every result would take longer than what is computed in it.
+    """
+
+    def __init__(self) -> None:
+        self._owners: list[Member | None] = []
+        self._scores, self._work = np.empty((2, 0, 0))
+
+    def scores(self, archive: Sequence[Member]) -> tuple[Vector, Vector] | None:
+        """s_ij, (P, m), not to be written to, and an array like it for any purpose.
+
+        None if not all scores are as they have to be.
+        """
+        shape = len(archive), len(archive[0].scores)
+        if len(archive) > len(self._owners) or shape[1] != self._scores.shape[1]:
+            self._owners = [None] * len(archive)
+            self._scores, self._work = np.empty((2, *shape))
+        for i, member in enumerate(archive):
+            if self._owners[i] is not member:
+                if not _plain(member, shape[1]):
+                    return None
+                self._scores[i], self._owners[i] = member.scores, member
+        return self._scores[: len(archive)], self._work[: len(archive)]
+
+
+def _plain(member: Member, m: int) -> bool:
+    """Whether its scores, m of them, are nothing to be changed by :func:`_scores`."""
+    if not (_competes(member) and len(member.scores) == m > 0):
+        return False
+    low, high = float(member.scores.min()), float(member.scores.max())
+    return low >= 0 and high < math.inf and abs(math.frexp(high)[1]) <= _EXTREME
+
+
+class _Resources:
+    """What an archive competes for.
+
+    Attributes:
+        scores: (P, m) s_ij.
+        worth: (m,) c_j / z_j^α.
+    """
+
+    def __init__(self, archive: Sequence[Member], alpha: float, room: Room | None = None) -> None:
+        scores = (room or Room()).scores(archive)
+        if scores is None:
+            self.scores = _scores(archive)
+            self._work = np.empty_like(self.scores)
+        else:
+            self.scores, self._work = scores
+        z = np.sum(self.scores, axis=0)
         z[z == 0] = 1.0
-        return np.asarray(np.max(scores, axis=0) / z**self.alpha)
+        self.worth = np.max(self.scores, axis=0) / z**alpha
+
+    def fitness(self) -> Vector:
+        """See :meth:`Niches.fitness`."""
+        shares = np.multiply(self.scores, self.worth, out=self._work)
+        # Not a matrix product: equal rows must have equal sums, for ties.
+        return np.asarray(np.sum(shares, axis=1))
+
+    def attractions(self, a: int) -> Vector:
+        """See :meth:`Niches.attractions`."""
+        gains = np.subtract(self.scores, self.scores[a], out=self._work)
+        np.maximum(0.0, gains, out=gains)
+        gains *= self.worth
+        return np.asarray(np.sum(gains, axis=1))
 
 
 def _competes(member: Member) -> bool:
-    return member.rank[:2] == (0, 0.0)
+    return member.rank.state == 0 and member.rank.violation == 0
 
 
 def _handicap(member: Member) -> Rank:
@@ -185,11 +245,13 @@ class _Archive:
         box: the search space.
         results: how many there were, inserted or not.
         members: at most ``archive_size``.
+        room: for their scores.
     """
 
     box: Box
     results: int = 0
     members: list[Member] = field(default_factory=list)
+    room: Room = field(default_factory=Room)
 
 
 _NICHES, _GAUSSIAN = Niches(), Gaussian(0.01)
@@ -224,7 +286,7 @@ class NaturalNiches(ArchiveAlgorithm):
         n, unordered = len(archive.box), archive.box.unordered
         if archive.results < self._initial or len(archive.members) < 2:
             return Candidate(rng.random(n))
-        a, b = (parent.x for parent in self.niches.parents(archive.members, rng))
+        a, b = (parent.x for parent in self.niches.parents(archive.members, rng, archive.room))
         x = a
         if self.crossover:
             split = int(rng.integers(n)) if self.split_point else n
@@ -238,7 +300,7 @@ class NaturalNiches(ArchiveAlgorithm):
     def insert(self, archive: _Archive, child: Member) -> _Archive:
         """See :meth:`Niches.insert`."""
         archive.results += 1
-        archive.members = self.niches.insert(archive.members, child)
+        archive.members = self.niches.insert(archive.members, child, archive.room)
         return archive
 
     @property
@@ -267,13 +329,13 @@ class BredNiches(ArchiveAlgorithm):
         """A child; once more a source where nobody has finished yet."""
         if not archive.members:
             return source(archive.box, str(rng.choice(sources_of(archive.box.space))))
-        a, b = self.niches.parents(archive.members, rng)
+        a, b = self.niches.parents(archive.members, rng, archive.room)
         return self.crossover(archive.box, a, b, rng)
 
     def insert(self, archive: _Archive, child: Member) -> _Archive:
         """See :meth:`Niches.insert`."""
         archive.results += 1
-        archive.members = self.niches.insert(archive.members, child)
+        archive.members = self.niches.insert(archive.members, child, archive.room)
         return archive
 
 

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
@@ -20,7 +19,6 @@ from merge_optuna.spaces._space import Space
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 One = TypeVar("One")
@@ -65,12 +63,12 @@ class Genealogy(Space, Generic[One]):
             StudyError: If it is a child whose parents are not known.
         """
         space = self.distributions()
-        params = {ORIGIN: _suggest(trial, ORIGIN, space[ORIGIN])}
+        params = {ORIGIN: compat.suggest(trial, ORIGIN, space[ORIGIN])}
         if params[ORIGIN] != CHILD:
             return self.recipe_for(self.source(params[ORIGIN]))
         for name, distribution in space.items():
             if name != ORIGIN:
-                params[name] = _suggest(trial, name, distribution)
+                params[name] = compat.suggest(trial, name, distribution)
         claim = compat.system_attrs(trial.study, trial).get(CLAIM)
         numbers = self._parents(trial.number, claim and claim["parents"])
         parents = {name: self.individual(trial.study, n) for name, n in numbers.items()}
@@ -163,12 +161,3 @@ def _trial(study: Study, trials: list[FrozenTrial], number: int, of: int) -> Fro
             "database changed by hand? Restore it, or use another study_name."
         )
     return trial
-
-
-def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(name, distribution.low, distribution.high)
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(name, distribution.low, distribution.high)

@@ -54,15 +54,7 @@ class Grams:
         n = len(self._recipe.models)
         total = np.zeros((n, n))
         for name, part in self._recipe.parts.items():
-            first, last = start - part.offset, stop - part.offset
-            if first >= part.size or last <= 0:
-                continue
-            total += gram(
-                [
-                    self._merger.exact(model, own).reshape(-1)[
-                        max(first, 0) : min(last, part.size)
-                    ]
-                    for model, own in self._recipe.inputs_at(name)
-                ]
-            )
+            first, last = max(start - part.offset, 0), min(stop - part.offset, part.size)
+            if first < last:
+                total += gram(self._merger.inputs(self._recipe, name), first, last)
         return total

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.engine._arrays import Inputs
 from merge_optuna.engine._evolved import gram
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Blend
@@ -202,8 +203,8 @@ class SplitSlerp(Genealogy[Any]):
     def _crossed(self, a: Strand, b: Strand, split: int, ratio: float) -> Strand:
         starts, before = self._joined(a, b, split)
         of_a, of_b = (_at(one.segments, starts) for one in (a, b))
-        products = np.diff(before, axis=0, append=self._grams.total[None])
-        left = np.searchsorted(starts, split)
+        products = np.concatenate([before[1:], self._grams.total[None]]) - before
+        left = int(starts.searchsorted(split))
         sums = np.array([np.einsum("si,sij,sj->s", x, products, y) for x, y in _pairs(of_a, of_b)])
         factors = self._factors(sums[:, :left].sum(1), sums[:, left:].sum(1), ratio)
         coefficients = np.empty_like(of_a)
@@ -218,7 +219,7 @@ class SplitSlerp(Genealogy[Any]):
         starts, first = np.unique(starts, return_index=True)
         new = len(a.before) + len(b.before)
         known = [a.before, b.before]
-        if own and first[np.searchsorted(starts, split)] == new:
+        if own and first[starts.searchsorted(split)] == new:
             known.append(self._grams.up_to(split)[None])
         return starts, np.concatenate(known)[first]
 
@@ -226,10 +227,10 @@ class SplitSlerp(Genealogy[Any]):
         self._ancestors.keep([a, b])
         sums = np.zeros((2, 3))
         for name, part in self.recipe.parts.items():
-            flats = [self._ancestors.tensor(one, name).reshape(-1) for one in (a, b)]
+            weights = Inputs(self._ancestors.tensor(one, name) for one in (a, b))
             here = min(max(split - part.offset, 0), part.size)
-            for side, range_ in enumerate((slice(here), slice(here, None))):
-                products = gram([flat[range_] for flat in flats])
+            for side, range_ in enumerate(((0, here), (here, part.size))):
+                products = gram(weights, *range_)
                 sums[side] += products[[0, 0, 1], [0, 1, 1]]
         before, after = self._factors(sums[0], sums[1], ratio)
         blend = Blend(split, (*before, *after), self.mutation_std, seed)
@@ -257,7 +258,7 @@ def _pairs(a: Products, b: Products) -> tuple[tuple[Products, Products], ...]:
 def _at(segments: Segments, starts: NDArray[np.int64]) -> NDArray[np.float64]:
     """The coefficients at some places."""
     found: NDArray[np.float64] = segments.coefficients[
-        np.searchsorted(segments.starts, starts, "right") - 1
+        segments.starts.searchsorted(starts, "right") - 1
     ]
     return found
 

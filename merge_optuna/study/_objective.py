@@ -24,10 +24,10 @@ from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, StoredSampler
 from merge_optuna.samplers._owner import sign
+from merge_optuna.samplers._scores import SCORES, pack
 from merge_optuna.spaces import Declaration, Genealogy, Space
 from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt
-from merge_optuna.study._scores import set_scores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -313,17 +313,15 @@ class MergeObjective:
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
             model = self.engine.load(recipe)
-        merged = time.perf_counter()
-        trial.set_user_attr("seconds_merge", round(merged - started, 4))
-        try:
-            value = self._evaluate(trial, model)
-        finally:
-            trial.set_user_attr("seconds_evaluate", round(time.perf_counter() - merged, 4))
+        value = self._evaluate(trial, model, time.perf_counter() - started)
         if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
         return value
 
-    def _evaluate(self, trial: optuna.Trial, model: nn.Module) -> float | tuple[float, ...]:
+    def _evaluate(
+        self, trial: optuna.Trial, model: nn.Module, seconds_merge: float
+    ) -> float | tuple[float, ...]:
+        started = time.perf_counter()
         ids: list[NDArray[np.int64]] = []
         parts: list[NDArray[np.float64]] = []
         total, seen = len(self.evaluator), 0
@@ -337,9 +335,14 @@ class MergeObjective:
                     self._report(trial, step, parts, last=seen == total)
             return self.evaluator.value(np.concatenate(parts))
         finally:
-            trial.set_user_attr("examples", seen)
-            if parts and total > 1:
-                set_scores(trial, _by_example(ids, parts, total))
+            facts = {
+                "seconds_merge": round(seconds_merge, 4),
+                "seconds_evaluate": round(time.perf_counter() - started, 4),
+                "examples": seen,
+            }
+            scored = parts and total > 1
+            scores = {SCORES: pack(_by_example(ids, parts, total))} if scored else {}
+            compat.set_attrs(trial.study, trial, user=facts, system=scores)
 
     def _report(
         self, trial: optuna.Trial, step: int, parts: list[NDArray[np.float64]], *, last: bool
@@ -398,8 +401,8 @@ def _first_column(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _by_example(
     ids: list[NDArray[np.int64]], parts: list[NDArray[np.float64]], total: int
-) -> NDArray[np.float64]:
-    scores = np.full(total, np.nan)
+) -> NDArray[np.float32]:
+    scores = np.full(total, np.nan, np.float32)
     scores[np.concatenate(ids)] = _first_column(np.concatenate(parts))
     return scores
 

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 import merge_optuna as mo
 from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import flat
+from merge_optuna.engine._evolved import _apply
 from merge_optuna.engine._fused import has_kernel
 from merge_optuna.engine._statistics import Statistics, TaskVector, places
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._sparsify import cut_at, kept_count, trim
+from merge_optuna.methods.descent import Blend
 
 R = mo.recipes
 Family = list[mo.Checkpoint]
@@ -237,6 +239,17 @@ def test_where_to_trim(delta: np.ndarray, density: float) -> None:
     kept = (magnitude > place.threshold) | ((magnitude == place.threshold) & (index < place.last))
     expected = trim(torch.from_numpy(delta), cut_at(torch.from_numpy(delta), density)).numpy()
     assert np.array_equal(np.where(kept, delta, 0), expected)
+
+
+@pytest.mark.parametrize("std", [0.0, 0.01, 3.7])
+@pytest.mark.parametrize("first", [0, 2, 32768])
+@pytest.mark.parametrize("size", [1, 5, 1000, 3001])
+def test_blend(size: int, first: int, std: float) -> None:
+    parents = torch.randn((2, size), generator=torch.Generator().manual_seed(size))
+    part = mo.methods.Part("w", "00", offset=4, size=1 << 20, row=10, first=first)
+    for split in (0, first + 5, first + size // 2, 1 << 30):
+        blend = Blend(split, (0.3, -1.7, 1 / 3, 2.2), std, seed=7)
+        assert torch.equal(_apply(blend, list(parents), part), blend(list(parents), part))
 
 
 @quick

@@ -30,6 +30,7 @@ from merge_optuna.samplers import (
 )
 from merge_optuna.samplers._log import Rank
 from merge_optuna.samplers._scores import pack
+from merge_optuna.samplers.niches import Room
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage
 from tests.samplers.test_de import SPACE, N, objective, to_params, value
@@ -149,6 +150,21 @@ def test_insert_by_brute_force(s: list[list[float]], alpha: int, size: int) -> N
             else:
                 plain = [(m.trial, m.scores.tolist()) for m in archive]
         assert numbers(archive) == [number for number, _ in plain]
+
+
+def test_the_room_for_scores_changes_nothing() -> None:
+    rng, niches, room = np.random.default_rng(3), Niches(5), Room()
+    archive: list[Member] = []
+    for trial in range(200):
+        row = rng.choice([0.0, 0.5, 1.0], size=6)
+        if rng.random() < 0.1:
+            row[rng.integers(6)] = rng.choice([-1.0, math.nan, math.inf, 1e38])
+        pruned = rng.random() < 0.1
+        child = individual(row, trial=trial, value=rng.random(), state=int(pruned))
+        archive, expected = niches.insert(archive, child, room), niches.insert(archive, child)
+        assert archive == expected
+        of = [np.random.default_rng(trial) for _ in range(2)]
+        assert niches.parents(archive, of[0], room) == niches.parents(archive, of[1])
 
 
 def test_equal_rows_have_equal_sums() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import merge_optuna as mo
+from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import CheckpointError, EvaluationError, RecipeError, StudyError
 from tests.trained import Task, read_rows, right, write_rows
 
@@ -81,6 +83,24 @@ def test_values_and_scores_equal_a_loop_by_hand(task: Task, tmp_path: Any) -> No
         objective.score(task.checkpoints()[1])
         == right(engine.load(task.checkpoints()[1]), rows).mean()
     )
+
+
+def test_a_journal_writes_what_a_trial_gives_at_once(task: Task, tmp_path: Path) -> None:
+    objective = mo.MergeObjective(small(task), Batches([[0, 1]]))
+    study = study_of(objective, storage=mo.storage(f"journal:///{tmp_path}/log"))
+    trial = study.ask()
+    value = objective(trial)
+    optuna.load_study(
+        study_name=study.study_name, storage=mo.storage(f"journal:///{tmp_path}/log")
+    ).tell(trial.number, value)
+    known = study.trials[0]
+    assert known.user_attrs.keys() == {"seconds_merge", "seconds_evaluate", "examples"}
+    np.testing.assert_array_equal(mo.scores(study, 0), [0, 1])
+
+    # Somebody else has finished it: that is said once, and nothing is left to be refused later.
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        compat.set_attrs(study, trial, user={"a": 1, "b": 2}, system={"c": 3})
+    assert study.trials == [known]
 
 
 def test_scores_lie_at_their_examples(task: Task) -> None:
