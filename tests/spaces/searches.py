@@ -20,27 +20,11 @@ import merge_optuna as mo
 from merge_optuna.samplers import MAPElitesSampler, StoredSampler
 from merge_optuna.spaces import Genealogy
 from merge_optuna.study import MergeObjective
+from tests.spaces.models import Waves, nets
 
-NAMES = ("north", "east", "south")
-PARAMETERS = 97
-EXAMPLES = 12
+PARAMETERS = 74
 WEIGHTS = "weights"
 """User attribute: digest of the weights that were scored."""
-
-
-def module(seed: int) -> nn.Module:
-    """A net of 97 parameters."""
-    made = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 1))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return made
-
-
-def sources() -> dict[str, mo.Checkpoint]:
-    """The models that evolution starts from, in memory."""
-    return {name: mo.Checkpoint.from_module(module(i), name=name) for i, name in enumerate(NAMES)}
 
 
 def niches(models: Sequence[mo.Checkpoint], **options: Any) -> tuple[Genealogy, StoredSampler]:
@@ -50,7 +34,7 @@ def niches(models: Sequence[mo.Checkpoint], **options: Any) -> tuple[Genealogy, 
 
 def elites(models: Sequence[mo.Checkpoint], **options: Any) -> tuple[Genealogy, StoredSampler]:
     space = mo.spaces.SplitSlerp(models, **options)
-    grid = {"first": (0.4, 0.6, 5), "last": (0.4, 0.6, 5)}
+    grid = {"first": (0, 1, 10), "last": (0, 1, 10)}
     return space, MAPElitesSampler(space.distributions(), descriptors=grid, seed=1)
 
 
@@ -80,33 +64,20 @@ KINDS: dict[str, tuple[Search, dict[str, Any]]] = {
 """What runs in processes: one of every kind of parents."""
 
 
-class Probe:
-    """Scores the weights themselves, and remembers which they were."""
-
-    directions = ("maximize",)
-    metric_names = ("probe",)
-
-    def __init__(self) -> None:
-        self.weights = ""
-        self.scores = np.empty(0)
-
-    def __len__(self) -> int:
-        return EXAMPLES
+class Probe(Waves):
+    """Remembers which weights it has scored, and how."""
 
     def __call__(self, model: nn.Module) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        tensors = [tensor.contiguous() for tensor in model.state_dict().values()]
-        self.weights = digest({str(i): tensor for i, tensor in enumerate(tensors)})
-        flat = np.concatenate([tensor.double().numpy().reshape(-1) for tensor in tensors])
-        wanted = np.random.default_rng(0).normal(size=(EXAMPLES, flat.size))
-        self.scores = 1 / (1 + np.exp(-np.sum(wanted * flat, axis=1) / np.sqrt(flat.size)))
-        yield np.arange(EXAMPLES), self.scores
-
-    def value(self, scores: np.ndarray) -> float:
-        return float(np.mean(scores))
+        (batch,) = super().__call__(model)
+        self.scores = batch[1]
+        self.weights = digest(model.state_dict())
+        yield batch
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    content = b"".join(tensor.detach().numpy().tobytes() for tensor in tensors.values())
+    content = b"".join(
+        name.encode() + tensors[name].detach().numpy().tobytes() for name in sorted(tensors)
+    )
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -143,7 +114,7 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     make, usual = KINDS[kind]
-    space, sampler = make([*sources().values()], **{**usual, **options})
+    space, sampler = make(nets(), **{**usual, **options})
     objective = Objective(space)
 
     def run(trial: optuna.Trial) -> Any:
