@@ -24,7 +24,7 @@ from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, StoredSampler
 from merge_optuna.samplers._owner import sign
-from merge_optuna.spaces import Declaration, Genealogy, Space
+from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._scores import set_scores
@@ -173,7 +173,8 @@ class MergeObjective:
 
         Raises:
             StudyError: If its directions are others, it was made with another space or on other
-                dev data, or its pruner hides trials from its sampler.
+                dev data, its pruner hides trials from its sampler, or a parent of its trials is
+                missing.
         """
         directions = [direction.name.lower() for direction in study.directions]
         if directions != self.directions:
@@ -215,6 +216,8 @@ class MergeObjective:
                 )
         self._check_space(study)
         self._check_data(study)
+        if isinstance(self.space, Genealogy):
+            check_families(study)
 
     # -- before trials ---------------------------------------------------------------------
 

@@ -15,11 +15,13 @@ import optuna
 import pytest
 
 from merge_optuna.samplers import _stored
+from merge_optuna.spaces import parents_of
 from merge_optuna.testing import kill_at, on_write
 from tests import processes
 from tests.samplers import replay
 from tests.samplers.driver import fork, wait
 from tests.samplers.storages import make_storage
+from tests.spaces.models import nets
 from tests.spaces.searches import (
     KINDS,
     PARAMETERS,
@@ -28,7 +30,6 @@ from tests.spaces.searches import (
     done,
     finished,
     search,
-    sources,
 )
 
 KILLED = 6  # the trial: a child, and what follows descends from it or not
@@ -158,12 +159,12 @@ def test_four_workers(kind: str, storage: str, tmp_path: Path) -> None:
     assert 30 <= states.count("COMPLETE") <= 33
 
     make, options = KINDS[kind]
-    space, sampler = make([*sources().values()], **options)
+    space, sampler = make(nets(), **options)
     assert replay.doubly_assigned(trials) == []
     assert replay.contradictions(trials, sampler, sign=-1) == []
     individuals = replay.individuals(trials, sampler, sign=-1)
     claims = replay.claims_of(trials)
-    children = [t for t in finished(study) if space.parents_of(t)]
+    children = [t for t in finished(study) if parents_of(t)]
     assert len(children) > 20
     read: set[int] = set()
     before: dict[int, set[int]] = {}
@@ -171,7 +172,7 @@ def test_four_workers(kind: str, storage: str, tmp_path: Path) -> None:
         read |= {*claim.seen}
         before[number] = set(read)
     for child in children:
-        for name, number in space.parents_of(child).items():
+        for name, number in parents_of(child).items():
             assert individuals[child.params[name]] == number, "its place in the log"
             assert number in before[child.number], "finished before it was claimed"
             assert states[number] == "COMPLETE"
@@ -198,7 +199,7 @@ def test_what_is_kept_of_parents_changes_nothing(kind: str, tmp_path: Path) -> N
         {"cache_bytes": two, "cache_folder": tmp_path / "two"},
     ):
         assert done(search(kind, None, 25, **options)) == expected, options
-    assert len(list((tmp_path / "all").iterdir())) > 5
+    assert len(list((tmp_path / "all").iterdir())) >= 4
     assert len(list((tmp_path / "two").iterdir())) <= 2
-    # another process finds what was kept
+    # a later search finds what was kept
     assert done(search(kind, None, 25, cache_folder=tmp_path / "all")) == expected
