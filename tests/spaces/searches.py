@@ -84,9 +84,9 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 class Objective:
     """A :class:`MergeObjective` that stores the digest of what it has scored, and descriptors."""
 
-    def __init__(self, space: Genealogy) -> None:
+    def __init__(self, space: Genealogy, **options: Any) -> None:
         self.probe = Probe()
-        self.merge = MergeObjective(space, self.probe)
+        self.merge = MergeObjective(space, self.probe, **options)
 
     def __call__(self, trial: optuna.Trial) -> Any:
         value = self.merge(trial)
