@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.errors import StudyError
+from merge_optuna.errors import RecipeError, StudyError, few
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import own_claim
 from merge_optuna.samplers._genealogy import CHILD, ORIGIN
@@ -118,6 +118,24 @@ class Genealogy(Space, Generic[One]):
             self._known.clear()
 
 
+def check_models(recipe: Recipe) -> None:
+    """Checks that models can be sources of evolution.
+
+    Raises:
+        RecipeError: If one is called like a child, or has free numbers.
+    """
+    if CHILD in recipe.model_names:
+        raise RecipeError(
+            f"A source cannot be called {CHILD!r}: that is what trials call those who have "
+            "parents. Give it another name=."
+        )
+    if recipe.slots:
+        raise RecipeError(
+            f"The sources have free numbers: {few([slot.name for slot in recipe.slots], 5)}. "
+            "Evolution starts from fixed models: bind them first, e.g. mo.recipe_of(study)."
+        )
+
+
 def parents_of(trial: FrozenTrial) -> dict[str, int]:
     """Numbers of the trials that a child descends from, by the parameter; empty for a source.
 
@@ -177,7 +195,8 @@ def _claimed(number: int, parents: Mapping[str, int] | None) -> dict[str, int]:
         raise StudyError(
             f"Trial {number} is a child, but not of a sampler that knows whose: its "
             "parameters name parents by their place among the finished trials. Let the "
-            "space's own sampler propose it: sampler=space.sampler(seed=0)."
+            "space's own sampler propose it: sampler=space.sampler(seed=0). Only sources can be "
+            "enqueued."
         )
     return dict(parents)
 

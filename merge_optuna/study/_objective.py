@@ -189,20 +189,16 @@ class MergeObjective:
                 f"{', '.join(study.metric_names)}, not by {', '.join(self.metric_names)}. Use "
                 "another study_name."
             )
-        breeds = isinstance(study.sampler, StoredSampler) and study.sampler.breeds
-        if isinstance(self.space, Genealogy) and not breeds:
-            raise StudyError(
-                f"{type(study.sampler).__name__} knows nothing of parents, which the individuals "
-                f"of {type(self.space).__name__} are named by. Use sampler=space.sampler(seed=0), "
-                f"a {type(self.space.sampler()).__name__}."
-            )
+        if isinstance(self.space, Genealogy):
+            _check_breeds(study.sampler, self.space)
         if isinstance(study.sampler, StoredSampler):
             given = study.sampler.search_space
             wanted = self.space.distributions() if isinstance(self.space, _DECLARED) else given
+            what = "recipe" if isinstance(self.space, Recipe) else "space"
             if given is not None and given != wanted:
                 raise StudyError(
                     f"{type(study.sampler).__name__} was made for another space than the "
-                    "objective's. Use sampler=recipe.sampler(seed=0) of the same recipe."
+                    f"objective's. Use sampler={what}.sampler(seed=0) of the same {what}."
                 )
             if isinstance(study.pruner, optuna.pruners.HyperbandPruner):
                 raise StudyError(
@@ -384,6 +380,21 @@ def _check_order(space: object, evaluator: object) -> None:
         )
 
 
+def _check_breeds(sampler: optuna.samplers.BaseSampler, space: Genealogy[Any]) -> None:
+    name, own = type(sampler).__name__, type(space.sampler()).__name__
+    remedy = f"Use sampler=space.sampler(seed=0), a {own}."
+    if not isinstance(sampler, StoredSampler) or not sampler.breeds:
+        raise StudyError(
+            f"{name} knows nothing of parents, which the individuals of {type(space).__name__} "
+            f"are named by. {remedy}"
+        )
+    if sampler.search_space is None:
+        raise StudyError(
+            f"{name} was made without the space, and so does not know that the individuals of "
+            f"{type(space).__name__} have parents. {remedy}"
+        )
+
+
 def _check_size(evaluator: Evaluator) -> None:
     if len(evaluator) < 1:
         raise EvaluationError(
@@ -435,7 +446,9 @@ def _difference_of_spaces(before: Declaration, now: Declaration) -> str:
     for name in {**before.recipes, **now.recipes}:
         old, new = before.recipes.get(name), now.recipes.get(name)
         if old is None or new is None:
-            return f"{'with' if old else 'without'} {name}, now the other way round"
+            return (
+                f"{'with' if old else 'without'} a {name}, now {'without' if old else 'with'} one"
+            )
         if old.digest != new.digest:
             return _difference(old, new)
     return "other options"
