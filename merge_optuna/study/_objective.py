@@ -22,7 +22,8 @@ from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, 
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import PARTIAL, SURPLUS, StoredSampler
+from merge_optuna.samplers import PARTIAL, SURPLUS, NichesSampler, StoredSampler
+from merge_optuna.samplers._log import check_numbers
 from merge_optuna.samplers._owner import sign
 from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
@@ -173,8 +174,7 @@ class MergeObjective:
 
         Raises:
             StudyError: If its directions are others, it was made with another space or on other
-                dev data, its pruner hides trials from its sampler, or a parent of its trials is
-                missing.
+                dev data, its pruner hides trials from its sampler, or trials were deleted.
         """
         directions = [direction.name.lower() for direction in study.directions]
         if directions != self.directions:
@@ -210,8 +210,14 @@ class MergeObjective:
                     f"{type(study.sampler).__name__} has one objective, this study "
                     f"{len(directions)}. Use optuna.samplers.NSGAIISampler."
                 )
+        sampler = study.sampler
+        if isinstance(sampler, NichesSampler) and sampler.needs_examples:
+            _check_examples(self.evaluator)
         self._check_space(study)
         self._check_data(study)
+        if isinstance(study.sampler, StoredSampler):
+            trials = compat.all_trials(study)
+            check_numbers(trials, len(trials))
         if isinstance(self.space, Genealogy):
             check_families(study)
 
@@ -392,6 +398,16 @@ def _check_breeds(sampler: optuna.samplers.BaseSampler, space: Genealogy[Any]) -
         raise StudyError(
             f"{name} was made without the space, and so does not know that the individuals of "
             f"{type(space).__name__} have parents. {remedy}"
+        )
+
+
+def _check_examples(evaluator: Evaluator) -> None:
+    if len(evaluator) == 1:
+        raise StudyError(
+            "NichesSampler lets models compete for examples, but "
+            f"{', '.join(evaluator.metric_names)} is one number for all. Use an evaluator that "
+            "scores example by example, as mo.evaluators.Classification does, or evolve without "
+            "niches: NichesSampler(space.distributions(), alpha=0, attraction=False)."
         )
 
 

@@ -47,11 +47,6 @@ def merged(models: Sequence[mo.Checkpoint], **options: Any) -> tuple[Genealogy, 
     return evolver(models, merger=mo.recipes.linear(models), **options)
 
 
-def ties(models: Sequence[mo.Checkpoint], **options: Any) -> tuple[Genealogy, StoredSampler]:
-    merger = mo.recipes.ties(models[0], models, density=0.5)
-    return evolver(models, merger=merger, **options)
-
-
 Search = Callable[..., tuple[Genealogy, StoredSampler]]
 
 KINDS: dict[str, tuple[Search, dict[str, Any]]] = {
@@ -101,6 +96,11 @@ class Objective:
         return self.probe.weights
 
 
+def make_space(kind: str, **options: Any) -> tuple[Genealogy, StoredSampler]:
+    make, usual = KINDS[kind]
+    return make(nets(), **{**usual, **options})
+
+
 def search(
     kind: str,
     storage: BaseStorage | None,
@@ -113,8 +113,7 @@ def search(
     ``after`` is called with the number of each trial that was scored; it fails on False.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    make, usual = KINDS[kind]
-    space, sampler = make(nets(), **{**usual, **options})
+    space, sampler = make_space(kind, **options)
     objective = Objective(space)
 
     def run(trial: optuna.Trial) -> Any:

@@ -21,7 +21,6 @@ from tests import processes
 from tests.samplers import replay
 from tests.samplers.driver import fork, wait
 from tests.samplers.storages import make_storage
-from tests.spaces.models import nets
 from tests.spaces.searches import (
     KINDS,
     PARAMETERS,
@@ -29,6 +28,7 @@ from tests.spaces.searches import (
     Objective,
     done,
     finished,
+    make_space,
     search,
 )
 
@@ -158,8 +158,7 @@ def test_four_workers(kind: str, storage: str, tmp_path: Path) -> None:
     assert "RUNNING" not in states, "no trial is lost"
     assert 30 <= states.count("COMPLETE") <= 33
 
-    make, options = KINDS[kind]
-    space, sampler = make(nets(), **options)
+    space, sampler = make_space(kind)
     assert replay.doubly_assigned(trials) == []
     assert replay.contradictions(trials, sampler, sign=-1) == []
     individuals = replay.individuals(trials, sampler, sign=-1)
