@@ -43,6 +43,13 @@ def all_trials(study: Study) -> list[FrozenTrial]:
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
+def numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | None:
+    """The trial with this number; None if it is missing, maybe deleted by hand from a database."""
+    if 0 <= number < len(trials) and trials[number].number == number:
+        return trials[number]
+    return next((trial for trial in trials if trial.number == number), None)
+
+
 class _AtHand(Sequence["FrozenTrial"]):
     """Trials 0 … size-1 of a study, looked up one by one: a list of thousands takes a millisecond.
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
     from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.methods import Method
-    from merge_optuna.study import MergeStudy
+    from merge_optuna.study import Lineage, MergeStudy
 
 _BEST = 10
+_GENERATIONS = 3
 _SHOWN_PARAMETERS = 6
 _UNSAFE = r"[^\w.-]+"  # in the name of a file
 
@@ -293,6 +294,31 @@ def write(
     print(f"Written to {written}")
     if push is not None:
         print(f"Pushed to {_pushed(written, push, private=private)}")
+
+
+@app.command()
+def lineage(
+    storage: Storage,
+    study: StudyName = None,
+    trial: TrialNumber = None,
+    depth: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many generations back to print.")
+    ] = _GENERATIONS,
+    as_json: Json = False,
+) -> None:
+    """Show whom a trial descends from, in a search that evolves weights.
+
+    Shares are what is in its weights of each source: mean coefficients, as if
+    interpolation were linear. With --json it is all ancestors, whatever --depth.
+    """
+    from merge_optuna.study import lineage as lineage_of
+    from merge_optuna.study import storage as open_storage
+
+    found = lineage_of(_study(open_storage(storage, create=False), storage, study), trial)
+    if as_json:
+        _print_json(found.to_data())
+    else:
+        _print_lineage(found, depth)
 
 
 @app.command()
@@ -621,6 +647,17 @@ def _print_study(result: dict[str, Any], *, as_json: bool) -> None:
     ]
     if reasons:
         _print_table(["", "trials", "reason"], reasons)
+
+
+def _print_lineage(found: Lineage, depth: int) -> None:
+    one = found.trial
+    print(
+        f"{found.study}: trial {one.trial}, {len(found.ancestors) - 1} ancestors in "
+        f"{one.generation} generations"
+    )
+    if found.shares is not None:
+        print("shares: " + ", ".join(f"{name} {x:.1%}" for name, x in found.shares.items()))
+    print(f"\n{found.tree(depth)}")
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

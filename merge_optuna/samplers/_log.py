@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from merge_optuna.errors import StudyError
 from merge_optuna.samplers._owner import CLAIM, KILLED
 from merge_optuna.samplers._scores import SCORES, unpack
 
@@ -383,9 +384,13 @@ class Log:
         Returns:
             False if ``trials`` was read while others wrote and contradicts itself (a database
             reads states before attributes): read again.
+
+        Raises:
+            StudyError: If a trial is missing.
         """
         if len(trials) < self.front:
             return False
+        check_numbers(trials, until)
         for number, claim in list(self.open.items()):
             trial = trials[number]
             if trial.system_attrs.get(CLAIM) != claim or (
@@ -458,6 +463,22 @@ class Log:
                 stacklevel=2,
             )
         return bool(wrong)
+
+
+def check_numbers(trials: Sequence[FrozenTrial], until: int) -> None:
+    """Checks that nobody has deleted a trial below a number: all others would be taken for others.
+
+    Raises:
+        StudyError: If somebody has.
+    """
+    if until and (len(trials) < until or trials[until - 1].number != until - 1):
+        there = {trial.number for trial in trials}
+        missing = min(set(range(until)) - there, default=until - 1)
+        raise StudyError(
+            f"Trial {missing} is missing in the study. Trials must not be deleted: their numbers "
+            "tell which results a sampler has seen. Restore the database, or use another "
+            "study_name."
+        )
 
 
 def _rank(trial: FrozenTrial, sign: int) -> Rank:

@@ -42,6 +42,7 @@ from merge_optuna.samplers._log import (
     Claim,
     Log,
     Place,
+    check_numbers,
     held_claim,
     own_claim,
 )
@@ -369,6 +370,7 @@ class StoredSampler(BaseSampler):
         pause = 0.01
         while True:
             trials = compat.all_trials(study)
+            check_numbers(trials, number + 1)
             with self._lock:
                 notes = self._notes_of(study)
                 running = self._running(study, trials, number)

@@ -75,7 +75,7 @@ class _State:
         box: the search space.
         learned: what the adaptation has learned.
         slots: name of a slot -> who is in it.
-        sources: number of results that are no children's.
+        tried: origins that have a result.
         results: number of children that have been scored.
         best: the best merged population.
         accepted: id -> whoever has been in a slot of the best merged population.
@@ -85,7 +85,7 @@ class _State:
     box: Box
     learned: Any
     slots: dict[str, Member] = field(default_factory=dict)
-    sources: int = 0
+    tried: set[str] = field(default_factory=set)
     results: int = 0
     best: Member | None = None
     accepted: dict[int, Member] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Evolver(ArchiveAlgorithm):
 
     def _early(self, state: _State, rng: np.random.Generator) -> Candidate:
         sources = sources_of(state.box.space)
-        if state.sources >= len(sources):
+        if state.tried >= set(sources):
             raise StudyError(
                 f"Only {len(state.slots)} of the models could be scored, too few for a "
                 "difference. See the attribute 'error' of the first trials, or use "
@@ -147,9 +147,9 @@ class Evolver(ArchiveAlgorithm):
 
     def insert(self, state: _State, child: Member) -> _State:
         """A source takes its slot; a child that of its target, if it is better."""
-        name = child.params[ORIGIN]
+        name = _params(state, child)[ORIGIN]
         if name != CHILD:
-            state.sources += 1
+            state.tried.add(name)
             if child.rank.state < 2 and name not in state.slots:
                 state.slots[name] = child
                 order = sources_of(state.box.space)
@@ -195,20 +195,26 @@ class MergedEvolver(Evolver):
     def insert(self, state: _State, child: Member) -> _State:
         """The first result is the merge of the models as they are; then the best merge stays."""
         names = [name.removeprefix(MEMBER) for name in state.box.names if name.startswith(MEMBER)]
-        if child.params[ORIGIN] != CHILD:
-            state.sources += 1
+        params = _params(state, child)
+        if params[ORIGIN] != CHILD:
+            state.tried.add(params[ORIGIN])
             if child.rank.state < 2 and state.best is None:
                 state.best, state.slots = child, dict.fromkeys(names, child)
                 state.accepted[child.id] = child
             return state
         assert state.best is not None  # every child has a population
-        target, before = str(child.params["target"]), state.best
+        target, before = str(params["target"]), state.best
         won = child.rank < before.rank
         if won:
             state.accepted[child.id] = child
-            state.slots = {name: state.accepted[child.params[MEMBER + name]] for name in names}
+            state.slots = {name: state.accepted[params[MEMBER + name]] for name in names}
             state.slots[target] = state.best = child
         return self._after(state, before, child, won=won)
+
+
+def _params(state: _State, member: Member) -> dict[str, Any]:
+    """What was proposed; a trial that failed may not have come to suggest it."""
+    return state.box.params(member.x)
 
 
 class EvolverSampler(ArchiveSampler):

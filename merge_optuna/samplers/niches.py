@@ -212,7 +212,8 @@ def _comparable(archive: Sequence[Member], child: Member) -> bool:
             warnings.warn(
                 f"Trial {child.trial} has no per-example scores: niches take the objective's "
                 "value as the only one, so there is a single niche. Store them with "
-                "mo.set_scores(trial, array) in the objective; mo.MergeObjective does.",
+                "mo.set_scores(trial, array) in the objective; mo.MergeObjective does if its "
+                "evaluator has several examples.",
                 stacklevel=2,
             )
         return True
@@ -423,6 +424,11 @@ class NichesSampler(ArchiveSampler):
             seed=seed,
             max_attempts=max_attempts,
         )
+
+    @property
+    def needs_examples(self) -> bool:
+        """Whether it makes use of per-example scores."""
+        return self._algorithm.niches.alpha > 0 or self._algorithm.niches.attraction
 
     def archive(self, study: Study) -> list[FrozenTrial]:
         """The trials in the archive of a study.

@@ -6,7 +6,7 @@ sampler: ``space.sampler(seed=0)``.
 
 from __future__ import annotations
 
-from merge_optuna.spaces._genealogy import Genealogy
+from merge_optuna.spaces._genealogy import Genealogy, check_families, family_of, parents_of
 from merge_optuna.spaces._space import Declaration, Space, read
 from merge_optuna.spaces.affine_swarm import AffineSwarm
 from merge_optuna.spaces.differential_crossover import DifferentialCrossover
@@ -27,5 +27,8 @@ __all__ = [
     "ParticleSwarm",
     "Space",
     "SplitSlerp",
+    "check_families",
+    "family_of",
+    "parents_of",
     "read",
 ]

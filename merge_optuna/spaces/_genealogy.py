@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.errors import StudyError
+from merge_optuna.errors import RecipeError, StudyError, few
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import own_claim
 from merge_optuna.samplers._genealogy import CHILD, ORIGIN
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 One = TypeVar("One")
 
+_STATES = {
+    TrialState.FAIL: "has failed",
+    TrialState.RUNNING: "is still running",
+    TrialState.WAITING: "has not begun",
+}
 _KEPT = 128  # individuals that were parents: the living ones are chosen again and again
 
 
@@ -70,29 +75,13 @@ class Genealogy(Space, Generic[One]):
             if name != ORIGIN:
                 params[name] = compat.suggest(trial, name, distribution)
         claim = compat.system_attrs(trial.study, trial).get(CLAIM)
-        numbers = self._parents(trial.number, claim and claim["parents"])
+        numbers = _claimed(trial.number, claim and claim["parents"])
         parents = {name: self.individual(trial.study, n) for name, n in numbers.items()}
         return self.recipe_for(self.child(params, parents))
 
     def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
         """See :meth:`Space.rebuild`."""
         return self.recipe_for(self.individual(study, trial.number))
-
-    def parents_of(self, trial: FrozenTrial) -> dict[str, int]:
-        """Numbers of the trials that a child descends from; empty for a source.
-
-        Raises:
-            StudyError: If the trial does not say it.
-        """
-        if trial.params.get(ORIGIN) is None:
-            raise StudyError(
-                f"Trial {trial.number} is no individual: it has no parameter {ORIGIN!r}."
-            )
-        if trial.params[ORIGIN] != CHILD:
-            return {}
-        claim = own_claim(trial)
-        claimed = None if claim is None else claim.parents
-        return self._parents(trial.number, claimed)
 
     def individual(self, study: Study, number: int) -> One:
         """The individual of a trial.
@@ -111,22 +100,13 @@ class Genealogy(Space, Generic[One]):
 
     def _make(self, study: Study, number: int) -> None:
         """Everybody unknown among the ancestors, parents first."""
-        trials = compat.all_trials(study)
-        stack = [number]
-        while stack:
-            trial = _trial(study, trials, stack[-1], number)
-            parents = self.parents_of(trial)
-            missing = [n for n in parents.values() if n not in self._known]
-            if missing:
-                stack.extend(missing)
-                continue
-            if trial.number not in self._known:
-                if parents:
-                    known = {name: self._known[n] for name, n in parents.items()}
-                    self._known[trial.number] = self.child(trial.params, known)
-                else:
-                    self._known[trial.number] = self.source(trial.params[ORIGIN])
-            stack.pop()
+        for trial in family_of(study, number, known=self._known):
+            parents = parents_of(trial)
+            if parents:
+                known = {name: self._known[n] for name, n in parents.items()}
+                self._known[trial.number] = self.child(trial.params, known)
+            else:
+                self._known[trial.number] = self.source(trial.params[ORIGIN])
 
     def _join(self, study: Study) -> None:
         """Forget the individuals of another study."""
@@ -135,29 +115,102 @@ class Genealogy(Space, Generic[One]):
             self._study = here
             self._known.clear()
 
-    @staticmethod
-    def _parents(number: int, claimed: Mapping[str, int] | None) -> dict[str, int]:
-        if not claimed:
-            raise StudyError(
-                f"Trial {number} is a child, but not of a sampler that knows whose: its "
-                "parameters name parents by their place among the finished trials. Let the "
-                "space's own sampler propose it: sampler=space.sampler(seed=0)."
-            )
-        return dict(claimed)
+
+def check_models(recipe: Recipe) -> None:
+    """Checks that models can be sources of evolution.
+
+    Raises:
+        RecipeError: If one is called like a child, or has free numbers.
+    """
+    if CHILD in recipe.model_names:
+        raise RecipeError(
+            f"A source cannot be called {CHILD!r}: that is what trials call those who have "
+            "parents. Give it another name=."
+        )
+    if recipe.slots:
+        raise RecipeError(
+            f"The sources have free numbers: {few([slot.name for slot in recipe.slots], 5)}. "
+            "Evolution starts from fixed models: bind them first, e.g. mo.recipe_of(study)."
+        )
+
+
+def parents_of(trial: FrozenTrial) -> dict[str, int]:
+    """Numbers of the trials that a child descends from, by the parameter; empty for a source.
+
+    Raises:
+        StudyError: If the trial does not say it.
+    """
+    if trial.params.get(ORIGIN) is None:
+        raise StudyError(f"Trial {trial.number} is no individual: it has no parameter {ORIGIN!r}.")
+    if trial.params[ORIGIN] != CHILD:
+        return {}
+    claim = own_claim(trial)
+    return _claimed(trial.number, None if claim is None else claim.parents)
+
+
+def family_of(study: Study, number: int, *, known: Container[int] = ()) -> Iterator[FrozenTrial]:
+    """The trials that one descends from, each once, parents before children, and itself.
+
+    Args:
+        study: Where they are.
+        number: Of the trial.
+        known: Numbers of those that are left out, and whoever they descend from. It may grow.
+
+    Raises:
+        StudyError: If one of them is missing or cannot be a parent.
+    """
+    trials = compat.all_trials(study)
+    told: set[int] = set()
+    stack = [number]
+    while stack:
+        trial = _trial(study, trials, stack[-1], number)
+        missing = [n for n in parents_of(trial).values() if n not in told and n not in known]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        if trial.number not in told and trial.number not in known:
+            told.add(trial.number)
+            yield trial
+
+
+def check_families(study: Study) -> None:
+    """Checks that every finished child has its parents.
+
+    Raises:
+        StudyError: If one of them is missing or cannot be a parent.
+    """
+    trials = compat.all_trials(study)
+    for trial in trials:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            claim = own_claim(trial)
+            for number in claim.parents.values() if claim is not None else ():
+                _trial(study, trials, number, trial.number)
+
+
+def _claimed(number: int, parents: Mapping[str, int] | None) -> dict[str, int]:
+    if not parents:
+        raise StudyError(
+            f"Trial {number} is a child, but not of a sampler that knows whose: its "
+            "parameters name parents by their place among the finished trials. Let the "
+            "space's own sampler propose it: sampler=space.sampler(seed=0). Only sources can be "
+            "enqueued."
+        )
+    return dict(parents)
 
 
 def _trial(study: Study, trials: list[FrozenTrial], number: int, of: int) -> FrozenTrial:
     """A trial that an individual descends from, if it is there and finished."""
     of_whom = f"Trial {of} of the study {study.study_name!r} descends from trial {number}"
-    if not 0 <= number < len(trials):
+    trial = compat.numbered(trials, number)
+    if trial is None:
         raise StudyError(
             f"{of_whom}, which is missing: the study has {len(trials)} trials. Restore the "
             "database, in which trials must not be deleted."
         )
-    trial = trials[number]
     if number != of and trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         raise StudyError(
-            f"{of_whom}, which is {trial.state.name.lower()} and so cannot be a parent. Was the "
-            "database changed by hand? Restore it, or use another study_name."
+            f"{of_whom}, which {_STATES[trial.state]}: it cannot be a parent. Was the database "
+            "changed by hand? Restore it, or use another study_name."
         )
     return trial

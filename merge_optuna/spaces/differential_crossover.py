@@ -17,7 +17,7 @@ from merge_optuna.methods.descent import Ancestor, Crossover, Granularity
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import EvolverSampler
 from merge_optuna.samplers.evolver import DONORS, MEMBER, individuals_space, merged_space
-from merge_optuna.spaces._genealogy import Genealogy
+from merge_optuna.spaces._genealogy import Genealogy, check_models
 from merge_optuna.spaces._space import Declaration
 from merge_optuna.spaces._weights import Ancestors
 
@@ -95,8 +95,8 @@ class DifferentialCrossover(Genealogy[Bred]):
         if len(models) <= _DONORS[mutation]:
             remedy = " Use mutation='toward'." if len(models) == 2 else ""
             raise RecipeError(
-                f"mutation={mutation!r} needs {_DONORS[mutation] + 1} models, not {len(models)}."
-                f"{remedy}"
+                f"DifferentialCrossover with mutation={mutation!r} needs at least "
+                f"{_DONORS[mutation] + 1} models, not {len(models)}.{remedy}"
             )
         if granularity not in get_args(Granularity):
             choices = ", ".join(map(repr, get_args(Granularity)))
@@ -113,6 +113,7 @@ class DifferentialCrossover(Genealogy[Bred]):
         self.names = self.recipe.model_names
         self._donors = DONORS[: _DONORS[mutation]]
         self._ancestors = Ancestors(self.recipe, cache_bytes, cache_folder)
+        check_models(self.recipe)
         _check_merger(merger, self.recipe)
         _ = self.recipe.alignment  # finds models that do not fit
 

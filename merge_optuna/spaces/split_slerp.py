@@ -24,7 +24,7 @@ from merge_optuna.methods.splice import Segments
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import NichesSampler
 from merge_optuna.samplers._genealogy import split_slerp
-from merge_optuna.spaces._genealogy import Genealogy
+from merge_optuna.spaces._genealogy import Genealogy, check_models
 from merge_optuna.spaces._grams import Grams
 from merge_optuna.spaces._space import Declaration
 from merge_optuna.spaces._weights import Ancestors
@@ -126,6 +126,9 @@ class SplitSlerp(Genealogy[Any]):
         self.names = self.recipe.model_names
         self._cache = cache_bytes, cache_folder
         self._flat_size = self.recipe.flat_size  # also finds models that do not fit
+        check_models(self.recipe)
+        if mutation_std:
+            _ = self._ancestors  # finds a folder that cannot be written to
         self._distributions = split_slerp(self.names, noise=bool(mutation_std))
 
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from merge_optuna.study._callbacks import UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, export, ranked, recipe_of
+from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
 from merge_optuna.study._objective import ERROR, REASON, MergeObjective
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
@@ -14,6 +15,8 @@ from merge_optuna.study._storage import storage
 __all__ = [
     "ERROR",
     "REASON",
+    "Ancestor",
+    "Lineage",
     "MergeObjective",
     "MergeStudy",
     "Rehearsal",
@@ -21,6 +24,7 @@ __all__ = [
     "best_trial",
     "counts",
     "export",
+    "lineage",
     "ranked",
     "recipe_of",
     "rehearse",

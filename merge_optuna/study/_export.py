@@ -76,7 +76,7 @@ def recipe_of(
         StudyError: If the study holds no recipes, or there is no such trial.
         CheckpointError: If a source has changed.
     """
-    frozen = _frozen(study, trial)
+    frozen = frozen_trial(study, trial)
     written = frozen.system_attrs.get(RECIPE)
     if written is not None:
         return Recipe.from_json(written).with_sources(sources or {})
@@ -122,7 +122,7 @@ def export(
         ExportError: If the folder is not empty and ``force`` is not set.
         StudyError: If the study holds no recipes, or there is no such trial.
     """
-    frozen = _frozen(study, trial)
+    frozen = frozen_trial(study, trial)
     names = study.metric_names or ["value"] * len(study.directions)
     dev = {f"{name} (dev)": v for name, v in zip(names, frozen.values or (), strict=False)}
     about = {"study": study.study_name, "trial": frozen.number}
@@ -142,14 +142,19 @@ def export(
         )
 
 
-def _frozen(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:
+def frozen_trial(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:
+    """A trial by itself or its number, or the best one.
+
+    Raises:
+        StudyError: If there is no such trial, or none is complete.
+    """
     if trial is None:
         return best_trial(study)
     if isinstance(trial, FrozenTrial):
         return trial
     trials, number = compat.all_trials(study), operator.index(trial)
-    if not 0 <= number < len(trials):
+    if (found := compat.numbered(trials, number)) is None:
         raise StudyError(
             f"The study {study.study_name!r} has no trial {number}; it has {len(trials)} trials."
         )
-    return trials[number]
+    return found

@@ -22,10 +22,11 @@ from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, 
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import PARTIAL, SURPLUS, StoredSampler
+from merge_optuna.samplers import PARTIAL, SURPLUS, NichesSampler, StoredSampler
+from merge_optuna.samplers._log import check_numbers
 from merge_optuna.samplers._owner import sign
 from merge_optuna.samplers._scores import SCORES, pack
-from merge_optuna.spaces import Declaration, Genealogy, Space
+from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt
 
@@ -173,7 +174,7 @@ class MergeObjective:
 
         Raises:
             StudyError: If its directions are others, it was made with another space or on other
-                dev data, or its pruner hides trials from its sampler.
+                dev data, its pruner hides trials from its sampler, or trials were deleted.
         """
         directions = [direction.name.lower() for direction in study.directions]
         if directions != self.directions:
@@ -188,20 +189,16 @@ class MergeObjective:
                 f"{', '.join(study.metric_names)}, not by {', '.join(self.metric_names)}. Use "
                 "another study_name."
             )
-        breeds = isinstance(study.sampler, StoredSampler) and study.sampler.breeds
-        if isinstance(self.space, Genealogy) and not breeds:
-            raise StudyError(
-                f"{type(study.sampler).__name__} knows nothing of parents, which the individuals "
-                f"of {type(self.space).__name__} are named by. Use sampler=space.sampler(seed=0), "
-                f"a {type(self.space.sampler()).__name__}."
-            )
+        if isinstance(self.space, Genealogy):
+            _check_breeds(study.sampler, self.space)
         if isinstance(study.sampler, StoredSampler):
             given = study.sampler.search_space
             wanted = self.space.distributions() if isinstance(self.space, _DECLARED) else given
+            what = "recipe" if isinstance(self.space, Recipe) else "space"
             if given is not None and given != wanted:
                 raise StudyError(
                     f"{type(study.sampler).__name__} was made for another space than the "
-                    "objective's. Use sampler=recipe.sampler(seed=0) of the same recipe."
+                    f"objective's. Use sampler={what}.sampler(seed=0) of the same {what}."
                 )
             if isinstance(study.pruner, optuna.pruners.HyperbandPruner):
                 raise StudyError(
@@ -213,8 +210,16 @@ class MergeObjective:
                     f"{type(study.sampler).__name__} has one objective, this study "
                     f"{len(directions)}. Use optuna.samplers.NSGAIISampler."
                 )
+        sampler = study.sampler
+        if isinstance(sampler, NichesSampler) and sampler.needs_examples:
+            _check_examples(self.evaluator)
         self._check_space(study)
         self._check_data(study)
+        if isinstance(study.sampler, StoredSampler):
+            trials = compat.all_trials(study)
+            check_numbers(trials, len(trials))
+        if isinstance(self.space, Genealogy):
+            check_families(study)
 
     # -- before trials ---------------------------------------------------------------------
 
@@ -384,6 +389,31 @@ def _check_order(space: object, evaluator: object) -> None:
         )
 
 
+def _check_breeds(sampler: optuna.samplers.BaseSampler, space: Genealogy[Any]) -> None:
+    name, own = type(sampler).__name__, type(space.sampler()).__name__
+    remedy = f"Use sampler=space.sampler(seed=0), a {own}."
+    if not isinstance(sampler, StoredSampler) or not sampler.breeds:
+        raise StudyError(
+            f"{name} knows nothing of parents, which the individuals of {type(space).__name__} "
+            f"are named by. {remedy}"
+        )
+    if sampler.search_space is None:
+        raise StudyError(
+            f"{name} was made without the space, and so does not know that the individuals of "
+            f"{type(space).__name__} have parents. {remedy}"
+        )
+
+
+def _check_examples(evaluator: Evaluator) -> None:
+    if len(evaluator) == 1:
+        raise StudyError(
+            "NichesSampler lets models compete for examples, but "
+            f"{', '.join(evaluator.metric_names)} is one number for all. Use an evaluator that "
+            "scores example by example, as mo.evaluators.Classification does, or evolve without "
+            "niches: NichesSampler(space.distributions(), alpha=0, attraction=False)."
+        )
+
+
 def _check_size(evaluator: Evaluator) -> None:
     if len(evaluator) < 1:
         raise EvaluationError(
@@ -435,7 +465,9 @@ def _difference_of_spaces(before: Declaration, now: Declaration) -> str:
     for name in {**before.recipes, **now.recipes}:
         old, new = before.recipes.get(name), now.recipes.get(name)
         if old is None or new is None:
-            return f"{'with' if old else 'without'} {name}, now the other way round"
+            return (
+                f"{'with' if old else 'without'} a {name}, now {'without' if old else 'with'} one"
+            )
         if old.digest != new.digest:
             return _difference(old, new)
     return "other options"

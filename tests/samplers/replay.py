@@ -38,16 +38,31 @@ def claims_of(trials: Sequence[FrozenTrial]) -> dict[int, Claim]:
     return {t.number: claim for t in trials if (claim := own_claim(t)) is not None}
 
 
-def contradictions(trials: Sequence[FrozenTrial], sampler: Any) -> list[str]:
-    """Claims that are not what the claims below them imply; empty if all is well."""
-    slots = isinstance(sampler._algorithm, PopulationAlgorithm)
-    steps = (_Slots if slots else _Blocks)(trials, sampler).steps()
+def contradictions(trials: Sequence[FrozenTrial], sampler: Any, sign: int = 1) -> list[str]:
+    """Claims that are not what the claims below them imply; empty if all is well.
+
+    ``sign`` is −1 for a study that maximises.
+    """
+    steps = _replay(trials, sampler, sign).steps()
     return [
         f"trial {step.number} claims {step.claimed[:2]} instead of {step.implied[:2]}"
         + ", another vector" * (step.claimed[2] != step.implied[2])
         for step in steps
         if step.claimed != step.implied
     ]
+
+
+def individuals(trials: Sequence[FrozenTrial], sampler: Any, sign: int = 1) -> list[int]:
+    """Numbers of the trials, each at its place in the log."""
+    log = _replay(trials, sampler, sign)
+    for _ in log.steps():
+        pass
+    return [member.trial for _, member in log.results]
+
+
+def _replay(trials: Sequence[FrozenTrial], sampler: Any, sign: int) -> _Replay:
+    slots = isinstance(sampler._algorithm, PopulationAlgorithm)
+    return (_Slots if slots else _Blocks)(trials, sampler, sign)
 
 
 def doubly_assigned(trials: Sequence[FrozenTrial]) -> list[str]:
@@ -78,8 +93,8 @@ def wrong_values(trials: Sequence[FrozenTrial], box: Box) -> list[int]:
 class _Replay(ABC):
     """The log: finished trials in the order in which the claims name them, each once."""
 
-    def __init__(self, trials: Sequence[FrozenTrial], sampler: Any) -> None:
-        self.trials, self.claims = trials, claims_of(trials)
+    def __init__(self, trials: Sequence[FrozenTrial], sampler: Any, sign: int) -> None:
+        self.trials, self.claims, self.sign = trials, claims_of(trials), sign
         self.algorithm, self.seed = sampler._algorithm, sampler._seed
         self.box = Box(sampler.search_space, categorical=sampler.categorical)
         self.size = self.algorithm.population_size(len(self.box))
@@ -124,9 +139,10 @@ class _Replay(ABC):
             rank = Rank(2, 0.0, np.inf)
         elif trial.state == TrialState.PRUNED:
             last = trial.intermediate_values[trial.last_step] if trial.intermediate_values else 0
-            rank = Rank(1, violation, last if trial.intermediate_values else np.inf)
+            loss = self.sign * last if trial.intermediate_values else np.inf
+            rank = Rank(1, violation, loss)
         else:
-            rank = Rank(0, violation, trial.value)
+            rank = Rank(0, violation, self.sign * trial.value)
         candidate = claim.candidate
         self.pending.discard(place)
         self.results.append(
@@ -142,7 +158,7 @@ class _Replay(ABC):
                     attrs=trial.user_attrs,
                     trial=number,
                     packed_scores=trial.system_attrs.get("merge_optuna:scores"),
-                    sign=1,
+                    sign=self.sign,
                     parents=candidate.parents,
                 ),
             )
@@ -163,8 +179,8 @@ class _Slots(_Replay):
 
     generation, begun, memory = 0, 0, None
 
-    def __init__(self, trials: Sequence[FrozenTrial], sampler: Any) -> None:
-        super().__init__(trials, sampler)
+    def __init__(self, trials: Sequence[FrozenTrial], sampler: Any, sign: int) -> None:
+        super().__init__(trials, sampler, sign)
         self.slots = list(range(self.size))
         self.memory = self.algorithm.start(self.box)
 

@@ -261,7 +261,7 @@ def test_presets() -> None:
 def test_errors() -> None:
     models = nets(3)
     for arguments, message in (
-        ({"population": models[:1]}, "needs 2 models, not 1"),
+        ({"population": models[:1]}, "at least 2 models, not 1"),
         ({"population": models[:2], "mutation": "difference"}, "Use mutation='toward'"),
         ({"mutation": "best"}, "mutation must be"),
         ({"granularity": "column"}, "granularity must be"),

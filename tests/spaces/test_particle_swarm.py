@@ -232,7 +232,7 @@ def test_with_workers_nobody_waits() -> None:
     further = [c for t in study.trials if (c := own_claim(t)) is not None and c.k > 0]
     assert further
     for trial in study.trials:
-        for number in space.parents_of(trial).values():
+        for number in mo.spaces.parents_of(trial).values():
             assert study.trials[number].state == TrialState.COMPLETE
 
 
