@@ -29,7 +29,7 @@ from merge_optuna.samplers import (
     _stored,
 )
 from merge_optuna.samplers._log import Claim, Log, own_claim
-from merge_optuna.samplers._owner import CLAIM, OWNER
+from merge_optuna.samplers._owner import CLAIM, OWNER, owner_of
 from tests.samplers.storages import make_storage
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
@@ -200,7 +200,8 @@ def test_a_candidate_survives_its_process_being_killed(
     study, _ = make_study(max_attempts=2)
     for _ in range(kills):
         trial = study.ask()
-        owner = study.trials[trial.number].system_attrs[OWNER]
+        owner = owner_of(study.trials[trial.number])
+        assert owner is not None
         killed = {**owner, "start": owner["start"] - 1}  # an earlier process of this number
         study._storage.set_trial_system_attr(trial._trial_id, OWNER, killed)
     study.ask()
@@ -444,7 +445,7 @@ def test_an_error_while_claiming_fails_the_trial_and_loses_no_result() -> None:
         raise OSError("disk full")
 
     storage = InMemoryStorage()
-    watched = testing.on_write(storage, write_hook("set_trial_system_attr", 2 * 6, full))
+    watched = testing.on_write(storage, write_hook("set_trial_system_attr", 6, full))
     study, _ = make_study(storage=watched)
     study.optimize(lambda t: sum(point(t)), n_trials=5)
     with pytest.raises(OSError, match="disk full"):

@@ -33,7 +33,7 @@ from merge_optuna.samplers import (
     own_claim,
 )
 from merge_optuna.samplers._log import Book
-from merge_optuna.samplers._owner import OWNER
+from merge_optuna.samplers._owner import OWNER, owner_of
 from merge_optuna.samplers._population import TooFewMembers, _Slots
 from tests.samplers import replay
 
@@ -257,7 +257,8 @@ class Processes:
             trial.report(float(i % 3), 0)
             trial.study.tell(trial, state=TrialState.PRUNED)
         elif step == "die":  # the next ask finds out
-            owner = stored.system_attrs.get(OWNER)
+            owner = owner_of(stored)
+            assert owner is not None
             set_attr(trial._trial_id, OWNER, {**owner, "start": owner["start"] - 1})
         else:
             if step == "surplus":
