@@ -70,9 +70,10 @@ class Lineage:
         """How much of each source is in the weights: mean coefficients, which sum to 1.
 
         They follow from the genealogy alone: split points as drawn, interpolation as if it were
-        linear, crossover masks by their rate, no noise. None for the merge of a population.
+        linear, crossover masks by their rate, no noise. None for the merge of a population and
+        for particles.
         """
-        if any(name.startswith(MEMBER) for name in self.trial.parents):
+        if any(name.startswith(MEMBER) or name == "position" for name in self.trial.parents):
             return None
         splits = [a.params["split"] for a in self.ancestors if "split" in a.params]
         places = np.unique([0.0, *splits, 1.0])
@@ -129,7 +130,7 @@ def lineage(study: optuna.Study, trial: FrozenTrial | int | None = None) -> Line
     """Whom a trial descends from, from the database alone.
 
     Args:
-        study: A study of ``mo.spaces.SplitSlerp`` or ``mo.spaces.DifferentialCrossover``.
+        study: A study of ``mo.spaces.SplitSlerp``, ``DifferentialCrossover`` or ``ParticleSwarm``.
         trial: A trial or its number; the best one when omitted.
 
     Raises:

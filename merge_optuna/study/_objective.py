@@ -24,7 +24,7 @@ from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, NichesSampler, StoredSampler
 from merge_optuna.samplers._log import check_numbers
-from merge_optuna.samplers._owner import sign
+from merge_optuna.samplers._owner import CLAIM, sign
 from merge_optuna.samplers._scores import SCORES, pack
 from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
@@ -41,6 +41,8 @@ RECIPE = "merge_optuna:recipe"
 """Trial system attribute: the recipe as JSON, for spaces that are functions."""
 REASON = "reason"
 """Trial user attribute: why it was pruned."""
+PARENTS = "parents"
+"""Trial user attribute: numbers of the trials that it descends from, by parameter."""
 ERROR = "error"
 """Trial user attribute: the traceback of a failed evaluation."""
 
@@ -57,7 +59,7 @@ class MergeObjective:
     A trial whose recipe has no well-defined result or whose score is not finite is pruned with
     the user attribute ``reason``; one that raises fails with the traceback in the user attribute
     ``error``, and the search goes on. User attributes also tell the seconds spent merging and
-    evaluating and the number of examples used.
+    evaluating, the number of examples used, and whom an individual of ``mo.spaces`` descends from.
 
     Values are reported while a trial runs if the evaluator yields several batches: the mean score
     of each batch under its number for a ``WilcoxonPruner``, which pairs them with those of the
@@ -344,6 +346,7 @@ class MergeObjective:
                 "seconds_merge": round(seconds_merge, 4),
                 "seconds_evaluate": round(time.perf_counter() - started, 4),
                 "examples": seen,
+                **_parents(trial),
             }
             scored = parts and total > 1
             scores = {SCORES: pack(_by_example(ids, parts, total))} if scored else {}
@@ -419,6 +422,12 @@ def _check_size(evaluator: Evaluator) -> None:
         raise EvaluationError(
             f"{type(evaluator).__name__} has no examples: there is nothing to score a model on."
         )
+
+
+def _parents(trial: optuna.Trial) -> dict[str, Any]:
+    """The numbers of the parents' trials, for readers: parameters have individual ids."""
+    claim = compat.system_attrs(trial.study, trial).get(CLAIM) or {}
+    return {PARENTS: claim["parents"]} if claim.get("parents") else {}
 
 
 def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -241,3 +241,10 @@ def test_the_graph_of_ancestors_is_shared() -> None:
     last = space.individual(study, 99)
     order = Descent(last).order(cached=False)
     assert len({one.digest for one in order}) == len(order)
+
+
+def test_the_parents_are_an_attribute() -> None:
+    study, _ = searched(mo.spaces.SplitSlerp(nets(2)), 12)
+    for trial in study.trials:
+        parents = {k: trial.params[k] for k in ("parent_a", "parent_b") if k in trial.params}
+        assert trial.user_attrs.get("parents", {}) == parents  # alone, without failures
