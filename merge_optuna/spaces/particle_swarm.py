@@ -14,7 +14,7 @@ from merge_optuna.methods.descent import Ancestor, Particle
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import Inertia, SwarmSampler
 from merge_optuna.samplers.swarm import PARENTS, swarm_space
-from merge_optuna.spaces._genealogy import Genealogy
+from merge_optuna.spaces._genealogy import Genealogy, check_models
 from merge_optuna.spaces._space import Declaration
 from merge_optuna.spaces._swarm import DROP_RATE, INERTIA, first_models
 from merge_optuna.spaces._weights import Ancestors
@@ -94,6 +94,7 @@ class ParticleSwarm(Genealogy[Ancestor]):
         self.recipe = recipe
         self.inertia = inertia
         self.names = recipe.model_names
+        check_models(recipe)
         _ = recipe.alignment  # finds models that do not fit
         self._ancestors = Ancestors(recipe, cache_bytes, cache_folder)
         self._models = {name: self._ancestors.model(i) for i, name in enumerate(self.names)}

@@ -47,6 +47,11 @@ def merged(models: Sequence[mo.Checkpoint], **options: Any) -> tuple[Genealogy, 
     return evolver(models, merger=mo.recipes.linear(models), **options)
 
 
+def swarm(models: Sequence[mo.Checkpoint], **options: Any) -> tuple[Genealogy, StoredSampler]:
+    space = mo.spaces.ParticleSwarm(models[0], models[1:], sparsified=False, **options)
+    return space, space.sampler(seed=1)
+
+
 Search = Callable[..., tuple[Genealogy, StoredSampler]]
 
 KINDS: dict[str, tuple[Search, dict[str, Any]]] = {
@@ -55,6 +60,7 @@ KINDS: dict[str, tuple[Search, dict[str, Any]]] = {
     "map-elites": (elites, {}),
     "evolver": (evolver, {}),
     "evolver-merged": (merged, {}),
+    "swarm": (swarm, {}),
 }
 """What runs in processes: one of every kind of parents."""
 

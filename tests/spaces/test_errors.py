@@ -289,3 +289,42 @@ def test_a_folder_that_is_full(kind: str, tmp_path: Path) -> None:
     assert "The search goes on" in said[0]
     assert "Make room" in said[0]
     assert left == [], "nothing unfinished"
+
+
+# -- several at once --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merger", [None, mo.recipes.linear(nets())])
+def test_a_model_that_takes_its_time(merger: mo.Recipe | None) -> None:
+    """Others evaluate models again meanwhile; they must not take it for one that failed."""
+    space = mo.spaces.DifferentialCrossover(nets(), merger=merger)
+    study = optuna.create_study(direction="maximize", sampler=space.sampler(seed=0))
+    objective = mo.MergeObjective(space, Waves())
+    slow = study.ask()
+    for _ in range(6):
+        trial = study.ask()
+        study.tell(trial, objective(trial))
+    assert {t.params["origin"] for t in study.trials[1:]} != {"child"}
+    study.tell(slow, objective(slow))
+    trial = study.ask()
+    study.tell(trial, objective(trial))
+    assert trial.params["origin"] == "child"
+
+
+@pytest.mark.parametrize(
+    ("merger", "candidate"),
+    [(None, 5), (mo.recipes.linear(nets()), 1), (mo.recipes.linear(nets()), 5)],
+)
+def test_a_candidate_that_fails_before_it_asks(merger: mo.Recipe | None, candidate: int) -> None:
+    """It ranks last after three attempts, although nothing is stored of its parameters."""
+    space = mo.spaces.DifferentialCrossover(nets(), merger=merger)
+    study = optuna.create_study(direction="maximize", sampler=space.sampler(seed=0))
+    objective = mo.MergeObjective(space, Waves())
+
+    def fail(trial: optuna.Trial) -> Any:
+        if candidate <= trial.number < candidate + 3:
+            raise OSError
+        return objective(trial)
+
+    study.optimize(fail, n_trials=12, catch=OSError)
+    assert len(finished(study)) == 9

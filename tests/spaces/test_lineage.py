@@ -106,8 +106,9 @@ def test_shares_of_crossed_models(mutation: str) -> None:
     assert {name: shares.get(name, 0) for name in NETS} == pytest.approx(expected, abs=0.02)
 
 
-def test_shares_of_a_merged_population_are_not_known() -> None:
-    study = search("evolver-merged", None, 6)
+@pytest.mark.parametrize("kind", ["evolver-merged", "swarm"])
+def test_shares_that_are_not_known(kind: str) -> None:
+    study = search(kind, None, 6)
     assert mo.lineage(study, child(study)).shares is None
 
 
