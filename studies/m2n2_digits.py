@@ -1,15 +1,17 @@
 """Two networks that know five digits each become one: the small experiment of the M2N2 paper.
 
     python studies/m2n2_digits.py                      # from a pair that it trains itself, 10 runs
-    python studies/m2n2_digits.py --start given --data DIR    # from the pair in DIR
+    python studies/m2n2_digits.py --start given --data DIR    # from a pair of the authors' code
     python studies/m2n2_digits.py --start scratch      # from random networks, 3 runs
     python studies/m2n2_digits.py --methods m2n2,ga --runs 1 --passes 1000
 
-The networks have 19,210 parameters and read scikit-learn's digits; the search sees 1,437 of them,
-the other 360 are the test. Natural niches (Abrantes, Lange & Tang, arXiv 2508.16204) run with and
-without each of their parts, beside a genetic algorithm, MAP-Elites, a line search and CMA-ES on
-the raw weights. A finished run is kept in ``runs/m2n2_digits`` and not made again. Tables, figures
-and the numbers in them go to ``studies/m2n2_digits``.
+The networks have 19,210 parameters and read scikit-learn's digits; the search sees 1,437 of them
+("train"), the other 360 are the test, which the best network of a run is scored on once, in the
+end. Natural niches (Abrantes, Lange & Tang, arXiv 2508.16204) run with and without each of their
+parts, beside a genetic algorithm, MAP-Elites, a line search and CMA-ES on the raw weights. All but
+the last are studies and recipes as for any other model. A finished run is kept in
+``runs/m2n2_digits`` and not made again. Tables, figures and the numbers in them go to
+``studies/m2n2_digits``.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,14 +43,17 @@ import merge_optuna as mo
 
 OUT = Path(__file__).with_suffix("")
 RUNS = Path("runs/m2n2_digits")
-DATA = "MERGE_OPTUNA_DATA"  # environment variable: a folder with pretrained_pair.npz
-PAIR = ("digits_0_4", "digits_5_9")
+DATA = "MERGE_OPTUNA_DATA"  # environment variable: a folder with the following file
+GIVEN = Path("m2n2_digits", "pretrained_pair.npz")
+PAIR = ("digits_0_4", "digits_5_9")  # arrays in it
 SEED = 42  # of the first run
 STD = 0.01  # of new weights and of mutations
-POPULATION = 20
+POPULATION = 20  # of CMA-ES
+HALVES = ("low", "high")  # 0 to 4 and 5 to 9
+CACHE = 32 << 20  # bytes of parents' weights, 436 networks
 
 Vector: TypeAlias = NDArray[np.float32]
-Curve: TypeAlias = list[tuple[int, float]]  # evaluations, test accuracy of the best so far
+Curve: TypeAlias = list[tuple[int, float]]  # evaluations, training accuracy of the best so far
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,10 @@ class Task:
         """The two networks that it begins with."""
         if self.start == "given":
             if self.data is None:
-                raise SystemExit(f"--start given needs --data DIR or {DATA}: a folder with {PAIR}")
-            pair = np.load(self.data / "pretrained_pair.npz")
+                raise SystemExit(
+                    f"--start given needs --data DIR or {DATA}: a folder with {GIVEN}"
+                )
+            pair = np.load(self.data / GIVEN)
             return [pair[name] for name in PAIR]
         torch.manual_seed(self.seed)
         networks = [new_network(), new_network()]
@@ -122,16 +130,38 @@ class Task:
                 train(network, Digits.train().half(low))
         return [network.flat() for network in networks]
 
+    @cached_property
+    def checkpoints(self) -> list[mo.Checkpoint]:
+        """The same as sources of recipes."""
+        return [
+            mo.Checkpoint.from_module(Network(torch.tensor(flat)), name=name)
+            for flat, name in zip(self.seeds, "ab", strict=True)
+        ]
+
+    @cached_property
+    def space(self) -> mo.spaces.SplitSlerp:
+        """Their children."""
+        std = STARTS[self.start].mutation_std
+        return mo.spaces.SplitSlerp(self.checkpoints, mutation_std=std, cache_bytes=CACHE)
+
 
 @dataclass(frozen=True)
 class Result:
-    """What one run has found; accuracies in %."""
+    """What one run has found.
+
+    Attributes:
+        train: accuracy of the best network on the digits that the search sees, in %.
+        test: its accuracy on the others.
+        curve: how the first of them grew.
+        evaluations: of this process, the two networks of the beginning included.
+        cpu: seconds of CPU time they took it, with everything that was recorded.
+    """
 
     train: float
     test: float
     curve: Curve
-    seconds: float
     evaluations: int
+    cpu: float
 
 
 # -- The digits and the network ---------------------------------------------------------------
@@ -152,6 +182,12 @@ class Network(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
         if flat is not None:
             nn.utils.vector_to_parameters(flat, self.parameters())
+
+    def fill(self, flat: NDArray[np.float64]) -> None:
+        """Takes other weights."""
+        with torch.no_grad():
+            new = torch.from_numpy(flat.astype(np.float32))
+            nn.utils.vector_to_parameters(new, self.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, 10) of pixels (n, 64)."""
@@ -242,161 +278,145 @@ def train(network: Network, digits: Digits) -> None:
 # -- The searches -----------------------------------------------------------------------------
 
 
-def evolve(task: Task) -> Result:
-    """A search in an Optuna study, as for any other model."""
-    return search(
-        task, lambda space: space.sampler(seed=task.seed, **METHODS[task.method].options)
-    )
+def niches(task: Task) -> Result:
+    """M2N2 with some options."""
+    return evolve(task, task.space.sampler(seed=task.seed, **METHODS[task.method].options))
 
 
 def map_elites(task: Task) -> Result:
     """The best network for every pair of accuracies on two halves of the digits."""
-    return search(
-        task,
-        lambda space: mo.samplers.MAPElitesSampler(
-            space, seed=task.seed, **METHODS[task.method].options
-        ),
-    )
+    grid = dict.fromkeys(HALVES, (0, 1, 10))
+    space = task.space.distributions()
+    return evolve(task, mo.samplers.MAPElitesSampler(space, seed=task.seed, descriptors=grid))
 
 
-def search(task: Task, make_sampler: Callable[[Any], optuna.samplers.BaseSampler]) -> Result:
+def evolve(task: Task, sampler: optuna.samplers.BaseSampler) -> Result:
     """Crosses the two networks and their children until the passes are used up."""
-    seeds = [
-        mo.Checkpoint.from_module(Network(torch.tensor(flat)), name=name)
-        for flat, name in zip(task.seeds, "ab", strict=True)
-    ]
-    space = mo.spaces.SplitSlerp(seeds, mutation_std=STARTS[task.start].mutation_std)
-    digits, test = Digits.train(), Digits.test()
-    objective = mo.MergeObjective(space, digits)
+    objective = mo.MergeObjective(task.space, Digits.train())
     study = optuna.create_study(
-        study_name=f"{task.method}-{task.start}-{task.seed}",
+        study_name=f"{task.method}-{task.start}-{task.run}",
         storage=None if task.storage == "memory" else mo.storage(task.storage),
         directions=objective.directions,
-        sampler=make_sampler(space),
+        sampler=sampler,
         load_if_exists=True,
     )
-    described = with_halves(objective, digits)
-    wanted = mo.remaining(study, len(seeds) + task.passes)  # the seeds are no passes
-    began = time.perf_counter()
-    study.optimize(described if task.method.startswith("map") else objective, n_trials=wanted)
-    seconds = time.perf_counter() - began
+    first = len(task.seeds)  # are no passes
+    wanted = mo.remaining(study, first + task.passes)
+    began = time.process_time()
+    study.optimize(with_halves(objective), n_trials=wanted)
+    cpu = time.process_time() - began
 
-    sources = {seed.name: seed for seed in seeds}
     curve: Curve = []
-    best = -1.0
-    for trial in study.get_trials(deepcopy=False):
-        if trial.value is not None and trial.value > best:
-            best = trial.value
-            network = objective.engine.load(mo.recipe_of(study, trial.number, sources=sources))
-            curve.append((max(0, trial.number - 1), test.accuracy(network)))
-    return Result(100 * best, curve[-1][1], curve, seconds, wanted)
+    best = -1
+    for trial in study.get_trials(deepcopy=False)[: first + task.passes]:
+        if trial.value is not None and (not curve or 100 * trial.value > curve[-1][1]):
+            curve.append((max(0, trial.number - first + 1), 100 * trial.value))
+            best = trial.number
+    sources = {seed.name: seed for seed in task.checkpoints}
+    found = mo.recipe_of(study, best, sources=sources)
+    return Result(curve[-1][1], accuracy(objective, found), curve, wanted, cpu)
 
 
-def with_halves(
-    objective: mo.MergeObjective, digits: Digits
-) -> Callable[[optuna.Trial], float | tuple[float, ...]]:
+def with_halves(objective: mo.MergeObjective) -> Callable[[optuna.Trial], Any]:
     """An objective that also says how good a network is on either half of the digits."""
-    odd = digits.labels % 2 == 1
+    digits = objective.evaluator
+    halves = [digits.labels < 5, digits.labels >= 5]
 
-    def described(trial: optuna.Trial) -> float | tuple[float, ...]:
+    def described(trial: optuna.Trial) -> Any:
         value = objective(trial)
-        trial.set_user_attr("odd", float(digits.right[odd].mean()))
-        trial.set_user_attr("even", float(digits.right[~odd].mean()))
+        for name, half in zip(HALVES, halves, strict=True):
+            trial.set_user_attr(name, float(digits.right[half].mean()))
         return value
 
     return described
 
 
-class Best:
-    """The best weights seen in a search without a study."""
-
-    def __init__(self) -> None:
-        self.digits, self.test, self.network = Digits.train(), Digits.test(), Network()
-        self.train, self.count, self.curve = -1.0, 0, Curve()
-        self.began = time.perf_counter()
-
-    def evaluate(self, flat: NDArray[Any]) -> float:
-        """Training accuracy in %."""
-        with torch.no_grad():
-            new = torch.from_numpy(np.asarray(flat, dtype=np.float32))
-            nn.utils.vector_to_parameters(new, self.network.parameters())
-        value = self.digits.accuracy(self.network)
-        self.count += 1
-        if value > self.train:
-            self.train = value
-            self.curve.append((self.count, self.test.accuracy(self.network)))
-        return value
-
-    def result(self) -> Result:
-        """What it has come to."""
-        seconds = time.perf_counter() - self.began
-        return Result(self.train, self.curve[-1][1], self.curve, seconds, self.count)
-
-
-def cma_es(task: Task) -> Result:
-    """CMA-ES on the raw weights, with a diagonal covariance: a full one would take 3 GB."""
-    best = Best()
-    engine = SepCMA(
-        np.asarray(task.seeds[0], np.float64), STD, population_size=POPULATION, seed=task.seed
-    )
-    while best.count < task.passes:
-        asked = [engine.ask() for _ in range(POPULATION)]
-        engine.tell([(x, -best.evaluate(x)) for x in asked])
-    return best.result()
+def accuracy(objective: mo.MergeObjective, model: mo.Recipe | mo.Checkpoint) -> float:
+    """On the test, in %."""
+    return 100 * objective.score(model, Digits.test())
 
 
 def line_search(task: Task) -> Result:
     """Every point, in equal steps, on the arc between the two networks."""
-    best = Best()
-    a, b = (flat.astype(np.float64) for flat in task.seeds)
-    omega = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-    for t in np.linspace(0, 1, task.passes):
-        best.evaluate((np.sin((1 - t) * omega) * a + np.sin(t * omega) * b) / np.sin(omega))
-    return best.result()
+    space = task.space
+    ends = {"parent_a": space.source("a"), "parent_b": space.source("b")}
+    points = (
+        space.recipe_for(space.child({"split": 1.0, "ratio": t}, ends))
+        for t in np.linspace(0, 1, task.passes)
+    )
+    return best_of(task, points)
 
 
-def fixed(t: float) -> Callable[[Task], Result]:
-    """One of the networks that a search begins with, or their average."""
-
-    def evaluate(task: Task) -> Result:
-        a, b = task.seeds
-        best = Best()
-        best.evaluate((1 - t) * a + t * b)
-        return best.result()
-
-    return evaluate
+def baseline(make: Callable[[mo.Checkpoint, mo.Checkpoint], Any]) -> Callable[[Task], Result]:
+    """A network that takes no search."""
+    return lambda task: best_of(task, [make(*task.checkpoints)])
 
 
-_PAIR = ("given", "made")
-_MAP = {"descriptors": {"odd": (0, 1, 10), "even": (0, 1, 10)}}
+def best_of(task: Task, models: Iterable[mo.Recipe | mo.Checkpoint]) -> Result:
+    """The first of the best of some networks."""
+    objective = mo.MergeObjective(task.space, Digits.train())
+    curve: Curve = []
+    count, best = 0, None
+    began = time.process_time()
+    for count, model in enumerate(models, 1):
+        train = 100 * objective.score(model)
+        if not curve or train > curve[-1][1]:
+            curve.append((count, train))
+            best = model
+    cpu = time.process_time() - began
+    return Result(curve[-1][1], accuracy(objective, best), curve, count, cpu)
+
+
+def cma_es(task: Task) -> Result:
+    """CMA-ES on the raw weights, with a diagonal covariance: a full one would take 3 GB.
+
+    19,210 numbers per trial are nothing to put into a database, so that this is no study.
+    """
+    digits, network = Digits.train(), Network()
+    curve: Curve = []
+    best = task.seeds[0]
+    began = time.process_time()
+    mean = best.astype(np.float64)
+    engine = SepCMA(mean, STD, population_size=POPULATION, seed=task.seed)
+    for generation in range(task.passes // POPULATION):
+        values = []
+        for i in range(POPULATION):
+            x = engine.ask()
+            network.fill(x)
+            train = digits.accuracy(network)
+            if not curve or train > curve[-1][1]:
+                curve.append((generation * POPULATION + i + 1, train))
+                best = x
+            values.append((x, -train))
+        engine.tell(values)
+    cpu = time.process_time() - began
+    network.fill(best)
+    test = Digits.test().accuracy(network)
+    return Result(curve[-1][1], test, curve, task.passes // POPULATION * POPULATION, cpu)
+
+
+_PAIR, _SCRATCH = ("given", "made"), ("scratch",)
 METHODS = {
-    "a": Method("network of 0 to 4", fixed(0.0), starts=_PAIR),
-    "b": Method("network of 5 to 9", fixed(1.0), starts=_PAIR),
-    "average": Method("their average", fixed(0.5), starts=_PAIR),
-    "line_search": Method(
-        "slerp, line search", line_search, published={"given": 58}, starts=_PAIR
-    ),
-    "cma_es": Method(
-        "CMA-ES on the weights", cma_es, published={"scratch": 86}, starts=("scratch",)
+    "m2n2": Method("M2N2", niches, {}, {"given": 68, "scratch": 87}),
+    "no_attraction": Method("M2N2, no attraction", niches, {"attraction": False}, {"given": 66}),
+    "no_split": Method("M2N2, no split point", niches, {"split_point": False}, {"given": 58}),
+    "no_crossover": Method(
+        "M2N2, no crossover", niches, {"crossover": False}, {"scratch": 77}, _SCRATCH
     ),
     "ga": Method(
         "genetic algorithm",
-        evolve,
+        niches,
         {"alpha": 0.0, "attraction": False},
         {"given": 52, "scratch": 68},
     ),
-    "map_elites": Method("MAP-Elites", map_elites, _MAP, {"given": 62, "scratch": 60}),
-    "no_crossover": Method(
-        "M2N2, no crossover",
-        evolve,
-        {"crossover": False},
-        {"scratch": 77},
-        starts=("scratch",),
-    ),
-    "no_split": Method("M2N2, no split point", evolve, {"split_point": False}, {"given": 58}),
-    "no_attraction": Method("M2N2, no attraction", evolve, {"attraction": False}, {"given": 66}),
-    "m2n2": Method("M2N2", evolve, {}, {"given": 68, "scratch": 87}),
+    "map_elites": Method("MAP-Elites", map_elites, {}, {"given": 62, "scratch": 60}),
+    "cma_es": Method("CMA-ES on the weights", cma_es, {}, {"scratch": 86}, _SCRATCH),
+    "line_search": Method("slerp, line search", line_search, {}, {"given": 58}, _PAIR),
+    "average": Method("average", baseline(lambda a, b: mo.recipes.linear([a, b])), starts=_PAIR),
+    "a": Method("network of 0 to 4", baseline(lambda a, b: a), starts=_PAIR),
+    "b": Method("network of 5 to 9", baseline(lambda a, b: b), starts=_PAIR),
 }
+FIXED = ("line_search", "average", "a", "b")  # nothing in them is random but the pair
 
 
 def perform(task: Task) -> None:
@@ -410,132 +430,215 @@ def perform(task: Task) -> None:
     unfinished = task.place.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(result.__dict__))
     unfinished.rename(task.place)
-    speed = result.evaluations / result.seconds
-    print(f"{task.start} {task.method} {task.run}: test {result.test:.1f} %, {speed:.0f}/s")
+    found = f"train {result.train:.1f} %, test {result.test:.1f} %"
+    print(f"{task.start} {task.method} {task.run}: {found}, {result.cpu:.0f} s", flush=True)
 
 
 # -- Tables and figures -----------------------------------------------------------------------
 
 
 def report(start: str, passes: int, out: Path) -> str:
-    """Writes what is known about a start: JSON, two figures and a table, which is returned."""
-    rows: dict[str, list[Result]] = {}
+    """Writes what is known about a start: JSON, a figure and a table, which is returned."""
+    rows: dict[str, dict[int, Result]] = {}
     for name, method in METHODS.items():
-        places = sorted((RUNS / f"{start}-{passes}").glob(f"{name}-*.json"))
-        if places and start in method.starts:
-            rows[name] = [Result(**json.loads(place.read_text())) for place in places]
-    out.mkdir(parents=True, exist_ok=True)
-    numbers = {
-        name: [json.dumps(result.__dict__) for result in results] for name, results in rows.items()
-    }
-    lines = [f'"{name}": [\n  ' + ",\n  ".join(runs) + "\n ]" for name, runs in numbers.items()]
-    (out / f"{start}.json").write_text("{\n " + ",\n ".join(lines) + "\n}\n")
-
+        for place in sorted((RUNS / f"{start}-{passes}").glob(f"{name}-*.json")):
+            if start in method.starts:
+                run = int(place.stem.removeprefix(f"{name}-"))
+                rows.setdefault(name, {})[run] = Result(**json.loads(place.read_text()))
     title = f"{STARTS[start].title}, {passes:,} passes"
-    curves = {
-        METHODS[name].label: mean_curve(results, passes)
-        for name, results in rows.items()
-        if len(results[0].curve) > 1
-    }
-    if curves:
-        (out / f"{start}.svg").write_text(svg(title, curves))
-        plot(title, curves).write_html(out / f"{start}.html", include_plotlyjs="cdn")
     table = [
         f"## {title}\n",
-        "accuracy in % | test, mean | lowest to highest | train, mean | paper | runs | per second",
-        "--- | ---: | ---: | ---: | ---: | ---: | ---:",
+        "accuracy in % | test | M2N2 is better by | 95 % interval | train | test in the paper | "
+        "runs | evaluations per second",
+        "--- | ---: | ---: | ---: | ---: | ---: | ---: | ---:",
     ]
-    for name, results in rows.items():
-        tests = [result.test for result in results]
-        mean_train = np.mean([result.train for result in results])
-        paper = METHODS[name].published.get("given" if start == "made" else start, "")
-        speed = np.median([result.evaluations / result.seconds for result in results])
-        table.append(
-            f"{METHODS[name].label} | **{np.mean(tests):.1f}** | {min(tests):.1f} to "
-            f"{max(tests):.1f} | {mean_train:.1f} | {paper} | {len(tests)} | "
-            + (f"{speed:.0f}" if results[0].evaluations > 1 else "")
+    numbers = {}
+    for name, runs in rows.items():
+        results = list(runs.values())
+        test, train = (
+            Mean.of([getattr(result, what) for result in results]) for what in ("test", "train")
         )
+        lead, interval = better_by(rows.get("m2n2", {}), runs) if name != "m2n2" else (None, None)
+        paper = METHODS[name].published.get("given" if start == "made" else start)
+        speed = round(sum(r.evaluations for r in results) / sum(r.cpu for r in results))
+        cells = (
+            METHODS[name].label,
+            f"**{test}**",
+            lead,
+            interval and f"{interval[0]:.1f} to {interval[1]:.1f}",
+            train,
+            paper and f"≈ {paper}",
+            len(runs),
+            speed if results[0].evaluations > 1 else None,
+        )
+        table.append(" | ".join("" if cell is None else str(cell) for cell in cells))
+        numbers[name] = {
+            "test": test.__dict__,
+            "train": train.__dict__,
+            "m2n2_better_by": lead and {**lead.__dict__, "interval": interval},
+            "evaluations_per_second": speed,
+            "runs": {
+                run: {"test": result.test, "train": result.train} for run, result in runs.items()
+            },
+            "curve": mean_curve(results, passes) if len(results[0].curve) > 1 else None,
+        }
     text = "\n".join(table) + "\n"
-    (out / f"{start}.md").write_text(text + (f"\n![curves]({start}.svg)\n" if curves else ""))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{start}.md").write_text(f"{text}\n{NOTE}\n\n![curves and results]({start}.svg)\n")
+    (out / f"{start}.json").write_text(json.dumps(rounded(numbers), indent=1) + "\n")
+    (out / f"{start}.svg").write_text(svg(title, rows, passes))
     return text
 
 
+NOTE = (
+    "Means over runs ± their standard errors, of the network that is best on train; differences "
+    "within a run, with the 95 % bootstrap interval of their mean. Evaluations per second of CPU "
+    "time on one core, with all that Optuna records."
+)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of some runs and its standard error, which one run does not have."""
+
+    mean: float
+    error: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """That of some values."""
+        n = len(values)
+        error = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
+        return cls(float(np.mean(values)), error)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + ("" if self.error is None else f" ± {self.error:.1f}")
+
+
+def better_by(
+    first: dict[int, Result], other: dict[int, Result]
+) -> tuple[Mean | None, tuple[float, float] | None]:
+    """How much better the first is in the test, run by run, and the interval of the mean.
+
+    What has a single run because nothing in it is random is compared with every run.
+    """
+    fixed = next(iter(other.values())) if len(other) == 1 else None
+    differences = [
+        result.test - (fixed or other[run]).test
+        for run, result in first.items()
+        if fixed or run in other
+    ]
+    if not differences:
+        return None, None
+    draws = np.random.default_rng(0).choice(differences, (10_000, len(differences)))
+    low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
+    interval = (float(low), float(high)) if len(differences) > 1 else None
+    return Mean.of(differences), interval
+
+
+def rounded(data: Any) -> Any:
+    """For a file that people may read."""
+    if isinstance(data, dict):
+        return {key: rounded(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [rounded(value) for value in data]
+    return round(data, 3) if isinstance(data, float) else data
+
+
 def mean_curve(results: Sequence[Result], passes: int) -> Curve:
-    """The mean over runs at 200 numbers of evaluations."""
-    at = np.unique(np.geomspace(min(10, passes), passes, 200).astype(int))
+    """The mean over runs at some 50 numbers of evaluations."""
+    at = np.unique(np.geomspace(min(10, passes), passes, 60).astype(int))
     values = np.empty((len(results), len(at)))
     for row, result in zip(values, results, strict=True):
-        counts = [count for count, _ in result.curve]
-        tests = np.array([value for _, value in result.curve])
-        row[:] = tests[np.maximum(np.searchsorted(counts, at, side="right") - 1, 0)]
+        counts, trains = zip(*result.curve, strict=True)
+        row[:] = np.array(trains)[np.maximum(np.searchsorted(counts, at, side="right") - 1, 0)]
     return [(int(x), float(y)) for x, y in zip(at, values.mean(axis=0), strict=True)]
 
 
-AXES = ("evaluations", "test accuracy of the best on training digits, %")
-COLOURS = ("#2a78d6", "#eb6834", "#1baf7a", "#8a63d2", "#c9a227", "#e34948", "#52606d")
+_GREY = "#52606d"
+_HUES = ("#2a78d6", "#eb6834", "#1baf7a", "#8a63d2", "#c9a227", "#e34948", "#0f8b8d")
+COLOURS = dict(zip_longest(METHODS, _HUES, fillvalue=_GREY))
+_TOP, _BOTTOM = 60, 370  # of both panels
 
 
-def plot(title: str, curves: dict[str, Curve]) -> Any:
-    """The curves as an interactive figure."""
-    import plotly.graph_objects as go
+def svg(title: str, rows: dict[str, dict[int, Result]], passes: int) -> str:
+    """How searches got on and what they came to, as a picture that every browser shows."""
+    curves = {
+        name: mean_curve(list(runs.values()), passes)
+        for name, runs in rows.items()
+        if name not in FIXED
+    }
+    return "\n".join(
+        [
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 420" '
+            'font-family="sans-serif" font-size="12" fill="#333">',
+            '<rect width="1000" height="420" fill="white"/>',
+            text(60, 24, title, "start", ' font-size="15"'),
+            text(60, 46, "best so far on train, accuracy in %", "start"),
+            text(650, 46, "its accuracy on the test in %: runs, mean ± standard error", "start"),
+            *(draw_curves(curves) if curves else []),
+            *draw_results(rows),
+            "</svg>",
+            "",
+        ]
+    )
 
-    figure = go.Figure(layout={"title": title, "template": "plotly_white"})
-    for (label, curve), colour in zip(reversed(curves.items()), COLOURS, strict=False):
-        x, y = zip(*curve, strict=True)
-        figure.add_scatter(x=x, y=y, name=label, line={"color": colour})
-    figure.update_xaxes(type="log", title=AXES[0])
-    figure.update_yaxes(title=AXES[1])
-    return figure
+
+def text(x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
 
 
-def svg(title: str, curves: dict[str, Curve]) -> str:
-    """The curves as a picture, which needs no browser with scripts and no further package."""
-    width, height, left, right, top, bottom = 760, 440, 60, 190, 40, 50
+def line(path: str, colour: str, width: int) -> str:
+    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+
+
+def draw_curves(curves: dict[str, Curve]) -> Iterator[str]:
+    """The left panel."""
     xs = [x for curve in curves.values() for x, _ in curve]
     ys = [y for curve in curves.values() for _, y in curve]
     low, high = 10 * np.floor(min(ys) / 10), 10 * np.ceil(max(ys) / 10)
 
     def across(x: float) -> float:
-        share = np.log(x / min(xs)) / np.log(max(xs) / min(xs))
-        return float(left + share * (width - left - right))
+        return float(np.interp(np.log(x), np.log([min(xs), max(xs)]), [60, 450]))
 
     def down(y: float) -> float:
-        return float(height - bottom - (y - low) / (high - low) * (height - top - bottom))
+        return float(np.interp(y, [low, high], [_BOTTOM, _TOP]))
 
-    def text(x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> str:
-        return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
-
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="12" fill="#333">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        text(left, 22, title, "start", ' font-size="15"'),
-        text((left + width - right) / 2, height - 10, AXES[0]),
-        text(16, height / 2, AXES[1], more=f' transform="rotate(-90 16 {height / 2:.0f})"'),
-    ]
     for y in np.arange(low, high + 1, 10):
-        path = f"M{left},{down(y):.1f}H{width - right}"
-        lines += [
-            f'<path d="{path}" stroke="#ddd"/>',
-            text(left - 8, down(y) + 4, f"{y:.0f}", "end"),
-        ]
+        yield line(f"M60,{down(y):.1f}H450", "#ddd", 1)
+        yield text(52, down(y) + 4, f"{y:.0f}", "end")
     for power in range(10):
         if min(xs) <= 10**power <= max(xs):
-            lines.append(text(across(10**power), height - bottom + 18, f"{10**power:,}"))
-    ends = sorted(((curve[-1][1], label) for label, curve in curves.items()), reverse=True)
-    places: list[float] = []  # of the labels, which must not overlap
-    for value, _ in ends:
-        places.append(max([down(value) + 4, *(place + 15 for place in places[-1:])]))
-    for (label, curve), colour in zip(reversed(curves.items()), COLOURS, strict=False):
-        points = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in curve)
-        lines.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
-        )
-        value = curve[-1][1]
-        y = places[ends.index((value, label))]
-        words = f"{label} {value:.1f}"
-        lines.append(text(width - right + 8, y, words, "start", f' fill="{colour}"'))
-    return "\n".join([*lines, "</svg>", ""])
+            yield text(across(10**power), _BOTTOM + 18, f"{10**power:,}")
+    yield text(255, _BOTTOM + 38, "evaluations")
+    for name, curve in reversed(curves.items()):
+        points = "L".join(f"{across(x):.1f},{down(y):.1f}" for x, y in curve)
+        yield line(f"M{points}", COLOURS[name], 2)
+
+
+def draw_results(rows: dict[str, dict[int, Result]]) -> Iterator[str]:
+    """The right panel, which is also the legend."""
+    tests = {name: [result.test for result in runs.values()] for name, runs in rows.items()}
+    every = [value for values in tests.values() for value in values]
+    low, high = 10 * np.floor(min(every) / 10), 10 * np.ceil((max(every) + 0.1) / 10)
+
+    def across(x: float) -> float:
+        return float(np.interp(x, [low, high], [650, 900]))
+
+    for x in np.arange(low, high + 1, 10):
+        yield line(f"M{across(x):.1f},{_TOP}V{_BOTTOM}", "#ddd", 1)
+        yield text(across(x), _BOTTOM + 18, f"{x:.0f}")
+    places = np.linspace(_TOP, _BOTTOM, 2 * len(tests) + 1)[1::2]
+    for (name, values), y in zip(tests.items(), places, strict=True):
+        colour, mean = COLOURS[name], Mean.of(values)
+        yield text(638, y + 4, METHODS[name].label, "end", f' fill="{colour}"')
+        yield text(912, y + 4, str(mean), "start", f' fill="{colour}"')
+        for value in values:
+            place = f'cx="{across(value):.1f}" cy="{y:.1f}"'
+            yield f'<circle {place} r="3" fill="{colour}" opacity=".35"/>'
+        left, right = (mean.mean + side * (mean.error or 0) for side in (-1, 1))
+        yield line(f"M{across(left):.1f},{y:.1f}H{across(right):.1f}", colour, 2)
+        yield line(f"M{across(mean.mean):.1f},{y - 7:.1f}v14", colour, 3)
 
 
 def main() -> None:
@@ -545,7 +648,7 @@ def main() -> None:
         "--data",
         type=Path,
         default=os.environ.get(DATA),
-        help=f"folder with pretrained_pair.npz, for --start given; or in {DATA}",
+        help=f"folder with {GIVEN}, for --start given; or in {DATA}",
     )
     parser.add_argument("--methods", help=f"some of {','.join(METHODS)}; all by default")
     parser.add_argument("--runs", type=int, help="of each method; 10, or 3 from scratch")
@@ -565,6 +668,7 @@ def main() -> None:
         for run in range(arguments.runs or start.runs)
         for name in names
         if arguments.start in METHODS[name].starts
+        and not (run > 0 and arguments.start == "given" and name in FIXED)
     ]
     if arguments.processes > 1:
         context = get_context("spawn")

@@ -1,4 +1,4 @@
-"""The parts of the digits study that are its own: data, network, pair, baselines and pictures."""
+"""The digits study beside plain numpy: its searches, the pair, the baselines and the report."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import optuna
 import pytest
 from sklearn.datasets import load_digits
 
+import merge_optuna as mo
 from studies import m2n2_digits as study
 from tests.spaces import textbook
 
@@ -18,7 +20,7 @@ DATA = os.environ.get(study.DATA)
 PIXELS, LABELS = load_digits(return_X_y=True)
 
 
-def accuracy(flat: np.ndarray, rows: slice) -> float:
+def accuracy(flat: np.ndarray, rows: slice | np.ndarray) -> float:
     """In %, of parameters in the paper's order."""
     w1, b1, w2, b2 = np.split(flat.astype(np.float64), [16_384, 16_640, 19_200])
     hidden = np.maximum(PIXELS[rows] @ w1.reshape(64, 256) + b1, 0)
@@ -26,8 +28,14 @@ def accuracy(flat: np.ndarray, rows: slice) -> float:
     return float(100 * np.mean(logits.argmax(axis=1) == LABELS[rows]))
 
 
-def task(method: str = "m2n2", start: str = "made", passes: int = 50, run: int = 0) -> study.Task:
-    return study.Task(method, start, run, passes, None if DATA is None else Path(DATA))
+def task(
+    method: str = "m2n2",
+    start: str = "made",
+    passes: int = 50,
+    run: int = 0,
+    storage: str = "memory",
+) -> study.Task:
+    return study.Task(method, start, run, passes, None if DATA is None else Path(DATA), storage)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +65,44 @@ def test_baselines(pair: list[np.ndarray]) -> None:
     assert result.evaluations == 50
 
 
-def test_cma_es_learns_something() -> None:
-    result = study.METHODS["cma_es"].search(task("cma_es", "scratch", passes=400))
-    assert result.evaluations == 400
-    assert result.train > 30
-    tests = dict(result.curve)
-    assert tests[max(tests)] == result.test
+@pytest.mark.parametrize("method", ["m2n2", "no_split", "map_elites"])
+def test_a_search_is_the_textbooks(method: str, pair: list[np.ndarray], tmp_path: Path) -> None:
+    """From its matings, on flat vectors; the same when it is stopped and continued."""
+    url = f"journal:///{tmp_path}/search.log"
+    study.METHODS[method].search(task(method, passes=8, storage=url))
+    result = study.METHODS[method].search(task(method, passes=20, storage=url))
+    assert result.evaluations == 12
+    stored = optuna.load_study(study_name=f"{method}-made-0", storage=mo.storage(url))
+    trials = stored.get_trials()
+    made = [flat.astype(np.float64) for flat in pair]
+    for trial in trials[2:]:
+        params = trial.params
+        parents = made[params["parent_a"]], made[params["parent_b"]]
+        made.append(textbook.cross(*parents, params["ratio"], params["split"]))
+        assert method != "no_split" or params["split"] == 1
+    assert len(made) == 22
+    train = np.array([accuracy(x, slice(1437)) for x in made])
+    assert np.allclose([100 * trial.value for trial in trials], train, atol=0.15)  # two digits
+    best = int(np.argmax([trial.value for trial in trials]))
+    assert result.train == 100 * trials[best].value == result.curve[-1][1]
+    assert result.test == pytest.approx(accuracy(made[best], slice(1437, None)), abs=0.3)
+    assert result.curve[-1][0] == max(0, best - 1)
+
+    again = study.METHODS[method].search(task(method, passes=20))
+    assert (again.train, again.test, again.curve) == (result.train, result.test, result.curve)
+    if method == "map_elites":
+        low = LABELS[:1437] < 5
+        half = stored.trials[0].user_attrs["low"]
+        assert half == pytest.approx(accuracy(pair[0], low.nonzero()[0]) / 100, abs=0.005)
+
+
+@pytest.mark.parametrize("method", ["m2n2", "no_crossover", "cma_es"])
+def test_from_scratch(method: str) -> None:
+    result = study.METHODS[method].search(task(method, "scratch", passes=100))
+    assert result.evaluations == (100 if method == "cma_es" else 102)
+    trains = [value for _, value in result.curve]
+    assert trains == sorted(set(trains))
+    assert result.train == trains[-1] > 15
 
 
 @pytest.mark.skipif(DATA is None, reason=f"{study.DATA} is not set")
@@ -81,8 +121,23 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert task("a").place.stat().st_mtime_ns == written
     table = study.report("made", 50, tmp_path / "out")
     numbers = json.loads((tmp_path / "out" / "made.json").read_text())
-    mean = np.mean([result["test"] for result in numbers["line_search"]])
-    assert f"slerp, line search | **{mean:.1f}** |" in table
+    runs = [run["test"] for run in numbers["line_search"]["runs"].values()]
+    error = abs(runs[0] - runs[1]) / 2
+    assert f"slerp, line search | **{np.mean(runs):.1f} ± {error:.1f}** |" in table
     picture = ElementTree.parse(tmp_path / "out" / "made.svg")
-    assert len(picture.findall(".//{*}polyline")) == 1
-    assert (tmp_path / "out" / "made.html").stat().st_size < 100_000
+    assert len(picture.findall(".//{*}circle")) == 4
+
+
+def test_what_is_better() -> None:
+    def runs(*tests: float) -> dict[int, study.Result]:
+        return {run: study.Result(0, test, [], 1, 1) for run, test in enumerate(tests)}
+
+    lead, interval = study.better_by(runs(3, 5, 7, 60), runs(1, 2, 6))
+    assert lead is not None
+    assert interval is not None
+    assert (lead.mean, lead.error) == pytest.approx((2, 1 / np.sqrt(3)))  # of 2, 3 and 1
+    assert 1 <= interval[0] < 2 < interval[1] <= 3
+    lead, interval = study.better_by(runs(3, 5), runs(1))  # of a method without chance
+    assert lead is not None
+    assert lead.mean == 3
+    assert study.better_by({}, runs(1)) == (None, None)
