@@ -581,7 +581,7 @@ def svg(title: str, rows: dict[str, dict[int, Result]], passes: int) -> str:
             '<rect width="1000" height="420" fill="white"/>',
             text(60, 24, title, "start", ' font-size="15"'),
             text(60, 46, "best so far on train, accuracy in %", "start"),
-            text(650, 46, "its accuracy on the test in %: runs, mean ± standard error", "start"),
+            text(650, 46, "its accuracy on the test in %, mean ± standard error", "start"),
             *(draw_curves(curves) if curves else []),
             *draw_results(rows),
             "</svg>",
