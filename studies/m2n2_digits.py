@@ -474,7 +474,7 @@ def report(start: str, passes: int, out: Path) -> str:
             others = dict.fromkeys(rows.get("m2n2", {}), results[0])
         lead, interval = better_by(rows.get("m2n2", {}), others)
         paper = METHODS[name].published.get("given" if start == "made" else start)
-        speed = round(sum(r.evaluations for r in results) / sum(r.cpu for r in results))
+        speed = round(float(np.median([r.evaluations / r.cpu for r in results])))
         cells = (
             METHODS[name].label,
             f"**{test}**",
@@ -507,7 +507,7 @@ def report(start: str, passes: int, out: Path) -> str:
 NOTE = (
     "Means over runs ± their standard errors, of the network that is best on train; differences "
     "within a run, with the 95 % bootstrap interval of their mean. Evaluations per second of CPU "
-    "time on one core, with all that Optuna records."
+    "time with all that Optuna records, median of the runs, on one core of a busy machine."
 )
 
 
