@@ -89,7 +89,12 @@ def name_of(write: int, after: bool) -> str:
     return f"{'after' if after else 'before'} {write}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The plumbing is one: those that differ most from each other, the others by hand.
+SOME = ("niches-noise", "evolver-merged", "swarm")
+EVERY = [kind if kind in SOME else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", EVERY)
 def test_killed_at_writes_and_started_again(kind: str, tmp_path: Path) -> None:
     expected = done(search(kind, None, TOTAL))
     (alone := tmp_path / "alone").mkdir()
@@ -151,7 +156,17 @@ def workers(kind: str, storage: str, folder: Path, total: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "storage"), [(kind, "sqlite") for kind in KINDS] + [("niches", "journal")]
+    ("kind", "storage"),
+    [
+        ("evolver", "sqlite"),
+        ("evolver-merged", "sqlite"),
+        ("swarm", "sqlite"),
+        ("niches", "journal"),
+        *(
+            pytest.param(kind, "sqlite", marks=pytest.mark.slow)
+            for kind in ("niches", "niches-noise", "map-elites")
+        ),
+    ],
 )
 def test_four_workers(kind: str, storage: str, tmp_path: Path) -> None:
     result = processes.call(workers, kind, storage, tmp_path, 30, cwd=tmp_path).wait()

@@ -55,6 +55,7 @@ def write_encoder(folder: Path) -> None:
     BertModel(config).save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_a_small_run_can_be_stopped_and_continued(tmp_path: Path) -> None:
     write_texts(tmp_path / "data", np.random.default_rng(0))
     write_encoder(tmp_path / "encoder")
