@@ -29,6 +29,7 @@ study = optuna.create_study(
     load_if_exists=True,
     directions=objective.directions,
     sampler=space.sampler(seed=0, archive_size=10),
+    pruner=optuna.pruners.NopPruner(),  # who is bad on average may be good in a niche
 )
 study.optimize(objective, n_trials=mo.remaining(study, 100))  # 100 in total
 
