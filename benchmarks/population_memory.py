@@ -1,6 +1,6 @@
 """Whether memory grows with a population: M2N2, Evolver and PSO-Merging on 110 M parameters.
 
-    python benchmarks/population_memory.py --folder /tmp/models --json memory.json
+    python benchmarks/population_memory.py --folder models --json memory.json
 
 Every line is a process of its own that searches among three models (bfloat16, memory-mapped) and
 then loads the last individual into a live model. Nobody is evaluated: scores are drawn at random,

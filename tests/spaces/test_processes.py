@@ -130,7 +130,7 @@ def workers(kind: str, storage: str, folder: Path, total: int) -> None:
 
     def hesitate(k: int, method: str, after: bool) -> None:
         if after and method == "create_new_trial":
-            time.sleep(0.1)
+            time.sleep(0.1)  # others claim meanwhile
 
     def worker(i: int) -> None:
         opened = make_storage(storage, folder)
@@ -144,7 +144,7 @@ def workers(kind: str, storage: str, folder: Path, total: int) -> None:
             scored += 1
             if i == 3 and scored == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(0.2 if i == 2 else 0.02)
+            time.sleep(0.2 if i == 2 else 0.02)  # one is ten times slower
             return number % 7 != 4
 
         search(kind, opened, total, after)
