@@ -541,7 +541,7 @@ def _facts(declared: MergeStudy) -> dict[str, Any]:
         facts |= {"keep_best": declared.keep_best, "folder": str(declared.folder)}
     if declared.sampler is not None:
         facts["sampler"] = type(declared.sampler).__name__
-    if isinstance(declared.sampler, StoredSampler):
+    if isinstance(declared.sampler, StoredSampler) and not declared.sampler.breeds:
         facts["population"] = declared.sampler.population_size()
     return facts
 

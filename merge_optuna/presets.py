@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from merge_optuna.errors import RecipeError
+from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.recipes import Recipe, dare_ties, free, linear, ties
+from merge_optuna.recipes._tree import check_sources
 from merge_optuna.spaces import AffineSwarm, DifferentialCrossover, SplitSlerp
 from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
@@ -91,6 +92,7 @@ def m2n2(
         dtype: Of the live model.
         overrides: Further arguments of :class:`mo.MergeStudy`.
     """
+    check_sources("m2n2", base, experts)
     seeds = [*([] if base is None else [base]), *experts]
     space = SplitSlerp(seeds, mutation_std=mutation_std)
     children = 50_000 if mutation_std else 10_000
@@ -135,6 +137,8 @@ def evolver(
         dtype: Of the live model.
         overrides: Further arguments of :class:`mo.MergeStudy`.
     """
+    check_sources("evolver", base, experts)
+    _check_count("generations", generations)
     if merger == "average":
         merger = linear(experts)
     elif merger == "ties":
@@ -189,6 +193,8 @@ def pso_merging(
         dtype: Of the live model.
         overrides: Further arguments of :class:`mo.MergeStudy`, e.g. ``name`` or ``pruner``.
     """
+    check_sources("pso_merging", base, experts)
+    _check_count("steps", steps)
     space = AffineSwarm(base, experts, sparsified=sparsified, drop_rate=drop_rate, seed=seed)
     arguments: dict[str, Any] = {
         "name": "pso-merging",
@@ -198,3 +204,8 @@ def pso_merging(
     objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
     n_trials = steps * len(space.names) if n_trials is None else n_trials
     return MergeStudy(objective=objective, n_trials=n_trials, **arguments)
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise StudyError(f"{name} must be at least 1, not {value}.")

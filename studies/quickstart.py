@@ -65,15 +65,20 @@ def predict(model: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def train(model: nn.Module, data: Data, seed: int, done: Callable[[int], bool]) -> nn.Module:
-    """Trains all parameters in batches of 32 until ``done(step)``."""
-    pixels, labels = data
+    """Trains all parameters in batches of 32 until ``done(step)``.
+
+    In float64, so that every machine makes the same models: in float32 the last bits, in which
+    processors differ, grow over the steps to models that score otherwise.
+    """
+    model.double()
+    pixels, labels = data[0].double(), data[1]
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     step = 0
     while True:
         for rows in torch.randperm(len(labels), generator=order).split(32):
             if done(step):
-                return model
+                return model.float()
             logits = model(pixels[rows]).logits
             nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.1).backward()
             optimizer.step()
@@ -90,7 +95,7 @@ def make_base(data: Data, seed: int) -> nn.Module:
     model = transformers.ViTForImageClassification(config)
 
     def good_enough(step: int) -> bool:
-        right = predict(model, data[0]) == data[1]
+        right = predict(model, data[0].double()) == data[1]
         return float(right.float().mean()) >= BASE_ACCURACY
 
     return train(model, data, seed, lambda step: step % 10 == 0 and good_enough(step))

@@ -705,6 +705,24 @@ def source_name(source: Checkpoint | Recipe, index: int) -> str:
     return source.name or f"recipe{index}"
 
 
+def check_sources(
+    taker: str, base: Checkpoint | Recipe | None, models: Sequence[Checkpoint | Recipe]
+) -> None:
+    """Checks that somebody who takes models was given models.
+
+    Raises:
+        RecipeError: If not, or one instead of a list.
+    """
+    if isinstance(models, (Checkpoint, Recipe)):
+        raise RecipeError(f"{taker} takes a list of models: [{models.name}], not one model.")
+    for source in (base, *models):
+        if source is not None and not isinstance(source, (Checkpoint, Recipe)):
+            raise RecipeError(
+                f"{taker} expected a mo.Checkpoint or a recipe, not {source!r}. "
+                "Wrap a folder: mo.Checkpoint(folder)."
+            )
+
+
 def merge(
     method: str,
     base: Checkpoint | Recipe | None,
@@ -718,14 +736,7 @@ def merge(
     chat_template: str | None = None,
 ) -> Recipe:
     """Makes a recipe from what users write: lists per model, filters as dicts."""
-    if isinstance(models, (Checkpoint, Recipe)):
-        raise RecipeError(f"{method} takes a list of models: [{models.name}], not one model.")
-    for source in (base, *models):
-        if source is not None and not isinstance(source, (Checkpoint, Recipe)):
-            raise RecipeError(
-                f"Expected a mo.Checkpoint or a recipe, not {source!r}. "
-                "Wrap a folder: mo.Checkpoint(folder)."
-            )
+    check_sources(method, base, models)
     if isinstance(exclude, str):
         exclude = (exclude,)
     return Recipe(

@@ -223,6 +223,7 @@ class MAPElitesSampler(ArchiveSampler):
         algorithm = MAPElites(grid, initial, variation)
         if sources := sources_of(search_space):
             _CROSSOVER.check(search_space or {})
+            _check_describes_sources(grid, search_space or {})
             algorithm = BredElites(grid)
             initial_population = initial_population or [{ORIGIN: name} for name in sources]
         super().__init__(
@@ -246,6 +247,18 @@ class MAPElitesSampler(ArchiveSampler):
         elites = self._memory_of(study).elites
         trials = study.get_trials(deepcopy=False)
         return {cell: copy.deepcopy(trials[elites[cell].trial]) for cell in sorted(elites)}
+
+
+def _check_describes_sources(
+    grid: Sequence[Descriptor], search_space: Mapping[str, BaseDistribution]
+) -> None:
+    """Checks that no descriptor is a parameter that only children have."""
+    for name in {descriptor.name for descriptor in grid} & set(search_space):
+        raise StudyError(
+            f"Descriptor {name!r} is a parameter that the source models do not have, so they "
+            "would never be in the archive. Describe a model by what it does: call "
+            'trial.set_user_attr("size", value) in the objective and name "size".'
+        )
 
 
 def _descriptor(name: str, axis: tuple[float, float, int]) -> Descriptor:

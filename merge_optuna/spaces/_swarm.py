@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Recipe, dare_linear
+from merge_optuna.recipes._tree import check_sources
 from merge_optuna.samplers import Inertia
 
 DROP_RATE = 0.8
@@ -29,8 +30,10 @@ def first_models(
     """The base, the experts and, named ``sparse-<expert>``, the sparsified experts.
 
     Raises:
-        RecipeError: If there is no expert, or the drop rate is not in [0, 1).
+        RecipeError: If there is no expert, something else than models, or the drop rate is not in
+            [0, 1).
     """
+    check_sources(space, base, experts)
     if not experts:
         raise RecipeError(f"{space} needs at least one expert: {space}(base, [a, b]).")
     if not 0 <= drop_rate < 1:

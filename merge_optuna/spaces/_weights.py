@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from merge_optuna.engine import Merger
-from merge_optuna.errors import StorageError
+from merge_optuna.errors import RecipeError, StorageError
 from merge_optuna.methods.descent import Ancestor, Descent, Operation
 from merge_optuna.recipes import Recipe
 
@@ -39,10 +39,13 @@ class Ancestors:
         folder: Where to keep them; in memory when omitted.
 
     Raises:
+        RecipeError: If the number of bytes is negative.
         StorageError: If the folder cannot be written to.
     """
 
     def __init__(self, recipe: Recipe, cache_bytes: int, folder: str | Path | None) -> None:
+        if cache_bytes < 0:
+            raise RecipeError(f"cache_bytes must not be negative, but is {cache_bytes}.")
         self._recipe = recipe
         self._budget = 0 if _has_float64(recipe) else cache_bytes
         self._folder = None if folder is None else _writable(Path(folder))

@@ -15,6 +15,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Crossover, Granularity
 from merge_optuna.recipes import Recipe
+from merge_optuna.recipes._tree import check_sources
 from merge_optuna.samplers import EvolverSampler
 from merge_optuna.samplers.evolver import DONORS, MEMBER, individuals_space, merged_space
 from merge_optuna.spaces._genealogy import Genealogy, check_models
@@ -88,6 +89,7 @@ class DifferentialCrossover(Genealogy[Bred]):
         cache_folder: str | Path | None = None,
     ) -> None:
         super().__init__()
+        check_sources("DifferentialCrossover", None, population)
         models = tuple(population)
         mutation = mutation or ("difference" if len(models) > 2 else "toward")
         if mutation not in _DONORS:

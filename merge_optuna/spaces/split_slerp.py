@@ -22,6 +22,7 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Blend
 from merge_optuna.methods.splice import Segments
 from merge_optuna.recipes import Recipe
+from merge_optuna.recipes._tree import check_sources
 from merge_optuna.samplers import NichesSampler
 from merge_optuna.samplers._genealogy import split_slerp
 from merge_optuna.spaces._genealogy import Genealogy, check_models
@@ -102,6 +103,7 @@ class SplitSlerp(Genealogy[Any]):
         cache_folder: str | Path | None = None,
     ) -> None:
         super().__init__()
+        check_sources("SplitSlerp", None, seeds)
         if len(seeds) < 2:
             raise RecipeError(
                 f"SplitSlerp needs at least two seeds to cross, not {len(seeds)}: "

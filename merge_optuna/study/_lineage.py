@@ -141,7 +141,8 @@ def lineage(study: optuna.Study, trial: FrozenTrial | int | None = None) -> Line
     if ORIGIN not in last.params:
         raise StudyError(
             f"Trial {last.number} of the study {study.study_name!r} descends from no other: "
-            f"it has no {ORIGIN!r}. Those of mo.spaces.SplitSlerp and DifferentialCrossover have."
+            f"it has no {ORIGIN!r}. Those of mo.spaces.SplitSlerp, DifferentialCrossover and "
+            "ParticleSwarm have; of others, mo.recipe_of(study, trial) says all there is."
         )
     ids = _ids(compat.all_trials(study))
     found: dict[int, Ancestor] = {}

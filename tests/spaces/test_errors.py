@@ -76,6 +76,43 @@ def test_models(kind: Callable[..., Genealogy]) -> None:
         kind([*nets(1), free])
 
 
+def test_what_is_no_model(kind: Callable[..., Genealogy]) -> None:
+    a, b = nets(2)
+    with pytest.raises(RecipeError, match=r"takes a list of models: \[net0\], not one"):
+        kind(a)
+    with pytest.raises(RecipeError, match=r"not 'net0'\. Wrap a folder: mo\.Checkpoint\(folder\)"):
+        kind(["net0", b])
+
+
+@pytest.mark.parametrize("preset", ["m2n2", "evolver", "pso_merging", "evolutionary_merge"])
+def test_presets_take_a_base_and_a_list(preset: str) -> None:
+    a, b, c = nets(3)
+    make = getattr(mo.presets, preset)
+    with pytest.raises(RecipeError, match=r"takes a list of models: \[net1\], not one"):
+        make(a, b, Waves())
+    with pytest.raises(RecipeError, match=r"takes a list of models: \[net2\], not one"):
+        make([a, b], c, Waves())
+
+
+def test_budgets_and_caches_are_no_debts() -> None:
+    a, b, c = nets(3)
+    with pytest.raises(RecipeError, match="cache_bytes must not be negative, but is -1"):
+        mo.spaces.DifferentialCrossover([a, b, c], cache_bytes=-1)
+    with pytest.raises(StudyError, match="generations must be at least 1, not 0"):
+        mo.presets.evolver(None, [a, b, c], Waves(), generations=0)
+    with pytest.raises(StudyError, match="steps must be at least 1, not -2"):
+        mo.presets.pso_merging(a, [b, c], Waves(), steps=-2)
+    with pytest.raises(StudyError, match="n_trials must be at least 1, not -5"):
+        mo.presets.m2n2(None, [a, b, c], Waves(), n_trials=-5)
+
+
+def test_a_descriptor_that_sources_lack() -> None:
+    space = mo.spaces.SplitSlerp(nets(2)).distributions()
+    with pytest.raises(StudyError, match=r"Descriptor 'split' is a parameter that the source"):
+        MAPElitesSampler(space, descriptors={"split": (0, 1, 10)})
+    MAPElitesSampler(space, descriptors={"accuracy": (0, 1, 10)})
+
+
 # -- samplers ---------------------------------------------------------------------------------
 
 
