@@ -136,7 +136,7 @@ class Checkpoint(BaseModel):
 
         Args:
             start: The first layer.
-            stop: The one behind the last.
+            stop: The one behind the last; ``start`` for none, which leaves what is outside.
             name: ``NAME[start:stop]`` when omitted, counted in the whole model.
 
         Raises:

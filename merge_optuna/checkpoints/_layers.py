@@ -23,7 +23,7 @@ class LayerStore:
     Args:
         whole: The checkpoint.
         start: The first block that is kept.
-        stop: The first that is not.
+        stop: The first that is not; ``start`` for no block at all.
 
     Raises:
         CheckpointError: If it does not have such blocks.
@@ -33,11 +33,12 @@ class LayerStore:
         self.whole = whole
         self.folder: Path | None = getattr(whole, "folder", None)
         stack, count = _the_stack(whole.specs())
-        if not 0 <= start < stop <= count:
+        if not 0 <= start <= stop <= count:
             raise CheckpointError(
                 f"There are no layers {start} to {stop} (exclusive) in a model that has {count}, "
                 f"0 to {count - 1}."
             )
+        self.has_layers = start < stop
         self._names: dict[str, str] = {}
         for name in whole.specs():
             block = block_of(name, {stack: tuple(range(count))})
@@ -70,13 +71,15 @@ class StackStore:
         names: How errors call them.
 
     Raises:
-        CheckpointError: If one of them has no blocks.
+        CheckpointError: If all of them are without blocks.
         CheckpointMismatch: If they are no parts of one model.
     """
 
     def __init__(self, parts: Sequence[Store], names: Sequence[str]) -> None:
         self._parts = parts
         self.origins: dict[str, tuple[int, str]] = {}
+        if all(isinstance(part, LayerStore) and not part.has_layers for part in parts):
+            raise CheckpointError(f"There is no layer in {', '.join(names)}: a model needs one.")
         if len(parts) == 1:
             self.origins = {name: (0, name) for name in parts[0].specs()}
             self.config = parts[0].config
@@ -84,9 +87,9 @@ class StackStore:
         _check_fit(parts, names)
         counts: list[int] = []
         for i, part in enumerate(parts):
-            stack, count = _the_stack(part.specs())
+            stacks, count = _stacks(part.specs())
             for name in part.specs():
-                block = block_of(name, {stack: ()})
+                block = block_of(name, stacks)
                 if block is not None:
                     self.origins[renumbered(name, block[1] + sum(counts))] = (i, name)
                 elif i == (0 if is_embedding(name) else len(parts) - 1):
@@ -115,6 +118,14 @@ def _the_stack(names: dict[str, Any]) -> tuple[str, int]:
     return stack, len(indices)
 
 
+def _stacks(names: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The stack of blocks, if there are any, as a pattern of names, and their number."""
+    if not find_stacks(tuple(names)):
+        return {}, 0
+    stack, count = _the_stack(names)
+    return {stack: ()}, count
+
+
 def _check_fit(parts: Sequence[Store], names: Sequence[str]) -> None:
     """Whether the parts can stand in one model, as far as names and shapes tell."""
     first, last = parts[0], parts[-1]
@@ -124,14 +135,16 @@ def _check_fit(parts: Sequence[Store], names: Sequence[str]) -> None:
             f"{names[0]!r} and {names[-1]!r} do not both have {few(differing)}, so the config of "
             f"the first does not fit the head of the last. Is one of them tied to its embedding?"
         )
-    inside = _shapes(first)
-    for part, name in zip(parts[1:], names[1:], strict=True):
+    inside: dict[str, set[tuple[int, ...]]] = {}
+    for part, name in zip(parts, names, strict=True):
         for tensor, shapes in _shapes(part).items():
             if tensor in inside and not shapes & inside[tensor]:
                 raise CheckpointMismatch(
                     f"The layers of {name!r} do not fit on those of {names[0]!r}: {tensor} "
                     f"{sorted(shapes)} != {sorted(inside[tensor])}."
                 )
+            inside.setdefault(tensor, shapes)
+    for part, name in zip(parts[1:], names[1:], strict=True):
         mine, theirs = ((p.config or {}).get("model_type") for p in (first, part))
         if mine != theirs:
             raise CheckpointMismatch(
@@ -147,10 +160,10 @@ def _behind(part: Store) -> set[str]:
 
 def _shapes(part: Store) -> dict[str, set[tuple[int, ...]]]:
     """The shapes that each tensor has within the blocks."""
-    stack, _ = _the_stack(part.specs())
+    stacks, _ = _stacks(part.specs())
     found: dict[str, set[tuple[int, ...]]] = {}
     for name, (_, shape) in part.specs().items():
-        if block_of(name, {stack: ()}) is not None:
+        if block_of(name, stacks) is not None:
             found.setdefault(renumbered(name, 0), set()).add(shape)
     return found
 

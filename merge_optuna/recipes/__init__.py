@@ -23,6 +23,7 @@ from merge_optuna.recipes._statistics import KEY as STATISTICS
 from merge_optuna.recipes._tree import Recipe, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
 from merge_optuna.recipes.groups import Depth, Layout, depth
+from merge_optuna.recipes.layer_path import Hop, LayerPath, path
 
 Source = Checkpoint | Recipe
 Setting = float | Free | PerGroup | Mapping[str, Any]
@@ -996,6 +997,8 @@ __all__ = [
     "ByName",
     "Depth",
     "Free",
+    "Hop",
+    "LayerPath",
     "Layout",
     "PerGroup",
     "Recipe",
@@ -1018,6 +1021,7 @@ __all__ = [
     "nearswap",
     "nuslerp",
     "passthrough",
+    "path",
     "per_group",
     "ram",
     "ramplus_tl",

@@ -1,0 +1,208 @@
+"""Layer paths: their text, and written models against literal scales in a plain forward pass."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import merge_optuna as mo
+from merge_optuna.engine import tensors
+from merge_optuna.errors import CheckpointMismatch, RecipeError
+from merge_optuna.recipes import Hop, LayerPath
+from tests import toys
+
+path = mo.recipes.path
+
+# A small ε, since the folded form differs from the literal one by it.
+FAMILIES: dict[str, tuple[Callable[[int, int], nn.Module], str, str, str, type]] = {
+    "llama": (
+        lambda seed, layers: toys.llama(seed, layers=layers, rms_norm_eps=1e-12),
+        "model.layers",
+        "mlp",
+        "model.embed_tokens",
+        AutoModelForCausalLM,
+    ),
+    "llama, tied, biases": (
+        lambda seed, layers: toys.noised(
+            toys.llama(
+                seed,
+                layers=layers,
+                tied=True,
+                rms_norm_eps=1e-12,
+                attention_bias=True,
+                mlp_bias=True,
+            ),
+            seed,
+        ),
+        "model.layers",
+        "mlp",
+        "model.embed_tokens",
+        AutoModelForCausalLM,
+    ),
+    "gpt2": (
+        lambda seed, layers: toys.noised(
+            toys.gpt2(seed, layers=layers, layer_norm_epsilon=1e-12), seed
+        ),
+        "transformer.h",
+        "mlp",
+        "transformer.drop",
+        AutoModelForCausalLM,
+    ),
+    "bert": (
+        lambda seed, layers: toys.noised(
+            toys.bert(seed, layers=layers, layer_norm_eps=1e-12), seed
+        ),
+        "bert.encoder.layer",
+        "output.dense",
+        "bert.embeddings",
+        AutoModelForSequenceClassification,
+    ),
+}
+
+
+class Pair:
+    """Two models, of three and four layers, and the literal network of a path."""
+
+    def __init__(self, family: str, root: Path) -> None:
+        make, self.layers, self.feed_forward, self.embedding, self.loader = FAMILIES[family]
+        self.modules = [make(1, 3).eval(), make(2, 4).eval()]
+        self.checkpoints = [
+            mo.Checkpoint(toys.save(module, root / name), name=name)
+            for module, name in zip(self.modules, ("one", "two"), strict=True)
+        ]
+
+    def literal(self, way: LayerPath) -> nn.Module:
+        """The first model with the layers of the path, whose scales are hooks."""
+        made = copy.deepcopy(self.modules[0])
+        stack = nn.ModuleList(
+            copy.deepcopy(self.modules[hop.model].get_submodule(self.layers)[hop.layer])
+            for hop in way.hops
+        )
+        parent, _, name = self.layers.rpartition(".")
+        setattr(made.get_submodule(parent), name, stack)
+        made.config.num_hidden_layers = len(stack)
+        made.config.use_cache = False
+        for i, hop in enumerate(way.hops):
+            if way.target == "stream":
+                stack[i].register_forward_pre_hook(scaled_input(hop.scale))
+                continue
+            before = stack[i - 1].get_submodule(self.feed_forward) if i else None
+            module = made.get_submodule(self.embedding) if before is None else before
+            module.register_forward_hook(scaled_output(hop.scale))
+        return made.eval()
+
+
+def scaled_input(scale: float) -> Callable[..., object]:
+    return lambda module, inputs: (inputs[0] * scale, *inputs[1:])
+
+
+def scaled_output(scale: float) -> Callable[..., object]:
+    return lambda module, inputs, output: output * scale
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(request.param, tmp_path_factory.mktemp("pair"))
+
+
+def random_path(seed: int, target: str) -> LayerPath:
+    """Eight hops at most, with repeats and skips, scales in [0.4, 1.5]."""
+    rng = random.Random(seed)
+    places = [(0, i) for i in range(3)] + [(1, i) for i in range(4)]
+    hops = [Hop(*rng.choice(places), rng.uniform(0.4, 1.5)) for _ in range(rng.randint(1, 8))]
+    return LayerPath(tuple(hops), target)  # type: ignore[arg-type]
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model(**toys.inputs(model)).logits.double()
+
+
+@pytest.mark.parametrize("target", ["branch", "stream"])
+@pytest.mark.parametrize("seed", range(12))
+def test_written_model_is_the_literal_network(
+    pair: Pair, tmp_path: Path, seed: int, target: str
+) -> None:
+    way = random_path(seed, target)
+    folder = mo.write(path(way, pair.checkpoints), tmp_path / "out")
+    written = pair.loader.from_pretrained(folder)
+    wanted = logits(pair.literal(way))
+    scale = float(wanted.max() - wanted.min())
+    assert written.config.num_hidden_layers == len(way.hops)
+    assert float((logits(written) - wanted).abs().max()) <= 1e-4 * scale
+    other = logits(pair.literal(random_path(seed + 100, target)))
+    assert float((other - wanted).abs().max()) > 1e-2 * scale
+
+
+def test_all_layers_of_one_model_are_that_model(pair: Pair) -> None:
+    model = mo.Engine().load(path("A[0:3]", pair.checkpoints))
+    assert torch.equal(logits(model), logits(pair.modules[0]))
+
+
+def test_ends_are_of_the_models_that_are_named(pair: Pair) -> None:
+    recipe = path("B0-B2", pair.checkpoints, embeddings_from=0, head_from=0)
+    merged = dict(tensors(recipe))
+    outside = {n: t for n, t in pair.modules[0].state_dict().items() if pair.layers not in n}
+    for name in merged.keys() & outside.keys():
+        assert torch.equal(merged[name], outside[name]), name
+    swapped = dict(tensors(path("B0-B2", pair.checkpoints, embeddings_from=1, head_from=1)))
+    theirs = pair.modules[1].state_dict()
+    for name in swapped.keys() & outside.keys():
+        assert torch.equal(swapped[name], theirs[name]), name
+
+
+def test_round_trips(pair: Pair) -> None:
+    way = random_path(3, "stream")
+    assert LayerPath.parse(str(way), "stream") == way
+    recipe = path(way, pair.checkpoints)
+    again = mo.Recipe.from_yaml(recipe.to_yaml())
+    assert again.digest == recipe.digest
+    for (name, a), (_, b) in zip(tensors(recipe), tensors(again), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_text() -> None:
+    way = LayerPath.parse("A0-A1 B1×0.8 -  A[1:3] C12*1.25")
+    assert str(way) == "A0-A1-B1×0.8-A1-A2-C12×1.25"
+    assert way.hops[2] == Hop(1, 1, 0.8)
+    assert str(LayerPath((Hop(0, 0, 1e-7), Hop(25, 3)))) == "A0×0.0000001-Z3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "The path is empty"),
+        ("A0-a1", r"'a1' in the path 'A0-a1' is no layer \(A0, B7×0.8\) and no range"),
+        ("A0×much", "'much' in 'A0×much' is no number"),
+        ("A[3:3]", r"The range 'A\[3:3\]' of the path is empty"),
+        ("A0×0", "The scale of layer A0×0 must be a number above 0, not 0.0"),
+        ("A0×nan", "must be a number above 0, not nan"),
+        ("C0", "The path wants model C, number 2; there are 2, the first is A"),
+        ("A0-A3", r"no layers 3 to 4 \(exclusive\) in a model that has 3"),
+    ],
+)
+def test_errors(pair: Pair, text: str, message: str) -> None:
+    with pytest.raises(mo.errors.MergeOptunaError, match=message):
+        path(text, pair.checkpoints)
+
+
+def test_what_does_not_fit(tmp_path: Path) -> None:
+    wide = toys.llama(0, hidden_size=64)
+    a, b = (
+        mo.Checkpoint(toys.save(m, tmp_path / n)) for m, n in ((toys.llama(), "a"), (wide, "b"))
+    )
+    with pytest.raises(CheckpointMismatch, match="do not fit"):
+        _ = path("A0-B1", [a, b]).frame
+    with pytest.raises(RecipeError, match=r"takes a list of models"):
+        path("A0", a)  # type: ignore[arg-type]
+    vit = mo.Checkpoint(toys.save(toys.vit(), tmp_path / "vit"))
+    assert path("A0-A0", [vit]).frame.config["num_hidden_layers"] == 2
+    with pytest.raises(RecipeError, match=r"a vit, cannot have scales; those of llama, .*bert"):
+        path("A0×0.5", [vit])
