@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -150,12 +150,7 @@ def path(
     """
     check_sources("path", None, models)
     way = text if isinstance(text, LayerPath) else LayerPath.parse(text, scale_target)
-    for number in (embeddings_from, head_from, *(hop.model for hop in way.hops)):
-        if not 0 <= number < len(models):
-            raise RecipeError(
-                f"The path wants model {string.ascii_uppercase[number % 26]}, number {number}; "
-                f"there are {len(models)}, the first is A."
-            )
+    check_numbers((embeddings_from, head_from, *(hop.model for hop in way.hops)), models)
     whole = [_checkpoint(model) for model in models]
     parts, scales = _pieces(way, whole)
     embedding = _embedding_scale(way, whole[embeddings_from])
@@ -170,12 +165,13 @@ def path(
 
 
 class Branches(NamedTuple):
-    """The tensors of a layer that scales are folded into, by a part of their name.
+    """The modules of an architecture that scales are folded into, by a part of their name.
 
     Attributes:
         attention: The projection that ends the attention.
         feed_forward: The projection that ends the layer.
-        reads: What reads the input of a layer, where no norm comes before it (post-norm).
+        reads: The weights of what reads the input of a layer, if no norm comes before it
+            (post-norm).
         embedding: What ends the embedding there.
     """
 
@@ -183,6 +179,28 @@ class Branches(NamedTuple):
     feed_forward: str
     reads: tuple[str, ...] = ()
     embedding: str | None = None
+
+    def factors(self, way: LayerPath) -> list[dict[str, float]]:
+        """For each hop, what the modules of its layer are multiplied by.
+
+        Pre-norm: these are the factors of :attr:`LayerPath.factors`. Post-norm: a norm follows
+        each sum, so nothing is carried on. LN(w h + A(w h)) is LN(h + A(w h) / w): the attention
+        reads w h, and its result is divided.
+        """
+        if not self.reads:
+            return [
+                {self.attention: attention, self.feed_forward: feed_forward}
+                for attention, feed_forward in way.factors
+            ]
+        scales = [hop.scale for hop in way.hops]
+        if way.target == "stream":
+            return [{**dict.fromkeys(self.reads, w), self.attention: 1 / w} for w in scales]
+        # The name of the attention's projection also has that of the other one in it.
+        return [{self.attention: 1.0, self.feed_forward: after} for after in (*scales[1:], 1.0)]
+
+    def embedding_factor(self, way: LayerPath) -> float:
+        """What the end of the embedding is multiplied by; 1 for pre-norm models."""
+        return way.hops[0].scale if self.embedding and way.target == "branch" else 1.0
 
 
 _LLAMA = Branches("self_attn.o_proj", "mlp.down_proj")
@@ -197,15 +215,13 @@ SCALED = {
     "gpt2": Branches("attn.c_proj", "mlp.c_proj"),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta"), _BERT),
 }
-"""``model_type`` of the architectures whose paths can have scales."""
+"""The architectures whose paths can have scales, by their ``model_type``."""
 
 
 def _pieces(way: LayerPath, whole: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[Any]]:
     """The pieces of models that a path is made of, and the scale of the tensors of each."""
     if all(hop.scale == 1 for hop in way.hops):
-        parts: list[Checkpoint] = []
-        for model, first, last in _runs(way.hops):
-            parts.append(whole[model].layers(first, last + 1))
+        parts = [whole[model].layers(first, last + 1) for model, first, last in _runs(way.hops)]
         return parts, [1.0] * len(parts)
     kind = (whole[0].config or {}).get("model_type")
     if kind not in SCALED:
@@ -213,40 +229,16 @@ def _pieces(way: LayerPath, whole: Sequence[Checkpoint]) -> tuple[list[Checkpoin
             f"The layers of {whole[0].name!r}, a {kind}, cannot have scales; those of "
             f"{', '.join(SCALED)} can. Leave the scales out."
         )
-    folded = _post_norm if SCALED[kind].reads else _pre_norm
     singles = [whole[hop.model].layers(hop.layer, hop.layer + 1) for hop in way.hops]
-    return singles, folded(way, SCALED[kind])
-
-
-def _pre_norm(way: LayerPath, tensors: Branches) -> list[Any]:
-    return [
-        _by_name({tensors.attention: attention, tensors.feed_forward: feed_forward})
-        for attention, feed_forward in way.factors
-    ]
-
-
-def _post_norm(way: LayerPath, tensors: Branches) -> list[Any]:
-    """A norm follows each sum, so nothing is carried on.
-
-    LN(w h + A(w h)) is LN(h + A(w h) / w): the attention reads w h and its result is divided.
-    """
-    scales = [hop.scale for hop in way.hops]
-    if way.target == "stream":
-        return [
-            _by_name({**dict.fromkeys(tensors.reads, w), tensors.attention: 1 / w}) for w in scales
-        ]
-    # The name of the attention's projection also has that of the other one in it.
-    return [
-        _by_name({tensors.attention: 1.0, tensors.feed_forward: after})
-        for after in (*scales[1:], 1.0)
-    ]
+    return singles, [_by_name(factors) for factors in SCALED[kind].factors(way)]
 
 
 def _embedding_scale(way: LayerPath, model: Checkpoint) -> dict[str, float] | float:
-    """Of the tensors in front of the layers; those of a pre-norm model have none."""
-    kind = (model.config or {}).get("model_type")
-    ends = SCALED[kind].embedding if kind in SCALED else None
-    return _by_name({ends: way.hops[0].scale}) if ends and way.target == "branch" else 1.0
+    """Of the tensors in front of the layers."""
+    branches = SCALED.get((model.config or {}).get("model_type", ""))
+    if branches is None or branches.embedding is None:
+        return 1.0
+    return _by_name({branches.embedding: branches.embedding_factor(way)})
 
 
 def _by_name(factors: dict[str, float]) -> dict[str, float] | float:
@@ -254,6 +246,20 @@ def _by_name(factors: dict[str, float]) -> dict[str, float] | float:
 
 
 # -- hops ---------------------------------------------------------------------------------
+
+
+def check_numbers(numbers: Iterable[int], models: Sequence[Any]) -> None:
+    """Checks that there are the models that a path wants.
+
+    Raises:
+        RecipeError: If not.
+    """
+    for number in numbers:
+        if not 0 <= number < len(models):
+            raise RecipeError(
+                f"The path wants model {string.ascii_uppercase[number % 26]}, number {number}; "
+                f"there are {len(models)}, the first is A."
+            )
 
 
 def _runs(hops: Sequence[Hop]) -> list[tuple[int, int, int]]:
