@@ -68,8 +68,8 @@ class MergeStudy:
 
     def __post_init__(self) -> None:
         _check_timeout(self.timeout)
-        if self.n_trials < 1:
-            raise StudyError(f"n_trials must be at least 1, not {self.n_trials}.")
+        if self.n_trials < 0:
+            raise StudyError(f"n_trials must not be negative, but is {self.n_trials}.")
         for callback in self._callbacks():
             if isinstance(callback, (StopRule, KeepBest)):
                 callback.check(self.objective.directions)

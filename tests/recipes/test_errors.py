@@ -137,10 +137,10 @@ def test_a_whole_model_has_one_density(family: Family, density: Any) -> None:
     [
         (
             lambda f: mo.recipes.ties(f[0].ref, f[1:]),
-            r"Expected a mo\.Checkpoint.*mo\.Checkpoint\(",
+            r"expected a mo\.Checkpoint.*mo\.Checkpoint\(",
         ),
-        (lambda f: mo.recipes.linear([f[0], "ja"]), r"Expected a mo\.Checkpoint.*not 'ja'"),
-        (lambda f: mo.recipes.linear([nn.Linear(1, 1)]), r"Expected a mo\.Checkpoint"),
+        (lambda f: mo.recipes.linear([f[0], "ja"]), r"expected a mo\.Checkpoint.*not 'ja'"),
+        (lambda f: mo.recipes.linear([nn.Linear(1, 1)]), r"expected a mo\.Checkpoint"),
         (lambda f: mo.recipes.linear([]), "linear merges at least 1 model, not 0"),
         (lambda f: mo.recipes.ties(f[0], []), "ties merges at least 1 model, not 0"),
         (lambda f: mo.recipes.ties(None, f[1:]), "ties needs a base model"),

@@ -102,7 +102,7 @@ def test_budgets_and_caches_are_no_debts() -> None:
         mo.presets.evolver(None, [a, b, c], Waves(), generations=0)
     with pytest.raises(StudyError, match="steps must be at least 1, not -2"):
         mo.presets.pso_merging(a, [b, c], Waves(), steps=-2)
-    with pytest.raises(StudyError, match="n_trials must be at least 1, not -5"):
+    with pytest.raises(StudyError, match="n_trials must not be negative, but is -5"):
         mo.presets.m2n2(None, [a, b, c], Waves(), n_trials=-5)
 
 
