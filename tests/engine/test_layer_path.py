@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import merge_optuna as mo
-from merge_optuna.engine.layer_path import LivePath
+from merge_optuna.engine import LivePath
 from merge_optuna.errors import CheckpointMismatch, RecipeError
 from merge_optuna.recipes import Hop, LayerPath
 from tests import toys
