@@ -20,49 +20,30 @@ from tests import toys
 
 path = mo.recipes.path
 
+LLAMA = "model.layers", "mlp", "model.embed_tokens", AutoModelForCausalLM
 # A small ε, since the folded form differs from the literal one by it.
-FAMILIES: dict[str, tuple[Callable[[int, int], nn.Module], str, str, str, type]] = {
-    "llama": (
-        lambda seed, layers: toys.llama(seed, layers=layers, rms_norm_eps=1e-12),
-        "model.layers",
-        "mlp",
-        "model.embed_tokens",
-        AutoModelForCausalLM,
-    ),
+FAMILIES: dict[str, tuple[Callable[..., nn.Module], dict[str, object], tuple[str, str, str, type]]]
+FAMILIES = {
+    "llama": (toys.llama, {"rms_norm_eps": 1e-12}, LLAMA),
     "llama, tied, biases": (
-        lambda seed, layers: toys.noised(
-            toys.llama(
-                seed,
-                layers=layers,
-                tied=True,
-                rms_norm_eps=1e-12,
-                attention_bias=True,
-                mlp_bias=True,
-            ),
-            seed,
-        ),
-        "model.layers",
-        "mlp",
-        "model.embed_tokens",
-        AutoModelForCausalLM,
+        toys.llama,
+        {"rms_norm_eps": 1e-12, "tied": True, "attention_bias": True, "mlp_bias": True},
+        LLAMA,
     ),
     "gpt2": (
-        lambda seed, layers: toys.noised(
-            toys.gpt2(seed, layers=layers, layer_norm_epsilon=1e-12), seed
-        ),
-        "transformer.h",
-        "mlp",
-        "transformer.drop",
-        AutoModelForCausalLM,
+        toys.gpt2,
+        {"layer_norm_epsilon": 1e-12},
+        ("transformer.h", "mlp", "transformer.drop", AutoModelForCausalLM),
     ),
     "bert": (
-        lambda seed, layers: toys.noised(
-            toys.bert(seed, layers=layers, layer_norm_eps=1e-12), seed
+        toys.bert,
+        {"layer_norm_eps": 1e-12},
+        (
+            "bert.encoder.layer",
+            "output.dense",
+            "bert.embeddings",
+            AutoModelForSequenceClassification,
         ),
-        "bert.encoder.layer",
-        "output.dense",
-        "bert.embeddings",
-        AutoModelForSequenceClassification,
     ),
 }
 
@@ -71,8 +52,11 @@ class Pair:
     """Two models, of three and four layers, and the literal network of a path."""
 
     def __init__(self, family: str, root: Path) -> None:
-        make, self.layers, self.feed_forward, self.embedding, self.loader = FAMILIES[family]
-        self.modules = [make(1, 3).eval(), make(2, 4).eval()]
+        make, options, names = FAMILIES[family]
+        self.layers, self.feed_forward, self.embedding, self.loader = names
+        self.modules = [  # with noise, so that biases are not zero
+            toys.noised(make(seed, layers=seed + 2, **options), seed).eval() for seed in (1, 2)
+        ]
         self.checkpoints = [
             mo.Checkpoint(toys.save(module, root / name), name=name)
             for module, name in zip(self.modules, ("one", "two"), strict=True)
