@@ -14,9 +14,9 @@ from merge_optuna.checkpoints._blocks import (
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._dtype import model_dtype
-from merge_optuna.checkpoints._layers import StackStore
+from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
-from merge_optuna.checkpoints._parts import own_names
+from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
 from merge_optuna.checkpoints._push import check_push, push
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._token_rows import vocab_size
@@ -29,6 +29,8 @@ __all__ = [
     "NUMBERED",
     "ZERO",
     "Checkpoint",
+    "LayerStore",
+    "ModuleOfModel",
     "StackStore",
     "TensorSpec",
     "TokenRow",

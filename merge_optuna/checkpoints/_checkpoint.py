@@ -15,7 +15,7 @@ from merge_optuna.checkpoints._adapter import Adapter, AdapterStore, is_adapter,
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
-from merge_optuna.checkpoints._layers import LayerStore
+from merge_optuna.checkpoints._layers import LayerStore, depth_of
 from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
 from merge_optuna.checkpoints._parts import ModuleOfModel, open_part
 from merge_optuna.checkpoints._peft import PeftStore
@@ -151,6 +151,15 @@ class Checkpoint(BaseModel):
         return view
 
     @property
+    def depth(self) -> int:
+        """Number of layers.
+
+        Raises:
+            CheckpointError: If they are not one stack, numbered from 0.
+        """
+        return depth_of(self.store)
+
+    @property
     def whole_name(self) -> str:
         """The name of the whole model, of which these are some layers."""
         return self.name.removesuffix(_suffix(self.layer_range)) if self.layer_range else self.name
@@ -158,7 +167,7 @@ class Checkpoint(BaseModel):
     def holding(self, store: Store, *, name: str, digest: str) -> Checkpoint:
         """This place with a content that was made from it, which no recipe can name."""
         made = self.model_copy(update={"name": name, "digest": digest})
-        made._store = store
+        made._store, made._whole = store, None
         return made
 
     def _seen(self, whole: Store) -> Store:

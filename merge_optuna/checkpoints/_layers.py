@@ -20,6 +20,9 @@ _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 class LayerStore:
     """A checkpoint with some of its blocks, numbered from 0, and everything outside them.
 
+    Attributes:
+        names: The name in the checkpoint of each tensor.
+
     Args:
         whole: The checkpoint.
         start: The first block that is kept.
@@ -39,23 +42,23 @@ class LayerStore:
                 f"0 to {count - 1}."
             )
         self.has_layers = start < stop
-        self._names: dict[str, str] = {}
+        self.names: dict[str, str] = {}
         for name in whole.specs():
             block = block_of(name, {stack: tuple(range(count))})
             if block is None:
-                self._names[name] = name
+                self.names[name] = name
             elif start <= block[1] < stop:
-                self._names[renumbered(name, block[1] - start)] = name
+                self.names[renumbered(name, block[1] - start)] = name
         self.config = (
             None if whole.config is None else _config_of_range(whole.config, count, start, stop)
         )
 
     def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         specs = self.whole.specs()
-        return {name: specs[own] for name, own in self._names.items()}
+        return {name: specs[own] for name, own in self.names.items()}
 
     def tensor(self, name: str) -> Tensor:
-        return self.whole.tensor(self._names[name])
+        return self.whole.tensor(self.names[name])
 
 
 class StackStore:
@@ -104,6 +107,15 @@ class StackStore:
     def tensor(self, name: str) -> Tensor:
         i, own = self.origins[name]
         return self._parts[i].tensor(own)
+
+
+def depth_of(store: Store) -> int:
+    """How many blocks a checkpoint has.
+
+    Raises:
+        CheckpointError: If they are not one stack.
+    """
+    return _the_stack(store.specs())[1]
 
 
 def _the_stack(names: dict[str, Any]) -> tuple[str, int]:

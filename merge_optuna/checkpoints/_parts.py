@@ -9,11 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from merge_optuna.checkpoints._blocks import NUMBERED, renumbered
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import PIPELINE, FolderStore, check_folder, read_json
 from merge_optuna.checkpoints._safetensors import Spec
@@ -45,6 +47,61 @@ class ModuleOfModel:
 
     def tensor(self, name: str) -> Tensor:
         return self.whole.tensor(self.names[name])
+
+    def holding(self, content: Store) -> ModuleOfModel:
+        """The same module with other layers, in a model that is otherwise the same."""
+        names = {own: self._outer(own) for own in content.specs()}
+        own = content.config or {}
+        config = {key: own.get(key, value) for key, value in (self.whole.config or {}).items()}
+        if isinstance(text := config.get("text_config"), dict):
+            config = {**(self.whole.config or {})}
+            config["text_config"] = {key: own.get(key, value) for key, value in text.items()}
+        whole = _Refilled(self.whole, frozenset(self.names.values()), names, content, config)
+        return ModuleOfModel(whole, names, content.config)
+
+    def _outer(self, own: str) -> str:
+        """The name in the model, also of a layer that the module does not have."""
+        if own in self.names:
+            return self.names[own]
+        number = NUMBERED.match(own)
+        assert number is not None
+        return renumbered(self.names[renumbered(own, 0)], int(number["index"]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Refilled:
+    """A model with another content of one of its modules.
+
+    Attributes:
+        whole: The model.
+        old: Names in it of what the module had.
+        new: The name in the model by the module's own of what it has.
+        content: The module.
+        config: Of the model.
+    """
+
+    whole: Store
+    old: frozenset[str]
+    new: Mapping[str, str]
+    content: Store
+    config: dict[str, Any] | None
+
+    @property
+    def folder(self) -> Path | None:
+        return getattr(self.whole, "folder", None)
+
+    @cached_property
+    def _own(self) -> dict[str, str]:
+        return {outer: own for own, outer in self.new.items()}
+
+    def specs(self) -> dict[str, Spec]:
+        around = {n: spec for n, spec in self.whole.specs().items() if n not in self.old}
+        specs = self.content.specs()
+        return around | {outer: specs[own] for own, outer in self.new.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        own = self._own.get(name)
+        return self.whole.tensor(name) if own is None else self.content.tensor(own)
 
 
 def open_part(folder: Path, part: str) -> Store:

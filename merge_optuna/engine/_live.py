@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,11 @@ from merge_optuna.engine._tensors import (
     origins,
     wanted_dtype,
 )
+from merge_optuna.recipes import Recipe
+from merge_optuna.recipes.layer_path import SCALED
+
+if TYPE_CHECKING:
+    from merge_optuna.engine.layer_path import LivePath
 
 
 class Engine:
@@ -50,10 +55,12 @@ class Engine:
     ) -> None:
         self.device = torch.device(device)
         self.dtype = as_dtype(dtype)
+        self._compute_dtype = compute_dtype
         self._merger = Merger(self.device, compute_dtype=compute_dtype)
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
         self._placed: tuple[Checkpoint, list[_Place]] | None = None
+        self._routed: tuple[Any, LivePath] | None = None
 
     @property
     def views(self) -> dict[str, Tensor]:
@@ -63,20 +70,37 @@ class Engine:
     def load(self, recipe: Source) -> nn.Module:
         """Fills the live model with a merged recipe, or with a checkpoint as it is.
 
+        A layer path is not filled in: its live model shares the tensors of live sources, and a
+        new path of the same sources is in place at once; see :class:`LivePath`.
+
         Returns:
-            The live model: always the same object.
+            The live model: always the same object, and another one for layer paths.
 
         Raises:
             RecipeError: If numbers of the recipe are still free.
             CheckpointError: If the model cannot be built, or has other tensors than before.
             InfeasibleRecipe: If the recipe's values have no well-defined result.
         """
-        frame, wanted = frame_of(recipe), wanted_dtype(recipe, self.dtype)
+        wanted = wanted_dtype(recipe, self.dtype)
+        if isinstance(recipe, Recipe) and recipe.path is not None and _shares_layers(recipe):
+            return self._paths(recipe.models, wanted).load(recipe.path)
+        frame = frame_of(recipe)
         if self._model is None:
             self._model, self._views = build(frame.whole, wanted, self.device)
         refill = partial(self._refill, recipe, wanted)
         for_each(refill, self._places(frame), self._merger.threads(recipe))
         return self._model
+
+    def _paths(self, models: tuple[Source, ...], dtype: torch.dtype | None) -> LivePath:
+        """What puts paths through these models in place; those of a search are the same."""
+        from merge_optuna.engine.layer_path import LivePath  # it has engines
+
+        if self._routed is None or self._routed[0] != (models, dtype):
+            paths = LivePath(
+                models, device=self.device, dtype=dtype, compute_dtype=self._compute_dtype
+            )
+            self._routed = (models, dtype), paths
+        return self._routed[1]
 
     def _places(self, frame: Checkpoint) -> list[_Place]:
         """Every tensor that is filled; all recipes of a search have the same frame."""
@@ -101,6 +125,12 @@ class Engine:
             self._merger.write_into(
                 place.view, source, place.name, final_dtype(place.dtype, wanted)
             )
+
+
+def _shares_layers(recipe: Recipe) -> bool:
+    """Whether a path is a live model whose layers are those of its models; else it is filled."""
+    configs = [frame_of(model).config or {} for model in recipe.models]
+    return all(config.get("model_type") in SCALED for config in configs)
 
 
 class _Place(NamedTuple):

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import is_embedding
+from merge_optuna.checkpoints import Checkpoint, is_embedding
 from merge_optuna.engine._live import Engine
 from merge_optuna.engine._tensors import Source, frame_of
-from merge_optuna.errors import CheckpointMismatch, RecipeError
+from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes import LayerPath
-from merge_optuna.recipes.layer_path import SCALED, Branches, check_numbers
+from merge_optuna.recipes.layer_path import SCALED, Branches, check_configs
 
+_LANGUAGE = "language_model"  # what transformers calls the one inside of another model
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -32,14 +33,13 @@ class LivePath:
     Args:
         models: Checkpoints or recipes without free numbers, of one architecture and width among
             :data:`SCALED`; their depths may differ.
-        embeddings_from: Number of the model whose embedding and config it has.
-        head_from: Number of the model whose final norm and head it has.
         device: Of the models.
-        dtype: Of the models; that of each when omitted.
+        dtype: Of the models; that of the first when omitted.
+        compute_dtype: Of the merges of recipes, see :class:`Engine`.
 
     Raises:
-        RecipeError: If there is no such model, or its architecture is another.
-        CheckpointMismatch: If the models are of several architectures.
+        RecipeError: If the architecture is another.
+        CheckpointMismatch: If the models are of several architectures or widths.
 
     Example:
         >>> live = LivePath([a, b])
@@ -50,75 +50,145 @@ class LivePath:
         self,
         models: Sequence[Source],
         *,
-        embeddings_from: int = 0,
-        head_from: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
+        compute_dtype: torch.dtype | str | None = None,
     ) -> None:
-        check_numbers((embeddings_from, head_from), models)
-        self._models = models
-        kinds = [_kind(model) for model in models]
-        if len(set(kinds)) > 1:
-            raise CheckpointMismatch(
-                "A path goes through models of one architecture; these are "
-                + ", ".join(
-                    f"{frame_of(m).name!r}, a {k}" for m, k in zip(models, kinds, strict=True)
-                )
-                + "."
-            )
-        self._tensors: Branches = SCALED[kinds[0]]
-        loaded: list[Any] = [Engine(device, dtype).load(model) for model in models]
-        places = [_stack_of(model) for model in loaded]
-        self._layers = [model.get_submodule(p) for model, p in zip(loaded, places, strict=True)]
-        self._types: list[Any] = [
-            getattr(_text(model.config), "layer_types", None) for model in loaded
-        ]
-        self._model: Any = _shell(loaded[embeddings_from], places[embeddings_from])
-        if head_from != embeddings_from:
-            _take_head(self._model, loaded[head_from], places[head_from])
-        self._parent, _, self._name = places[embeddings_from].rpartition(".")
-        self._embedding = self._tensors.embedding and _named(self._model, self._tensors.embedding)
+        self._branches = branches_of(models)
+        self._names = [frame_of(model).name for model in models]
+        self._models: list[_Model] = []
+        for model in models:
+            engine = Engine(device, dtype, compute_dtype=compute_dtype)
+            self._models.append(_Model(engine.load(model)))
+            dtype = dtype or self._models[0].module.dtype
+        self._shell: tuple[tuple[int, int], _Shell] | None = None
 
     def load(self, path: LayerPath) -> nn.Module:
         """Puts a path in place.
 
         Returns:
-            The live model, always the same object; in evaluation mode, without gradients.
+            The live model, the same object as long as embedding and head are of the same models;
+            in evaluation mode, without gradients.
 
         Raises:
-            RecipeError: If there is no such layer.
+            RecipeError: If there is no such model or layer.
         """
-        check_numbers((hop.model for hop in path.hops), self._models)
-        for hop in path.hops:
-            if hop.layer >= len(self._layers[hop.model]):
-                raise RecipeError(
-                    f"The path {path} wants layer {hop.layer} of "
-                    f"{frame_of(self._models[hop.model]).name!r}, which has "
-                    f"{len(self._layers[hop.model])}, 0 to {len(self._layers[hop.model]) - 1}."
-                )
+        path.check(self._names, [len(model.layers) for model in self._models])
         hops = [
-            _hop(self._layers[hop.model][hop.layer], place, factors)
+            _hop(self._models[hop.model].layers[hop.layer], place, factors)
             for place, (hop, factors) in enumerate(
-                zip(path.hops, self._tensors.factors(path), strict=True)
+                zip(path.hops, self._branches.factors(path), strict=True)
             )
         ]
-        parent = self._model.get_submodule(self._parent)
-        parent._modules[self._name] = nn.ModuleList(hops).eval()
-        config = _text(self._model.config)
-        config.num_hidden_layers = len(hops)
-        if all(self._types):
-            config.layer_types = [self._types[hop.model][hop.layer] for hop in path.hops]
-            if hasattr(parent, "has_sliding_layers"):
-                parent.has_sliding_layers = "sliding_attention" in config.layer_types
-        self._scale_embedding(self._tensors.embedding_factor(path))
-        model: nn.Module = self._model
+        types = [self._models[hop.model].type_of(hop.layer) for hop in path.hops]
+        shell = self._shell_for(path.embeddings_from, path.head_from)
+        shell.set_layers(hops, types)
+        if self._branches.embedding:
+            shell.scale(self._branches.embedding, self._branches.embedding_factor(path))
+        model: nn.Module = shell.module
         return model
 
-    def _scale_embedding(self, factor: float) -> None:
-        if self._embedding:
-            parent, _, name = self._embedding.rpartition(".")
-            modules = self._model.get_submodule(parent)._modules
-            modules[name] = _scaled(_unscaled(modules[name]), factor)
+    def _shell_for(self, embeddings: int, head: int) -> _Shell:
+        ends = embeddings, head
+        if self._shell is None or self._shell[0] != ends:
+            self._shell = ends, _Shell(self._models[embeddings], self._models[head])
+        return self._shell[1]
+
+
+def branches_of(models: Sequence[Source]) -> Branches:
+    """What scales are folded into, if a live path can go through the layers of these models.
+
+    Raises:
+        RecipeError: If it cannot: naming the architectures of which it can.
+        CheckpointMismatch: If the models do not fit each other.
+    """
+    frames = [frame_of(model) for model in models]
+    kinds = [_kind(frame) for frame in frames]
+    if len(set(kinds)) > 1:
+        raise CheckpointMismatch(
+            "A path goes through models of one architecture; these are "
+            + ", ".join(f"{f.name!r}, a {k}" for f, k in zip(frames, kinds, strict=True))
+            + "."
+        )
+    check_configs(frames)
+    shapes = [_of_first_layer(frame) for frame in frames]
+    for frame, found in zip(frames, shapes, strict=True):
+        if found != shapes[0]:
+            differing = sorted(n for n, _ in found.items() ^ shapes[0].items())
+            raise CheckpointMismatch(
+                f"The layers of {frame.name!r} do not fit on those of {frames[0].name!r}: "
+                f"{few(sorted(set(differing)))} differ in shape."
+            )
+    return SCALED[kinds[0]]
+
+
+class _Model:
+    """A live source.
+
+    Attributes:
+        module: The model; a vision-language model where its language model is a source.
+        stack: Where its layers are.
+        layers: They.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.stack = _stack_of(module)
+        self.layers: Any = module.get_submodule(self.stack)
+        self._types = getattr(_text(module.config), "layer_types", None)
+
+    @property
+    def root(self) -> str:
+        """Where the model without its head is; in a vision-language model, the language model."""
+        before, inside, _ = self.stack.partition(_LANGUAGE)
+        return before + inside if inside else before.partition(".")[0]
+
+    def type_of(self, layer: int) -> str | None:
+        """The kind of attention that a layer has, where there are several."""
+        return None if self._types is None else str(self._types[layer])
+
+
+class _Shell:
+    """A model around layers that change: modules and configs of its own, tensors of others.
+
+    Attributes:
+        module: The model.
+    """
+
+    def __init__(self, model: _Model, head: _Model) -> None:
+        self.module: Any = _without_layers(model.module, model.stack)
+        self._parent, _, self._name = model.stack.rpartition(".")
+        self._root = model.root
+        if head is not model:
+            self._take_head(head)
+
+    def set_layers(self, hops: Sequence[nn.Module], types: Sequence[str | None]) -> None:
+        """Puts other layers in place."""
+        parent = self.module.get_submodule(self._parent)
+        parent._modules[self._name] = nn.ModuleList(hops).eval()
+        config = _text(self.module.config)
+        config.num_hidden_layers = len(hops)
+        if None not in types:
+            config.layer_types = list(types)
+            if hasattr(parent, "has_sliding_layers"):
+                parent.has_sliding_layers = "sliding_attention" in types
+
+    def scale(self, ending: str, factor: float) -> None:
+        """Multiplies the result of the module whose name ends so."""
+        name = next(n for n, _ in self.module.named_modules() if n.endswith(ending))
+        parent, _, last = name.rpartition(".")
+        modules = self.module.get_submodule(parent)._modules
+        modules[last] = _scaled(_unscaled(modules[last]), factor)
+
+    def _take_head(self, model: _Model) -> None:
+        """What stands behind the layers from another model; a tied head stays tied."""
+        for name, parameter in model.module.named_parameters():
+            inside = name.startswith(f"{model.root}.")
+            is_head = inside or name.partition(".")[0] != model.root.partition(".")[0]
+            if is_head and not name.startswith(f"{model.stack}.") and not is_embedding(name):
+                own = self._root + name.removeprefix(model.root) if inside else name
+                parent, _, last = own.rpartition(".")
+                self.module.get_submodule(parent)._parameters[last] = parameter
 
 
 class _Scaled(nn.Module):
@@ -190,7 +260,7 @@ def _own(module: Module | None) -> Module:
     return made
 
 
-def _shell(model: Any, stack: str) -> Any:
+def _without_layers(model: Any, stack: str) -> Any:
     """The model around its layers: modules and configs of its own, the same tensors."""
     known: dict[int, Any] = {}  # a config inside of another stays inside of it
 
@@ -207,48 +277,43 @@ def _shell(model: Any, stack: str) -> Any:
     return own(model, "")
 
 
-def _take_head(shell: nn.Module, model: nn.Module, stack: str) -> None:
-    """What stands behind the layers from another model; a tied head stays tied."""
-    for name, parameter in model.named_parameters():
-        if not name.startswith(f"{stack}.") and not is_embedding(name):
-            parent, _, last = name.rpartition(".")
-            shell.get_submodule(parent)._parameters[last] = parameter
-
-
 def _stack_of(model: nn.Module) -> str:
-    """Where the layers of a model are."""
+    """Where the layers of a model, or of the language model in it, are."""
     count = _text(model.config).num_hidden_layers
-    return next(
+    found = [
         str(name)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
-    )
-
-
-def _named(model: nn.Module, name: str) -> str:
-    return next(str(own) for own, _ in model.named_modules() if own.endswith(name))
+    ]
+    return next((name for name in found if _LANGUAGE in name), found[0])
 
 
 def _text(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
-def _kind(model: Source) -> str:
+def _of_first_layer(frame: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a layer."""
+    one, none = frame.layers(0, 1), frame.layers(0, 0)
+    return {n: one.shape(n) for n in one.names() if n not in none.names()}
+
+
+def _kind(frame: Checkpoint) -> str:
     """The architecture of a model.
 
     Raises:
         RecipeError: If it has none through whose layers a live path can go.
     """
-    config = frame_of(model).config or {}
+    config = frame.config or {}
     kind = config.get("model_type")
     if kind not in SCALED:
         raise RecipeError(
-            f"A live path cannot go through the layers of {frame_of(model).name!r}, a {kind}; "
-            f"it can through those of {', '.join(SCALED)}. mo.recipes.path writes others."
+            f"A live path cannot go through the layers of {frame.name!r}, a {kind}; it can "
+            f"through those of {', '.join(SCALED)}. mo.recipes.path writes others."
         )
     if config.get("scale_attn_by_inverse_layer_idx"):
         raise RecipeError(
-            f"The attention of {frame_of(model).name!r} is scaled by the number of its layer "
+            f"The attention of {frame.name!r} is scaled by the number of its layer "
             "(scale_attn_by_inverse_layer_idx), so its layers mean something else elsewhere."
         )
     return str(kind)

@@ -26,6 +26,7 @@ from merge_optuna.methods import (
     nearswap,
     nuslerp,
     passthrough,
+    path,
     ram,
     rankmean,
     regmean,
@@ -72,8 +73,10 @@ METHODS: dict[str, Method] = {
 }
 """Every method by name."""
 
-EVOLVED: dict[str, Method] = {method.name: method for method in (splice.SPLICE, descent.DESCENT)}
-"""By name, the methods whose result is an individual that evolution has found (``mo.spaces``)."""
+EVOLVED: dict[str, Method] = {
+    method.name: method for method in (splice.SPLICE, descent.DESCENT, path.PATH)
+}
+"""By name, the methods that take more than models and numbers: an individual or a layer path."""
 
 
 def get(name: str) -> Method:

@@ -20,10 +20,10 @@ from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.recipes._statistics import KEY as STATISTICS
-from merge_optuna.recipes._tree import Recipe, merge
+from merge_optuna.recipes._tree import Recipe, check_sources, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
 from merge_optuna.recipes.groups import Depth, Layout, depth
-from merge_optuna.recipes.layer_path import Hop, LayerPath, path
+from merge_optuna.recipes.layer_path import Hop, LayerPath, ScaleTarget
 
 Source = Checkpoint | Recipe
 Setting = float | Free | PerGroup | Mapping[str, Any]
@@ -990,6 +990,49 @@ def passthrough(
         tokenizer=tokenizer,
         chat_template=chat_template,
     )
+
+
+def path(
+    path: str | LayerPath,
+    models: Sequence[Source],
+    *,
+    scale_target: ScaleTarget = "branch",
+    embeddings_from: int = 0,
+    head_from: int = 0,
+    name: str | None = None,
+) -> Recipe:
+    """A model whose forward pass goes through chosen layers of several models, with scales.
+
+    What is written is an ordinary model of the same architecture, with as many layers as the path
+    has hops: the scales are folded into the projections that end a layer's attention and its
+    feed-forward part. Paths without scales are "Frankenmerges", for every architecture with one
+    stack of layers; with scales there are llama, mistral, qwen2, qwen3, gpt2, bert, roberta
+    and xlm-roberta.
+
+    Args:
+        path: ``"A0-A1-B1×0.8-A2"``, or with ranges, ``"A[0:16] B[8:24]"``; letters are the models
+            in their order. Or a :class:`LayerPath`, which says the next three itself.
+        models: Of one architecture and width; their depths may differ.
+        scale_target: What a scale is about; see :class:`LayerPath`.
+        embeddings_from: Number of the model whose embedding, config and tokenizer it has.
+        head_from: Number of the model whose final norm and head it has.
+        name: Prefix of parameter names inside another recipe.
+
+    Raises:
+        RecipeError: If the text is no path, there is no such model or layer, or the architecture
+            is none that can be scaled.
+        CheckpointMismatch: If the layers do not fit together.
+
+    Example:
+        >>> mo.recipes.path("A[0:16] B[8:24]", [a, b])
+    """
+    check_sources("path", None, models)
+    if isinstance(path, str):
+        ends = {"embeddings_from": embeddings_from, "head_from": head_from}
+        path = LayerPath.parse(path, scale_target, **ends)
+    recipe = Recipe(method="path", models=tuple(models), path=path, name=name)
+    _ = recipe.structure  # finds layers that there are not
+    return recipe
 
 
 __all__ = [

@@ -1,15 +1,16 @@
-"""How the models of a recipe make up one model: laid over each other, or stacked."""
+"""How the models of a recipe make up one model: laid over each other, stacked, or gone through."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from merge_optuna.checkpoints import Checkpoint, StackStore
+from merge_optuna.checkpoints import Checkpoint, LayerStore, ModuleOfModel, StackStore
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._alignment import Alignment, align
 from merge_optuna.recipes.groups import Layout
+from merge_optuna.recipes.layer_path import check_configs, pieces
 
 if TYPE_CHECKING:
     from merge_optuna.recipes._tree import Recipe
@@ -35,6 +36,9 @@ class Structure(Protocol):
 
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         """The models that a tensor is made of, each with the tensor's name there."""
+
+    def arguments_at(self, name: str) -> dict[str, Any]:
+        """What the kernel is told of a tensor beside the parameters."""
 
 
 def frame_of(source: Checkpoint | Recipe) -> Checkpoint:
@@ -64,6 +68,9 @@ class Overlay:
 
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         return tuple((i, name) for i in range(len(self._recipe.models)))
+
+    def arguments_at(self, name: str) -> dict[str, Any]:
+        return {}
 
 
 class Stack:
@@ -103,7 +110,70 @@ class Stack:
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         return (self._store.origins[name],)
 
+    def arguments_at(self, name: str) -> dict[str, Any]:
+        return {}
+
+
+class Route:
+    """The layers of a path between an embedding and a head; every tensor is made of one.
+
+    Attributes:
+        pieces: What the path is made of.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        if recipe.exclude:
+            raise RecipeError("path leaves nothing out: exclude= is for merges.")
+        assert recipe.path is not None
+        self._recipe, self._path = recipe, recipe.path
+        self._models = tuple(frame_of(model) for model in recipe.models)
+        self._path.check(recipe.model_names, [model.depth for model in self._models])
+        check_configs(self._models)
+        self.pieces = pieces(self._path, self._models)
+
+    @cached_property
+    def parts(self) -> tuple[Checkpoint, ...]:
+        """The layers of each piece."""
+        return tuple(self._models[p.model].layers(p.start, p.stop) for p in self.pieces)
+
+    @cached_property
+    def _store(self) -> StackStore:
+        return StackStore([part.store for part in self.parts], [part.name for part in self.parts])
+
+    @property
+    def frame(self) -> Checkpoint:
+        """The model of the embedding, with the layers of the path and the head of another."""
+        first = self._models[self._path.embeddings_from]
+        around, store = first.store, self._store
+        content = around.holding(store) if isinstance(around, ModuleOfModel) else store
+        names = "+".join(self._recipe.model_names)
+        return first.holding(content, name=f"path({names})", digest=self._recipe.digest)
+
+    @property
+    def alignment(self) -> Alignment:
+        return align(self._recipe.frame, (), ())
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        names: list[dict[str, None]] = [{} for _ in self._models]
+        for name in self._store.origins:
+            [(i, own)] = self.models_at(name)
+            names[i][own] = None
+        return tuple(Layout(tuple(own)) for own in names)
+
+    def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
+        i, own = self._store.origins[name]
+        part = self.parts[i].store
+        assert isinstance(part, LayerStore)
+        return ((self.pieces[i].model, part.names[own]),)
+
+    def arguments_at(self, name: str) -> dict[str, Any]:
+        i, own = self._store.origins[name]
+        return {"factor": self.pieces[i].factor(own)}
+
 
 def structure_of(recipe: Recipe) -> Structure:
     """How the sources of a recipe make up the merged model."""
+    if recipe.path is not None:
+        return Route(recipe)
     return Stack(recipe) if recipe.method == "passthrough" else Overlay(recipe)

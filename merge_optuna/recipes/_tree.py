@@ -48,6 +48,7 @@ from merge_optuna.recipes._values import (
     value_at,
 )
 from merge_optuna.recipes.groups import Layout, Per
+from merge_optuna.recipes.layer_path import LayerPath
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -107,6 +108,7 @@ class Recipe(BaseModel):
         dtype: Data type of the float tensors of the merged model, e.g. ``"bfloat16"``; that of the
             base where it is None. Merging is computed in float32 whatever it is, and rounded once.
         individual: What evolution has made of the models (``splice`` and ``descent``).
+        path: Through which of their layers a forward pass goes (``path``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -125,6 +127,11 @@ class Recipe(BaseModel):
         methods.Individual | None,
         PlainSerializer(lambda value: None if value is None else value.rows()),
     ] = None
+    path: Annotated[
+        LayerPath | None,
+        BeforeValidator(lambda v: LayerPath.from_data(v) if isinstance(v, str | Mapping) else v),
+        PlainSerializer(lambda value: None if value is None else value.to_data()),
+    ] = None
 
     def __init__(self, **data: Any):
         if isinstance(method := data.get("method"), str):
@@ -135,6 +142,8 @@ class Recipe(BaseModel):
             raise unwrapped(error, "Not a recipe") from error
         if self.individual is not None:
             self.individual.check(len(self.models))
+        if (self.path is None) == (self.method == "path"):
+            raise RecipeError("The method 'path' takes a path, and no other does.")
         completed = _complete(self)
         object.__setattr__(self, "parameters", completed)
         _check_texts(self)
@@ -339,12 +348,13 @@ class Recipe(BaseModel):
             RecipeError: If numbers are still free.
         """
         models = self.structure.models_at(name)
-        return {
+        values = {
             key: [value_at(value[i], own, self.layouts[i]) for i, own in models]
             if isinstance(value, tuple)
             else value_at(value, name, self.alignment.layout)
             for key, value in self.parameters
         }
+        return values | self.structure.arguments_at(name)
 
     def statistics_at(self, name: str) -> list[Tensor | None]:
         """The statistics of each model for one merged tensor; None where a model has none."""
@@ -354,6 +364,10 @@ class Recipe(BaseModel):
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     # -- as a value -----------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        """A layer path as a path, ``A0-A1-B1×0.8``; all fields of other recipes."""
+        return super().__str__() if self.path is None else str(self.path)
 
     @cached_property
     def digest(self) -> str:

@@ -10,22 +10,26 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import RecipeError
-from merge_optuna.recipes._structure import frame_of
-from merge_optuna.recipes._tree import Recipe, check_sources, merge
+from merge_optuna.errors import CheckpointMismatch, RecipeError
 
 ScaleTarget = Literal["branch", "stream"]
 
 _HOP = re.compile(
     r"(?P<model>[A-Z])(?:(?P<layer>\d+)(?:[×*](?P<scale>[^\s-]+))?|\[(?P<from>\d+):(?P<to>\d+)\])"
 )
+_OPTIONS: dict[str, Any] = {"scale_target": "branch", "embeddings_from": 0, "head_from": 0}
+_OF_LAYERS = (
+    *("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act"),
+    *("activation_function", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+)
+"""What a config says of how layers compute."""
 _SEPARATOR = re.compile(r"\s*-\s*|\s+")
 
 
@@ -49,18 +53,25 @@ class LayerPath:
 
     Attributes:
         hops: The layers in the order in which they are executed; they may repeat.
-        target: What scale w of a hop is about: ``"stream"``, the whole input of its layer, or
-            ``"branch"``, what the layer before adds at its end (of the first hop, the embedding).
+        scale_target: What scale w of a hop is about: ``"stream"``, the whole input of its layer,
+            or ``"branch"``, what the layer before adds at its end (of the first hop, the
+            embedding).
+        embeddings_from: Number of the model that embedding, config and tokenizer are of.
+        head_from: Number of the model that the final norm and the head are of.
     """
 
     hops: tuple[Hop, ...]
-    target: ScaleTarget = "branch"
+    scale_target: ScaleTarget = "branch"
+    embeddings_from: int = 0
+    head_from: int = 0
 
     def __post_init__(self) -> None:
         if not self.hops:
             raise RecipeError("The path is empty: it needs at least one layer, e.g. 'A0'.")
-        if self.target not in get_args(ScaleTarget):
-            raise RecipeError(f"scale_target must be 'branch' or 'stream', not {self.target!r}.")
+        if self.scale_target not in get_args(ScaleTarget):
+            raise RecipeError(
+                f"scale_target must be 'branch' or 'stream', not {self.scale_target!r}."
+            )
         for hop in self.hops:
             if not 0 < hop.scale < math.inf:
                 raise RecipeError(
@@ -68,11 +79,16 @@ class LayerPath:
                 )
 
     @classmethod
-    def parse(cls, text: str, target: ScaleTarget = "branch") -> Self:
+    def parse(cls, text: str, scale_target: ScaleTarget = "branch", **ends: int) -> Self:
         """The path of a text: ``A0-A1-B1×0.8-A2``, or with ranges, ``A[0:16] B[8:24]``.
 
         A letter is a model, A the first; ``*`` is as good as ``×``; a range ends before its second
         number.
+
+        Args:
+            text: The hops.
+            scale_target: See the class.
+            ends: ``embeddings_from`` and ``head_from``, see the class.
 
         Raises:
             RecipeError: If the text is no path.
@@ -93,7 +109,60 @@ class LayerPath:
                 hops += [Hop(model, layer) for layer in layers]
             else:
                 hops.append(Hop(model, int(found["layer"]), _number(found["scale"], word)))
-        return cls(tuple(hops), target)
+        return cls(tuple(hops), scale_target, **ends)
+
+    @classmethod
+    def from_data(cls, data: str | Mapping[str, Any]) -> Self:
+        """Inverse of :meth:`to_data`.
+
+        Raises:
+            RecipeError: If it is none.
+        """
+        options = {"hops": data} if isinstance(data, str) else dict(data)
+        if not isinstance(text := options.pop("hops", None), str) or options.keys() - _OPTIONS:
+            raise RecipeError(f"Not a layer path: {data}. Expected hops, {', '.join(_OPTIONS)}.")
+        return cls.parse(text, **options)
+
+    def to_data(self) -> str | dict[str, Any]:
+        """As a text, or as a text and the options that differ from their defaults."""
+        text = str(self).replace("×", "*")
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        options = {name: value for name, value in values.items() if value != _OPTIONS[name]}
+        return {"hops": text, **options} if options else text
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether any scale is another than 1."""
+        return any(hop.scale != 1 for hop in self.hops)
+
+    @property
+    def models(self) -> tuple[int, ...]:
+        """Numbers of the models: of the embedding, of each hop, of the head."""
+        return (self.embeddings_from, *(hop.model for hop in self.hops), self.head_from)
+
+    def check(self, models: Sequence[str], depths: Sequence[int]) -> None:
+        """Checks that there are the models and layers that it goes through.
+
+        Args:
+            models: Their names.
+            depths: How many layers each has.
+
+        Raises:
+            RecipeError: If not.
+        """
+        for number in self.models:
+            if not 0 <= number < len(models):
+                letter = string.ascii_uppercase[number % 26]
+                raise RecipeError(
+                    f"The path wants model {letter}, number {number}; there are {len(models)}, "
+                    "the first is A."
+                )
+        for hop in self.hops:
+            if not hop.layer < depths[hop.model]:
+                raise RecipeError(
+                    f"The path {self} wants layer {hop.layer} of {models[hop.model]!r}, which has "
+                    f"{depths[hop.model]}, 0 to {depths[hop.model] - 1}."
+                )
 
     def __str__(self) -> str:
         """``A0-A1-B1×0.8-A2``; what :meth:`parse` reads, to the last digit."""
@@ -109,56 +178,10 @@ class LayerPath:
         is the scale of the first hop, which is that of the embedding.
         """
         scales = [hop.scale for hop in self.hops]
-        if self.target == "stream":
+        if self.scale_target == "stream":
             return [(1 / s, 1 / s) for s in itertools.accumulate(scales, lambda a, b: a * b)]
         first = scales[0]
         return [(1 / first, after / first) for after in (*scales[1:], 1.0)]
-
-
-def path(
-    text: str | LayerPath,
-    models: Sequence[Checkpoint | Recipe],
-    *,
-    scale_target: ScaleTarget = "branch",
-    embeddings_from: int = 0,
-    head_from: int = 0,
-    name: str | None = None,
-) -> Recipe:
-    """A model whose forward pass goes through chosen layers of several models, with scales.
-
-    What is written is an ordinary model of the same architecture, with as many layers as the path
-    has hops: the scales are folded into the projections that end a layer's attention and its
-    feed-forward part. Paths without scales are "Frankenmerges", for every architecture with one
-    stack of layers; with scales there are those of :data:`SCALED`.
-
-    Args:
-        text: ``"A0-A1-B1×0.8-A2"``, or with ranges, ``"A[0:16] B[8:24]"``; letters are the models
-            in their order. Or a :class:`LayerPath`, which has a target of its own.
-        models: Of one architecture and width; their depths may differ.
-        scale_target: What a scale is about; see :class:`LayerPath`.
-        embeddings_from: Number of the model whose embedding, config and tokenizer it has.
-        head_from: Number of the model whose final norm and head it has.
-        name: Prefix of parameter names inside another recipe.
-
-    Raises:
-        RecipeError: If the text is no path, there is no such model or layer, or the architecture
-            is none that can be scaled.
-        CheckpointMismatch: If the layers do not fit together.
-
-    Example:
-        >>> mo.recipes.path("A[0:16] B[8:24]", [a, b])
-    """
-    check_sources("path", None, models)
-    way = text if isinstance(text, LayerPath) else LayerPath.parse(text, scale_target)
-    check_numbers((embeddings_from, head_from, *(hop.model for hop in way.hops)), models)
-    whole = [_checkpoint(model) for model in models]
-    parts, scales = _pieces(way, whole)
-    embedding = _embedding_scale(way, whole[embeddings_from])
-    if way.hops[0].model != embeddings_from or embedding != 1:
-        parts, scales = [whole[embeddings_from].layers(0, 0), *parts], [embedding, *scales]
-    if way.hops[-1].model != head_from:
-        parts, scales = [*parts, whole[head_from].layers(0, 0)], [*scales, 1.0]
-    return merge("passthrough", None, parts, {"scale": scales}, name=name)
 
 
 # -- scales -------------------------------------------------------------------------------
@@ -193,14 +216,14 @@ class Branches(NamedTuple):
                 for attention, feed_forward in way.factors
             ]
         scales = [hop.scale for hop in way.hops]
-        if way.target == "stream":
+        if way.scale_target == "stream":
             return [{**dict.fromkeys(self.reads, w), self.attention: 1 / w} for w in scales]
         # The name of the attention's projection also has that of the other one in it.
         return [{self.attention: 1.0, self.feed_forward: after} for after in (*scales[1:], 1.0)]
 
     def embedding_factor(self, way: LayerPath) -> float:
         """What the end of the embedding is multiplied by; 1 for pre-norm models."""
-        return way.hops[0].scale if self.embedding and way.target == "branch" else 1.0
+        return way.hops[0].scale if self.embedding and way.scale_target == "branch" else 1.0
 
 
 _LLAMA = Branches("self_attn.o_proj", "mlp.down_proj")
@@ -218,68 +241,89 @@ SCALED = {
 """The architectures whose paths can have scales, by their ``model_type``."""
 
 
-def _pieces(way: LayerPath, whole: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[Any]]:
-    """The pieces of models that a path is made of, and the scale of the tensors of each."""
-    if all(hop.scale == 1 for hop in way.hops):
-        parts = [whole[model].layers(first, last + 1) for model, first, last in _runs(way.hops)]
-        return parts, [1.0] * len(parts)
-    kind = (whole[0].config or {}).get("model_type")
-    if kind not in SCALED:
-        raise RecipeError(
-            f"The layers of {whole[0].name!r}, a {kind}, cannot have scales; those of "
-            f"{', '.join(SCALED)} can. Leave the scales out."
-        )
-    singles = [whole[hop.model].layers(hop.layer, hop.layer + 1) for hop in way.hops]
-    return singles, [_by_name(factors) for factors in SCALED[kind].factors(way)]
+# -- pieces -------------------------------------------------------------------------------
 
 
-def _embedding_scale(way: LayerPath, model: Checkpoint) -> dict[str, float] | float:
-    """Of the tensors in front of the layers."""
-    branches = SCALED.get((model.config or {}).get("model_type", ""))
-    if branches is None or branches.embedding is None:
-        return 1.0
-    return _by_name({branches.embedding: branches.embedding_factor(way)})
+class Piece(NamedTuple):
+    """Consecutive layers of one model on a path.
+
+    Attributes:
+        model: Number of the model.
+        start: The first layer.
+        stop: The one behind the last; ``start`` for what is outside of the layers.
+        factors: What modules are multiplied by, by a part of the names of their tensors.
+    """
+
+    model: int
+    start: int
+    stop: int
+    factors: Mapping[str, float]
+
+    def factor(self, name: str) -> float:
+        """What a tensor is multiplied by."""
+        return next((f for part, f in self.factors.items() if part in name), 1.0)
 
 
-def _by_name(factors: dict[str, float]) -> dict[str, float] | float:
-    return {**factors, "*": 1.0} if any(value != 1 for value in factors.values()) else 1.0
-
-
-# -- hops ---------------------------------------------------------------------------------
-
-
-def check_numbers(numbers: Iterable[int], models: Sequence[Any]) -> None:
-    """Checks that there are the models that a path wants.
+def pieces(way: LayerPath, models: Sequence[Checkpoint]) -> list[Piece]:
+    """What a path is made of, the pieces for embedding and head included.
 
     Raises:
-        RecipeError: If not.
+        RecipeError: If there is a scale, and the architecture is none that can be scaled.
     """
-    for number in numbers:
-        if not 0 <= number < len(models):
-            raise RecipeError(
-                f"The path wants model {string.ascii_uppercase[number % 26]}, number {number}; "
-                f"there are {len(models)}, the first is A."
-            )
+    kind = (models[0].config or {}).get("model_type")
+    if way.is_scaled and kind not in SCALED:
+        raise RecipeError(
+            f"The layers of {models[0].name!r}, a {kind}, cannot have scales; those of "
+            f"{', '.join(SCALED)} can. Leave the scales out."
+        )
+    found = _scaled(way, SCALED[str(kind)]) if way.is_scaled else _runs(way.hops)
+    if found[0].model != way.embeddings_from:
+        found = [Piece(way.embeddings_from, 0, 0, {}), *found]
+    if found[-1].model != way.head_from:
+        found = [*found, Piece(way.head_from, 0, 0, {})]
+    return found
 
 
-def _runs(hops: Sequence[Hop]) -> list[tuple[int, int, int]]:
-    """Model, first and last layer of every run of consecutive layers."""
-    runs: list[tuple[int, int, int]] = []
+def check_configs(models: Sequence[Checkpoint]) -> None:
+    """Checks that the layers of models compute alike: a path has the config of one of them.
+
+    Raises:
+        CheckpointMismatch: Naming what differs.
+    """
+    first = models[0].config or {}
+    for model in models[1:]:
+        own = model.config or {}
+        for key in _OF_LAYERS:
+            if None not in (own.get(key), first.get(key)) and own[key] != first[key]:
+                raise CheckpointMismatch(
+                    f"The layers of {model.name!r} and {models[0].name!r} cannot be on one path: "
+                    f"{key} is {own[key]} and {first[key]} in their config.json."
+                )
+
+
+def _scaled(way: LayerPath, branches: Branches) -> list[Piece]:
+    """Every hop, with its factors."""
+    found = [
+        Piece(hop.model, hop.layer, hop.layer + 1, factors)
+        for hop, factors in zip(way.hops, branches.factors(way), strict=True)
+    ]
+    if branches.embedding is None:
+        return found
+    embedding = {branches.embedding: branches.embedding_factor(way)}
+    if found[0].model != way.embeddings_from:
+        return [Piece(way.embeddings_from, 0, 0, embedding), *found]
+    return [found[0]._replace(factors={**embedding, **found[0].factors}), *found[1:]]
+
+
+def _runs(hops: Sequence[Hop]) -> list[Piece]:
+    """Every run of consecutive layers."""
+    runs: list[Piece] = []
     for hop in hops:
-        if runs and runs[-1][0] == hop.model and runs[-1][2] + 1 == hop.layer:
-            runs[-1] = (hop.model, runs[-1][1], hop.layer)
+        if runs and (runs[-1].model, runs[-1].stop) == hop[:2]:
+            runs[-1] = runs[-1]._replace(stop=hop.layer + 1)
         else:
-            runs.append((hop.model, hop.layer, hop.layer))
+            runs.append(Piece(hop.model, hop.layer, hop.layer + 1, {}))
     return runs
-
-
-def _checkpoint(model: Checkpoint | Recipe) -> Checkpoint:
-    if isinstance(model, Checkpoint):
-        return model
-    raise RecipeError(
-        f"A path goes through the layers of checkpoints, and {frame_of(model).name!r} is of a "
-        "recipe. Write that to a folder first: mo.write(recipe, folder)."
-    )
 
 
 def _text(hop: Hop) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,13 +86,12 @@ def logits(model: nn.Module, *, padded: bool = True) -> Tensor:
 @pytest.mark.parametrize("ends", [(0, 0), (1, 0), (0, 1)])
 def test_live_is_written(pair: Pair, tmp_path: Path, ends: tuple[int, int]) -> None:
     embeddings, head = ends
-    where = {"embeddings_from": embeddings, "head_from": head}
-    live = LivePath(pair.checkpoints, **where)
+    live = LivePath(pair.checkpoints)
     seen: list[Tensor] = []
     for seed in range(8):
-        way = random_path(seed)
+        way = replace(random_path(seed), embeddings_from=embeddings, head_from=head)
         folder = tmp_path / str(seed)
-        mo.write(mo.recipes.path(way, pair.checkpoints, **where), folder)
+        mo.write(mo.recipes.path(way, pair.checkpoints), folder)
         written = pair.loader.from_pretrained(folder).eval()
         model = live.load(way)
         for padded in (False, True):
@@ -123,26 +123,26 @@ def test_own_layers_of_a_model_are_that_model(pair: Pair) -> None:
     for target in ("branch", "stream"):
         way = LayerPath.parse("A[0:3]", target)  # type: ignore[arg-type]
         assert torch.equal(logits(LivePath(pair.checkpoints).load(way)), logits(pair.modules[0]))
-    other = LivePath(pair.checkpoints, embeddings_from=1, head_from=1)
-    assert torch.equal(logits(other.load(LayerPath.parse("B[0:4]"))), logits(pair.modules[1]))
+    way = LayerPath.parse("B[0:4]", embeddings_from=1, head_from=1)
+    assert torch.equal(logits(LivePath(pair.checkpoints).load(way)), logits(pair.modules[1]))
 
 
 def test_hops_are_executed_in_order_and_sources_stay(pair: Pair) -> None:
     live = LivePath(pair.checkpoints)
-    parts = [layer for stack in live._layers for layer in stack]
+    parts = [layer for source in live._models for layer in source.layers]
     before = [{n: t.clone() for n, t in layer.state_dict().items()} for layer in parts]
     attributes = [list(layer.named_modules()) for layer in parts]
     way = random_path(5)
     model = live.load(way)
     assert model is live.load(way)
     executed: list[int] = []
-    hops = model.get_submodule(live._parent)._modules[live._name]
+    hops = model.get_submodule(live._models[0].stack)
     for place, hop in enumerate(hops):  # type: ignore[arg-type]
         hop.register_forward_hook(lambda *_, place=place: executed.append(place))
     logits(model)
     assert executed == list(range(len(way.hops)))
     for hop, layer in zip(hops, way.hops, strict=True):  # type: ignore[arg-type]
-        source = live._layers[layer.model][layer.layer]
+        source = live._models[layer.model].layers[layer.layer]
         shared = {t.data_ptr() for t in source.parameters()}
         assert {t.data_ptr() for t in hop.parameters()} == shared
     for layer, tensors, modules in zip(parts, before, attributes, strict=True):
@@ -155,9 +155,40 @@ def test_hops_are_executed_in_order_and_sources_stay(pair: Pair) -> None:
 def test_a_recipe_is_a_model(pair: Pair, tmp_path: Path) -> None:
     tuned = mo.Checkpoint(toys.save(toys.noised(pair.modules[0], 9), tmp_path), name="tuned")
     merged = mo.recipes.linear([pair.checkpoints[0], tuned])
-    found = LivePath([merged, pair.checkpoints[1]]).load(LayerPath.parse("A[0:3]"))
-    assert torch.equal(logits(found), logits(mo.Engine().load(merged)))
-    assert not torch.equal(logits(found), logits(pair.modules[0]))
+    models = [merged, pair.checkpoints[1]]
+    live = LivePath(models)
+    found = logits(live.load(LayerPath.parse("A[0:3]")))
+    assert torch.equal(found, logits(mo.Engine().load(merged)))
+    assert not torch.equal(found, logits(pair.modules[0]))
+    for seed in range(4):
+        way = replace(random_path(seed), embeddings_from=seed % 2)
+        folder = mo.write(mo.recipes.path(way, models), tmp_path / f"{seed}")
+        written = pair.loader.from_pretrained(folder).eval()
+        wanted = logits(written)
+        reach = float(wanted.max() - wanted.min())
+        assert float((wanted - logits(live.load(way))).abs().max()) <= 1e-4 * reach, str(way)
+        again = mo.Recipe.from_yaml(folder / "recipe.yaml")
+        assert again.path == way
+        assert again.digest == mo.recipes.path(way, models).digest
+
+
+def test_an_engine_loads_paths_and_other_recipes(pair: Pair) -> None:
+    engine = mo.Engine()
+    plain = logits(engine.load(pair.checkpoints[1]))
+    seen = []
+    for seed in range(3):
+        recipe = mo.recipes.path(random_path(seed), pair.checkpoints)
+        model = engine.load(recipe)
+        seen.append(model)
+        assert torch.equal(logits(model), logits(LivePath(pair.checkpoints).load(recipe.path)))
+    assert seen[0] is seen[1] is seen[2]
+    assert torch.equal(logits(engine.load(pair.checkpoints[1])), plain)
+
+
+def test_data_type(pair: Pair) -> None:
+    model = mo.Engine(dtype="bfloat16").load(mo.recipes.path("A0-B1*0.8", pair.checkpoints))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert torch.isfinite(logits(model)).all()
 
 
 def test_errors(tmp_path: Path) -> None:
@@ -171,6 +202,15 @@ def test_errors(tmp_path: Path) -> None:
     scaled = toys.gpt2(scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(RecipeError, match="scale_attn_by_inverse_layer_idx"):
         LivePath([mo.Checkpoint(toys.save(scaled, tmp_path / "s"), name="s")])
+    wide = toys.llama(0, intermediate_size=40)
+    w = mo.Checkpoint(toys.save(wide, tmp_path / "w"), name="w")
+    with pytest.raises(CheckpointMismatch, match=r"of 'w' do not fit on those of 'a': .*down"):
+        LivePath([a, w])
+    heads = toys.llama(0, num_attention_heads=2, num_key_value_heads=2)
+    h = mo.Checkpoint(toys.save(heads, tmp_path / "h"), name="h")
+    for use in (LivePath, lambda models: mo.recipes.path("A0-B0", models)):
+        with pytest.raises(CheckpointMismatch, match="num_attention_heads is 2 and 4"):
+            use([a, h])
     with pytest.raises(RecipeError, match=r"path A0-A7 wants layer 7 of 'a', which has 2, 0 to 1"):
         LivePath([a]).load(LayerPath.parse("A0-A7"))
     with pytest.raises(RecipeError, match="wants model B, number 1; there are 1"):

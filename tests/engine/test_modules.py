@@ -105,6 +105,34 @@ def test_a_vision_language_model_with_a_merged_language_model(
     assert answer(alone) == answer(answering)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_language_model_that_is_routed_anew(
+    tmp_path: Path, answering: Path, plain: bool
+) -> None:
+    """A path through two language models inside of the first's vision-language model."""
+    base = mo.Checkpoint(answering, name="base", part=LLM)
+    expert = toys.noised(toys.llama(3, layers=3) if plain else toys.llava(layers=3), 1, 0.5)
+    other = of(tmp_path / "other", expert, None if plain else LLM)
+    for name, way in (("same", "A0-A1"), ("out", "A0-B2*0.7-A1-B0*1.3-A1"), ("head", "A1-B1")):
+        recipe = mo.recipes.path(way, [base, other], head_from=int(name == "head"))
+        model = mo.Engine().load(recipe)
+        folder = mo.write(recipe, tmp_path / name)
+        loaded = type(model).from_pretrained(folder).eval()
+        assert type(loaded).__name__ == "LlavaForConditionalGeneration"
+        assert loaded.config.text_config.num_hidden_layers == len(recipe.path.hops)
+        asked = toys.inputs(loaded)
+        with torch.no_grad():
+            wanted, found = loaded(**asked).logits, model(**asked).logits
+        reach = float(wanted.max() - wanted.min())
+        assert float((wanted - found).abs().max()) <= 1e-4 * reach
+        before, after = stored(answering), stored(folder)
+        around = {n for n in before if not n.startswith("language_model.")}
+        assert {n for n in after if not n.startswith("language_model.")} == around
+        assert all(torch.equal(before[n], after[n]) for n in around)
+        assert {n for n in around if "vision_tower" in n or "projector" in n}
+        assert (answer(folder) == answer(answering)) == (name == "same")
+
+
 def test_a_plain_language_model_as_expert(tmp_path: Path) -> None:
     base = of(tmp_path / "base", toys.llava(), LLM)
     plain = of(tmp_path / "plain", toys.llama(3))

@@ -35,8 +35,7 @@ def test_every_method_is_listed_and_described() -> None:
         if inspect.isfunction(found := getattr(mo.recipes, name))
         and found.__annotations__["return"] == "Recipe"
     }
-    # A path is written as layers of "passthrough".
-    assert functions - {"path"} == set(methods.METHODS)
+    assert functions - {"path"} == set(methods.METHODS)  # it takes a path, see EVOLVED
     for name, method in methods.METHODS.items():
         assert method is methods.get(name)
         assert method.name == name

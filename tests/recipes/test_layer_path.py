@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -74,7 +76,7 @@ class Pair:
         made.config.num_hidden_layers = len(stack)
         made.config.use_cache = False
         for i, hop in enumerate(way.hops):
-            if way.target == "stream":
+            if way.scale_target == "stream":
                 stack[i].register_forward_pre_hook(scaled_input(hop.scale))
                 continue
             before = stack[i - 1].get_submodule(self.feed_forward) if i else None
@@ -152,6 +154,35 @@ def test_round_trips(pair: Pair) -> None:
         assert torch.equal(a, b), name
 
 
+def test_prints_as_a_path(pair: Pair) -> None:
+    recipe = path("A0 B1*0.8", pair.checkpoints, embeddings_from=1, scale_target="stream")
+    assert str(recipe) == "A0-B1×0.8"
+    assert recipe.to_data()["path"] == {
+        "hops": "A0-B1*0.8",
+        "scale_target": "stream",
+        "embeddings_from": 1,
+    }
+    with pytest.raises(RecipeError, match="'path' takes a path, and no other does"):
+        mo.Recipe(method="path", models=tuple(pair.checkpoints))
+    with pytest.raises(RecipeError, match=r"Not a layer path: .* Expected hops, scale_target"):
+        mo.Recipe(method="path", models=tuple(pair.checkpoints), path={"hop": "A0"})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mergekit(pair: Pair, seed: int) -> None:
+    way = random_path(seed, "branch" if seed % 2 else "stream")
+    way = replace(way, embeddings_from=way.hops[0].model, head_from=way.hops[-1].model)
+    recipe = path(way, pair.checkpoints)
+    text = recipe.to_mergekit()
+    assert mo.Recipe.from_mergekit(text).digest == recipe.digest
+    theirs = yaml.safe_load(text)
+    del theirs["merge_optuna"]["recipe"]
+    read = mo.Recipe.from_mergekit(yaml.safe_dump(theirs))
+    assert read.method == "passthrough"
+    for (name, a), (_, b) in zip(tensors(recipe), tensors(read), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_text() -> None:
     way = LayerPath.parse("A0-A1 B1×0.8 -  A[1:3] C12*1.25")
     assert str(way) == "A0-A1-B1×0.8-A1-A2-C12×1.25"
@@ -169,7 +200,7 @@ def test_text() -> None:
         ("A0×0", "The scale of layer A0×0 must be a number above 0, not 0.0"),
         ("A0×nan", "must be a number above 0, not nan"),
         ("C0", "The path wants model C, number 2; there are 2, the first is A"),
-        ("A0-A3", r"no layers 3 to 4 \(exclusive\) in a model that has 3"),
+        ("A0-A3", "path A0-A3 wants layer 3 of 'one', which has 3, 0 to 2"),
     ],
 )
 def test_errors(pair: Pair, text: str, message: str) -> None:
@@ -178,7 +209,7 @@ def test_errors(pair: Pair, text: str, message: str) -> None:
 
 
 def test_what_does_not_fit(tmp_path: Path) -> None:
-    wide = toys.llama(0, hidden_size=64)
+    wide = toys.llama(0, intermediate_size=40)
     a, b = (
         mo.Checkpoint(toys.save(m, tmp_path / n)) for m, n in ((toys.llama(), "a"), (wide, "b"))
     )
@@ -186,6 +217,10 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         _ = path("A0-B1", [a, b]).frame
     with pytest.raises(RecipeError, match=r"takes a list of models"):
         path("A0", a)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="takes the embedding from the model of the first layer"):
+        path("B0", [a, a.layers(0, 1)]).to_mergekit()
+    with pytest.raises(RecipeError, match=r"takes layers from checkpoints, not from other"):
+        path("A0", [mo.recipes.linear([a])]).to_mergekit()
     vit = mo.Checkpoint(toys.save(toys.vit(), tmp_path / "vit"))
     assert path("A0-A0", [vit]).frame.config["num_hidden_layers"] == 2
     with pytest.raises(RecipeError, match=r"a vit, cannot have scales; those of llama, .*bert"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._mergekit._methods import TRANSLATIONS, our_name
-from merge_optuna.recipes._tree import Recipe
+from merge_optuna.recipes._structure import Route
+from merge_optuna.recipes._tree import Recipe, merge
 
 
 def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
@@ -20,6 +22,7 @@ def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
             and isinstance(b, Checkpoint)
             and (a.digest, a.layer_range) == (b.digest, b.layer_range)
         )
+    a, b = stacked(a), stacked(b)
     return (
         a.method == b.method
         and (a.base is None) == (b.base is None)
@@ -28,6 +31,33 @@ def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
         and _dtypes(a) == _dtypes(b)
         and all(_numbers(a, name) == _numbers(b, name) for name in a.alignment.layout.names)
     )
+
+
+def stacked(recipe: Recipe) -> Recipe:
+    """A layer path as layers one after the other, which is what mergekit has; else itself.
+
+    Raises:
+        RecipeError: If mergekit has no words for the path.
+    """
+    if recipe.path is None:
+        return recipe
+    route = recipe.structure
+    assert isinstance(route, Route)
+    for model in recipe.models:
+        if isinstance(model, Recipe):
+            raise RecipeError(
+                "mergekit takes layers from checkpoints, not from other configurations. Write "
+                f"{model.name or 'the recipe'!r} to a folder first: mo.write(recipe, folder)."
+            )
+    if any(piece.start == piece.stop for piece in route.pieces):
+        raise RecipeError(
+            "mergekit takes the embedding from the model of the first layer and the head from "
+            "that of the last, so embeddings_from= and head_from= must be these."
+        )
+    scales = [{**piece.factors, "*": 1.0} if piece.factors else 1.0 for piece in route.pieces]
+    made = merge("passthrough", None, route.parts, {"scale": scales}, name=recipe.name)
+    fields = {"dtype": recipe.dtype, "chat_template": recipe.chat_template}
+    return made.with_fields(**fields)
 
 
 def float_dtypes(frame: Checkpoint) -> set[torch.dtype]:

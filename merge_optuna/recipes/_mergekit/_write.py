@@ -19,7 +19,7 @@ from merge_optuna.recipes._mergekit._methods import (
 )
 from merge_optuna.recipes._mergekit._phrases import setting
 from merge_optuna.recipes._mergekit._read import read
-from merge_optuna.recipes._mergekit._same import float_dtypes
+from merge_optuna.recipes._mergekit._same import float_dtypes, stacked
 from merge_optuna.recipes._mergekit._settings import seen_from
 from merge_optuna.recipes._mergekit._sources import reference_of
 from merge_optuna.recipes._mergekit._texts import texts
@@ -43,7 +43,7 @@ def write(recipe: Recipe) -> str:
             f"{len(recipe.slots)} numbers are free, which mergekit does not know. Bind them "
             "first: recipe.suggest(trial), recipe.bind(params) or mo.recipe_of(study)."
         )
-    made = _documents(recipe)
+    made = _documents(stacked(recipe))
     said: dict[str, Any] = _if_any("names", _names(recipe))
     made[-1] |= _if_any("merge_optuna", said)
     text = _dump(made)
