@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.recipes import Recipe, dare_ties, free, linear, ties
 from merge_optuna.recipes._tree import check_sources
-from merge_optuna.spaces import AffineSwarm, DifferentialCrossover, SplitSlerp
+from merge_optuna.spaces import AffineSwarm, DifferentialCrossover, LayerPath, SplitSlerp
 from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.evaluators import Evaluator
     from merge_optuna.recipes.groups import Per
+    from merge_optuna.spaces.layer_path import ScaleForm
 
 
 def evolutionary_merge(
@@ -59,6 +60,58 @@ def evolutionary_merge(
     }
     objective = MergeObjective(recipe, evaluator, device=device, dtype=dtype)
     return MergeStudy(objective=objective, n_trials=n_trials, **arguments)
+
+
+def data_flow(
+    base: Checkpoint | Recipe | None,
+    experts: Sequence[Checkpoint | Recipe],
+    evaluator: Evaluator | Callable[[nn.Module], float],
+    *,
+    repeats: int = 3,
+    scales: ScaleForm = "hop",
+    max_hops: int | None = None,
+    generations: int = 100,
+    population_size: int = 128,
+    n_trials: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str | None = None,
+    **overrides: Any,
+) -> MergeStudy:
+    """Evolutionary model merge in the data-flow space (Akiba et al. 2024, arXiv 2403.13187).
+
+    A path through the layers of all models, laid out three times, with scales in [0.4, 1.5];
+    CMA-ES with a population of 128 for 100 generations, from the layers of the first expert. After
+    a search in parameter space, its result can be the first expert: ``mo.recipe_of(study)``.
+
+    Args:
+        base: One more model to go through, the last, if given; the paper has none.
+        experts: The models; the first gives embedding, head and tokenizer.
+        evaluator: Scores a model on dev data.
+        repeats: How often all layers are laid out.
+        scales: See :class:`mo.spaces.LayerPath`.
+        max_hops: Longer paths are pruned: the cost of a model, and of its evaluation, is
+            proportional to its path.
+        generations: Budget.
+        population_size: Of CMA-ES.
+        n_trials: Budget; ``generations`` of the whole population when omitted.
+        seed: Of the search.
+        device: Of the live models.
+        dtype: Of the live models.
+        overrides: Further arguments of :class:`mo.MergeStudy`.
+    """
+    check_sources("data_flow", base, experts)
+    _check_count("generations", generations)
+    models = [*experts, *([] if base is None else [base])]
+    space = LayerPath(models, repeats, scales, max_hops=max_hops)
+    arguments: dict[str, Any] = {
+        "name": "data-flow",
+        "sampler": space.sampler(seed=seed, population_size=population_size),
+        **overrides,
+    }
+    objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
+    total = generations * population_size if n_trials is None else n_trials
+    return MergeStudy(objective=objective, n_trials=total, **arguments)
 
 
 def m2n2(

@@ -1045,6 +1045,7 @@ __all__ = [
     "Layout",
     "PerGroup",
     "Recipe",
+    "ScaleTarget",
     "Value",
     "arcee_fusion",
     "breadcrumbs",

@@ -11,7 +11,7 @@ import math
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
@@ -130,6 +130,10 @@ class LayerPath:
         options = {name: value for name, value in values.items() if value != _OPTIONS[name]}
         return {"hops": text, **options} if options else text
 
+    def through(self, hops: Sequence[Hop]) -> Self:
+        """The path through other layers, everything else the same."""
+        return replace(self, hops=tuple(hops))
+
     @property
     def is_scaled(self) -> bool:
         """Whether any scale is another than 1."""
@@ -166,7 +170,11 @@ class LayerPath:
 
     def __str__(self) -> str:
         """``A0-A1-B1×0.8-A2``; what :meth:`parse` reads, to the last digit."""
-        return "-".join(map(_text, self.hops))
+        return format(self)
+
+    def __format__(self, digits: str) -> str:
+        """The same, with scales in few digits: ``f"{path:.2f}"``."""
+        return "-".join(_text(hop, digits) for hop in self.hops)
 
     @property
     def factors(self) -> list[tuple[float, float]]:
@@ -326,8 +334,9 @@ def _runs(hops: Sequence[Hop]) -> list[Piece]:
     return runs
 
 
-def _text(hop: Hop) -> str:
-    scale = "" if hop.scale == 1 else f"×{np.format_float_positional(hop.scale, trim='-')}"
+def _text(hop: Hop, digits: str = "") -> str:
+    number = np.format_float_positional(hop.scale, trim="-")  # Python's has exponents
+    scale = "" if hop.scale == 1 else f"×{format(hop.scale, digits) if digits else number}"
     return f"{string.ascii_uppercase[hop.model]}{hop.layer}{scale}"
 
 

@@ -10,11 +10,13 @@ from merge_optuna.spaces._genealogy import Genealogy, check_families, family_of,
 from merge_optuna.spaces._space import Declaration, Space, read
 from merge_optuna.spaces.affine_swarm import AffineSwarm
 from merge_optuna.spaces.differential_crossover import DifferentialCrossover
+from merge_optuna.spaces.layer_path import LayerPath
 from merge_optuna.spaces.particle_swarm import ParticleSwarm
 from merge_optuna.spaces.split_slerp import SplitSlerp
 
 KINDS: dict[str, type[Space]] = {
-    space.kind: space for space in (AffineSwarm, ParticleSwarm, SplitSlerp, DifferentialCrossover)
+    space.kind: space
+    for space in (AffineSwarm, ParticleSwarm, SplitSlerp, DifferentialCrossover, LayerPath)
 }
 """Every space by the name it is stored under."""
 
@@ -24,6 +26,7 @@ __all__ = [
     "Declaration",
     "DifferentialCrossover",
     "Genealogy",
+    "LayerPath",
     "ParticleSwarm",
     "Space",
     "SplitSlerp",

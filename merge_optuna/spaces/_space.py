@@ -76,6 +76,11 @@ class Space(ABC):
         """See :attr:`Recipe.frame`."""
         return self.recipe.frame
 
+    @property
+    def template(self) -> Recipe | Checkpoint:
+        """A model that is made as all of the space are, for checks before a search."""
+        return self.frame
+
     def leaves(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint that models are made of, once."""
         return self.recipe.leaves()

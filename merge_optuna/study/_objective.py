@@ -43,6 +43,8 @@ REASON = "reason"
 """Trial user attribute: why it was pruned."""
 PARENTS = "parents"
 """Trial user attribute: numbers of the trials that it descends from, by parameter."""
+PATH = "path"
+"""Trial user attribute: the layer path, of recipes that are one."""
 ERROR = "error"
 """Trial user attribute: the traceback of a failed evaluation."""
 
@@ -169,7 +171,7 @@ class MergeObjective:
         _check_size(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, _DECLARED):
-            check(self.engine.load(self.space.frame))
+            check(self.engine.load(_template(self.space)))
 
     def check_study(self, study: optuna.Study) -> None:
         """Checks that a study can run this objective.
@@ -230,7 +232,7 @@ class MergeObjective:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
-        model = self.engine.load(recipe.frame)
+        model = self.engine.load(_template(recipe))
         check = getattr(self.evaluator, "check", None)
         if check is not None:
             check(model)
@@ -320,13 +322,13 @@ class MergeObjective:
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
             model = self.engine.load(recipe)
-        value = self._evaluate(trial, model, time.perf_counter() - started)
+        value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
         if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
         return value
 
     def _evaluate(
-        self, trial: optuna.Trial, model: nn.Module, seconds_merge: float
+        self, trial: optuna.Trial, recipe: Recipe, model: nn.Module, seconds_merge: float
     ) -> float | tuple[float, ...]:
         started = time.perf_counter()
         ids: list[NDArray[np.int64]] = []
@@ -347,6 +349,7 @@ class MergeObjective:
                 "seconds_evaluate": round(time.perf_counter() - started, 4),
                 "examples": seen,
                 **_parents(trial),
+                **({} if recipe.path is None else {PATH: f"{recipe.path:.2f}"}),
             }
             scored = parts and total > 1
             scores = {SCORES: pack(_by_example(ids, parts, total))} if scored else {}
@@ -375,6 +378,11 @@ class MergeObjective:
     def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
         trial.set_user_attr(REASON, reason)
         return optuna.TrialPruned(reason)
+
+
+def _template(space: Recipe | Space) -> Recipe | Checkpoint:
+    """A model like all of a space."""
+    return space.template if isinstance(space, Space) else space.frame
 
 
 def _check_order(space: object, evaluator: object) -> None:

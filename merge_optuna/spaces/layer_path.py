@@ -1,0 +1,242 @@
+"""The data-flow space: through which layers of several models a forward pass goes.
+
+Akiba et al.: Evolutionary Optimization of Model Merging Recipes, arXiv 2403.13187, §3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from optuna.distributions import FloatDistribution
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna import recipes
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.engine.layer_path import branches_of
+from merge_optuna.errors import InfeasibleRecipe, RecipeError, few
+from merge_optuna.recipes import Hop, Recipe, ScaleTarget
+from merge_optuna.recipes._structure import frame_of
+from merge_optuna.recipes._tree import check_sources
+from merge_optuna.samplers import CmaEsSampler, GASampler
+from merge_optuna.spaces import _indicators as indicators_
+from merge_optuna.spaces._indicators import INDICATORS
+from merge_optuna.spaces._scales import SCALES
+from merge_optuna.spaces._space import Declaration, Space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+ScaleForm = Literal["hop", "matrix", "network", "none"]
+IndicatorForm = Literal["real", "categorical"]
+FIRST_MODEL = "first-model"
+
+
+class LayerPath(Space):
+    """The data-flow space of evolutionary model merge: paths through the layers of some models.
+
+    All layers of all models are laid out in order, ``repeats`` times. For every one an indicator
+    says whether it is on the path, and a scale how strongly the layer before hands on to it. A
+    trial's path is its user attribute ``path``, e.g. ``A0-A1-B1×0.8-A2``, A the first model; a
+    trial whose path is empty or too long is pruned. Evaluating one copies no weight, and
+    :func:`mo.export` writes an ordinary model of the same architecture.
+
+    The parameters are ``on/<repetition>/<layer>`` and ``scale/<repetition>/<layer>``, or those of
+    the other forms.
+
+    Args:
+        models: Of one architecture (llama, mistral, qwen2, qwen3, gpt2, bert, roberta,
+            xlm-roberta) and width; their depths may differ. A recipe without free numbers can be
+            one: of :func:`mo.recipe_of` after a search in parameter space.
+        repeats: How often the layers are laid out.
+        scales: ``"hop"``, one scale for every indicator; ``"matrix"``, one for every pair of
+            layers, which is for 12 layers in all; ``"network"``, a small network of the two layers
+            and the number of the hop, whose 41 weights are searched; or ``"none"``, all are 1.
+        scale_target: What a scale is about, see :class:`mo.recipes.LayerPath`.
+        embeddings_from: Number of the model that has embedding, config and tokenizer.
+        head_from: Number of the model that has the final norm and head.
+        max_hops: Longer paths are infeasible; as long as they like when omitted.
+        init: The path that a search begins with: all layers of the first model, or any text, e.g.
+            ``"A[0:5] B[3:8]"``. Layers on it begin at +2σ, others at −2σ, scales at 1.
+        indicators: ``"real"``, numbers in [−6σ, 6σ], on above 0, for CMA-ES; or
+            ``"categorical"``, for every depth and repetition a choice of a model or none, for
+            genetic algorithms, TPE and others.
+
+    Raises:
+        RecipeError: If an option is out of its range, or no path can go through these models.
+        CheckpointMismatch: If their layers do not fit on each other.
+
+    Example:
+        >>> space = mo.spaces.LayerPath([a, b])
+        >>> mo.MergeStudy("dfs", mo.MergeObjective(space, evaluator), n_trials=1000).run()
+    """
+
+    kind = "layer_path"
+
+    def __init__(
+        self,
+        models: Sequence[Checkpoint | Recipe],
+        repeats: int = 3,
+        scales: ScaleForm = "hop",
+        scale_target: ScaleTarget = "branch",
+        embeddings_from: int = 0,
+        head_from: int = 0,
+        max_hops: int | None = None,
+        init: str = FIRST_MODEL,
+        indicators: IndicatorForm = "real",
+    ) -> None:
+        check_sources("LayerPath", None, models)
+        _check_options(scales, indicators, repeats, max_hops)
+        _check_bound(models)
+        branches_of(models)
+        depths = [frame_of(model).depth for model in models]
+        text = f"A[0:{depths[0]}]" if init == FIRST_MODEL else init
+        start = recipes.LayerPath.parse(
+            text, scale_target, embeddings_from=embeddings_from, head_from=head_from
+        )
+        self._set(recipes.path(start, models), depths, repeats, scales, max_hops, indicators)
+        self.start()  # finds that the path does not fit
+        if max_hops is not None and len(start.hops) > max_hops:
+            raise RecipeError(
+                f"The path that a search begins with has {len(start.hops)} layers, more than "
+                f"max_hops={max_hops}."
+            )
+
+    def _set(
+        self,
+        start: Recipe,
+        depths: Sequence[int],
+        repeats: int,
+        scales: str,
+        max_hops: int | None,
+        indicators: str,
+    ) -> None:
+        self.recipe = start
+        self._options: dict[str, Any] = {
+            "depths": list(depths),
+            "repeats": repeats,
+            "scales": scales,
+            "max_hops": max_hops,
+            "indicators": indicators,
+        }
+        self._max_hops = max_hops
+        self._indicators = INDICATORS[indicators](tuple(depths), repeats)
+        self._scales = SCALES[scales](tuple(depths), self._indicators.slots)
+        self._distributions = {**self._indicators.distributions(), **self._scales.distributions()}
+
+    @property
+    def init(self) -> recipes.LayerPath:
+        """The path that a search begins with."""
+        assert self.recipe.path is not None
+        return self.recipe.path
+
+    @property
+    def template(self) -> Recipe:
+        """See :meth:`Space.template`; no further model is made for it."""
+        return self.recipe
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """See :meth:`Space.distributions`."""
+        return dict(self._distributions)
+
+    def start(self) -> dict[str, Any]:
+        """The parameters at which a search begins."""
+        taken = self._indicators.places(self.init.hops)
+        return {**self._indicators.start(taken), **self._scales.start(taken)}
+
+    def sampler(self, *, seed: int | None = None, **overrides: Any) -> CmaEsSampler | GASampler:
+        """CMA-ES from the start; a genetic algorithm around it for categorical indicators.
+
+        The first path of CMA-ES is near the start but not it, which can be enqueued:
+        ``study.enqueue_trial(space.start())``.
+
+        Args:
+            seed: Of all random numbers; fixed in the study when omitted.
+            overrides: Further arguments of the sampler, e.g. ``population_size=128``, the paper's.
+        """
+        if any(not isinstance(d, FloatDistribution) for d in self._distributions.values()):
+            return GASampler(
+                self.distributions(),
+                seed=seed,
+                **{"initial_population": [self.start()], **overrides},
+            )
+        sigmas = dict.fromkeys(self._indicators.distributions(), indicators_.SIGMA)
+        sigmas |= dict.fromkeys(self._scales.distributions(), self._scales.sigma)
+        arguments: dict[str, Any] = {
+            "x0": self.start(),
+            "sigma0": {
+                name: sigmas[name] / (distribution.high - distribution.low)
+                for name, distribution in self._distributions.items()
+                if isinstance(distribution, FloatDistribution)
+            },
+            **overrides,
+        }
+        return CmaEsSampler(self.distributions(), seed=seed, **arguments)
+
+    def declaration(self) -> Declaration:
+        """See :meth:`Space.declaration`."""
+        return Declaration(self.kind, {"start": self.recipe}, self._options)
+
+    @classmethod
+    def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
+        """See :meth:`Space.declared`."""
+        made = cls.__new__(cls)
+        made._set(recipes["start"], **options)
+        return made
+
+    def __call__(self, trial: Trial) -> Recipe:
+        """See :meth:`Space.__call__`.
+
+        Raises:
+            InfeasibleRecipe: If the path is empty or too long.
+        """
+        params = {
+            name: compat.suggest(trial, name, distribution)
+            for name, distribution in self._distributions.items()
+        }
+        return self.bind(params)
+
+    def bind(self, params: Mapping[str, Any]) -> Recipe:
+        """The recipe of a trial's parameters.
+
+        Raises:
+            InfeasibleRecipe: If the path is empty or too long.
+        """
+        visits = self._indicators.visits(params)
+        if not visits:
+            raise InfeasibleRecipe("The path is empty: no layer is on.")
+        if self._max_hops is not None and len(visits) > self._max_hops:
+            raise InfeasibleRecipe(
+                f"The path has {len(visits)} layers, more than max_hops={self._max_hops}."
+            )
+        scales = self._scales.values(params, visits)
+        hops = [Hop(v.model, v.layer, w) for v, w in zip(visits, scales, strict=True)]
+        return self.recipe.with_fields(path=self.init.through(hops))
+
+    def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
+        """See :meth:`Space.rebuild`."""
+        return self.bind(trial.params)
+
+
+def _check_options(scales: str, indicators: str, repeats: int, max_hops: int | None) -> None:
+    for name, value, known in (
+        ("scales", scales, get_args(ScaleForm)),
+        ("indicators", indicators, get_args(IndicatorForm)),
+    ):
+        if value not in known:
+            raise RecipeError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+    if repeats < 1:
+        raise RecipeError(f"repeats must be at least 1, not {repeats}.")
+    if max_hops is not None and max_hops < 1:
+        raise RecipeError(f"max_hops must be at least 1, not {max_hops}.")
+
+
+def _check_bound(models: Sequence[Checkpoint | Recipe]) -> None:
+    for model in models:
+        if isinstance(model, Recipe) and model.slots:
+            raise RecipeError(
+                f"A model of the path has free numbers: {few([s.name for s in model.slots], 5)}. "
+                "Bind them first, e.g. mo.recipe_of(study) after a search for them."
+            )

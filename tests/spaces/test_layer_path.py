@@ -1,0 +1,362 @@
+"""LayerPath: parameters and paths, the first generation, searches that are killed or crowded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import FixedTrial, TrialState
+from scipy.stats import norm
+from transformers import AutoModelForCausalLM
+
+import merge_optuna as mo
+from merge_optuna.errors import CheckpointMismatch, InfeasibleRecipe, RecipeError
+from merge_optuna.spaces import LayerPath
+from tests import processes, toys
+from tests.samplers.storages import make_storage
+from tests.spaces import routes
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two Llamas, of two and three layers."""
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("ja", "math")):
+        toys.save(toys.noised(toys.llama(seed, layers=2 + seed), seed), root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> list[mo.Checkpoint]:
+    return routes.models(folder)
+
+
+# -- Parameters ---------------------------------------------------------------------------
+
+
+def drawn(space: LayerPath, seed: int) -> dict[str, Any]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return study.ask(space.distributions()).params
+
+
+def hops_by_hand(params: dict[str, Any], scales: str, indicators: str) -> list[tuple[Any, ...]]:
+    """Two rounds through A0 A1 B0 B1 B2."""
+    order = [("A", 0), ("A", 1), ("B", 0), ("B", 1), ("B", 2)]
+    found: list[tuple[str, int, str]] = []
+    for r in (1, 2):
+        if indicators == "real":
+            found += [(m, i, f"{r}/{m}{i}") for m, i in order if params[f"on/{r}/{m}{i}"] > 0]
+        else:
+            chosen = [(params[f"layer/{r}/{i}"], i) for i in range(3)]
+            found += [(m, i, f"{r}/{i}") for m, i in chosen if m != "skip"]
+    made = []
+    before = -1
+    for t, (m, i, label) in enumerate(found):
+        number = order.index((m, i))
+        if scales == "hop":
+            w = params[f"scale/{label}"]
+        elif scales == "matrix":
+            one = "{}{}".format(*order[before])
+            w = 1.0 if before < 0 else params[f"scale/{one}/{m}{i}"]
+        elif scales == "network":
+            x = [2 * (before + 1) / 5 - 1, 2 * number / 5 - 1]
+            x.append(2 * t / (10 if indicators == "real" else 6) - 1)
+            z = params["network/40"]
+            for unit in range(8):
+                inner = sum(x[k] * params[f"network/{8 * k + unit}"] for k in range(3))
+                z += (
+                    math.tanh(inner + params[f"network/{24 + unit}"])
+                    * params[f"network/{32 + unit}"]
+                )
+            w = 0.4 + 1.1 / (1 + math.exp(-z) * 5 / 6)
+        else:
+            w = 1.0
+        made.append(("AB".index(m), i, pytest.approx(w)))
+        before = number
+    return made
+
+
+@pytest.mark.parametrize("indicators", ["real", "categorical"])
+@pytest.mark.parametrize("scales", ["hop", "matrix", "network", "none"])
+def test_paths_of_parameters(models: list[mo.Checkpoint], scales: Any, indicators: Any) -> None:
+    space = LayerPath(models, 2, scales, "stream", 1, 1, indicators=indicators)
+    slots = {"real": 10, "categorical": 6}[indicators]
+    counts = {"hop": slots, "matrix": 25, "network": 41, "none": 0}
+    assert len(space.distributions()) == slots + counts[scales]
+    lengths = set()
+    for seed in range(10):
+        params = drawn(space, seed)
+        recipe = space(FixedTrial(params))  # type: ignore[arg-type]
+        assert recipe.path is not None
+        assert list(map(tuple, recipe.path.hops)) == hops_by_hand(params, scales, indicators)
+        ends = recipe.path.scale_target, recipe.path.embeddings_from, recipe.path.head_from
+        assert ends == ("stream", 1, 1)
+        lengths.add(len(recipe.path.hops))
+    assert len(lengths) > 2
+    assert str(space.bind(space.start())) == "A0-A1"
+    assert all(
+        distribution._contains(distribution.to_internal_repr(space.start()[name]))
+        for name, distribution in space.distributions().items()
+    )
+
+
+def test_a_path_to_begin_with(models: list[mo.Checkpoint]) -> None:
+    for text in ("A0-B1×0.8-B2", "B2-A1-A1", "A0-A1×1.2-A0-B2"):
+        space = LayerPath(models, 3, init=text)
+        assert str(space.bind(space.start())) == text
+    space = LayerPath(models, 2, indicators="categorical", init="A[0:2] B[0:3]")
+    assert str(space.bind(space.start())) == "A0-A1-B0-B1-B2"
+
+
+def test_the_first_generation(models: list[mo.Checkpoint]) -> None:
+    """At the paper's size: 32 layers in two models, three times, so 384 parameters."""
+    deep = [mo.Checkpoint.from_module(toys.llama(s, layers=32), name=f"m{s}") for s in (0, 1)]
+    space = LayerPath(deep)
+    sampler = space.sampler(seed=0, population_size=128)
+    study = optuna.create_study(sampler=sampler)
+    trials = [study.ask(space.distributions()) for _ in range(128)]
+    names = list(space.distributions())
+    assert len(names) == 384
+    x = np.array([[trial.params[name] for name in names] for trial in trials])
+    low, high = np.array([[d.low, d.high] for d in space.distributions().values()]).T  # type: ignore[attr-defined]
+    clipped = ((x == low) | (x == high)).any(axis=1).mean()
+    assert clipped < 0.05
+    start = np.array([space.start()[name] for name in names])
+    sigma = np.array([1.0 if name.startswith("on/") else 0.125 for name in names])
+    z = (x - start) / sigma
+    assert abs(z.mean()) < 5 / math.sqrt(z.size)
+    assert z.std() == pytest.approx(1, abs=0.02)
+    # and without the engine, which draws again what is outside
+    outside = norm.cdf((low - start) / sigma) + norm.sf((high - start) / sigma)
+    assert 1 - np.prod(1 - outside) < 0.05
+    on = x[:, [name.startswith("on/1/A") for name in names]] > 0
+    assert on.mean() == pytest.approx(norm.cdf(2), abs=0.01)
+    off = x[:, [name.startswith("on/") and "/1/A" not in name for name in names]] > 0
+    assert off.mean() == pytest.approx(norm.sf(2), abs=0.01)
+
+
+# -- Trials -------------------------------------------------------------------------------
+
+
+def test_infeasible_paths_are_pruned_with_the_reason(models: list[mo.Checkpoint]) -> None:
+    space = LayerPath(models, max_hops=5)
+    objective = mo.MergeObjective(space, routes.Logits())
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(space.start())
+    study.enqueue_trial({name: -1 if "on" in name else 1 for name in space.distributions()})
+    study.optimize(objective, n_trials=12)
+    fine, empty, *others = study.trials
+    assert fine.state == TrialState.COMPLETE
+    assert fine.user_attrs["path"] == "A0-A1"
+    assert empty.state == TrialState.PRUNED
+    assert empty.user_attrs["reason"] == "The path is empty: no layer is on."
+    reasons = {trial.user_attrs.get("reason") for trial in others}
+    assert "The path has 8 layers, more than max_hops=5." in reasons
+    assert objective.engine.views == {}  # the models of the path are the only ones
+    with pytest.raises(InfeasibleRecipe, match="The path is empty"):
+        mo.recipe_of(study, 1)
+
+
+def test_a_search_finds_a_better_path_and_exports_it(folder: Path, tmp_path: Path) -> None:
+    declared = routes.declared(folder)
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = declared.run(url, progress=False)
+    assert isinstance(declared.sampler, mo.samplers.CmaEsSampler)
+    first = declared.objective.score(routes.models(folder)[0])
+    assert study.best_value < first
+    stored = optuna.load_study(study_name="dfs", storage=mo.storage(url))
+    recipe = mo.recipe_of(stored)
+    assert f"{recipe.path:.2f}" == study.best_trial.user_attrs["path"]
+    written = AutoModelForCausalLM.from_pretrained(mo.export(stored, tmp_path / "out"))
+    assert type(written).__name__ == "LlamaForCausalLM"
+    assert len(written.model.layers) == len(recipe.path.hops)
+    scores = np.concatenate([scores for _, scores in routes.Logits()(written.eval())])
+    assert scores.mean() == pytest.approx(study.best_value, rel=1e-4)
+    moved = folder.rename(tmp_path / "moved")
+    try:
+        sources = {name: moved / name for name in ("ja", "math")}
+        assert mo.recipe_of(stored, sources=sources).digest == recipe.digest
+        again = mo.export(stored, tmp_path / "again", sources=sources)
+        one, other = (dict(mo.engine.tensors(mo.Checkpoint(f))) for f in (tmp_path / "out", again))
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    finally:
+        moved.rename(folder)
+
+
+def test_after_a_search_in_parameter_space(models: list[mo.Checkpoint], tmp_path: Path) -> None:
+    tuned = mo.Checkpoint(
+        toys.save(toys.noised(toys.llama(0), 5), tmp_path / "tuned"), name="tuned"
+    )
+    ps = mo.MergeObjective(
+        mo.recipes.linear([models[0], tuned], weight=mo.free(0, 1)), routes.Logits()
+    )
+    first = mo.MergeStudy("ps", ps, n_trials=5).run(progress=False)
+    space = LayerPath([mo.recipe_of(first), models[1]], 2)
+    objective = mo.MergeObjective(space, routes.Logits())
+    study = optuna.create_study(sampler=space.sampler(seed=0))
+    study.enqueue_trial(space.start())
+    study.optimize(objective, n_trials=8)
+    assert study.trials[0].value == pytest.approx(first.best_value, rel=1e-6)
+    recipe = mo.recipe_of(study, study.trials[-1])
+    written = AutoModelForCausalLM.from_pretrained(mo.write(recipe, tmp_path / "out"))
+    scores = np.concatenate([scores for _, scores in routes.Logits()(written.eval())])
+    assert scores.mean() == pytest.approx(study.trials[-1].value, rel=1e-4)
+    with pytest.raises(RecipeError, match=r"has free numbers: .* Bind them first"):
+        LayerPath([ps.space, models[1]])
+
+
+def test_pruners_see_batches(models: list[mo.Checkpoint]) -> None:
+    space = LayerPath(models, 2)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
+    study = optuna.create_study(sampler=space.sampler(seed=1), pruner=pruner)
+    study.optimize(mo.MergeObjective(space, routes.Logits()), n_trials=30)
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert len(pruned) < 30
+    for trial in pruned:
+        assert trial.user_attrs["path"]
+        assert "MedianPruner at step" in trial.user_attrs["reason"]
+
+
+@pytest.mark.parametrize("sampler", ["own", "tpe", "nsga"])
+def test_categorical_indicators_are_for_other_samplers(
+    models: list[mo.Checkpoint], sampler: str
+) -> None:
+    space = LayerPath(models, 2, indicators="categorical")
+    made = {
+        "own": space.sampler(seed=0, population_size=8),
+        "tpe": optuna.samplers.TPESampler(seed=0),
+        "nsga": optuna.samplers.NSGAIISampler(seed=0, population_size=8),
+    }
+    study = optuna.create_study(sampler=made[sampler])
+    study.optimize(mo.MergeObjective(space, routes.Logits()), n_trials=24)
+    paths = [trial.user_attrs.get("path") for trial in study.trials]
+    assert len(set(paths)) > 12
+    assert (paths[0] == "A0-A1") == (sampler == "own")
+
+
+def test_the_preset(models: list[mo.Checkpoint]) -> None:
+    search = mo.presets.data_flow(models[1], models[:1], routes.Logits(), max_hops=7)
+    assert (search.name, search.n_trials) == ("data-flow", 12_800)
+    assert search.sampler.population_size() == 128  # type: ignore[union-attr]
+    space = search.objective.space
+    assert isinstance(space, LayerPath)
+    assert space.recipe.model_names == ("ja", "math")
+    assert len(space.distributions()) == 2 * 15
+    small = mo.presets.data_flow(
+        None, models, routes.Logits(), generations=2, population_size=4, scales="none"
+    )
+    study = small.run(progress=False)
+    assert len(study.trials) == 8
+    assert len(study.trials[0].params) == 15
+
+
+# -- Processes ----------------------------------------------------------------------------
+
+
+def test_killed_and_started_again(folder: Path, tmp_path: Path) -> None:
+    """After the claim, and in the middle of the parameters."""
+    names = {"whole": "sqlite", "claimed": "sqlite", "suggesting": "journal"}
+    for name in names:
+        (tmp_path / name).mkdir()
+        for model in ("ja", "math"):
+            (tmp_path / name / model).symlink_to(folder / model)
+
+    def start(name: str, kill: int | None = None) -> processes.Running:
+        return processes.call(routes.run, str(tmp_path / name), names[name], kill, cwd=tmp_path)
+
+    first = [start("whole"), start("claimed", 2), start("suggesting", 9)]
+    assert [running.wait().code for running in first] == [0, -9, -9]
+    for again in [start("claimed"), start("suggesting")]:
+        result = again.wait()
+        assert result.code == 0, result.err
+    complete = {}
+    for name, kind in names.items():
+        study = optuna.load_study(study_name="dfs", storage=make_storage(kind, tmp_path / name))
+        done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+        complete[name] = [(t.params, t.value, t.user_attrs["path"]) for t in done]
+        assert len(study.trials) == routes.TRIALS + (name != "whole")
+    assert len(complete["whole"]) == routes.TRIALS
+    assert complete["claimed"] == complete["suggesting"] == complete["whole"]
+
+
+def test_workers(folder: Path, tmp_path: Path) -> None:
+    for model in ("ja", "math"):
+        (tmp_path / model).symlink_to(folder / model)
+    make_storage("sqlite", tmp_path)
+    running = [processes.call(routes.run, str(tmp_path), "sqlite", cwd=tmp_path) for _ in range(2)]
+    for one in running:
+        result = one.wait()
+        assert result.code == 0, result.err
+    study = optuna.load_study(study_name="dfs", storage=make_storage("sqlite", tmp_path))
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(done) == routes.TRIALS
+    assert len({tuple(t.params.values()) for t in done}) == routes.TRIALS
+    objective = routes.declared(tmp_path).objective
+    for trial in done[::5]:
+        recipe = mo.recipe_of(study, trial)
+        assert f"{recipe.path:.2f}" == trial.user_attrs["path"]
+        assert objective.score(recipe) == trial.value
+
+
+# -- What is refused ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": "hops"}, "scales must be one of hop, matrix, network, none, not 'hops'"),
+        ({"scale_target": "tree"}, "scale_target must be 'branch' or 'stream', not 'tree'"),
+        ({"indicators": "binary"}, "indicators must be one of real, categorical"),
+        ({"repeats": 0}, "repeats must be at least 1, not 0"),
+        ({"max_hops": 0}, "max_hops must be at least 1, not 0"),
+        ({"max_hops": 1}, "begins with has 2 layers, more than max_hops=1"),
+        ({"head_from": 2}, "wants model C, number 2; there are 2"),
+        ({"init": "A7"}, "wants layer 7 of 'ja', which has 2, 0 to 1"),
+        ({"init": "B1-A1", "repeats": 1}, "more than repeats=1 rounds .* its layer 1 none is"),
+        ({"init": "A0×0.8", "scales": "none"}, "other than 1 only with scales='hop'"),
+        ({"init": "A0×0.1"}, r"begins with are in \[0.4, 1.5\]"),
+    ],
+)
+def test_options(models: list[mo.Checkpoint], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        LayerPath(models, **options)
+
+
+def test_models_that_do_not_fit(models: list[mo.Checkpoint], tmp_path: Path) -> None:
+    def of(model: torch.nn.Module) -> mo.Checkpoint:
+        return mo.Checkpoint.from_module(model, name=type(model).__name__.lower())
+
+    with pytest.raises(RecipeError, match=r"a vit; it can through those of llama, mistral, qwen2"):
+        LayerPath([of(toys.vit())])
+    with pytest.raises(CheckpointMismatch, match="of one architecture; these are 'ja', a llama"):
+        LayerPath([models[0], of(toys.gpt2())])
+    with pytest.raises(CheckpointMismatch, match="do not fit on those of 'ja'"):
+        LayerPath([models[0], of(toys.llama(0, intermediate_size=40))])
+    with pytest.raises(RecipeError, match="takes a list of models"):
+        LayerPath(models[0])  # type: ignore[arg-type]
+    with pytest.raises(
+        RecipeError, match=r"'matrix' is for 12 layers .* 15: 225 scales.*'network'"
+    ):
+        LayerPath([models[0], of(toys.llama(0, layers=13))], scales="matrix")
+
+
+def test_another_space(models: list[mo.Checkpoint], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+
+    def search(**options: Any) -> mo.MergeStudy:
+        space = LayerPath(models, **options)
+        return mo.MergeStudy("s", mo.MergeObjective(space, routes.Logits()), n_trials=2)
+
+    search().run(url, progress=False)
+    with pytest.raises(mo.errors.StudyError, match="max_hops=None, now 9"):
+        search(max_hops=9).run(url, progress=False)
+    with pytest.raises(mo.errors.StudyError, match="another space: "):
+        search(init="A0-B1").run(url, progress=False)
