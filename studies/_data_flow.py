@@ -1,0 +1,431 @@
+"""Merging in parameter space, in data-flow space and in both, compared on small decoders."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from html import escape
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoTokenizer
+
+import merge_optuna as mo
+from merge_optuna.recipes import LayerPath
+
+Array = NDArray[np.float64]
+DATA = "MERGE_OPTUNA_DATA"  # environment variable: a folder with the following files
+TEXTS = {
+    "shakespeare": "lm_tinyshakespeare/input.txt",
+    "wizardofoz": "lm_wizard_of_oz/input.txt",
+    "gsm8k": "math_gsm8k",
+    "tinystories": "lm_tinystories/tinystories_sample.txt",
+}
+LENGTH = 128  # tokens of a passage
+PASSAGES = {"dev": 12, "test": 60}  # of each domain
+BASE = "base"
+
+
+# -- Texts --------------------------------------------------------------------------------
+
+
+def text_of(data: Path, domain: str, split: str) -> str:
+    """The first 80 % of a text for training, then 10 % each for dev and test."""
+    place = data / TEXTS[domain]
+    if place.is_dir():
+        with gzip.open(place / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        return "\n".join(f"{row['question']}\n{row['answer']}" for row in rows)
+    text = place.read_text(encoding="utf-8")
+    shares = {"train": (0, 0.8), "dev": (0.8, 0.9), "test": (0.9, 1)}[split]
+    first, last = (int(len(text) * share) for share in shares)
+    return text[first:last]
+
+
+def passages(data: Path, domain: str, split: str, tokenizer: Any) -> torch.Tensor:
+    """(n, 128) tokens, evenly spread over a text; the first is that of the beginning."""
+    text = text_of(data, domain, split)
+    count = PASSAGES[split]
+    ids = []
+    for i in range(count):
+        part = text[i * len(text) // count :][: 8 * LENGTH]
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        ids.append([*start, *tokenizer(part, add_special_tokens=False).input_ids][:LENGTH])
+    return torch.tensor(ids)
+
+
+class Nats(mo.evaluators.Evaluator):
+    """Nats per token, the mean over the domains: an evaluator, a passage is an example.
+
+    Attributes:
+        domains: (n, 128) tokens by domain, as many of each.
+    """
+
+    directions = ("minimize",)
+    metric_names = ("nats",)
+
+    def __init__(self, domains: dict[str, torch.Tensor]) -> None:
+        self.domains = domains
+
+    def __len__(self) -> int:
+        return sum(map(len, self.domains.values()))
+
+    def __call__(self, model: nn.Module) -> Iterator[tuple[NDArray[np.int64], Array]]:
+        """Domain by domain."""
+        first = 0
+        for ids in self.domains.values():
+            with torch.inference_mode():
+                logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+                loss = nn.functional.cross_entropy(
+                    logits.transpose(1, 2), ids[:, 1:], reduction="none"
+                )
+            yield np.arange(first, first + len(ids)), loss.mean(1).double().numpy()
+            first += len(ids)
+
+    def value(self, scores: Array) -> float:
+        """The mean over all passages, which is that over the domains."""
+        return float(np.mean(scores))
+
+    def scores(self, model: nn.Module) -> Array:
+        """Nats per token of every passage, (domains, n)."""
+        return np.stack([scores for _, scores in self(model)])
+
+
+# -- Searches -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The models to merge, and the texts.
+
+    Attributes:
+        name: Of the study.
+        data: Folder of the texts.
+        folder: Folder of the checkpoints.
+        models: Folder by name, the base first.
+        domains: Names of the texts that models are scored on.
+    """
+
+    name: str
+    data: Path
+    folder: Path
+    models: tuple[tuple[str, str], ...]
+    domains: tuple[str, ...] = tuple(TEXTS)
+
+    @cached_property
+    def checkpoints(self) -> dict[str, mo.Checkpoint]:
+        """By name, the base first."""
+        return {n: mo.Checkpoint(self.folder / place, name=n) for n, place in self.models}
+
+    @cached_property
+    def experts(self) -> list[mo.Checkpoint]:
+        """All but the base, the best on dev first."""
+        found = [model for name, model in self.checkpoints.items() if name != BASE]
+        return sorted(found, key=lambda model: self.score(model, "dev").mean())
+
+    def evaluator(self, split: str) -> Nats:
+        """Of the dev or test passages."""
+        tokenizer = AutoTokenizer.from_pretrained(self.folder / self.models[0][1])
+        return Nats({d: passages(self.data, d, split, tokenizer) for d in self.domains})
+
+    def score(self, model: mo.Checkpoint | mo.Recipe, split: str) -> Array:
+        """Nats per token of every passage, (domains, n)."""
+        return self.evaluator(split).scores(mo.Engine().load(model))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run has found.
+
+    Attributes:
+        dev: Nats per token on dev.
+        test: The same of every test passage, (domains, n).
+        path: If it is one.
+        models: The models that the letters of the path stand for, and their depths.
+        evaluations: How many models were scored.
+        seconds: They took.
+    """
+
+    dev: float
+    test: list[list[float]]
+    path: str = ""
+    models: tuple[tuple[str, int], ...] = ()
+    evaluations: int = 1
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of one method."""
+
+    pool: Pool
+    method: str
+    seed: int
+    evaluations: int
+
+    @property
+    def place(self) -> Path:
+        """Where its result is kept."""
+        return Path("runs") / self.pool.name / f"{self.method}-{self.evaluations}-{self.seed}.json"
+
+    def run(self, space: Any, name: str, evaluations: int) -> optuna.Study:
+        """A search, which goes on if it was stopped."""
+        objective = mo.MergeObjective(space, self.pool.evaluator("dev"))
+        search = mo.MergeStudy(
+            f"{name}-{evaluations}-{self.seed}",
+            objective,
+            n_trials=evaluations,
+            sampler=space.sampler(seed=self.seed),
+        )
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        return search.run(f"journal:///{self.place.with_suffix('.log')}", progress=False)
+
+
+def ps(task: Task) -> mo.Recipe:
+    """DARE-TIES, a weight and a density for every expert and layer, as in the paper."""
+    return mo.recipe_of(task.run(ps_space(task), "ps", task.evaluations))
+
+
+def ps_space(task: Task) -> mo.Recipe:
+    """What is free in parameter space."""
+    base, *_ = task.pool.checkpoints.values()
+    free = mo.free(0, 1, per="layer")
+    return mo.recipes.dare_ties(base, task.pool.experts, weight=free, density=free, seed=task.seed)
+
+
+def dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
+    """A path through the best expert, from which it begins, and the second best."""
+
+    def search(task: Task) -> mo.Recipe:
+        space = mo.spaces.LayerPath(task.pool.experts[:2], **options)
+        return mo.recipe_of(task.run(space, task.method, task.evaluations))
+
+    return search
+
+
+def ps_dfs(task: Task) -> mo.Recipe:
+    """Half of the budget for PS, the other for a path through its result and the best expert."""
+    first = task.run(ps_space(task), "ps", task.evaluations // 2)
+    merged = mo.recipe_of(first).with_fields(name="merged")
+    space = mo.spaces.LayerPath([merged, task.pool.experts[0]])
+    return mo.recipe_of(task.run(space, task.method, task.evaluations - task.evaluations // 2))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    label: str
+    search: Callable[[Task], mo.Recipe | mo.Checkpoint]
+
+
+METHODS = {
+    "ps": Method("PS: DARE-TIES, CMA-ES", ps),
+    "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
+    "dfs_none": Method("DFS without scales", dfs(scales="none")),
+    "ps_dfs": Method("PS + DFS", ps_dfs),
+}
+
+
+def baselines(pool: Pool) -> dict[str, mo.Recipe | mo.Checkpoint]:
+    """What takes no search."""
+    base, *_ = pool.checkpoints.values()
+    experts = pool.experts
+    return {
+        **pool.checkpoints,
+        "uniform average": mo.recipes.linear(experts),
+        "untuned DARE-TIES": mo.recipes.dare_ties(base, experts, weight=0.5, density=0.5),
+    }
+
+
+def made(task: Task) -> Result:
+    """Runs a task, unless it was run."""
+    if task.place.exists():
+        return Result(**json.loads(task.place.read_text()))
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    started = time.perf_counter()
+    recipe = METHODS[task.method].search(task)
+    seconds = time.perf_counter() - started
+    result = scored(task.pool, recipe, task.evaluations, seconds)
+    task.place.write_text(json.dumps(asdict(result)))
+    print(f"{task.method} {task.seed}: dev {result.dev:.3f} {result.path}", flush=True)
+    return result
+
+
+def scored(
+    pool: Pool, model: mo.Recipe | mo.Checkpoint, evaluations: int = 1, seconds: float = 0.0
+) -> Result:
+    """What a model is worth; the only use of the test passages."""
+    dev, test = pool.score(model, "dev").mean(), pool.score(model, "test")
+    path, models = "", ()
+    if isinstance(model, mo.Recipe) and model.path is not None:
+        path = f"{model.path:.2f}"
+        depths = (source.frame.depth if isinstance(source, mo.Recipe) else source.depth
+                  for source in model.models)  # fmt: skip
+        models = tuple(zip(model.model_names, depths, strict=True))
+    return Result(float(dev), test.tolist(), path, models, evaluations, seconds)
+
+
+# -- The study ----------------------------------------------------------------------------
+
+
+def compare(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) -> None:
+    """Runs every method with every seed and writes the table and the picture."""
+    tasks = [
+        Task(pool, method, seed, arguments.evaluations)
+        for seed in range(arguments.seeds)
+        for method in METHODS
+    ]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, mp_context=context) as workers:
+        results = list(workers.map(made, tasks))
+    found = {
+        method: [r for task, r in zip(tasks, results, strict=True) if task.method == method]
+        for method in METHODS
+    }
+    single = {name: scored(pool, model) for name, model in baselines(pool).items()}
+    out.mkdir(exist_ok=True)
+    report = {"baselines": single, "searches": found}
+    plain = json.dumps(report, default=asdict, indent=1)
+    (out / "results.json").write_text(plain + "\n")
+    (out / "results.md").write_text(table(pool, single, found, title))
+    (out / "paths.svg").write_text(picture(found))
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options that all these studies have."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = os.environ.get(DATA)
+    made.add_argument(
+        "--data", type=Path, default=data, help=f"folder of texts (default: ${DATA})"
+    )
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--evaluations", type=int, default=1500)
+    made.add_argument("--jobs", type=int, default=1, help="runs at once, with a thread each")
+    return made
+
+
+def check_data(data: Path | None, *places: str) -> Path:
+    """The folder, if everything is there."""
+    wanted = [*TEXTS.values(), *places]
+    missing = [place for place in wanted if data is None or not (data / place).exists()]
+    if data is None or missing:
+        raise SystemExit(f"--data DIR or {DATA} must be a folder with {', '.join(missing)}")
+    return data
+
+
+# -- Tables and the picture ---------------------------------------------------------------
+
+
+@cache
+def draws(n: int) -> NDArray[np.int64]:
+    """Resamples of n passages, the same for all."""
+    return np.random.default_rng(0).integers(0, n, (2000, n))
+
+
+def interval(scores: Array) -> tuple[float, float, float]:
+    """Mean of (domains, n) and its 95 % interval over passages, drawn within each domain."""
+    means = scores[:, draws(scores.shape[1])].mean(axis=(0, 2))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(scores.mean()), float(low), float(high)
+
+
+def test_of(results: Sequence[Result]) -> Array:
+    """The mean over seeds, (domains, n)."""
+    return np.mean([result.test for result in results], axis=0)
+
+
+ORDER = [
+    ("PS + DFS", "PS", "ps_dfs", "ps"),
+    ("PS", "DFS", "ps", "dfs"),
+    ("DFS", "the best source", "dfs", None),
+    ("DFS", "DFS without scales", "dfs", "dfs_none"),
+]
+
+
+def table(
+    pool: Pool, single: dict[str, Result], found: dict[str, list[Result]], title: str
+) -> str:
+    """Markdown."""
+    head = f"| | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
+    lines = [f"# {title}", "", "Nats per token, lower is better.", "", head]
+    lines.append("|---" * (4 + len(pool.domains)) + "|")
+    rows = [(name, [result]) for name, result in single.items()]
+    rows += [(METHODS[method].label, results) for method, results in found.items()]
+    for label, results in rows:
+        mean, low, high = interval(test_of(results))
+        dev = np.mean([result.dev for result in results])
+        domains = " | ".join(f"{value:.2f}" for value in test_of(results).mean(1))
+        seeds = ", ".join(f"{np.mean(r.test):.3f}" for r in results) if len(results) > 1 else ""
+        lines.append(
+            f"| {label} | {dev:.3f} | {mean:.3f} [{low:.3f}, {high:.3f}] | {domains} | {seeds} |"
+        )
+    lines += ["", "Differences on test, paired by passages; below 0 the first is better:", ""]
+    best = min((name for name in pool.checkpoints), key=lambda name: single[name].dev)
+    for one, other, first, second in ORDER:
+        reference = test_of(found[second]) if second else test_of([single[best]])
+        mean, low, high = interval(test_of(found[first]) - reference)
+        seeds = [np.mean(r.test) - np.mean(reference) for r in found[first]]
+        text = ", ".join(f"{seed:+.3f}" for seed in seeds)
+        lines.append(f"- {one} − {other}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] (seeds: {text})")
+    lines += ["", "Paths of the searches, seed by seed:", ""]
+    for method, results in found.items():
+        for result in results:
+            if result.path:
+                names = ", ".join(f"{'ABC'[i]} {n}" for i, (n, _) in enumerate(result.models))
+                lines.append(f"- {METHODS[method].label} ({names}): `{result.path}`")
+    seconds = [r.seconds / r.evaluations for results in found.values() for r in results]
+    lines += ["", f"An evaluation took {np.median(seconds):.2f} s (median of the runs)."]
+    lines += ["", "![paths](paths.svg)", ""]
+    return "\n".join(lines)
+
+
+_COLOURS = ("#7fb3d5", "#f5b971", "#a9d18e")
+_CELL, _ROW, _LEFT = 46, 40, 230
+
+
+def picture(found: dict[str, list[Result]]) -> str:
+    """Every path as a row of layers, in the colour of their model."""
+    rows = [
+        (f"{METHODS[method].label}, seed {seed}", result)
+        for method, results in found.items()
+        for seed, result in enumerate(results)
+        if result.path
+    ]
+    longest = max((len(result.path.split("-")) for _, result in rows), default=1)
+    width, height = _LEFT + _CELL * longest + 10, _ROW * len(rows) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="11">'
+    ]
+    for y, (label, result) in enumerate(rows):
+        top = 5 + y * _ROW
+        parts.append(f'<text x="4" y="{top + 20}">{escape(label)}</text>')
+        for x, hop in enumerate(LayerPath.parse(result.path).hops):
+            left = _LEFT + x * _CELL
+            parts.append(
+                f'<rect x="{left}" y="{top}" width="{_CELL - 4}" height="{_ROW - 8}" rx="4" '
+                f'fill="{_COLOURS[hop.model]}"/>'
+                f'<text x="{left + 6}" y="{top + 14}">{"ABC"[hop.model]}{hop.layer}</text>'
+            )
+            if hop.scale != 1:
+                parts.append(
+                    f'<text x="{left + 6}" y="{top + 27}" font-size="9">×{hop.scale:.2f}</text>'
+                )
+    return "\n".join([*parts, "</svg>\n"])

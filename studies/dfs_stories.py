@@ -1,0 +1,40 @@
+"""Three fine-tunes of one small language model: parameter space, data-flow space and both.
+
+    python studies/dfs_stories.py --data DIR [--jobs 2]
+
+DIR has the checkpoints ``checkpoints/stories260K`` (5 layers, 260,032 parameters, trained on
+TinyStories) and its fine-tunes on Shakespeare, The Wizard of Oz and mathematical word problems,
+and texts of these four domains. A model is scored by its nats per token on held-out passages, the
+mean over the domains; searches see the dev passages, the test passages are scored once, in the end.
+Evolutionary model merge (Akiba et al., arXiv 2403.13187) runs in parameter space (PS), in
+data-flow space (DFS) with and without scales, and in both. A finished run is kept in
+``runs/dfs_stories`` and not made again. Table, paths and their picture go to
+``studies/dfs_stories``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from _data_flow import BASE, Pool, check_data, compare, parser
+
+MODELS = {
+    BASE: "stories260K",
+    "shakespeare": "stories260K-shakespeare",
+    "wizardofoz": "stories260K-wizardofoz",
+    "gsm8k": "stories260K-gsm8k",
+}
+
+
+def main() -> None:
+    """Runs what the command line asks for."""
+    arguments = parser(__doc__).parse_args()
+    places = [f"checkpoints/{place}" for place in MODELS.values()]
+    data = check_data(arguments.data, *places)
+    pool = Pool("dfs_stories", data, data / "checkpoints", tuple(MODELS.items()))
+    title = "Five layers: stories260K and three fine-tunes of it"
+    compare(pool, arguments, Path(__file__).with_suffix(""), title)
+
+
+if __name__ == "__main__":
+    main()
