@@ -5,7 +5,7 @@
 DIR has the checkpoints ``checkpoints/stories260K`` (5 layers, 260,032 parameters, trained on
 TinyStories) and its fine-tunes on Shakespeare, The Wizard of Oz and mathematical word problems,
 and texts of these four domains. A model is scored by its nats per token on held-out passages, the
-mean over the domains; searches see the dev passages, the test passages are scored once, in the end.
+mean over the domains; searches see the dev passages, those of the test are scored in the end.
 Evolutionary model merge (Akiba et al., arXiv 2403.13187) runs in parameter space (PS), in
 data-flow space (DFS) with and without scales, and in both. A finished run is kept in
 ``runs/dfs_stories`` and not made again. Table, paths and their picture go to
