@@ -2,10 +2,11 @@
 
     python studies/dfs_deep.py --data DIR [--jobs 2]
 
-DIR has texts of four domains (see ``_data_flow.py``). A small Llama (12 layers, 706,112 parameters,
-a vocabulary of 512 tokens made from the texts) is trained on all of them, and from it three experts
-are fine-tuned on one domain each; ten minutes on one thread. Models and finished runs are kept in
-``runs/dfs_deep`` and not made again. Table, paths and their picture go to ``studies/dfs_deep``.
+DIR has texts of four domains (see ``_data_flow.py``). A small Llama (12 layers, 706,112
+parameters, a vocabulary of 512 tokens made from the texts) is trained on all of them, and from it
+three experts are fine-tuned on one domain each; ten minutes on one thread. Models and finished
+runs are kept in ``runs/dfs_deep`` and not made again. Table, paths and their picture go to
+``studies/dfs_deep``.
 """
 
 from __future__ import annotations
