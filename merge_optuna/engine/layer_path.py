@@ -182,10 +182,16 @@ class _Shell:
 
     def _take_head(self, model: _Model) -> None:
         """What stands behind the layers from another model; a tied head stays tied."""
-        for name, parameter in model.module.named_parameters():
+        every = dict(model.module.named_parameters(remove_duplicate=False))
+        embedding = {id(parameter) for name, parameter in every.items() if is_embedding(name)}
+        for name, parameter in every.items():
             inside = name.startswith(f"{model.root}.")
             is_head = inside or name.partition(".")[0] != model.root.partition(".")[0]
-            if is_head and not name.startswith(f"{model.stack}.") and not is_embedding(name):
+            if (
+                is_head
+                and not name.startswith(f"{model.stack}.")
+                and id(parameter) not in embedding
+            ):
                 own = self._root + name.removeprefix(model.root) if inside else name
                 parent, _, last = own.rpartition(".")
                 self.module.get_submodule(parent)._parameters[last] = parameter

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
 
 import merge_optuna as mo
 from merge_optuna.engine import LivePath
@@ -39,6 +43,10 @@ FAMILIES: dict[str, tuple[Callable[[int, int], nn.Module], type]] = {
     "gpt2": (lambda seed, n: toys.gpt2(seed, layers=n), CAUSAL),
     "bert": (lambda seed, n: toys.bert(seed, layers=n), CLASSES),
     "roberta": (lambda seed, n: toys.encoder("Roberta", seed, num_hidden_layers=n), CLASSES),
+    "bert, masked": (
+        lambda seed, n: toys.encoder("Bert", seed, head="MaskedLM", num_hidden_layers=n),
+        AutoModelForMaskedLM,
+    ),
 }
 
 
