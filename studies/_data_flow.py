@@ -182,7 +182,7 @@ class Task:
         return Path("runs") / self.pool.name / f"{self.method}-{self.evaluations}-{self.seed}.json"
 
     def run(self, space: Any, name: str, evaluations: int) -> optuna.Study:
-        """A search, which goes on if it was stopped."""
+        """A search in memory: a database would be written to for every parameter."""
         objective = mo.MergeObjective(space, self.pool.evaluator("dev"))
         search = mo.MergeStudy(
             f"{name}-{evaluations}-{self.seed}",
@@ -190,8 +190,7 @@ class Task:
             n_trials=evaluations,
             sampler=space.sampler(seed=self.seed),
         )
-        self.place.parent.mkdir(parents=True, exist_ok=True)
-        return search.run(f"journal:///{self.place.with_suffix('.log')}", progress=False)
+        return search.run(progress=False)
 
 
 def ps(task: Task) -> mo.Recipe:
@@ -261,6 +260,7 @@ def made(task: Task) -> Result:
     recipe = METHODS[task.method].search(task)
     seconds = time.perf_counter() - started
     result = scored(task.pool, recipe, task.evaluations, seconds)
+    task.place.parent.mkdir(parents=True, exist_ok=True)
     task.place.write_text(json.dumps(asdict(result)))
     print(f"{task.method} {task.seed}: dev {result.dev:.3f} {result.path}", flush=True)
     return result
