@@ -481,7 +481,7 @@ def _interrupted(study: optuna.Study, total: int) -> NoReturn:
 
 def _result(study: optuna.Study, *, best: int) -> dict[str, Any]:
     """What a study has come to: counts, and the best trials or the Pareto front."""
-    from merge_optuna.study import counts, ranked
+    from merge_optuna.study import PATH, counts, ranked
 
     trials = counts(study)
     if len(study.directions) > 1:
@@ -493,7 +493,11 @@ def _result(study: optuna.Study, *, best: int) -> dict[str, Any]:
         "directions": [direction.name.lower() for direction in study.directions],
         "metrics": study.metric_names or ["value"] * len(study.directions),
         "trials": trials,
-        "best": [{"trial": t.number, "values": t.values, "params": t.params} for t in top],
+        "best": [
+            {"trial": t.number, "values": t.values, "params": t.params}
+            | ({PATH: t.user_attrs[PATH]} if PATH in t.user_attrs else {})
+            for t in top
+        ],
     }
 
 
@@ -637,9 +641,13 @@ def _print_study(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         _print_json(result)
         return
-    rows = [(b["trial"], *b["values"], _few_params(b["params"])) for b in result["best"]]
+    rows = [
+        (b["trial"], *b["values"], b.get("path") or _few_params(b["params"]))
+        for b in result["best"]
+    ]
     title = f"{result['study']}: {_counts(result['trials'])}"
-    _print_table(["trial", *result["metrics"], "parameters"], rows, title=title)
+    what = "path" if any("path" in b for b in result["best"]) else "parameters"
+    _print_table(["trial", *result["metrics"], what], rows, title=title)
     reasons = [
         (state, count, reason)
         for state in ("pruned", "failed")

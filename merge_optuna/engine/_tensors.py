@@ -275,11 +275,12 @@ def check_finite(recipe: Recipe) -> None:
         CheckpointError: Naming the first such tensor.
     """
     frame, merged = recipe.frame, set(recipe.alignment.layout.names)
+    routed = recipe.path is not None  # any layer may come where any other is
     todo = [
         (leaf, name)
         for leaf in recipe.leaves()
         for name in leaf.names()
-        if (leaf == frame or name in merged) and leaf.dtype(name).is_floating_point
+        if (leaf == frame or name in merged or routed) and leaf.dtype(name).is_floating_point
     ]
     for leaf, name in tqdm(todo, "Checking sources", delay=2, leave=False, unit="tensor"):
         bad = int((~torch.isfinite(leaf.tensor(name).float())).sum())

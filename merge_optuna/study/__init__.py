@@ -7,13 +7,14 @@ from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, export, ranked, recipe_of
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
-from merge_optuna.study._objective import ERROR, REASON, MergeObjective
+from merge_optuna.study._objective import ERROR, PATH, REASON, MergeObjective
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores
 from merge_optuna.study._storage import storage
 
 __all__ = [
     "ERROR",
+    "PATH",
     "REASON",
     "Ancestor",
     "Lineage",

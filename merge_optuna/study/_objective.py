@@ -382,7 +382,9 @@ class MergeObjective:
 
 def _template(space: Recipe | Space) -> Recipe | Checkpoint:
     """A model like all of a space."""
-    return space.template if isinstance(space, Space) else space.frame
+    if isinstance(space, Space):
+        return space.template
+    return space.frame if space.path is None or space.slots else space
 
 
 def _check_order(space: object, evaluator: object) -> None:

@@ -21,8 +21,9 @@ import yaml
 import merge_optuna as mo
 from merge_optuna.cli import main
 from merge_optuna.samplers import owner_of
-from tests import processes
+from tests import processes, toys
 from tests.hub import Hub, files_of
+from tests.spaces import routes
 from tests.trained import Task, read_rows, right
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -405,6 +406,20 @@ def test_show_a_study(cli: Cli, database: str) -> None:
         study.trials[n].params for n in (3, 6, 0, 5)
     ]
     assert result["failed"] == {"OSError: gone": 2}
+
+
+def test_paths_are_shown_as_paths(cli: Cli, tmp_path: Path) -> None:
+    for seed, name in enumerate(("ja", "math")):
+        toys.save(toys.llama(seed), tmp_path / name)
+    url = f"sqlite:///{tmp_path}/paths.db"
+    study = routes.declared(tmp_path).run(url, n_trials=3, progress=False)
+    code, out, _ = cli("show", url)
+    assert code == 0
+    assert str(study.best_trial.user_attrs["path"])[:20] in out
+    assert "on/1/A0=" not in out
+    assert "path: A" in cli("show", url, "--trial", study.best_trial.number)[1]
+    result = json.loads(cli("show", url, "--json")[1])
+    assert result["best"][0]["path"] == study.best_trial.user_attrs["path"]
 
 
 def test_show_a_recipe(cli: Cli, database: str) -> None:
