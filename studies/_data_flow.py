@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from html import escape
 from multiprocessing import get_context
@@ -195,14 +195,17 @@ class Task:
 
 def ps(task: Task) -> mo.Recipe:
     """DARE-TIES, a weight and a density for every expert and layer, as in the paper."""
-    return mo.recipe_of(task.run(ps_space(task), "ps", task.evaluations))
-
-
-def ps_space(task: Task) -> mo.Recipe:
-    """What is free in parameter space."""
     base, *_ = task.pool.checkpoints.values()
     free = mo.free(0, 1, per="layer")
-    return mo.recipes.dare_ties(base, task.pool.experts, weight=free, density=free, seed=task.seed)
+    space = mo.recipes.dare_ties(
+        base, task.pool.experts, weight=free, density=free, seed=task.seed, name="merged"
+    )
+    return mo.recipe_of(task.run(space, "ps", task.evaluations))
+
+
+def half(task: Task) -> Task:
+    """With half of the evaluations."""
+    return replace(task, evaluations=task.evaluations // 2)
 
 
 def dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
@@ -217,9 +220,7 @@ def dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
 
 def ps_dfs(task: Task) -> mo.Recipe:
     """Half of the budget for PS, the other for a path through its result and the best expert."""
-    first = task.run(ps_space(task), "ps", task.evaluations // 2)
-    merged = mo.recipe_of(first).with_fields(name="merged")
-    space = mo.spaces.LayerPath([merged, task.pool.experts[0]])
+    space = mo.spaces.LayerPath([ps(half(task)), task.pool.experts[0]])
     return mo.recipe_of(task.run(space, task.method, task.evaluations - task.evaluations // 2))
 
 
@@ -233,6 +234,7 @@ class Method:
 
 METHODS = {
     "ps": Method("PS: DARE-TIES, CMA-ES", ps),
+    "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task))),
     "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
     "dfs_none": Method("DFS without scales", dfs(scales="none")),
     "ps_dfs": Method("PS + DFS", ps_dfs),
@@ -353,6 +355,7 @@ def test_of(results: Sequence[Result]) -> Array:
 
 ORDER = [
     ("PS + DFS", "PS", "ps_dfs", "ps"),
+    ("PS + DFS", "PS, half of the evaluations", "ps_dfs", "ps_half"),
     ("PS", "DFS", "ps", "dfs"),
     ("DFS", "the best source", "dfs", None),
     ("DFS", "DFS without scales", "dfs", "dfs_none"),
