@@ -17,9 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Hop
 
-SIGMA = 1.0
-"""Standard deviation of an indicator in the first generation."""
-LIMIT, START = 6.0, 2.0  # in units of it: nearly all first samples are inside of ± LIMIT
+LIMIT, START = 6.0, 2.0  # in units of sigma: nearly all first samples are inside of ± LIMIT
 SKIP = "skip"
 
 
@@ -56,10 +54,13 @@ class Indicators(ABC):
     Attributes:
         depths: How many layers each model has.
         repeats: How often all layers are laid out.
+        sigma: Standard deviation of a number among them in the first generation.
     """
 
     depths: tuple[int, ...]
     repeats: int
+
+    sigma = 1.0
 
     @property
     @abstractmethod

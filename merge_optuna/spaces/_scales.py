@@ -21,8 +21,6 @@ from merge_optuna.recipes import Hop
 from merge_optuna.spaces._indicators import Slot, Visit, letter
 
 LOW, HIGH = 0.4, 1.5
-SIGMA = 1 / 8
-"""Standard deviation of a scale in the first generation: the bounds are four of it away from 1."""
 _MATRIX = 12  # layers, so 144 scales
 
 
@@ -39,7 +37,7 @@ class Scales(ABC):
     depths: tuple[int, ...]
     slots: tuple[Slot, ...]
 
-    sigma = SIGMA
+    sigma = 1 / 8  # the nearer bound is four of it away from 1
 
     @abstractmethod
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -19,7 +19,6 @@ from merge_optuna.recipes import Hop, Recipe, ScaleTarget
 from merge_optuna.recipes._structure import frame_of
 from merge_optuna.recipes._tree import check_sources
 from merge_optuna.samplers import CmaEsSampler, GASampler
-from merge_optuna.spaces import _indicators as indicators_
 from merge_optuna.spaces._indicators import INDICATORS
 from merge_optuna.spaces._scales import SCALES
 from merge_optuna.spaces._space import Declaration, Space
@@ -162,8 +161,8 @@ class LayerPath(Space):
                 seed=seed,
                 **{"initial_population": [self.start()], **overrides},
             )
-        sigmas = dict.fromkeys(self._indicators.distributions(), indicators_.SIGMA)
-        sigmas |= dict.fromkeys(self._scales.distributions(), self._scales.sigma)
+        parts = self._indicators, self._scales
+        sigmas = {name: part.sigma for part in parts for name in part.distributions()}
         arguments: dict[str, Any] = {
             "x0": self.start(),
             "sigma0": {
