@@ -39,7 +39,7 @@ class Hop(NamedTuple):
     Attributes:
         model: Number of the model.
         layer: Number of the layer in that model.
-        scale: What is scaled by it says the path's ``target``; above 0.
+        scale: What is scaled by it says the path's ``scale_target``; above 0.
     """
 
     model: int
