@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.evaluators import Evaluator
     from merge_optuna.recipes.groups import Per
-    from merge_optuna.spaces.layer_path import ScaleForm
 
 
 def evolutionary_merge(
@@ -67,9 +67,6 @@ def data_flow(
     experts: Sequence[Checkpoint | Recipe],
     evaluator: Evaluator | Callable[[nn.Module], float],
     *,
-    repeats: int = 3,
-    scales: ScaleForm = "hop",
-    max_hops: int | None = None,
     generations: int = 100,
     population_size: int = 128,
     n_trials: int | None = None,
@@ -88,29 +85,29 @@ def data_flow(
         base: One more model to go through, the last, if given; the paper has none.
         experts: The models; the first gives embedding, head and tokenizer.
         evaluator: Scores a model on dev data.
-        repeats: How often all layers are laid out.
-        scales: See :class:`mo.spaces.LayerPath`.
-        max_hops: Longer paths are pruned: the cost of a model, and of its evaluation, is
-            proportional to its path.
         generations: Budget.
         population_size: Of CMA-ES.
-        n_trials: Budget; ``generations`` of the whole population when omitted.
+        n_trials: Budget; when omitted the path that the search begins with, and ``generations`` of
+            the whole population.
         seed: Of the search.
         device: Of the live models.
         dtype: Of the live models.
-        overrides: Further arguments of :class:`mo.MergeStudy`.
+        overrides: Further arguments of :class:`mo.spaces.LayerPath`, e.g. ``max_hops``, and of
+            :class:`mo.MergeStudy`.
     """
     check_sources("data_flow", base, experts)
     _check_count("generations", generations)
     models = [*experts, *([] if base is None else [base])]
-    space = LayerPath(models, repeats, scales, max_hops=max_hops)
+    known = inspect.signature(LayerPath).parameters
+    space = LayerPath(models, **{k: overrides.pop(k) for k in list(overrides) if k in known})
     arguments: dict[str, Any] = {
         "name": "data-flow",
         "sampler": space.sampler(seed=seed, population_size=population_size),
+        "first": [space.start()],
         **overrides,
     }
     objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
-    total = generations * population_size if n_trials is None else n_trials
+    total = 1 + generations * population_size if n_trials is None else n_trials
     return MergeStudy(objective=objective, n_trials=total, **arguments)
 
 

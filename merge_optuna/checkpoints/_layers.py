@@ -72,14 +72,17 @@ class StackStore:
     Args:
         parts: The checkpoints.
         names: How errors call them.
+        dtype: Of all float tensors; that which each has when omitted.
 
     Raises:
         CheckpointError: If all of them are without blocks.
         CheckpointMismatch: If they are no parts of one model.
     """
 
-    def __init__(self, parts: Sequence[Store], names: Sequence[str]) -> None:
-        self._parts = parts
+    def __init__(
+        self, parts: Sequence[Store], names: Sequence[str], dtype: torch.dtype | None = None
+    ) -> None:
+        self._parts, self._dtype = parts, dtype
         self.origins: dict[str, tuple[int, str]] = {}
         if all(isinstance(part, LayerStore) and not part.has_layers for part in parts):
             raise CheckpointError(f"There is no layer in {', '.join(names)}: a model needs one.")
@@ -102,11 +105,16 @@ class StackStore:
         self.config = _config_of_stack(configs, counts) if len(configs) == len(parts) else None
 
     def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        return {name: self._parts[i].specs()[own] for name, (i, own) in self.origins.items()}
+        found = {name: self._parts[i].specs()[own] for name, (i, own) in self.origins.items()}
+        return {name: (self._final(dtype), shape) for name, (dtype, shape) in found.items()}
 
     def tensor(self, name: str) -> Tensor:
         i, own = self.origins[name]
-        return self._parts[i].tensor(own)
+        tensor = self._parts[i].tensor(own)
+        return tensor.to(self._final(tensor.dtype))
+
+    def _final(self, dtype: torch.dtype) -> torch.dtype:
+        return self._dtype if self._dtype is not None and dtype.is_floating_point else dtype
 
 
 def depth_of(store: Store) -> int:

@@ -250,8 +250,16 @@ def wanted_dtype(source: Source, dtype: torch.dtype | str | None) -> torch.dtype
 
 
 def frame_of(source: Source) -> Checkpoint:
-    """The checkpoint whose names, config and unmerged tensors the result has."""
-    return source.frame if isinstance(source, Recipe) else source
+    """The checkpoint whose names, config and unmerged tensors the result has.
+
+    Raises:
+        RecipeError: If it is neither a recipe nor a checkpoint.
+    """
+    if isinstance(source, Recipe):
+        return source.frame
+    if not isinstance(source, Checkpoint):
+        raise RecipeError(f"Expected a recipe or a mo.Checkpoint, not {source!r}.")
+    return source
 
 
 def origins(source: Source) -> dict[str, tuple[Source, str]]:

@@ -66,9 +66,9 @@ def write(
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
     folder = Path(folder).expanduser().resolve()
+    frame = frame_of(recipe).whole
     _check_not_a_source(recipe, folder)
-    out = wanted_dtype(recipe, dtype)
-    frame, origin = frame_of(recipe).whole, origins(recipe)
+    out, origin = wanted_dtype(recipe, dtype), origins(recipe)
     final = {name: final_dtype(frame.dtype(name), out) for name in frame.names()}
     specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]
     texts = {"README.md": model_card(recipe, folder.name, score, command)}

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from merge_optuna.checkpoints import Checkpoint, is_embedding
 from merge_optuna.engine._live import Engine
 from merge_optuna.engine._tensors import Source, frame_of
-from merge_optuna.errors import CheckpointMismatch, RecipeError, few
+from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import LayerPath
-from merge_optuna.recipes.layer_path import SCALED, Branches, check_configs
+from merge_optuna.recipes.layer_path import SCALED, Branches, check_layers
 
 _LANGUAGE = "language_model"  # what transformers calls the one inside of another model
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,7 +43,7 @@ class LivePath:
 
     Example:
         >>> live = LivePath([a, b])
-        >>> model = live.load(LayerPath.parse("A0-A1-B1×0.8-A2"))
+        >>> model = live.load("A0-A1-B1×0.8-A2")
     """
 
     def __init__(
@@ -63,8 +63,11 @@ class LivePath:
             dtype = dtype or self._models[0].module.dtype
         self._shell: tuple[tuple[int, int], _Shell] | None = None
 
-    def load(self, path: LayerPath) -> nn.Module:
+    def load(self, path: LayerPath | str) -> nn.Module:
         """Puts a path in place.
+
+        Args:
+            path: The path, or its text.
 
         Returns:
             The live model, the same object as long as embedding and head are of the same models;
@@ -73,6 +76,7 @@ class LivePath:
         Raises:
             RecipeError: If there is no such model or layer.
         """
+        path = LayerPath.parse(path) if isinstance(path, str) else path
         path.check(self._names, [len(model.layers) for model in self._models])
         hops = [
             _hop(self._models[hop.model].layers[hop.layer], place, factors)
@@ -103,23 +107,10 @@ def branches_of(models: Sequence[Source]) -> Branches:
         CheckpointMismatch: If the models do not fit each other.
     """
     frames = [frame_of(model) for model in models]
-    kinds = [_kind(frame) for frame in frames]
-    if len(set(kinds)) > 1:
-        raise CheckpointMismatch(
-            "A path goes through models of one architecture; these are "
-            + ", ".join(f"{f.name!r}, a {k}" for f, k in zip(frames, kinds, strict=True))
-            + "."
-        )
-    check_configs(frames)
-    shapes = [_of_first_layer(frame) for frame in frames]
-    for frame, found in zip(frames, shapes, strict=True):
-        if found != shapes[0]:
-            differing = sorted(n for n, _ in found.items() ^ shapes[0].items())
-            raise CheckpointMismatch(
-                f"The layers of {frame.name!r} do not fit on those of {frames[0].name!r}: "
-                f"{few(sorted(set(differing)))} differ in shape."
-            )
-    return SCALED[kinds[0]]
+    for frame in frames:
+        _check_architecture(frame)
+    check_layers(frames)
+    return SCALED[str((frames[0].config or {})["model_type"])]
 
 
 class _Model:
@@ -298,17 +289,11 @@ def _text(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
-def _of_first_layer(frame: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a layer."""
-    one, none = frame.layers(0, 1), frame.layers(0, 0)
-    return {n: one.shape(n) for n in one.names() if n not in none.names()}
-
-
-def _kind(frame: Checkpoint) -> str:
-    """The architecture of a model.
+def _check_architecture(frame: Checkpoint) -> None:
+    """Checks that a live path can go through the layers of a model.
 
     Raises:
-        RecipeError: If it has none through whose layers a live path can go.
+        RecipeError: If not.
     """
     config = frame.config or {}
     kind = config.get("model_type")
@@ -322,4 +307,3 @@ def _kind(frame: Checkpoint) -> str:
             f"The attention of {frame.name!r} is scaled by the number of its layer "
             "(scale_attn_by_inverse_layer_idx), so its layers mean something else elsewhere."
         )
-    return str(kind)

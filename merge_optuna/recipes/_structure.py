@@ -6,13 +6,15 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from merge_optuna.checkpoints import Checkpoint, LayerStore, ModuleOfModel, StackStore
+from merge_optuna.checkpoints import Checkpoint, LayerStore, ModuleOfModel, StackStore, model_dtype
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._alignment import Alignment, align
 from merge_optuna.recipes.groups import Layout
-from merge_optuna.recipes.layer_path import check_configs, pieces
+from merge_optuna.recipes.layer_path import check_fit, pieces
 
 if TYPE_CHECKING:
+    import torch
+
     from merge_optuna.recipes._tree import Recipe
 
 
@@ -128,7 +130,7 @@ class Route:
         self._recipe, self._path = recipe, recipe.path
         self._models = tuple(frame_of(model) for model in recipe.models)
         self._path.check(recipe.model_names, [model.depth for model in self._models])
-        check_configs(self._models)
+        check_fit(self._path, self._models)
         self.pieces = pieces(self._path, self._models)
 
     @cached_property
@@ -138,7 +140,14 @@ class Route:
 
     @cached_property
     def _store(self) -> StackStore:
-        return StackStore([part.store for part in self.parts], [part.name for part in self.parts])
+        names = [part.name for part in self.parts]
+        return StackStore([part.store for part in self.parts], names, self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """That of the first model if others have another: they would be mixed in one file."""
+        found = [model_dtype(model.config, model.store.specs()) for model in self._models]
+        return found[0] if len(set(found)) > 1 else None
 
     @property
     def frame(self) -> Checkpoint:

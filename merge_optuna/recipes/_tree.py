@@ -729,6 +729,10 @@ def check_sources(
     """
     if isinstance(models, (Checkpoint, Recipe)):
         raise RecipeError(f"{taker} takes a list of models: [{models.name}], not one model.")
+    if isinstance(models, str | Path) or not isinstance(models, Sequence):
+        raise RecipeError(
+            f"{taker} takes a list of models, [mo.Checkpoint(folder), ...], not {models!r}."
+        )
     for source in (base, *models):
         if source is not None and not isinstance(source, (Checkpoint, Recipe)):
             raise RecipeError(

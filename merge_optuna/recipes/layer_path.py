@@ -17,20 +17,22 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import CheckpointMismatch, RecipeError
+from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 
 ScaleTarget = Literal["branch", "stream"]
 
 _HOP = re.compile(
-    r"(?P<model>[A-Z])(?:(?P<layer>\d+)(?:[×*](?P<scale>[^\s-]+))?|\[(?P<from>\d+):(?P<to>\d+)\])"
+    r"(?P<model>[A-Z])(?:(?P<layer>\d+)(?:[×*](?P<scale>\S+))?|\[(?P<from>\d+):(?P<to>\d+)\])"
 )
 _OPTIONS: dict[str, Any] = {"scale_target": "branch", "embeddings_from": 0, "head_from": 0}
 _OF_LAYERS = (
     *("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act"),
     *("activation_function", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "sliding_window"),
+    "position_embedding_type",
 )
 """What a config says of how layers compute."""
-_SEPARATOR = re.compile(r"\s*-\s*|\s+")
+_SEPARATOR = re.compile(r"\s*(?<![eE×*])-\s*|\s+")  # a scale may be 1e-5
 
 
 class Hop(NamedTuple):
@@ -99,7 +101,7 @@ class LayerPath:
             if found is None:
                 raise RecipeError(
                     f"{word!r} in the path {text!r} is no layer (A0, B7×0.8) and no range of "
-                    "layers (A[0:16])."
+                    "layers (A[0:16], without a scale)."
                 )
             model = string.ascii_uppercase.index(found["model"])
             if found["layer"] is None:
@@ -155,12 +157,9 @@ class LayerPath:
             RecipeError: If not.
         """
         for number in self.models:
-            if not 0 <= number < len(models):
-                letter = string.ascii_uppercase[number % 26]
-                raise RecipeError(
-                    f"The path wants model {letter}, number {number}; there are {len(models)}, "
-                    "the first is A."
-                )
+            if not isinstance(number, int) or not 0 <= number < len(models):
+                known = ", ".join(f"{i} ({string.ascii_uppercase[i]})" for i in range(len(models)))
+                raise RecipeError(f"The path wants model {number!r}; there are {known}.")
         for hop in self.hops:
             if not hop.layer < depths[hop.model]:
                 raise RecipeError(
@@ -292,21 +291,55 @@ def pieces(way: LayerPath, models: Sequence[Checkpoint]) -> list[Piece]:
     return found
 
 
-def check_configs(models: Sequence[Checkpoint]) -> None:
-    """Checks that the layers of models compute alike: a path has the config of one of them.
+def check_fit(way: LayerPath, models: Sequence[Checkpoint]) -> None:
+    """Checks that a path can go through layers of all the models, and end in its head.
 
     Raises:
         CheckpointMismatch: Naming what differs.
     """
-    first = models[0].config or {}
+    check_layers(models)
+    ends = models[way.embeddings_from], models[way.head_from]
+    for key in ("vocab_size", "id2label"):
+        one, other = ((end.config or {}).get(key) for end in ends)
+        if one != other and None not in (one, other):
+            raise CheckpointMismatch(
+                f"The embedding is that of {ends[0].name!r} and the head that of "
+                f"{ends[1].name!r}, whose {key} are {one} and {other}. Take both from one of "
+                "them: embeddings_from= and head_from=."
+            )
+
+
+def check_layers(models: Sequence[Checkpoint]) -> None:
+    """Checks that layers of models can be on one path: it has the config of one of them.
+
+    Raises:
+        CheckpointMismatch: Naming what differs.
+    """
+    first = models[0]
     for model in models[1:]:
-        own = model.config or {}
+        pair = f"The layers of {model.name!r} and {first.name!r} cannot be on one path"
+        one, other = model.config or {}, first.config or {}
+        if one.get("model_type") != other.get("model_type"):
+            raise CheckpointMismatch(
+                f"{pair}: they are of one architecture, these of a {one.get('model_type')} and a "
+                f"{other.get('model_type')}."
+            )
         for key in _OF_LAYERS:
-            if None not in (own.get(key), first.get(key)) and own[key] != first[key]:
+            if key in one and key in other and one[key] != other[key]:
                 raise CheckpointMismatch(
-                    f"The layers of {model.name!r} and {models[0].name!r} cannot be on one path: "
-                    f"{key} is {own[key]} and {first[key]} in their config.json."
+                    f"{pair}: {key} is {one[key]} and {other[key]} in their config.json, and the "
+                    "layers of one would run with that of the other."
                 )
+        shapes = _of_first_layer(model).items() ^ _of_first_layer(first).items()
+        if shapes:
+            differing = sorted({name for name, _ in shapes})
+            raise CheckpointMismatch(f"{pair}: their shapes differ in {few(differing)}.")
+
+
+def _of_first_layer(model: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a layer."""
+    one, none = model.layers(0, 1), model.layers(0, 0)
+    return {n: one.shape(n) for n in one.names() if n not in none.store.specs()}
 
 
 def _scaled(way: LayerPath, branches: Branches) -> list[Piece]:

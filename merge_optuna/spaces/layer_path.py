@@ -87,7 +87,9 @@ class LayerPath(Space):
         indicators: IndicatorForm = "real",
     ) -> None:
         check_sources("LayerPath", None, models)
-        _check_options(scales, indicators, repeats, max_hops)
+        if not models:
+            raise RecipeError("LayerPath needs at least one model: LayerPath([a, b]).")
+        _check_options(scales, indicators, init, repeats, max_hops)
         _check_bound(models)
         branches_of(models)
         depths = [frame_of(model).depth for model in models]
@@ -219,17 +221,20 @@ class LayerPath(Space):
         return self.bind(trial.params)
 
 
-def _check_options(scales: str, indicators: str, repeats: int, max_hops: int | None) -> None:
+def _check_options(
+    scales: str, indicators: str, init: str, repeats: int, max_hops: int | None
+) -> None:
     for name, value, known in (
         ("scales", scales, get_args(ScaleForm)),
         ("indicators", indicators, get_args(IndicatorForm)),
     ):
         if value not in known:
             raise RecipeError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
-    if repeats < 1:
-        raise RecipeError(f"repeats must be at least 1, not {repeats}.")
-    if max_hops is not None and max_hops < 1:
-        raise RecipeError(f"max_hops must be at least 1, not {max_hops}.")
+    if not isinstance(init, str):
+        raise RecipeError(f"init must be 'first-model' or the text of a path, not {init!r}.")
+    for name, number in (("repeats", repeats), ("max_hops", 1 if max_hops is None else max_hops)):
+        if not isinstance(number, int) or number < 1:
+            raise RecipeError(f"{name} must be a whole number of at least 1, not {number!r}.")
 
 
 def _check_bound(models: Sequence[Checkpoint | Recipe]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -50,6 +50,8 @@ class MergeStudy:
         timeout: Seconds after which a run starts no further trial; every start has as many.
         callbacks: Called after every trial, as in ``study.optimize``; see ``mo.callbacks``. A
             :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
+        first: Parameters of the first trials, before the sampler proposes any, e.g.
+            ``[space.start()]``: what a search begins with, as a baseline.
         keep_best: How many of the best trials are written to ``folder`` while the search runs,
             see :class:`mo.callbacks.KeepBest`.
         folder: Where the best trials are kept.
@@ -63,6 +65,7 @@ class MergeStudy:
     test: Evaluator | None = None
     timeout: float | None = None
     callbacks: Sequence[Callback] = ()
+    first: Sequence[Mapping[str, Any]] = ()
     keep_best: int | None = None
     folder: str | Path | None = None
 
@@ -70,6 +73,11 @@ class MergeStudy:
         _check_timeout(self.timeout)
         if self.n_trials < 0:
             raise StudyError(f"n_trials must not be negative, but is {self.n_trials}.")
+        if not isinstance(self.objective, MergeObjective):
+            raise StudyError(
+                "objective= is what a trial does, mo.MergeObjective(space, evaluator), not "
+                f"{self.objective!r}: mo.MergeStudy(name, objective, n_trials)."
+            )
         for callback in self._callbacks():
             if isinstance(callback, (StopRule, KeepBest)):
                 callback.check(self.objective.directions)
@@ -113,6 +121,9 @@ class MergeStudy:
         self.objective.check_study(study)
         self.objective.store_space(study)
         fail_dead_trials(study)
+        if not compat.all_trials(study):
+            for params in self.first:
+                study.enqueue_trial(dict(params), skip_if_exists=True)
         return study
 
     def run(

@@ -469,10 +469,17 @@ def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
     new = [(c.name, c.digest[:8]) for c in now.checkpoints()]
     if old != new:
         return f"sources {old}, now {new}"
+    if before.path != now.path:
+        return f"path {_path_in_words(before)}, now {_path_in_words(now)}"
     for name, value in before.parameters:
         if now.values[name] != value:
             return f"{name}={value!r}, now {now.values[name]!r}"
     return "other excluded tensors, names or nested recipes"
+
+
+def _path_in_words(recipe: Recipe) -> str:
+    data = recipe.path and recipe.path.to_data()
+    return ", ".join(map(str, data.values())) if isinstance(data, dict) else str(data)
 
 
 def _difference_of_spaces(before: Declaration, now: Declaration) -> str:

@@ -199,10 +199,28 @@ def test_data_type(pair: Pair) -> None:
     assert torch.isfinite(logits(model)).all()
 
 
+def test_models_of_several_data_types_make_one(pair: Pair, tmp_path: Path) -> None:
+    half = mo.write(pair.checkpoints[1], tmp_path / "half", dtype="bfloat16")
+    models = [pair.checkpoints[0], mo.Checkpoint(half, name="half")]
+    for turned in (False, True):
+        ordered = models[::-1] if turned else models
+        recipe = mo.recipes.path("A0*0.7-B1-B0*1.3", ordered)
+        folder = mo.write(recipe, tmp_path / f"{turned}")
+        wanted = torch.bfloat16 if turned else torch.float32
+        stored = mo.Checkpoint(folder)
+        floats = {stored.dtype(n) for n in stored.names() if stored.dtype(n).is_floating_point}
+        assert floats == {wanted}
+        found, written = mo.Engine().load(recipe), pair.loader.from_pretrained(folder).eval()
+        assert {p.dtype for p in found.parameters()} == {wanted} == {written.dtype}
+        if not turned:
+            reach = float(logits(written).max() - logits(written).min())
+            assert float((logits(written) - logits(found)).abs().max()) <= 1e-4 * reach
+
+
 def test_errors(tmp_path: Path) -> None:
     a = mo.Checkpoint(toys.save(toys.llama(), tmp_path / "a"), name="a")
     g = mo.Checkpoint(toys.save(toys.gpt2(), tmp_path / "g"), name="g")
-    with pytest.raises(CheckpointMismatch, match="one architecture; these are 'a', a llama, 'g'"):
+    with pytest.raises(CheckpointMismatch, match="one architecture, these of a gpt2 and a llama"):
         LivePath([a, g])
     vit = mo.Checkpoint(toys.save(toys.vit(), tmp_path / "vit"), name="vit")
     with pytest.raises(RecipeError, match=r"'vit', a vit; it can through those of llama, mistral"):
@@ -212,7 +230,7 @@ def test_errors(tmp_path: Path) -> None:
         LivePath([mo.Checkpoint(toys.save(scaled, tmp_path / "s"), name="s")])
     wide = toys.llama(0, intermediate_size=40)
     w = mo.Checkpoint(toys.save(wide, tmp_path / "w"), name="w")
-    with pytest.raises(CheckpointMismatch, match=r"of 'w' do not fit on those of 'a': .*down"):
+    with pytest.raises(CheckpointMismatch, match=r"of 'w' and 'a' cannot be .* differ in .*down"):
         LivePath([a, w])
     heads = toys.llama(0, num_attention_heads=2, num_key_value_heads=2)
     h = mo.Checkpoint(toys.save(heads, tmp_path / "h"), name="h")
@@ -221,5 +239,5 @@ def test_errors(tmp_path: Path) -> None:
             use([a, h])
     with pytest.raises(RecipeError, match=r"path A0-A7 wants layer 7 of 'a', which has 2, 0 to 1"):
         LivePath([a]).load(LayerPath.parse("A0-A7"))
-    with pytest.raises(RecipeError, match="wants model B, number 1; there are 1"):
+    with pytest.raises(RecipeError, match="wants model 1; there are 0 \\(A\\)"):
         LivePath([a]).load(LayerPath.parse("B0"))

@@ -188,6 +188,11 @@ def test_text() -> None:
     assert str(way) == "A0-A1-B1×0.8-A1-A2-C12×1.25"
     assert way.hops[2] == Hop(1, 1, 0.8)
     assert str(LayerPath((Hop(0, 0, 1e-7), Hop(25, 3)))) == "A0×0.0000001-Z3"
+    assert LayerPath.parse("A0×1e-05-A1×2.5E+1 B2").hops == (
+        Hop(0, 0, 1e-5),
+        Hop(0, 1, 25),
+        Hop(1, 2),
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,9 +202,11 @@ def test_text() -> None:
         ("A0-a1", r"'a1' in the path 'A0-a1' is no layer \(A0, B7×0.8\) and no range"),
         ("A0×much", "'much' in 'A0×much' is no number"),
         ("A[3:3]", r"The range 'A\[3:3\]' of the path is empty"),
+        ("A0×-1-A1", "The scale of layer A0×-1 must be a number above 0, not -1.0"),
+        ("A[0:2]×0.9", r"no range of layers \(A\[0:16\], without a scale\)"),
         ("A0×0", "The scale of layer A0×0 must be a number above 0, not 0.0"),
         ("A0×nan", "must be a number above 0, not nan"),
-        ("C0", "The path wants model C, number 2; there are 2, the first is A"),
+        ("C0", r"The path wants model 2; there are 0 \(A\), 1 \(B\)\."),
         ("A0-A3", "path A0-A3 wants layer 3 of 'one', which has 3, 0 to 2"),
     ],
 )
@@ -213,7 +220,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     a, b = (
         mo.Checkpoint(toys.save(m, tmp_path / n)) for m, n in ((toys.llama(), "a"), (wide, "b"))
     )
-    with pytest.raises(CheckpointMismatch, match="do not fit"):
+    with pytest.raises(CheckpointMismatch, match=r"their shapes differ in .*down_proj"):
         _ = path("A0-B1", [a, b]).frame
     with pytest.raises(RecipeError, match=r"takes a list of models"):
         path("A0", a)  # type: ignore[arg-type]
@@ -221,6 +228,20 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         path("B0", [a, a.layers(0, 1)]).to_mergekit()
     with pytest.raises(RecipeError, match=r"takes layers from checkpoints, not from other"):
         path("A0", [mo.recipes.linear([a])]).to_mergekit()
+    for options, what in (
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_parameters is"),
+        ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001 and"),
+    ):
+        other = mo.Checkpoint(toys.save(toys.llama(0, **options), tmp_path / what[:3]), name="o")
+        with pytest.raises(CheckpointMismatch, match=what):
+            path("A0-B1", [a, other])
+    large = mo.Checkpoint(toys.save(toys.llama(0, vocab_size=80), tmp_path / "large"), name="l")
+    assert path("A0-B1", [a, large]).frame.config["vocab_size"] == 64
+    for ends in ({"head_from": 1}, {"embeddings_from": 1}):
+        with pytest.raises(
+            CheckpointMismatch, match=r"vocab_size are .*embeddings_from= and head"
+        ):
+            path("A0-B1", [a, large], **ends)
     vit = mo.Checkpoint(toys.save(toys.vit(), tmp_path / "vit"))
     assert path("A0-A0", [vit]).frame.config["num_hidden_layers"] == 2
     with pytest.raises(RecipeError, match=r"a vit, cannot have scales; those of llama, .*bert"):

@@ -244,18 +244,21 @@ def test_categorical_indicators_are_for_other_samplers(
 
 def test_the_preset(models: list[mo.Checkpoint]) -> None:
     search = mo.presets.data_flow(models[1], models[:1], routes.Logits(), max_hops=7)
-    assert (search.name, search.n_trials) == ("data-flow", 12_800)
+    assert (search.name, search.n_trials) == ("data-flow", 12_801)
     assert search.sampler.population_size() == 128  # type: ignore[union-attr]
     space = search.objective.space
     assert isinstance(space, LayerPath)
     assert space.recipe.model_names == ("ja", "math")
     assert len(space.distributions()) == 2 * 15
+    begun = mo.presets.data_flow(None, models, routes.Logits(), init="B1-A0", repeats=3)
+    assert str(begun.objective.space.recipe) == "B1-A0"
     small = mo.presets.data_flow(
         None, models, routes.Logits(), generations=2, population_size=4, scales="none"
     )
     study = small.run(progress=False)
-    assert len(study.trials) == 8
-    assert len(study.trials[0].params) == 15
+    assert len(study.trials) == 9
+    assert study.trials[0].user_attrs["path"] == "A0-A1"
+    assert len(study.trials[1].params) == 15
 
 
 # -- Processes ----------------------------------------------------------------------------
@@ -315,10 +318,13 @@ def test_workers(folder: Path, tmp_path: Path) -> None:
         ({"scales": "hops"}, "scales must be one of hop, matrix, network, none, not 'hops'"),
         ({"scale_target": "tree"}, "scale_target must be 'branch' or 'stream', not 'tree'"),
         ({"indicators": "binary"}, "indicators must be one of real, categorical"),
-        ({"repeats": 0}, "repeats must be at least 1, not 0"),
-        ({"max_hops": 0}, "max_hops must be at least 1, not 0"),
+        ({"repeats": 0}, "repeats must be a whole number of at least 1, not 0"),
+        ({"max_hops": 0}, "max_hops must be a whole number of at least 1, not 0"),
         ({"max_hops": 1}, "begins with has 2 layers, more than max_hops=1"),
-        ({"head_from": 2}, "wants model C, number 2; there are 2"),
+        ({"repeats": 1.5}, "repeats must be a whole number of at least 1, not 1.5"),
+        ({"init": ["A0"]}, "init must be 'first-model' or the text of a path, not"),
+        ({"head_from": 2}, r"wants model 2; there are 0 \(A\), 1 \(B\)"),
+        ({"head_from": "B"}, r"wants model 'B'; there are 0 \(A\), 1 \(B\)"),
         ({"init": "A7"}, "wants layer 7 of 'ja', which has 2, 0 to 1"),
         ({"init": "B1-A1", "repeats": 1}, "more than repeats=1 rounds .* its layer 1 none is"),
         ({"init": "A0×0.8", "scales": "none"}, "other than 1 only with scales='hop'"),
@@ -336,10 +342,20 @@ def test_models_that_do_not_fit(models: list[mo.Checkpoint], tmp_path: Path) -> 
 
     with pytest.raises(RecipeError, match=r"a vit; it can through those of llama, mistral, qwen2"):
         LayerPath([of(toys.vit())])
-    with pytest.raises(CheckpointMismatch, match="of one architecture; these are 'ja', a llama"):
+    with pytest.raises(
+        CheckpointMismatch, match="they are of one architecture, these of a gpt2 and a llama"
+    ):
         LayerPath([models[0], of(toys.gpt2())])
-    with pytest.raises(CheckpointMismatch, match="do not fit on those of 'ja'"):
+    with pytest.raises(CheckpointMismatch, match=r"their shapes differ in .*down_proj"):
         LayerPath([models[0], of(toys.llama(0, intermediate_size=40))])
+    with pytest.raises(RecipeError, match=r"needs at least one model: LayerPath\(\[a, b\]\)"):
+        LayerPath([])
+    with pytest.raises(RecipeError, match="takes a list of models"):
+        mo.presets.data_flow(None, routes.Logits(), models)  # type: ignore[arg-type]
+    with pytest.raises(mo.errors.StudyError, match=r"objective= is what a trial does, mo\.Merge"):
+        mo.MergeStudy("x", LayerPath(models), n_trials=3)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"Expected a recipe or a mo\.Checkpoint, not 'A0-A1'"):
+        mo.write("A0-A1", tmp_path / "z")  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="takes a list of models"):
         LayerPath(models[0])  # type: ignore[arg-type]
     with pytest.raises(
@@ -358,5 +374,5 @@ def test_another_space(models: list[mo.Checkpoint], tmp_path: Path) -> None:
     search().run(url, progress=False)
     with pytest.raises(mo.errors.StudyError, match="max_hops=None, now 9"):
         search(max_hops=9).run(url, progress=False)
-    with pytest.raises(mo.errors.StudyError, match="another space: "):
+    with pytest.raises(mo.errors.StudyError, match=r"another space: path A\[?0.*, now A0-B1"):
         search(init="A0-B1").run(url, progress=False)

@@ -52,7 +52,8 @@ def stacked(recipe: Recipe) -> Recipe:
     if any(piece.start == piece.stop for piece in route.pieces):
         raise RecipeError(
             "mergekit takes the embedding from the model of the first layer and the head from "
-            "that of the last, so embeddings_from= and head_from= must be these."
+            "that of the last. For this path make them so with embeddings_from="
+            f"{recipe.path.hops[0].model} and head_from={recipe.path.hops[-1].model}."
         )
     scales = [{**piece.factors, "*": 1.0} if piece.factors else 1.0 for piece in route.pieces]
     made = merge("passthrough", None, route.parts, {"scale": scales}, name=recipe.name)
