@@ -177,6 +177,11 @@ class Task:
     evaluations: int
 
     @property
+    def budget(self) -> int:
+        """The evaluations of this method."""
+        return self.evaluations // METHODS[self.method].part
+
+    @property
     def place(self) -> Path:
         """Where its result is kept."""
         return Path("runs") / self.pool.name / f"{self.method}-{self.evaluations}-{self.seed}.json"
@@ -208,11 +213,20 @@ def half(task: Task) -> Task:
     return replace(task, evaluations=task.evaluations // 2)
 
 
-def dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
-    """A path through the best expert, from which it begins, and the second best."""
+def ta(task: Task) -> mo.Recipe:
+    """Task arithmetic, a weight for every expert: few numbers, so it gets a part of the budget."""
+    base, *_ = task.pool.checkpoints.values()
+    space = mo.recipes.task_arithmetic(base, task.pool.experts, weight=mo.free(0, 1))
+    return mo.recipe_of(task.run(space, task.method, task.budget))
+
+
+def dfs(other: str | None = None, **options: Any) -> Callable[[Task], mo.Recipe]:
+    """A path through the best expert, from which it begins, and another or the second best."""
 
     def search(task: Task) -> mo.Recipe:
-        space = mo.spaces.LayerPath(task.pool.experts[:2], **options)
+        best, second, *_ = task.pool.experts
+        models = [best, task.pool.checkpoints[other] if other else second]
+        space = mo.spaces.LayerPath(models, **options)
         return mo.recipe_of(task.run(space, task.method, task.evaluations))
 
     return search
@@ -226,16 +240,19 @@ def ps_dfs(task: Task) -> mo.Recipe:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table."""
+    """One row of the table: a search, which has one ``part``-th of the evaluations."""
 
     label: str
     search: Callable[[Task], mo.Recipe | mo.Checkpoint]
+    part: int = 1
 
 
 METHODS = {
+    "ta": Method("task arithmetic, CMA-ES", ta, part=10),
     "ps": Method("PS: DARE-TIES, CMA-ES", ps),
     "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task))),
     "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
+    "dfs_base": Method("DFS with the base as second model", dfs(BASE)),
     "dfs_none": Method("DFS without scales", dfs(scales="none")),
     "ps_dfs": Method("PS + DFS", ps_dfs),
 }
@@ -261,7 +278,7 @@ def made(task: Task) -> Result:
     started = time.perf_counter()
     recipe = METHODS[task.method].search(task)
     seconds = time.perf_counter() - started
-    result = scored(task.pool, recipe, task.evaluations, seconds)
+    result = scored(task.pool, recipe, task.budget, seconds)
     task.place.parent.mkdir(parents=True, exist_ok=True)
     task.place.write_text(json.dumps(asdict(result)))
     print(f"{task.method} {task.seed}: dev {result.dev:.3f} {result.path}", flush=True)
