@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
-from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from _path_picture import Drawn, picture
 from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer
 
 import merge_optuna as mo
-from merge_optuna.recipes import LayerPath
 
 Array = NDArray[np.float64]
 DATA = "MERGE_OPTUNA_DATA"  # environment variable: a folder with the following files
@@ -250,11 +249,11 @@ class Method:
 METHODS = {
     "ta": Method("task arithmetic, CMA-ES", ta, part=10),
     "ps": Method("PS: DARE-TIES, CMA-ES", ps),
-    "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task))),
+    "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task)), part=2),
     "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
     "dfs_base": Method("DFS with the base as second model", dfs(BASE)),
     "dfs_none": Method("DFS without scales", dfs(scales="none")),
-    "ps_dfs": Method("PS + DFS", ps_dfs),
+    "ps_dfs": Method("PS + DFS, half of the evaluations each", ps_dfs),
 }
 
 
@@ -290,7 +289,7 @@ def scored(
 ) -> Result:
     """What a model is worth; the only use of the test passages."""
     dev, test = pool.score(model, "dev").mean(), pool.score(model, "test")
-    path, models = "", ()
+    path, models = "", tuple[tuple[str, int], ...]()
     if isinstance(model, mo.Recipe) and model.path is not None:
         path = f"{model.path:.2f}"
         depths = (source.frame.depth if isinstance(source, mo.Recipe) else source.depth
@@ -322,7 +321,7 @@ def compare(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) ->
     plain = json.dumps(report, default=asdict, indent=1)
     (out / "results.json").write_text(plain + "\n")
     (out / "results.md").write_text(table(pool, single, found, title))
-    (out / "paths.svg").write_text(picture(found))
+    (out / "paths.svg").write_text(picture(drawn(found)))
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -365,87 +364,105 @@ def interval(scores: Array) -> tuple[float, float, float]:
     return float(scores.mean()), float(low), float(high)
 
 
-def test_of(results: Sequence[Result]) -> Array:
-    """The mean over seeds, (domains, n)."""
-    return np.mean([result.test for result in results], axis=0)
+def by_seed(results: Sequence[Result]) -> Array:
+    """(seeds, domains, n)."""
+    return np.array([result.test for result in results])
 
 
-ORDER = [
-    ("PS + DFS", "PS", "ps_dfs", "ps"),
-    ("PS + DFS", "PS, half of the evaluations", "ps_dfs", "ps_half"),
-    ("PS", "DFS", "ps", "dfs"),
-    ("DFS", "the best source", "dfs", None),
-    ("DFS", "DFS without scales", "dfs", "dfs_none"),
+BEST = "the best source"
+ORDER = [  # of the paper: the first is better
+    ("ps_dfs", "ps"),
+    ("ps_dfs", "ps_half"),
+    ("ps", "dfs"),
+    ("dfs", BEST),
+    ("dfs", "dfs_none"),
 ]
+PLAIN = [("ps", BEST), ("ps", "untuned DARE-TIES"), ("ps", "uniform average"), ("ps", "ta"),
+         ("dfs", "uniform average"), ("dfs_base", "dfs")]  # fmt: skip
+
+
+def verdict(low: float, high: float, seeds: Sequence[float]) -> str:
+    """Whether the first is better, by the interval of the difference and by every seed's."""
+    if high < 0 and max(seeds) < 0:
+        return "holds"
+    if low > 0 and min(seeds) > 0:
+        return "does not hold, it is the other way round"
+    return "not shown: too close to tell"
+
+
+def judged(
+    pairs: Sequence[tuple[str, str]], single: dict[str, Result], found: dict[str, list[Result]]
+) -> list[str]:
+    """Lines of differences on test, paired by passages and, between searches, by seeds."""
+    lines = []
+    for first, second in pairs:
+        rival = found[second] if second in found else [single[second]]
+        difference = by_seed(found[first]) - by_seed(rival)
+        mean, low, high = interval(difference.mean(0))
+        seeds = difference.mean((1, 2)).tolist()
+        share = 100 * mean / by_seed(rival).mean()
+        names = [METHODS[name].label if name in METHODS else name for name in (first, second)]
+        lines.append(
+            f"- {names[0]} − {names[1]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}], {share:+.1f} % "
+            f"(seeds: {', '.join(f'{seed:+.3f}' for seed in seeds)}): "
+            f"**{verdict(low, high, seeds)}**"
+        )
+    return lines
 
 
 def table(
     pool: Pool, single: dict[str, Result], found: dict[str, list[Result]], title: str
 ) -> str:
     """Markdown."""
-    head = f"| | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
-    lines = [f"# {title}", "", "Nats per token, lower is better.", "", head]
-    lines.append("|---" * (4 + len(pool.domains)) + "|")
+    head = f"| | evaluations | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
+    lines = [f"# {title}", "", caption(pool, found), "", head]
+    lines.append("|---" * (5 + len(pool.domains)) + "|")
     rows = [(name, [result]) for name, result in single.items()]
     rows += [(METHODS[method].label, results) for method, results in found.items()]
     for label, results in rows:
-        mean, low, high = interval(test_of(results))
+        scores = by_seed(results)
+        mean, low, high = interval(scores.mean(0))
         dev = np.mean([result.dev for result in results])
-        domains = " | ".join(f"{value:.2f}" for value in test_of(results).mean(1))
-        seeds = ", ".join(f"{np.mean(r.test):.3f}" for r in results) if len(results) > 1 else ""
+        domains = " | ".join(f"{value:.2f}" for value in scores.mean((0, 2)))
+        seeds = ", ".join(f"{value:.3f}" for value in scores.mean((1, 2)))
         lines.append(
-            f"| {label} | {dev:.3f} | {mean:.3f} [{low:.3f}, {high:.3f}] | {domains} | {seeds} |"
+            f"| {label} | {results[0].evaluations} | {dev:.3f} | {mean:.3f} [{low:.3f}, "
+            f"{high:.3f}] | {domains} | {seeds if len(results) > 1 else ''} |"
         )
-    lines += ["", "Differences on test, paired by passages; below 0 the first is better:", ""]
-    best = min((name for name in pool.checkpoints), key=lambda name: single[name].dev)
-    for one, other, first, second in ORDER:
-        reference = test_of(found[second]) if second else test_of([single[best]])
-        mean, low, high = interval(test_of(found[first]) - reference)
-        seeds = [np.mean(r.test) - np.mean(reference) for r in found[first]]
-        text = ", ".join(f"{seed:+.3f}" for seed in seeds)
-        lines.append(f"- {one} − {other}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] (seeds: {text})")
-    lines += ["", "Paths of the searches, seed by seed:", ""]
+    best = min(pool.checkpoints, key=lambda name: single[name].dev)
+    rivals = {**single, BEST: single[best]}
+    lines += ["", "Differences on test; below 0 the first is better. The orderings of the paper:"]
+    lines += ["", *judged(ORDER, rivals, found), "", f"And others (the best source is {best}):"]
+    lines += ["", *judged(PLAIN, rivals, found), "", "Paths of the searches, seed by seed:", ""]
     for method, results in found.items():
         for result in results:
             if result.path:
                 names = ", ".join(f"{'ABC'[i]} {n}" for i, (n, _) in enumerate(result.models))
                 lines.append(f"- {METHODS[method].label} ({names}): `{result.path}`")
+    return "\n".join([*lines, "", "![paths](paths.svg)", ""])
+
+
+def caption(pool: Pool, found: dict[str, list[Result]]) -> str:
+    """What the numbers are."""
     seconds = [r.seconds / r.evaluations for results in found.values() for r in results]
-    lines += ["", f"An evaluation took {np.median(seconds):.2f} s (median of the runs)."]
-    lines += ["", "![paths](paths.svg)", ""]
-    return "\n".join(lines)
+    n = len(pool.domains)
+    return (
+        f"Nats per token, lower is better: the mean over {n} domains, on {n * PASSAGES['dev']} "
+        f"dev and {n * PASSAGES['test']} test passages of {LENGTH} tokens; searches see the dev "
+        "passages only. Rows of searches are means over seeds of the sampler (and of DARE's "
+        "masks); intervals are a bootstrap over the test passages of each domain. An ordering "
+        "holds if its interval and every seed agree. "
+        f"A trial took {np.median(seconds):.2f} s (median of the runs)."
+    )
 
 
-_COLOURS = ("#7fb3d5", "#f5b971", "#a9d18e")
-_CELL, _ROW, _LEFT = 46, 40, 230
-
-
-def picture(found: dict[str, list[Result]]) -> str:
-    """Every path as a row of layers, in the colour of their model."""
-    rows = [
-        (f"{METHODS[method].label}, seed {seed}", result)
+def drawn(found: dict[str, list[Result]]) -> list[list[Drawn]]:
+    """All paths, a row for every method."""
+    return [
+        [
+            Drawn(f"{METHODS[method].label}, seed {seed}", result.path, result.models)
+            for seed, result in enumerate(results)
+            if result.path
+        ]
         for method, results in found.items()
-        for seed, result in enumerate(results)
-        if result.path
     ]
-    longest = max((len(result.path.split("-")) for _, result in rows), default=1)
-    width, height = _LEFT + _CELL * longest + 10, _ROW * len(rows) + 10
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="11">'
-    ]
-    for y, (label, result) in enumerate(rows):
-        top = 5 + y * _ROW
-        parts.append(f'<text x="4" y="{top + 20}">{escape(label)}</text>')
-        for x, hop in enumerate(LayerPath.parse(result.path).hops):
-            left = _LEFT + x * _CELL
-            parts.append(
-                f'<rect x="{left}" y="{top}" width="{_CELL - 4}" height="{_ROW - 8}" rx="4" '
-                f'fill="{_COLOURS[hop.model]}"/>'
-                f'<text x="{left + 6}" y="{top + 14}">{"ABC"[hop.model]}{hop.layer}</text>'
-            )
-            if hop.scale != 1:
-                parts.append(
-                    f'<text x="{left + 6}" y="{top + 27}" font-size="9">×{hop.scale:.2f}</text>'
-                )
-    return "\n".join([*parts, "</svg>\n"])
