@@ -120,9 +120,9 @@ def test_a_small_run_is_kept_and_reported(
         task = flow.Task(pool, method, 0, 20)
         found[method] = [flow.made(task)]
         assert json.loads(task.place.read_text())["evaluations"] == task.budget
-        task.place.with_suffix(".log").unlink()
-        assert flow.made(task).dev == found[method][0].dev  # of the file
-        assert not task.place.with_suffix(".log").exists()
+    monkeypatch.setattr(flow.Task, "run", None)  # whoever searches again fails
+    for method in flow.METHODS:
+        assert flow.made(flow.Task(pool, method, 0, 20)).dev == found[method][0].dev
     single = {name: flow.scored(pool, model) for name, model in flow.baselines(pool).items()}
     table = flow.table(pool, single, found, "Small")
     assert all(f"| {method.label} |" in table for method in flow.METHODS.values())
