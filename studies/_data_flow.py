@@ -231,10 +231,15 @@ def dfs(other: str | None = None, **options: Any) -> Callable[[Task], mo.Recipe]
     return search
 
 
-def ps_dfs(task: Task) -> mo.Recipe:
+def ps_dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
     """Half of the budget for PS, the other for a path through its result and the best expert."""
-    space = mo.spaces.LayerPath([ps(half(task)), task.pool.experts[0]])
-    return mo.recipe_of(task.run(space, task.method, task.evaluations - task.evaluations // 2))
+
+    def search(task: Task) -> mo.Recipe:
+        space = mo.spaces.LayerPath([ps(half(task)), task.pool.experts[0]], **options)
+        rest = task.evaluations - task.evaluations // 2
+        return mo.recipe_of(task.run(space, task.method, rest))
+
+    return search
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,9 @@ class Method:
     part: int = 1
 
 
+# A depth is a choice of a model or none: to exchange one layer for another is one change. Among
+# real indicators it is several, as all layers of one model come before those of the next.
+CHOICES = {"indicators": "categorical"}
 METHODS = {
     "ta": Method("task arithmetic, CMA-ES", ta, part=10),
     "ps": Method("PS: DARE-TIES, CMA-ES", ps),
@@ -253,7 +261,10 @@ METHODS = {
     "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
     "dfs_base": Method("DFS with the base as second model", dfs(BASE)),
     "dfs_none": Method("DFS without scales", dfs(scales="none")),
-    "ps_dfs": Method("PS + DFS, half of the evaluations each", ps_dfs),
+    "ps_dfs": Method("PS + DFS, half of the evaluations each", ps_dfs()),
+    "dfs_ga": Method("DFS, genetic algorithm", dfs(**CHOICES)),
+    "dfs_ga_none": Method("DFS without scales, genetic algorithm", dfs(**CHOICES, scales="none")),
+    "ps_dfs_ga": Method("PS + DFS, genetic algorithm", ps_dfs(**CHOICES)),
 }
 
 
