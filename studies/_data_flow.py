@@ -185,6 +185,11 @@ class Task:
         """Where its result is kept."""
         return Path("runs") / self.pool.name / f"{self.method}-{self.evaluations}-{self.seed}.json"
 
+    @property
+    def kept(self) -> bool:
+        """Whether it was run, and with all seeds before, so that seeds can be paired."""
+        return all(replace(self, seed=seed).place.exists() for seed in range(self.seed + 1))
+
     def run(self, space: Any, name: str, evaluations: int) -> optuna.Study:
         """A search in memory: a database would be written to for every parameter."""
         objective = mo.MergeObjective(space, self.pool.evaluator("dev"))
@@ -282,7 +287,8 @@ def baselines(pool: Pool) -> dict[str, mo.Recipe | mo.Checkpoint]:
 def made(task: Task) -> Result:
     """Runs a task, unless it was run."""
     if task.place.exists():
-        return Result(**json.loads(task.place.read_text()))
+        found = Result(**json.loads(task.place.read_text()))
+        return replace(found, evaluations=task.budget)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()
@@ -319,12 +325,15 @@ def compare(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) ->
         for seed in range(arguments.seeds)
         for method in METHODS
     ]
+    if arguments.kept:
+        tasks = [task for task in tasks if task.kept]
     context = get_context("spawn")
     with ProcessPoolExecutor(arguments.jobs, mp_context=context) as workers:
         results = list(workers.map(made, tasks))
     found = {
         method: [r for task, r in zip(tasks, results, strict=True) if task.method == method]
         for method in METHODS
+        if any(task.method == method for task in tasks)
     }
     single = {name: scored(pool, model) for name, model in baselines(pool).items()}
     out.mkdir(exist_ok=True)
@@ -347,6 +356,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--evaluations", type=int, default=1500)
     made.add_argument("--jobs", type=int, default=1, help="runs at once, with a thread each")
+    made.add_argument("--kept", action="store_true", help="report the runs that are there only")
     return made
 
 
@@ -422,11 +432,16 @@ def judged(
     """Lines of differences on test, paired by passages and, between searches, by seeds."""
     lines = []
     for first, second in pairs:
-        rival = found[second] if second in found else [single[second]]
-        difference = by_seed(found[first]) - by_seed(rival)
+        if first not in found or second not in {**single, **found}:
+            continue  # of the runs that are kept
+        rival = by_seed(found[second] if second in found else [single[second]])
+        own = by_seed(found[first])
+        if second in found:
+            own, rival = own[: len(rival)], rival[: len(own)]
+        difference = own - rival
         mean, low, high = interval(difference.mean(0))
         seeds = difference.mean((1, 2)).tolist()
-        share = 100 * mean / by_seed(rival).mean()
+        share = 100 * mean / rival.mean()
         names = [METHODS[name].label if name in METHODS else name for name in (first, second)]
         lines.append(
             f"- {names[0]} − {names[1]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}], {share:+.1f} % "
@@ -440,9 +455,9 @@ def table(
     pool: Pool, single: dict[str, Result], found: dict[str, list[Result]], title: str
 ) -> str:
     """Markdown."""
-    head = f"| | evaluations | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
+    head = f"| | evaluations | seeds | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
     lines = [f"# {title}", "", caption(pool, found), "", head]
-    lines.append("|---" * (5 + len(pool.domains)) + "|")
+    lines.append("|---" * (6 + len(pool.domains)) + "|")
     rows = [(name, [result]) for name, result in single.items()]
     rows += [(METHODS[method].label, results) for method, results in found.items()]
     for label, results in rows:
@@ -452,8 +467,8 @@ def table(
         domains = " | ".join(f"{value:.2f}" for value in scores.mean((0, 2)))
         seeds = ", ".join(f"{value:.3f}" for value in scores.mean((1, 2)))
         lines.append(
-            f"| {label} | {results[0].evaluations} | {dev:.3f} | {mean:.3f} [{low:.3f}, "
-            f"{high:.3f}] | {domains} | {seeds if len(results) > 1 else ''} |"
+            f"| {label} | {results[0].evaluations} | {len(results)} | {dev:.3f} "
+            f"| {mean:.3f} [{low:.3f}, {high:.3f}] | {domains} | {seeds if len(results) > 1 else ''} |"
         )
     best = min(pool.checkpoints, key=lambda name: single[name].dev)
     rivals = {**single, BEST: single[best]}

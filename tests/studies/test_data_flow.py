@@ -120,10 +120,14 @@ def test_a_small_run_is_kept_and_reported(
         task = flow.Task(pool, method, 0, 20)
         found[method] = [flow.made(task)]
         assert json.loads(task.place.read_text())["evaluations"] == task.budget
+    assert flow.Task(pool, "ps", 0, 20).kept
+    assert not flow.Task(pool, "ps", 1, 20).kept
     monkeypatch.setattr(flow.Task, "run", None)  # whoever searches again fails
     for method in flow.METHODS:
         assert flow.made(flow.Task(pool, method, 0, 20)).dev == found[method][0].dev
     single = {name: flow.scored(pool, model) for name, model in flow.baselines(pool).items()}
     table = flow.table(pool, single, found, "Small")
     assert all(f"| {method.label} |" in table for method in flow.METHODS.values())
+    few = flow.table(pool, single, {"dfs": found["dfs"]}, "Few")
+    assert few.count("**") == 2  # than the best source
     assert table.count("**") == 2 * sum(map(len, flow.ORDERS.values()))
