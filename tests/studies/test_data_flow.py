@@ -56,6 +56,7 @@ def test_an_ordering_needs_the_interval_and_every_seed(flow: ModuleType) -> None
     assert flow.verdict(-0.3, -0.1, [-0.2, -0.1]) == "holds"
     assert flow.verdict(-0.3, -0.1, [-0.5, 0.1]).startswith("not shown")
     assert flow.verdict(-0.3, 0.1, [-0.2, -0.1]).startswith("not shown")
+    assert flow.verdict(-0.3, -0.1, [-0.2]) == "one seed only: holds"
     assert flow.verdict(0.1, 0.3, [0.2, 0.1]).startswith("does not hold")
 
 
@@ -126,8 +127,15 @@ def test_a_small_run_is_kept_and_reported(
     for method in flow.METHODS:
         assert flow.made(flow.Task(pool, method, 0, 20)).dev == found[method][0].dev
     single = {name: flow.scored(pool, model) for name, model in flow.baselines(pool).items()}
+    recipe, evaluations = flow.exchanged(pool)
+    single[flow.GREEDY] = flow.scored(pool, recipe, evaluations)
+    paths = ["A0-A1", "A0-B1", "B0-A1", "B0-B1"]
+    two = pool.experts[:2]
+    every = [flow.scored(pool, mo.recipes.path(path, two)).dev for path in paths]
+    assert single[flow.GREEDY].dev <= every[0]
+    assert single[flow.GREEDY].dev == pytest.approx(every[paths.index(str(recipe))])
     table = flow.table(pool, single, found, "Small")
     assert all(f"| {method.label} |" in table for method in flow.METHODS.values())
     few = flow.table(pool, single, {"dfs": found["dfs"]}, "Few")
-    assert few.count("**") == 2  # than the best source
+    assert few.count("**") == 2 * 2  # than the best source and the greedy exchange
     assert table.count("**") == 2 * sum(map(len, flow.ORDERS.values()))
