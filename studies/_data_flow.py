@@ -267,7 +267,7 @@ METHODS = {
     "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
     "dfs_base": Method("DFS with the base as second model", dfs(BASE)),
     "dfs_none": Method("DFS without scales", dfs(scales="none")),
-    "ps_dfs": Method("PS + DFS, half of the evaluations each", ps_dfs()),
+    "ps_dfs": Method("PS + DFS, half each", ps_dfs()),
     "dfs_ga": Method("DFS, genetic algorithm", dfs(**CHOICES)),
     "dfs_ga_none": Method("DFS without scales, genetic algorithm", dfs(**CHOICES, scales="none")),
     "ps_dfs_ga": Method("PS + DFS, genetic algorithm", ps_dfs(**CHOICES)),
@@ -498,7 +498,7 @@ def table(
         mean, low, high = interval(scores.mean(0))
         dev = np.mean([result.dev for result in results])
         domains = " | ".join(f"{value:.2f}" for value in scores.mean((0, 2)))
-        seeds = ", ".join(f"{value:.3f}" for value in scores.mean((1, 2)))
+        seeds = ", ".join(f"{value:.3f}" for value in scores.mean((1, 2)) if len(scores) > 1)
         lines.append(
             f"| {label} | {results[0].evaluations} | {len(results)} | {dev:.3f} "
             f"| {mean:.3f} [{low:.3f}, {high:.3f}] | {domains} | {seeds} |"
@@ -507,7 +507,8 @@ def table(
     rivals = {**single, BEST: single[best]}
     lines += ["", f"Differences on test; below 0 the first is better. The best source is {best}."]
     for heading, pairs in ORDERS.items():
-        lines += ["", heading, "", *judged(pairs, rivals, found)]
+        if judgements := judged(pairs, rivals, found):
+            lines += ["", heading, "", *judgements]
     lines += ["", "Paths of the searches, seed by seed:", ""]
     lines += [f"- {name}: `{result.path}`" for name, result in single.items() if result.path]
     for method, results in found.items():
