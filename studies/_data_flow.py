@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
-from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from _path_picture import Drawn, picture
 from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer
 
 import merge_optuna as mo
-from merge_optuna.recipes import LayerPath
 
 Array = NDArray[np.float64]
 DATA = "MERGE_OPTUNA_DATA"  # environment variable: a folder with the following files
@@ -36,7 +35,8 @@ TEXTS = {
 }
 LENGTH = 128  # tokens of a passage
 PASSAGES = {"dev": 12, "test": 60}  # of each domain
-BASE = "base"
+BASE, BEST, SIMPLE = "base", "the best source", "uniform average"
+GREEDY = "DFS: greedy exchange of layers"
 
 
 # -- Texts --------------------------------------------------------------------------------
@@ -177,9 +177,19 @@ class Task:
     evaluations: int
 
     @property
+    def budget(self) -> int:
+        """The evaluations of this method."""
+        return self.evaluations // METHODS[self.method].part
+
+    @property
     def place(self) -> Path:
         """Where its result is kept."""
         return Path("runs") / self.pool.name / f"{self.method}-{self.evaluations}-{self.seed}.json"
+
+    @property
+    def kept(self) -> bool:
+        """Whether it was run, and with all seeds before, so that seeds can be paired."""
+        return all(replace(self, seed=seed).place.exists() for seed in range(self.seed + 1))
 
     def run(self, space: Any, name: str, evaluations: int) -> optuna.Study:
         """A search in memory: a database would be written to for every parameter."""
@@ -208,36 +218,59 @@ def half(task: Task) -> Task:
     return replace(task, evaluations=task.evaluations // 2)
 
 
-def dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
-    """A path through the best expert, from which it begins, and the second best."""
+def ta(task: Task) -> mo.Recipe:
+    """Task arithmetic, a weight for every expert: few numbers, so it gets a part of the budget."""
+    base, *_ = task.pool.checkpoints.values()
+    space = mo.recipes.task_arithmetic(base, task.pool.experts, weight=mo.free(0, 1))
+    return mo.recipe_of(task.run(space, task.method, task.budget))
+
+
+def dfs(other: str | None = None, **options: Any) -> Callable[[Task], mo.Recipe]:
+    """A path through the best expert, from which it begins, and another or the second best."""
 
     def search(task: Task) -> mo.Recipe:
-        space = mo.spaces.LayerPath(task.pool.experts[:2], **options)
+        best, second, *_ = task.pool.experts
+        models = [best, task.pool.checkpoints[other] if other else second]
+        space = mo.spaces.LayerPath(models, **options)
         return mo.recipe_of(task.run(space, task.method, task.evaluations))
 
     return search
 
 
-def ps_dfs(task: Task) -> mo.Recipe:
+def ps_dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
     """Half of the budget for PS, the other for a path through its result and the best expert."""
-    space = mo.spaces.LayerPath([ps(half(task)), task.pool.experts[0]])
-    return mo.recipe_of(task.run(space, task.method, task.evaluations - task.evaluations // 2))
+
+    def search(task: Task) -> mo.Recipe:
+        space = mo.spaces.LayerPath([ps(half(task)), task.pool.experts[0]], **options)
+        rest = task.evaluations - task.evaluations // 2
+        return mo.recipe_of(task.run(space, task.method, rest))
+
+    return search
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table."""
+    """One row of the table: a search, which has one ``part``-th of the evaluations."""
 
     label: str
     search: Callable[[Task], mo.Recipe | mo.Checkpoint]
+    part: int = 1
 
 
+# A depth is a choice of a model or none: to exchange one layer for another is one change. Among
+# real indicators it is several, as all layers of one model come before those of the next.
+CHOICES = {"indicators": "categorical"}
 METHODS = {
+    "ta": Method("task arithmetic, CMA-ES", ta, part=10),
     "ps": Method("PS: DARE-TIES, CMA-ES", ps),
-    "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task))),
+    "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task)), part=2),
     "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
+    "dfs_base": Method("DFS with the base as second model", dfs(BASE)),
     "dfs_none": Method("DFS without scales", dfs(scales="none")),
-    "ps_dfs": Method("PS + DFS", ps_dfs),
+    "ps_dfs": Method("PS + DFS, half each", ps_dfs()),
+    "dfs_ga": Method("DFS, genetic algorithm", dfs(**CHOICES)),
+    "dfs_ga_none": Method("DFS without scales, genetic algorithm", dfs(**CHOICES, scales="none")),
+    "ps_dfs_ga": Method("PS + DFS, genetic algorithm", ps_dfs(**CHOICES)),
 }
 
 
@@ -247,21 +280,48 @@ def baselines(pool: Pool) -> dict[str, mo.Recipe | mo.Checkpoint]:
     experts = pool.experts
     return {
         **pool.checkpoints,
-        "uniform average": mo.recipes.linear(experts),
+        SIMPLE: mo.recipes.linear(experts),
         "untuned DARE-TIES": mo.recipes.dare_ties(base, experts, weight=0.5, density=0.5),
     }
+
+
+def exchanged(pool: Pool) -> tuple[mo.Recipe, int]:
+    """Layers of the best expert exchanged for the second's, greedily; and how many were scored.
+
+    No scales, no layer twice: what a search in data-flow space should find at least.
+    """
+    models, evaluator, engine = pool.experts[:2], pool.evaluator("dev"), mo.Engine()
+    scores: dict[str, float] = {}
+
+    def score(letters: str) -> float:
+        if letters not in scores:
+            scores[letters] = float(evaluator.scores(engine.load(through(letters))).mean())
+        return scores[letters]
+
+    def through(letters: str) -> mo.Recipe:
+        hops = "-".join(f"{letter}{layer}" for layer, letter in enumerate(letters))
+        return mo.recipes.path(hops, models)
+
+    best = "A" * models[0].depth
+    while True:
+        others = [f"{best[:i]}{'AB'[x == 'A']}{best[i + 1 :]}" for i, x in enumerate(best)]
+        found = min([best, *others], key=score)
+        if found == best:
+            return through(best), len(scores)
+        best = found
 
 
 def made(task: Task) -> Result:
     """Runs a task, unless it was run."""
     if task.place.exists():
-        return Result(**json.loads(task.place.read_text()))
+        found = Result(**json.loads(task.place.read_text()))
+        return replace(found, evaluations=task.budget)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()
     recipe = METHODS[task.method].search(task)
     seconds = time.perf_counter() - started
-    result = scored(task.pool, recipe, task.evaluations, seconds)
+    result = scored(task.pool, recipe, task.budget, seconds)
     task.place.parent.mkdir(parents=True, exist_ok=True)
     task.place.write_text(json.dumps(asdict(result)))
     print(f"{task.method} {task.seed}: dev {result.dev:.3f} {result.path}", flush=True)
@@ -273,7 +333,7 @@ def scored(
 ) -> Result:
     """What a model is worth; the only use of the test passages."""
     dev, test = pool.score(model, "dev").mean(), pool.score(model, "test")
-    path, models = "", ()
+    path, models = "", tuple[tuple[str, int], ...]()
     if isinstance(model, mo.Recipe) and model.path is not None:
         path = f"{model.path:.2f}"
         depths = (source.frame.depth if isinstance(source, mo.Recipe) else source.depth
@@ -292,20 +352,25 @@ def compare(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) ->
         for seed in range(arguments.seeds)
         for method in METHODS
     ]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=context) as workers:
-        results = list(workers.map(made, tasks))
+    if arguments.kept:
+        tasks = [task for task in tasks if task.kept]
+        results = list(map(made, tasks))
+    else:
+        with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as workers:
+            results = list(workers.map(made, tasks))
     found = {
         method: [r for task, r in zip(tasks, results, strict=True) if task.method == method]
         for method in METHODS
+        if any(task.method == method for task in tasks)
     }
     single = {name: scored(pool, model) for name, model in baselines(pool).items()}
+    single[GREEDY] = scored(pool, *exchanged(pool))
     out.mkdir(exist_ok=True)
     report = {"baselines": single, "searches": found}
     plain = json.dumps(report, default=asdict, indent=1)
     (out / "results.json").write_text(plain + "\n")
     (out / "results.md").write_text(table(pool, single, found, title))
-    (out / "paths.svg").write_text(picture(found))
+    (out / "paths.svg").write_text(picture(drawn(found)))
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -320,6 +385,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--evaluations", type=int, default=1500)
     made.add_argument("--jobs", type=int, default=1, help="runs at once, with a thread each")
+    made.add_argument("--kept", action="store_true", help="report the runs that are there only")
     return made
 
 
@@ -348,87 +414,133 @@ def interval(scores: Array) -> tuple[float, float, float]:
     return float(scores.mean()), float(low), float(high)
 
 
-def test_of(results: Sequence[Result]) -> Array:
-    """The mean over seeds, (domains, n)."""
-    return np.mean([result.test for result in results], axis=0)
+def by_seed(results: Sequence[Result]) -> Array:
+    """(seeds, domains, n)."""
+    return np.array([result.test for result in results])
 
 
-ORDER = [
-    ("PS + DFS", "PS", "ps_dfs", "ps"),
-    ("PS + DFS", "PS, half of the evaluations", "ps_dfs", "ps_half"),
-    ("PS", "DFS", "ps", "dfs"),
-    ("DFS", "the best source", "dfs", None),
-    ("DFS", "DFS without scales", "dfs", "dfs_none"),
-]
+ORDERS = {  # the first is expected to be better
+    "The orderings of the paper, with CMA-ES:": [
+        ("ps_dfs", "ps"),
+        ("ps_dfs", "ps_half"),
+        ("ps", "dfs"),
+        ("dfs", BEST),
+        ("dfs", "dfs_none"),
+    ],
+    "The same, paths by the genetic algorithm:": [
+        ("ps_dfs_ga", "ps"),
+        ("ps_dfs_ga", "ps_half"),
+        ("ps", "dfs_ga"),
+        ("dfs_ga", BEST),
+        ("dfs_ga", "dfs_ga_none"),
+    ],
+    "And others:": [
+        ("dfs_ga", "dfs"),
+        ("dfs", GREEDY),
+        ("dfs_ga", GREEDY),
+        ("dfs_base", "dfs"),
+        ("dfs_ga", SIMPLE),
+        ("ps", BEST),
+        ("ps", "untuned DARE-TIES"),
+        ("ps", SIMPLE),
+        ("ps", "ta"),
+    ],
+}
+
+
+def verdict(low: float, high: float, seeds: Sequence[float]) -> str:
+    """Whether the first is better, by the interval of the difference and by every seed's."""
+    if len(seeds) == 1:
+        return f"one seed only: {verdict(low, high, 2 * [*seeds])}"
+    if high < 0 and max(seeds) < 0:
+        return "holds"
+    if low > 0 and min(seeds) > 0:
+        return "does not hold, it is the other way round"
+    return "not shown: too close to tell"
+
+
+def judged(
+    pairs: Sequence[tuple[str, str]], single: dict[str, Result], found: dict[str, list[Result]]
+) -> list[str]:
+    """Lines of differences on test, paired by passages and, between searches, by seeds."""
+    lines = []
+    for first, second in pairs:
+        if first not in found or second not in {**single, **found}:
+            continue  # of the runs that are kept
+        rival = by_seed(found[second] if second in found else [single[second]])
+        own = by_seed(found[first])
+        if second in found:
+            own, rival = own[: len(rival)], rival[: len(own)]
+        difference = own - rival
+        mean, low, high = interval(difference.mean(0))
+        seeds = difference.mean((1, 2)).tolist()
+        share = 100 * mean / rival.mean()
+        names = [METHODS[name].label if name in METHODS else name for name in (first, second)]
+        lines.append(
+            f"- {names[0]} − {names[1]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}], {share:+.1f} % "
+            f"(seeds: {', '.join(f'{seed:+.3f}' for seed in seeds)}): "
+            f"**{verdict(low, high, seeds)}**"
+        )
+    return lines
 
 
 def table(
     pool: Pool, single: dict[str, Result], found: dict[str, list[Result]], title: str
 ) -> str:
     """Markdown."""
-    head = f"| | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
-    lines = [f"# {title}", "", "Nats per token, lower is better.", "", head]
-    lines.append("|---" * (4 + len(pool.domains)) + "|")
+    head = f"| | evaluations | seeds | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
+    lines = [f"# {title}", "", caption(pool, found), "", head]
+    lines.append("|---" * (6 + len(pool.domains)) + "|")
     rows = [(name, [result]) for name, result in single.items()]
     rows += [(METHODS[method].label, results) for method, results in found.items()]
     for label, results in rows:
-        mean, low, high = interval(test_of(results))
+        scores = by_seed(results)
+        mean, low, high = interval(scores.mean(0))
         dev = np.mean([result.dev for result in results])
-        domains = " | ".join(f"{value:.2f}" for value in test_of(results).mean(1))
-        seeds = ", ".join(f"{np.mean(r.test):.3f}" for r in results) if len(results) > 1 else ""
+        domains = " | ".join(f"{value:.2f}" for value in scores.mean((0, 2)))
+        seeds = ", ".join(f"{value:.3f}" for value in scores.mean((1, 2)) if len(scores) > 1)
         lines.append(
-            f"| {label} | {dev:.3f} | {mean:.3f} [{low:.3f}, {high:.3f}] | {domains} | {seeds} |"
+            f"| {label} | {results[0].evaluations} | {len(results)} | {dev:.3f} "
+            f"| {mean:.3f} [{low:.3f}, {high:.3f}] | {domains} | {seeds} |"
         )
-    lines += ["", "Differences on test, paired by passages; below 0 the first is better:", ""]
-    best = min((name for name in pool.checkpoints), key=lambda name: single[name].dev)
-    for one, other, first, second in ORDER:
-        reference = test_of(found[second]) if second else test_of([single[best]])
-        mean, low, high = interval(test_of(found[first]) - reference)
-        seeds = [np.mean(r.test) - np.mean(reference) for r in found[first]]
-        text = ", ".join(f"{seed:+.3f}" for seed in seeds)
-        lines.append(f"- {one} − {other}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] (seeds: {text})")
+    best = min(pool.checkpoints, key=lambda name: single[name].dev)
+    rivals = {**single, BEST: single[best]}
+    lines += ["", f"Differences on test; below 0 the first is better. The best source is {best}."]
+    for heading, pairs in ORDERS.items():
+        if judgements := judged(pairs, rivals, found):
+            lines += ["", heading, "", *judgements]
     lines += ["", "Paths of the searches, seed by seed:", ""]
+    lines += [f"- {name}: `{result.path}`" for name, result in single.items() if result.path]
     for method, results in found.items():
-        for result in results:
+        for seed, result in enumerate(results):
             if result.path:
                 names = ", ".join(f"{'ABC'[i]} {n}" for i, (n, _) in enumerate(result.models))
-                lines.append(f"- {METHODS[method].label} ({names}): `{result.path}`")
+                lines.append(f"- {METHODS[method].label}, seed {seed} ({names}): `{result.path}`")
+    return "\n".join([*lines, "", "![paths](paths.svg)", ""])
+
+
+def caption(pool: Pool, found: dict[str, list[Result]]) -> str:
+    """What the numbers are."""
     seconds = [r.seconds / r.evaluations for results in found.values() for r in results]
-    lines += ["", f"An evaluation took {np.median(seconds):.2f} s (median of the runs)."]
-    lines += ["", "![paths](paths.svg)", ""]
-    return "\n".join(lines)
+    n = len(pool.domains)
+    return (
+        f"Nats per token, lower is better: the mean over {n} domains, on {n * PASSAGES['dev']} "
+        f"dev and {n * PASSAGES['test']} test passages of {LENGTH} tokens; searches see the dev "
+        "passages only. Rows of searches are means over seeds of the sampler (and of DARE's "
+        "masks); intervals are a bootstrap over the test passages of each domain. An ordering "
+        "holds if its interval and every seed agree; where DFS without scales "
+        "collapses in the paper, it only has to be worse here. "
+        f"A trial took {np.median(seconds):.2f} s (median of the runs)."
+    )
 
 
-_COLOURS = ("#7fb3d5", "#f5b971", "#a9d18e")
-_CELL, _ROW, _LEFT = 46, 40, 230
-
-
-def picture(found: dict[str, list[Result]]) -> str:
-    """Every path as a row of layers, in the colour of their model."""
-    rows = [
-        (f"{METHODS[method].label}, seed {seed}", result)
+def drawn(found: dict[str, list[Result]]) -> list[list[Drawn]]:
+    """All paths, a row for every method."""
+    return [
+        [
+            Drawn(f"{METHODS[method].label}, seed {seed}", result.path, result.models)
+            for seed, result in enumerate(results)
+            if result.path
+        ]
         for method, results in found.items()
-        for seed, result in enumerate(results)
-        if result.path
     ]
-    longest = max((len(result.path.split("-")) for _, result in rows), default=1)
-    width, height = _LEFT + _CELL * longest + 10, _ROW * len(rows) + 10
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="11">'
-    ]
-    for y, (label, result) in enumerate(rows):
-        top = 5 + y * _ROW
-        parts.append(f'<text x="4" y="{top + 20}">{escape(label)}</text>')
-        for x, hop in enumerate(LayerPath.parse(result.path).hops):
-            left = _LEFT + x * _CELL
-            parts.append(
-                f'<rect x="{left}" y="{top}" width="{_CELL - 4}" height="{_ROW - 8}" rx="4" '
-                f'fill="{_COLOURS[hop.model]}"/>'
-                f'<text x="{left + 6}" y="{top + 14}">{"ABC"[hop.model]}{hop.layer}</text>'
-            )
-            if hop.scale != 1:
-                parts.append(
-                    f'<text x="{left + 6}" y="{top + 27}" font-size="9">×{hop.scale:.2f}</text>'
-                )
-    return "\n".join([*parts, "</svg>\n"])

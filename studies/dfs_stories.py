@@ -7,9 +7,13 @@ TinyStories) and its fine-tunes on Shakespeare, The Wizard of Oz and mathematica
 and texts of these four domains. A model is scored by its nats per token on held-out passages, the
 mean over the domains; searches see the dev passages, those of the test are scored in the end.
 Evolutionary model merge (Akiba et al., arXiv 2403.13187) runs in parameter space (PS), in
-data-flow space (DFS) with and without scales, and in both. A finished run is kept in
-``runs/dfs_stories`` and not made again. Table, paths and their picture go to
+data-flow space (DFS) with and without scales, and in both; paths are searched by CMA-ES over
+real indicators, as in the paper, and by a genetic algorithm over categorical ones. A finished run
+is kept in ``runs/dfs_stories`` and not made again. Table, paths and their picture go to
 ``studies/dfs_stories``.
+
+The stories of DIR may be among those that the base was trained on, and of the other texts it is
+not known which parts the fine-tunes have seen: dev and test are held out from the merge only.
 """
 
 from __future__ import annotations
