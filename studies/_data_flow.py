@@ -314,8 +314,7 @@ def exchanged(pool: Pool) -> tuple[mo.Recipe, int]:
 def made(task: Task) -> Result:
     """Runs a task, unless it was run."""
     if task.place.exists():
-        found = Result(**json.loads(task.place.read_text()))
-        return replace(found, evaluations=task.budget)
+        return Result(**json.loads(task.place.read_text()))
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()
@@ -336,9 +335,10 @@ def scored(
     path, models = "", tuple[tuple[str, int], ...]()
     if isinstance(model, mo.Recipe) and model.path is not None:
         path = f"{model.path:.2f}"
-        depths = (source.frame.depth if isinstance(source, mo.Recipe) else source.depth
-                  for source in model.models)  # fmt: skip
-        models = tuple(zip(model.model_names, depths, strict=True))
+        frames = (m.frame if isinstance(m, mo.Recipe) else m for m in model.models)
+        models = tuple(
+            (name, frame.depth) for name, frame in zip(model.model_names, frames, strict=True)
+        )
     return Result(float(dev), test.tolist(), path, models, evaluations, seconds)
 
 

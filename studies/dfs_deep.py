@@ -1,6 +1,6 @@
 """The same comparison as ``dfs_stories.py`` on decoders of twelve layers, which it trains itself.
 
-    python studies/dfs_deep.py --data DIR [--jobs 2]
+    python studies/dfs_deep.py --data DIR --evaluations 600 [--jobs 2]
 
 DIR has texts of four domains (see ``_data_flow.py``). A small Llama (12 layers, 706,112
 parameters, a vocabulary of 512 tokens made from the texts) is trained on TinyStories, and from it

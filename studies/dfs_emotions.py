@@ -1,6 +1,6 @@
 """A path through two encoders: data-flow space on two of the experts of ``emotions.py``.
 
-    python studies/dfs_emotions.py --data DIR --seeds 0 1 2
+    python studies/dfs_emotions.py --data DIR --evaluations 80
 
 Experts, texts and the score are those of ``emotions.py``, whose models in ``runs/emotions`` are
 used again or trained. Of the five experts the two that are best on dev are merged in parameter
@@ -23,15 +23,16 @@ import transformers
 from _comparison import difference
 from emotions import (
     DOMAINS,
-    DTYPE,
     ENCODER,
     OUT,
     Model,
+    Search,
     Setting,
     Tester,
     dev_texts,
     make_models,
     read,
+    run,
     scorer,
 )
 
@@ -40,30 +41,22 @@ import merge_optuna as mo
 PS, DFS, PLAIN, BOTH = "PS", "DFS", "DFS without scales", "PS + DFS"
 
 
-def run(setting: Setting, name: str, space: Any, n_trials: int, storage: str) -> mo.Recipe:
-    """A search that tries first what it begins with; the recipe of its best trial."""
-    search = mo.MergeStudy(
-        f"{name}, {n_trials}, seed {setting.seed}",
-        mo.MergeObjective(space, setting.dev, dtype=DTYPE),
-        n_trials=n_trials,
-        sampler=space.sampler(seed=setting.seed),
-    )
-    study = search.open(storage)
-    if not study.trials:
-        study.enqueue_trial(space.start())
-    return mo.recipe_of(search.run(storage))
+def found_in(setting: Setting, name: str, space: Any, n_trials: int, storage: str) -> mo.Recipe:
+    """The recipe of the best trial of a search."""
+    search = Search(f"{name}, {n_trials}", lambda _: space, (n_trials,), "the best expert")
+    return mo.recipe_of(run(search, setting, storage, n_trials))
 
 
 def searched(setting: Setting, n: int, storage: str) -> dict[str, mo.Recipe]:
     """What the searches find, each with so many evaluations."""
     pair = setting.experts
     weights = mo.recipes.linear(pair, weight=mo.free(0, 1, per="layer"), name="merged")
-    half = run(setting, PS, weights, n // 2, storage)
+    half = found_in(setting, PS, weights, n // 2, storage)
     return {
-        PS: run(setting, PS, weights, n, storage),
-        DFS: run(setting, DFS, mo.spaces.LayerPath(pair), n, storage),
-        PLAIN: run(setting, PLAIN, mo.spaces.LayerPath(pair, scales="none"), n, storage),
-        BOTH: run(setting, BOTH, mo.spaces.LayerPath([half, pair[0]]), n - n // 2, storage),
+        PS: found_in(setting, PS, weights, n, storage),
+        DFS: found_in(setting, DFS, mo.spaces.LayerPath(pair), n, storage),
+        PLAIN: found_in(setting, PLAIN, mo.spaces.LayerPath(pair, scales="none"), n, storage),
+        BOTH: found_in(setting, BOTH, mo.spaces.LayerPath([half, pair[0]]), n - n // 2, storage),
     }
 
 

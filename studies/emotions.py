@@ -212,17 +212,16 @@ DATA_FREE = (*UNTUNED, *(search.name for search in TUNED))  # λ tuned on dev at
 
 
 def run(search: Search, setting: Setting, storage: str, n_trials: int) -> optuna.Study:
-    """Runs a search, or what is left of it. A recipe with free numbers is tried as it is first."""
+    """Runs a search, or what is left of it. What begins at a start tries that first."""
     space = search.space(setting)
+    begins_there = isinstance(space, mo.Recipe | mo.spaces.LayerPath)
     declared = mo.MergeStudy(
         f"{search.name}, seed {setting.seed}",
         mo.MergeObjective(space, setting.dev, dtype=DTYPE),
         n_trials=n_trials,
         sampler=space.sampler(seed=setting.seed),
+        first=[space.start()] if begins_there else [],
     )
-    study = declared.open(storage)
-    if isinstance(space, mo.Recipe) and not study.trials:
-        study.enqueue_trial(space.start())
     return declared.run(storage)
 
 

@@ -318,7 +318,7 @@ def check_layers(models: Sequence[Checkpoint]) -> None:
     first = models[0]
     for model in models[1:]:
         pair = f"The layers of {model.name!r} and {first.name!r} cannot be on one path"
-        one, other = model.config or {}, first.config or {}
+        one, other = _with_theta(model.config or {}), _with_theta(first.config or {})
         if one.get("model_type") != other.get("model_type"):
             raise CheckpointMismatch(
                 f"{pair}: they are of one architecture, these of a {one.get('model_type')} and a "
@@ -334,6 +334,12 @@ def check_layers(models: Sequence[Checkpoint]) -> None:
         if shapes:
             differing = sorted({name for name, _ in shapes})
             raise CheckpointMismatch(f"{pair}: their shapes differ in {few(differing)}.")
+
+
+def _with_theta(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the base of its rotary positions where older ones have it."""
+    rotary = config.get("rope_parameters") or {}
+    return {**config, "rope_theta": rotary["rope_theta"]} if "rope_theta" in rotary else config
 
 
 def _of_first_layer(model: Checkpoint) -> dict[str, tuple[int, ...]]:

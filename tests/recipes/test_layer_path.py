@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -229,12 +230,27 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"takes layers from checkpoints, not from other"):
         path("A0", [mo.recipes.linear([a])]).to_mergekit()
     for options, what in (
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_parameters is"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_theta is"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "rope_parameters is",
+        ),
         ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001 and"),
     ):
-        other = mo.Checkpoint(toys.save(toys.llama(0, **options), tmp_path / what[:3]), name="o")
+        other = mo.Checkpoint(toys.save(toys.llama(0, **options), tmp_path / what), name="o")
         with pytest.raises(CheckpointMismatch, match=what):
             path("A0-B1", [a, other])
+    old = toys.save(toys.llama(0), tmp_path / "old")  # as versions before 5 wrote it
+    config = json.loads((old / "config.json").read_text())
+    theta = config.pop("rope_parameters")["rope_theta"]
+    for value, fits in ((theta, True), (5e5, False)):
+        (old / "config.json").write_text(json.dumps({**config, "rope_theta": value}))
+        models = [a, mo.Checkpoint(old, name="old")]
+        if fits:
+            path("A0-B1", models)
+        else:
+            with pytest.raises(CheckpointMismatch, match=r"rope_theta is 500000.0 and 10000.0"):
+                path("A0-B1", models)
     large = mo.Checkpoint(toys.save(toys.llama(0, vocab_size=80), tmp_path / "large"), name="l")
     assert path("A0-B1", [a, large]).frame.config["vocab_size"] == 64
     for ends in ({"head_from": 1}, {"embeddings_from": 1}):

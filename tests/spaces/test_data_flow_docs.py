@@ -1,4 +1,4 @@
-"""docs/data_flow.md and examples/data_flow.py run as written."""
+"""What README, docs/data_flow.md and the example say of the data-flow space runs as written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import merge_optuna as mo
 from tests import toys
 from tests.spaces.routes import Logits
+from tests.trained import Task
 
 ROOT = Path(mo.__file__).parents[1]
 
@@ -34,6 +35,18 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, layers in (("routed", None), ("by_hand", 3)):
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert layers in (None, len(model.model.layers))
+
+
+def test_the_readme(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dev.jsonl").symlink_to(task.dev)
+    _, ja, math = task.checkpoints()
+    section = (ROOT / "README.md").read_text().partition("## Search the path")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"mo": mo, "ja": ja, "math": math}
+    exec(code.replace("n_trials=1000", "n_trials=4"), names)
+    assert len(names["study"].trials) == 4
+    assert (tmp_path / "routed" / "model.safetensors").exists()
 
 
 def test_the_example(

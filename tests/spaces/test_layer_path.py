@@ -242,6 +242,24 @@ def test_categorical_indicators_are_for_other_samplers(
     assert (paths[0] == "A0-A1") == (sampler == "own")
 
 
+def test_first_trials_are_tried_once(models: list[mo.Checkpoint], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    space = LayerPath(models, 2)
+    other = {**space.start(), "scale/1/A1": 0.5}
+    search = mo.MergeStudy(
+        "s",
+        mo.MergeObjective(space, routes.Logits()),
+        n_trials=5,
+        first=[space.start(), other],
+    )
+    search.run(url, n_trials=1, progress=False)
+    study = search.run(url, progress=False)
+    paths = [trial.user_attrs["path"] for trial in study.trials]
+    assert paths[:2] == ["A0-A1", "A0-A1×0.50"]
+    assert len(paths) == 5
+    assert not {"A0-A1", "A0-A1×0.50"} & set(paths[2:])
+
+
 def test_the_preset(models: list[mo.Checkpoint]) -> None:
     search = mo.presets.data_flow(models[1], models[:1], routes.Logits(), max_hops=7)
     assert (search.name, search.n_trials) == ("data-flow", 12_801)
