@@ -63,13 +63,13 @@ YAML = [
 
 @pytest.mark.parametrize(("text", "sentence"), YAML, ids=[sentence for _, sentence in YAML])
 def test_a_yaml_text_is_refused_at_once_with_a_sentence(text: str, sentence: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(RecipeError) as caught:
         load_yaml(text, "the file")
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 JSON = [
@@ -87,12 +87,12 @@ JSON = [
 
 @pytest.mark.parametrize(("text", "sentence"), JSON, ids=[sentence for _, sentence in JSON])
 def test_a_json_text_is_refused_at_once_with_a_sentence(text: str, sentence: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         load_json(text, "the file", error=CheckpointError)
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 400
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_deep_brackets_inside_of_words_are_no_depth() -> None:
