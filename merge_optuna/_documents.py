@@ -73,7 +73,7 @@ def read_text(
         MissingFile: If no file is there.
         MergeOptunaError: ``error``, if it is a folder, not UTF-8 or too long, or cannot be read.
     """
-    where = short(str(path))
+    where = short(str(path), 300)
     try:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read(most + 1)
@@ -82,7 +82,7 @@ def read_text(
     except IsADirectoryError as cause:
         raise error(f"{where!r} is a folder. Pass the file that is meant.") from cause
     except UnicodeDecodeError as cause:
-        raise error(f"{where} is no text in UTF-8. Pass another file, or save it so.") from cause
+        raise error(f"{where} is no text in UTF-8. Restore the file, or save it so.") from cause
     except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
         said = getattr(cause, "strerror", None) or cause
         raise error(f"{where!r} cannot be read: {said}. Check the path.") from cause
@@ -169,7 +169,7 @@ def load_json(
     except MergeOptunaError:
         raise
     except ValueError as cause:
-        raise error(f"{where} is not valid JSON: {cause}. Mend or restore it.") from cause
+        raise error(f"{where} is not valid JSON: {cause}. Restore or mend it.") from cause
 
 
 def _raising(error: ErrorClass) -> Callable[[str], None]:

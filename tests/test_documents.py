@@ -78,7 +78,7 @@ JSON = [
     ('["\\"[", ' + "[" * 200, "nested more than 100 deep"),
     ("[" + "1," * 600_000 + "1]", "the file holds more than 500,000 values"),
     ('{"a": 1, "b": {"c": 1, "c": 2}}', "the file has 'c' twice in one object. Remove one of"),
-    ('{"a": ', "the file is not valid JSON: Expecting value: line 1 column 7 (char 6). Mend"),
+    ('{"a": ', "the file is not valid JSON: Expecting value: line 1 column 7 (char 6). Restore"),
     ("9" * 100_000, "the file is not valid JSON: Exceeds the limit (4300 digits)"),
     (" " * 5_000_000, "longer than 4,000,000 characters"),
     ("{'a': 1}", "not valid JSON: Expecting property name"),

@@ -11,7 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints._adapter import Adapter, AdapterStore, is_adapter, recorded_base
+from merge_optuna.checkpoints._adapter import (
+    Adapter,
+    AdapterStore,
+    check_chain,
+    is_adapter,
+    recorded_base,
+)
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
@@ -381,8 +387,9 @@ def _found_base(place: str, revision: str | None) -> Checkpoint | None:
         return None
     named, commit = recorded_base(_folder(place, revision))
     try:
+        check_chain(_folder(place, revision))
         return Checkpoint(named, revision=None if Path(named).exists() else commit)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         raise CheckpointError(
             f"The adapter {place!r} was trained on {named!r}, which cannot be opened: {error} "
             "Or pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
