@@ -10,7 +10,16 @@ from collections.abc import Sequence
 
 
 class MergeOptunaError(Exception):
-    """Base class of the errors that this package raises on purpose."""
+    """Base class of the errors that this package raises on purpose.
+
+    A message that quotes something endless is shortened in its middle.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        most, end = 2000, 500
+        if len(message) > most:
+            message = f"{message[: most - end]} [...] {message[-end:]}"
+        super().__init__(message)
 
 
 class CheckpointError(MergeOptunaError, ValueError):
@@ -36,6 +45,10 @@ class EvaluationError(MergeOptunaError, ValueError):
     """An evaluator cannot score: an empty dev set, labels outside the model's range, ..."""
 
 
+class MissingFile(MergeOptunaError, FileNotFoundError):
+    """A file that was named is not there."""
+
+
 class StudyError(MergeOptunaError, ValueError):
     """A study does not fit what is to be run in it: other direction, other space, ..."""
 
@@ -56,3 +69,15 @@ def few(names: Sequence[str], most: int = 10) -> str:
     """Lists names for a message, the first ``most`` of them."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value for a message, as Python writes it."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"a whole number of {value.bit_length():,} bits"  # Python refuses to write it
+    return short(repr(value), most)
+
+
+def short(text: str, most: int = 80) -> str:
+    """A text for a message, the first ``most`` of its characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

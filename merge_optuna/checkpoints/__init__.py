@@ -11,7 +11,7 @@ from merge_optuna.checkpoints._blocks import (
     is_embedding,
     renumbered,
 )
-from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
@@ -44,6 +44,7 @@ __all__ = [
     "find_stacks",
     "for_each",
     "is_embedding",
+    "is_name",
     "is_pretrained",
     "model_dtype",
     "own_names",

@@ -14,7 +14,7 @@ from merge_optuna.checkpoints._bin import BinFile
 from merge_optuna.checkpoints._folder import FORMATS, TRANSFORMERS, File, Format, read_json
 from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
 from merge_optuna.checkpoints._store import Store, digest_of
-from merge_optuna.errors import CheckpointError, few
+from merge_optuna.errors import CheckpointError, few, shown
 
 CONFIG = "adapter_config.json"
 _FILES: dict[str, Callable[[Path], File]] = {
@@ -114,7 +114,30 @@ def recorded_base(folder: Path) -> tuple[str, str | None]:
             f"{folder / CONFIG} does not say what its base is (base_model_name_or_path). "
             "Pass it: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
         )
-    return str(place), config.get("revision")
+    revision = config.get("revision")
+    if not isinstance(place, str) or not isinstance(revision, str | None):
+        raise CheckpointError(
+            f"{folder / CONFIG} says that its base is {shown(place)}, revision {shown(revision)}. "
+            "Pass it: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
+        )
+    return place, revision
+
+
+def check_chain(folder: Path) -> None:
+    """Checks that an adapter does not stand on itself, over others or not.
+
+    Raises:
+        CheckpointError: If it does.
+    """
+    passed: list[Path] = []
+    while folder.is_dir() and is_adapter(folder):
+        if folder.resolve() in passed:
+            raise CheckpointError(
+                f"The adapter {str(folder)!r} has itself as its base (base_model_name_or_path in "
+                f"{CONFIG}). Pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
+            )
+        passed.append(folder.resolve())
+        folder = Path(recorded_base(folder)[0]).expanduser()
 
 
 def _open(folder: Path) -> File:

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from functools import lru_cache
 
-NUMBERED = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<index>\d+)\.(?P<rest>.+)$")
+NUMBERED = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<index>[0-9]{1,9})\.(?P<rest>.+)$")
 """A tensor of a block: the prefix of its stack, its number, its name within the block."""
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)

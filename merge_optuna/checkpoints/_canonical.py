@@ -88,7 +88,7 @@ def _is_plain_decoder(config: Mapping[str, Any], names: Iterable[str]) -> bool:
     untied = config.get("tie_word_embeddings") is False
     layers = set()
     for name in names:
-        if match := re.match(r"model\.layers\.(\d+)\.", name):
+        if match := re.match(r"model\.layers\.([0-9]{1,9})\.", name):
             layers.add(int(match[1]))
         elif not re.match(r"model\.(embed_tokens|norm)\.", name) and not (
             untied and name == "lm_head.weight"

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints._adapter import Adapter, AdapterStore, is_adapter, recorded_base
+from merge_optuna.checkpoints._adapter import (
+    Adapter,
+    AdapterStore,
+    check_chain,
+    is_adapter,
+    recorded_base,
+)
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
@@ -20,9 +26,15 @@ from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
 from merge_optuna.checkpoints._parts import ModuleOfModel, open_part
 from merge_optuna.checkpoints._peft import PeftStore
 from merge_optuna.checkpoints._store import ModuleStore, Store, digest_of
-from merge_optuna.errors import CheckpointError
+from merge_optuna.errors import CheckpointError, few, shown
 
 _IN_MEMORY = "module:"
+
+
+def is_name(value: object) -> bool:
+    """Whether something can name a checkpoint or a recipe: parameters, masks, messages."""
+    is_word = isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
+    return is_word and "/" not in str(value)
 
 
 class Checkpoint(BaseModel):
@@ -93,8 +105,11 @@ class Checkpoint(BaseModel):
                 adapter is not found.
             CheckpointMismatch: If an adapter does not fit its base.
         """
-        if name is not None and (not name or any(c in name for c in "/\n")):
-            raise CheckpointError(f"A checkpoint's name must be without '/', not {name!r}.")
+        if name is not None and not is_name(name):
+            raise CheckpointError(
+                f"A checkpoint's name must be without '/', not {shown(name)}. It has up to 200 "
+                "printable characters."
+            )
         if base is not None and not isinstance(base, Checkpoint):
             raise CheckpointError(f"base must be a Checkpoint: base=mo.Checkpoint({base!r}).")
         place = _place(ref, revision)
@@ -106,15 +121,19 @@ class Checkpoint(BaseModel):
             part = part if base is None else base.part
             store = _open(place, name, revision, part, base)
             digest = _digest(store, base)
-        super().__init__(
-            ref=place,
-            name=name or digest[:8],
-            digest=digest,
-            revision=revision,
-            part=part,
-            base=base,
-            layer_range=layer_range,
-        )
+        try:
+            super().__init__(
+                ref=place,
+                name=name or digest[:8],
+                digest=digest,
+                revision=revision,
+                part=part,
+                base=base,
+                layer_range=layer_range,
+            )
+        except ValidationError as error:
+            wrong = few([f"{e['loc'][0]}: {e['msg']}" for e in error.errors()])
+            raise CheckpointError(f"{shown(name)} is not a checkpoint: {wrong}.") from error
         self._store = None if store is None else self._seen(store)
 
     @classmethod
@@ -332,12 +351,18 @@ def _suffix(layer_range: tuple[int, int]) -> str:
 
 def _place(ref: str | Path, revision: str | None) -> str:
     """The absolute path of a folder, the name of a model on the hub or of a module."""
+    if not isinstance(ref, str | Path):
+        raise CheckpointError(f"A checkpoint is a folder or a name on the hub, not {shown(ref)}.")
     text = str(ref)
     if text.startswith(_IN_MEMORY):
         return text
-    path = Path(ref).expanduser().absolute()
+    try:
+        path = Path(ref).expanduser().absolute()
+        is_there = path.exists()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such home
+        raise CheckpointError(f"{shown(text)} is no path: {error}. Check it.") from error
     # A revision makes it a model on the hub, whatever folders there are where it is opened again.
-    if revision is None and path.exists():
+    if revision is None and is_there:
         return str(path)
     named = isinstance(ref, str) and is_hub_id(ref)
     if revision is not None and not named:
@@ -362,8 +387,9 @@ def _found_base(place: str, revision: str | None) -> Checkpoint | None:
         return None
     named, commit = recorded_base(_folder(place, revision))
     try:
+        check_chain(_folder(place, revision))
         return Checkpoint(named, revision=None if Path(named).exists() else commit)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         raise CheckpointError(
             f"The adapter {place!r} was trained on {named!r}, which cannot be opened: {error} "
             "Or pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."

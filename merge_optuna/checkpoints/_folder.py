@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from merge_optuna._documents import load_json, read_text
 from merge_optuna.checkpoints._bin import BinFile
+from merge_optuna.checkpoints._fields import check_config
 from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
-from merge_optuna.errors import CheckpointError, few
+from merge_optuna.errors import CheckpointError, few, shown
 
 
 class File(Protocol):
@@ -62,6 +63,8 @@ class Format:
         return Format(self.stem.removeprefix("pytorch_"), "safetensors", self.variant)
 
 
+_MOST_CHARACTERS = 20_000_000  # of a JSON file: an index of 100,000 tensors has half of it
+_MOST_SHARDS = 10_000
 PIPELINE = "model_index.json"  # what diffusers writes beside the folders of the components
 TRANSFORMERS = Format("model", "safetensors")
 # In the order in which transformers and diffusers look for them.
@@ -92,6 +95,7 @@ class FolderStore:
         self._files = _open_files(folder, found)
         self.config = read_json(folder / "config.json")
         self._specs = {name: file.specs[name] for name, file in sorted(self._files.items())}
+        check_config(self.config, folder / "config.json", self._specs)
 
     def __reduce__(self) -> tuple[type[FolderStore], tuple[Path]]:
         """Copies and pickles open the files again: memory maps cannot travel."""
@@ -153,7 +157,16 @@ def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]
     where = (read_json(index) or {}).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise CheckpointError(f"{index} has no weight_map. Restore the file.")
-    shards = sorted(set(where.values()))
+    names = list(where.values())
+    wrong = [shown(name) for name in names if not isinstance(name, str) or not _is_inside(name)]
+    if wrong:
+        raise CheckpointError(
+            f"{index} names {few(wrong, 3)}, which {'are' if len(wrong) > 1 else 'is'} no file in "
+            "its folder. Download the checkpoint again."
+        )
+    shards = sorted(set(names))
+    if len(shards) > _MOST_SHARDS:
+        raise CheckpointError(f"{index} names {len(shards):,} files; {_MOST_SHARDS:,} may be.")
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise CheckpointError(
@@ -170,14 +183,17 @@ def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]
     return {name: files[shard] for name, shard in where.items()}
 
 
+def _is_inside(name: str) -> bool:
+    """Whether it is the name of a file beside the index, and not a way out of its folder."""
+    return 0 < len(name) <= 255 and name.isprintable() and Path(name).name == name
+
+
 def read_json(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None if there is no file."""
     if not file.is_file():
         return None
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}. Restore the file.") from error
+    text = read_text(file, error=CheckpointError, most=_MOST_CHARACTERS)
+    content = load_json(text, str(file), error=CheckpointError, most=_MOST_CHARACTERS)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds no JSON object. Restore the file.")
     return content

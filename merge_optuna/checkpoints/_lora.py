@@ -7,6 +7,7 @@ size, never that of its base.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_optuna.checkpoints._adapter import Adapter, AdapterStore
+from merge_optuna.checkpoints._adapter import CONFIG, Adapter, AdapterStore
 from merge_optuna.checkpoints._names import MatchedNames
 from merge_optuna.checkpoints._store import Store
-from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
+from merge_optuna.errors import CheckpointError, CheckpointMismatch, few, shown
 
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?")
@@ -87,6 +88,7 @@ class LoraStore(AdapterStore):
 
     def __init__(self, base: Store, adapter: Adapter) -> None:
         super().__init__(base, adapter)
+        _check_settings(adapter)
         names = MatchedNames(base.specs(), base.config)
         updates, replaced = _read_keys(adapter)
         unmatched: list[str] = []
@@ -218,3 +220,41 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
             alpha = value
             break
     return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _check_settings(adapter: Adapter) -> None:
+    """Checks the settings that count here; peft checks none of them either.
+
+    Raises:
+        CheckpointError: If an alpha is no number, or a pattern none that is matched at once.
+    """
+    config, file = adapter.settings, adapter.folder / CONFIG
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise CheckpointError(
+            f"alpha_pattern in {file} must be a table, not {shown(patterns)}. Restore the file."
+        )
+    for key, alpha in {"lora_alpha": config.get("lora_alpha", 8), **patterns}.items():
+        is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+        if not is_number or not abs(alpha) <= sys.float_info.max:
+            raise CheckpointError(
+                f"{shown(key)} in {file} must be a number, not {shown(alpha)}. Restore the file."
+            )
+    for pattern in patterns:
+        # A repeated group can take for ever: (a|.)*
+        if len(pattern) > 1000 or re.search(r"\)[*+?{]", pattern) or not _compiles(pattern):
+            raise CheckpointError(
+                f"alpha_pattern in {file} has {shown(pattern)}, which is no pattern of names. "
+                "Restore the file."
+            )
+    empty = [key for key in adapter.specs() if 0 in adapter.shape(key)]
+    if empty:
+        raise CheckpointError(f"{few(empty)} of the adapter in {adapter.folder} have rank 0.")
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

@@ -6,7 +6,6 @@ does so. Here the file is mapped once; after that a tensor is an offset and a sh
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_optuna.errors import CheckpointError, few
+from merge_optuna._documents import load_json
+from merge_optuna.errors import CheckpointError, few, shown
 
 DTYPES = {
     "F64": torch.float64,
@@ -34,7 +34,9 @@ DTYPES = {
     "U64": torch.uint64,
     "C64": torch.complex64,
 }
-_MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+_MOST_HEADER_BYTES = 50_000_000  # half of the format's own limit: some 300,000 tensors
+_MOST_ELEMENTS = 1 << 62
+_MOST_DIMENSIONS = 64  # torch's own limit
 
 Spec = tuple[torch.dtype, tuple[int, ...]]
 
@@ -92,9 +94,13 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         if size < 8 or length > _MOST_HEADER_BYTES or start > size:
             raise _DamagedError("the header is longer than the file")
         try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise _DamagedError(f"the header is no JSON: {error}") from error
+            text = file.read(length).decode()
+        except UnicodeDecodeError as error:
+            raise _DamagedError(f"the header is no text: {error}") from error
+    try:
+        header = load_json(text, "the header", error=CheckpointError, most=_MOST_HEADER_BYTES)
+    except CheckpointError as error:
+        raise _DamagedError(str(error).removesuffix(".")) from error
     if not isinstance(header, dict):
         raise _DamagedError("the header is no JSON object")
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -104,7 +110,7 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
 
 def _check_layout(entries: dict[str, Any], size: int) -> None:
     """The tensors lie back to back, as the format demands, and fill the file."""
-    wrong = [name for name, entry in entries.items() if not _is_entry(entry)]
+    wrong = [shown(n) for n, entry in entries.items() if not (_is_name(n) and _is_entry(entry))]
     if wrong:
         raise _DamagedError(f"the header has no valid entry for {few(wrong)}")
     end = 0
@@ -125,7 +131,14 @@ def _is_entry(entry: Any) -> bool:
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not (isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2):
         return False
-    return all(type(number) is int and number >= 0 for number in (*shape, *offsets))
+    numbers = (*shape, *offsets)
+    if not all(type(number) is int and 0 <= number < _MOST_ELEMENTS for number in numbers):
+        return False
+    return len(shape) <= _MOST_DIMENSIONS and math.prod(n or 1 for n in shape) < _MOST_ELEMENTS
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= 1000 and name.isprintable()
 
 
 def _spec(path: Path, name: str, entry: dict[str, Any]) -> Spec:

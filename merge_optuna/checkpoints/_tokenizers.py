@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from merge_optuna._documents import read_text
 from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._folder import read_json
 from merge_optuna.checkpoints._token_rows import rows_of
 from merge_optuna.checkpoints._vocabulary import Vocabulary
 from merge_optuna.checkpoints._writer import (
@@ -18,9 +20,10 @@ from merge_optuna.checkpoints._writer import (
     TEXT_FILES,
     copy_files,
 )
-from merge_optuna.errors import CheckpointError, few
+from merge_optuna.errors import CheckpointError, few, shown
 
 # transformers makes an empty tokenizer of a folder without one
+_MOST_TEMPLATE = 1_000_000  # characters
 _FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 
 
@@ -148,7 +151,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # the library's own parser raises nothing more special
         raise CheckpointError(
             f"The tokenizer of {checkpoint.name!r} ({folder}) cannot be loaded: {error}"
         ) from error
@@ -218,19 +221,23 @@ def chat_template_of(checkpoint: Checkpoint) -> str | None:
     """The chat template in the folder of a checkpoint, without white space around it."""
     folder = checkpoint.folder
     if folder is not None and (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8").strip()
+        file = folder / "chat_template.jinja"
+        return read_text(file, error=CheckpointError, most=_MOST_TEMPLATE).strip()
     template = _read(checkpoint, "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
+    if template and not isinstance(template, str):
+        raise CheckpointError(
+            f"The chat_template of {checkpoint.name!r} in tokenizer_config.json is no text: "
+            f"{shown(template)}. Restore the file."
+        )
     return template.strip() if template else None
 
 
 def _read(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     file = checkpoint.folder / name if checkpoint.folder else None
-    if file is None or not file.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
+    return {} if file is None else read_json(file) or {}
 
 
 def _save(file: Path, content: dict[str, Any]) -> None:

@@ -95,15 +95,21 @@ def _unfilled(frame: Checkpoint, dtype: torch.dtype | None, device: torch.device
         for own in [frame.dtype(name)]
     }
     model: nn.Module
-    model, info = architecture.from_pretrained(
-        None,
-        config=read_config(architecture, frame.config or {}),
-        state_dict=state,
-        dtype=dtype or model_dtype(frame.config, frame.store.specs()),
-        generation_config=_generation_config(frame, architecture),
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    try:
+        model, info = architecture.from_pretrained(
+            None,
+            config=read_config(architecture, frame.config or {}),
+            state_dict=state,
+            dtype=dtype or model_dtype(frame.config, frame.store.specs()),
+            generation_config=_generation_config(frame, architecture),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever comes to its mind when a setting is wrong
+        raise CheckpointError(
+            f"transformers cannot make a {architecture.__name__} of the config.json of "
+            f"{frame.name!r} ({frame.ref}): {type(error).__name__}: {error}. Restore the file."
+        ) from error
     wrong = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if wrong:
         raise CheckpointError(

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from merge_optuna.evaluators._base import Evaluator, Function, as_evaluator
+from merge_optuna.evaluators._base import Evaluator, Function, as_evaluator, value_of
+from merge_optuna.evaluators._checks import as_scores, batches_of, check_evaluator, value_over
 from merge_optuna.evaluators.classification import Classification
 
-__all__ = ["Classification", "Evaluator", "Function", "as_evaluator"]
+__all__ = [
+    "Classification",
+    "Evaluator",
+    "Function",
+    "as_evaluator",
+    "as_scores",
+    "batches_of",
+    "check_evaluator",
+    "value_of",
+    "value_over",
+]

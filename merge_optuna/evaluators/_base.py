@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._checks import as_number, batches_of, value_over
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,12 +89,8 @@ class Function:
         Raises:
             EvaluationError: If the function returns anything but a number.
         """
-        result = self.fn(model)
-        try:
-            score = float(result)
-        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a long tensor
-            name = getattr(self.fn, "__name__", type(self.fn).__name__)
-            raise EvaluationError(f"{name} must return a number, not {result!r}.") from error
+        name = getattr(self.fn, "__name__", type(self.fn).__name__)
+        score = as_number(self.fn(model), name)
         yield np.zeros(1, np.int64), np.full(1, score)
 
     def value(self, scores: NDArray[np.float64]) -> float:
@@ -102,8 +99,13 @@ class Function:
 
 
 def value_of(evaluator: Evaluator, model: nn.Module) -> float | tuple[float, ...]:
-    """The metric over all examples."""
-    return evaluator.value(np.concatenate([scores for _, scores in evaluator(model)]))
+    """The metric over all examples.
+
+    Raises:
+        EvaluationError: If what the evaluator yields or returns is no score.
+    """
+    batches = batches_of(evaluator, model)
+    return value_over(evaluator, np.concatenate([scores for _, scores in batches]))
 
 
 def as_evaluator(obj: Any) -> Evaluator:

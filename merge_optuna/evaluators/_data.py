@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -16,8 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merge_optuna.errors import EvaluationError, few
+from merge_optuna._documents import load_json
+from merge_optuna.errors import EvaluationError, few, shown
 from merge_optuna.evaluators._inputs import Images, Inputs, Labels, Tensors, Texts, Where
+
+_MOST_LINE = 10_000_000  # characters
+_MOST_PATH = 4000
 
 
 @dataclass(frozen=True)
@@ -118,31 +122,27 @@ def _from_json_lines(
 
 
 def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
-    if not path.is_file():
+    if len(str(path)) > _MOST_PATH or not path.is_file():
         raise EvaluationError(
-            f"No file {str(path)!r}. Check the path; a data set of the hub is loaded with "
+            f"No file {shown(str(path))}. Check the path; a data set of the hub is loaded with "
             "datasets.load_dataset() first."
         )
     lines: list[int] = []
     rows: list[dict[str, Any]] = []
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+            lines_of = iter(lambda: file.readline(_MOST_LINE + 1), "")
+            for number, line in enumerate(lines_of, start=1):
                 if line.strip():
                     lines.append(number)
                     rows.append(_parse(line, path, number))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise EvaluationError(f"{path} cannot be read: {error}. Restore the file.") from error
     return lines, rows
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(
-            f"{path}, line {number}: not JSON: {error}. Mend the line."
-        ) from error
+    fields = load_json(line, f"{path}, line {number}", error=EvaluationError, most=_MOST_LINE)
     if not isinstance(fields, dict):
         raise EvaluationError(
             f'{path}, line {number}: not an object {{"text": ..., "label": ...}} but '
@@ -177,9 +177,11 @@ def _labels(values: list[Any], where: Where) -> Labels:
         raise EvaluationError("The data set is empty: there is nothing to score a model on.")
     named = isinstance(values[0], str)
     for row, value in enumerate(values):
-        if not isinstance(value, str if named else Integral):
+        is_label = isinstance(value, str if named else Integral)
+        if not is_label or (not named and not abs(value) < 1 << 31):
+            kind = "a name" if named else "an integer"
             raise EvaluationError(
-                f"Label {value!r} ({where(row)}) is not {'a name' if named else 'an integer'}: "
+                f"Label {shown(value)} ({where(row)}) is not {kind}: "
                 "labels must be all class numbers or all class names."
             )
     return Labels(values if named else [int(value) for value in values], where)
@@ -188,7 +190,7 @@ def _labels(values: list[Any], where: Where) -> Labels:
 def _texts(values: list[Any], where: Where) -> list[str]:
     for row, value in enumerate(values):
         if not isinstance(value, str):
-            raise EvaluationError(f"{where(row)}: {value!r} is not a text.")
+            raise EvaluationError(f"{where(row)}: {shown(value)} is not a text.")
     return values
 
 

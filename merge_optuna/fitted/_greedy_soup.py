@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators import Evaluator, as_evaluator
-from merge_optuna.evaluators._base import value_of
+from merge_optuna.evaluators import Evaluator, as_evaluator, value_of
 from merge_optuna.recipes import Recipe, Source, linear
 
 if TYPE_CHECKING:

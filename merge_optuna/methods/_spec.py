@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from merge_optuna.errors import RecipeError
+from merge_optuna.errors import RecipeError, shown
 from merge_optuna.methods._individual import Individual
 
 Scalar = float | int | bool | str
@@ -63,16 +64,16 @@ class Parameter:
         """
         if self.choices:
             if value not in self.choices:
-                raise RecipeError(f"{self.name} must be {self.range}, not {value!r}.")
+                raise RecipeError(f"{self.name} must be {self.range}, not {shown(value)}.")
         elif isinstance(self.default, bool):
             if not isinstance(value, bool):
-                raise RecipeError(f"{self.name} must be true or false, not {value!r}.")
+                raise RecipeError(f"{self.name} must be true or false, not {shown(value)}.")
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise RecipeError(f"{self.name} must be a number, not {value!r}.")
-        elif not self.low <= value <= self.high or not math.isfinite(value):
-            raise RecipeError(f"{self.name} must be in {self.range}, not {value!r}.")
+            raise RecipeError(f"{self.name} must be a number, not {shown(value)}.")
+        elif not self.low <= value <= self.high or not abs(value) <= sys.float_info.max:
+            raise RecipeError(f"{self.name} must be in {self.range}, not {shown(value)}.")
         elif isinstance(self.default, int) and not isinstance(value, int):
-            raise RecipeError(f"{self.name} must be a whole number, not {value!r}.")
+            raise RecipeError(f"{self.name} must be a whole number, not {shown(value)}.")
 
     @property
     def numeric(self) -> bool:

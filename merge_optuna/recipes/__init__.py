@@ -19,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
+from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._statistics import KEY as STATISTICS
 from merge_optuna.recipes._tree import Recipe, check_sources, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
 from merge_optuna.recipes.groups import Depth, Layout, depth
-from merge_optuna.recipes.layer_path import Hop, LayerPath, ScaleTarget
+from merge_optuna.recipes.layer_path import MOST_HOPS, Hop, LayerPath, ScaleTarget
 
 Source = Checkpoint | Recipe
 Setting = float | Free | PerGroup | Mapping[str, Any]
@@ -1036,6 +1037,7 @@ def path(
 
 
 __all__ = [
+    "MOST_HOPS",
     "STATISTICS",
     "ByName",
     "Depth",
@@ -1050,6 +1052,7 @@ __all__ = [
     "arcee_fusion",
     "breadcrumbs",
     "breadcrumbs_ties",
+    "check_params",
     "consensus_ta",
     "dare_linear",
     "dare_ties",

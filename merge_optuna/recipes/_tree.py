@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,13 @@ from pydantic import (
 )
 
 from merge_optuna import methods
-from merge_optuna.checkpoints import Checkpoint, Vocabulary
-from merge_optuna.errors import CheckpointError, RecipeError
+from merge_optuna._documents import load_json, load_yaml, read_text
+from merge_optuna.checkpoints import Checkpoint, Vocabulary, is_name
+from merge_optuna.errors import CheckpointError, RecipeError, shown
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment
+from merge_optuna.recipes._limits import check_extent, extent_of
+from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._statistics import check_number, check_origin
 from merge_optuna.recipes._structure import Structure, structure_of
 from merge_optuna.recipes._tokenizer import (
@@ -69,10 +73,10 @@ def _as_source(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "method" in value:
-        return Recipe.from_data(value)
+        return Recipe(**value)
     if not isinstance(value.get("ref"), str) or set(value) - set(Checkpoint.model_fields):
         raise RecipeError(
-            f"A source is a checkpoint (ref, name, digest) or a recipe, not {dict(value)}."
+            f"A source is a checkpoint (ref, name, digest) or a recipe, not {shown(dict(value))}."
         )
     if "base" in value:
         value = {**value, "base": _as_source(value["base"])}
@@ -140,6 +144,7 @@ class Recipe(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             raise unwrapped(error, "Not a recipe") from error
+        _ = self.extent  # refuses one that is too large
         if self.individual is not None:
             self.individual.check(len(self.models))
         if (self.path is None) == (self.method == "path"):
@@ -168,6 +173,11 @@ class Recipe(BaseModel):
     def sources(self) -> tuple[Checkpoint | Recipe, ...]:
         """Base and models."""
         return (() if self.base is None else (self.base,)) + self.models
+
+    @cached_property
+    def extent(self) -> tuple[int, int]:
+        """How many recipes stand inside each other, and how many sources they have together."""
+        return extent_of(self.sources)
 
     def leaves(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint in the tree, once."""
@@ -287,8 +297,12 @@ class Recipe(BaseModel):
         names = [source_name(model, i) for i, model in enumerate(self.models)]
         if self.method != "passthrough":
             return tuple(names)
-        again = [names[:i].count(name) for i, name in enumerate(names)]  # layers may repeat
-        return tuple(f"{n}#{k + 1}" if k else n for n, k in zip(names, again, strict=True))
+        again: Counter[str] = Counter()  # layers may repeat
+        own = []
+        for name in names:
+            again[name] += 1
+            own.append(f"{name}#{again[name]}" if again[name] > 1 else name)
+        return tuple(own)
 
     @property
     def nested(self) -> tuple[tuple[str, Recipe], ...]:
@@ -386,8 +400,11 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If ``data`` is no recipe.
         """
+        if not isinstance(data, Mapping):
+            raise RecipeError(f"Not a recipe, which has fields: {shown(data)}.")
         if not all(isinstance(key, str) for key in data):
-            raise RecipeError(f"Not a recipe: its fields {list(data)} are not all words.")
+            raise RecipeError(f"Not a recipe: its fields {shown(list(data))} are not all words.")
+        check_extent(data)
         return cls(**data)
 
     def to_json(self) -> str:
@@ -401,11 +418,9 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is no recipe.
         """
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise RecipeError(f"The text is not valid JSON: {error}") from error
-        return cls._from_document(document, "The JSON text")
+        if not isinstance(text, str):
+            raise RecipeError(f"The JSON text is no text: {shown(text)}.")
+        return cls.from_document(load_json(text, "The JSON text"), "The JSON text")
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """The recipe as YAML; also written to ``path`` if given."""
@@ -422,14 +437,8 @@ class Recipe(BaseModel):
             RecipeError: If the content is no recipe.
             FileNotFoundError: If a path is given and no file is there.
         """
-        is_text = isinstance(source, str) and "\n" in source
-        text = str(source) if is_text else Path(source).read_text()
-        where = "The YAML text" if is_text else str(source)
-        try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{where} is not valid YAML: {error}") from error
-        return cls._from_document(document, where)
+        text, where = _text_of(source)
+        return cls.from_document(load_yaml(text, where), where)
 
     @classmethod
     def from_mergekit(cls, source: str | Path) -> Recipe:
@@ -449,9 +458,7 @@ class Recipe(BaseModel):
         """
         from merge_optuna.recipes import _mergekit
 
-        is_text = isinstance(source, str) and "\n" in source
-        text = str(source) if is_text else Path(source).read_text()
-        return _mergekit.read(text, "The YAML text" if is_text else str(source))
+        return _mergekit.read(*_text_of(source))
 
     def to_mergekit(self, path: str | Path | None = None) -> str:
         """The recipe as a configuration of mergekit (0.1.5); also written to ``path`` if given.
@@ -478,11 +485,16 @@ class Recipe(BaseModel):
             RecipeError: If it is neither.
             FileNotFoundError: If no file is there.
         """
-        is_theirs = re.search(r"^merge_method\s*:", Path(path).read_text(), re.MULTILINE)
+        is_theirs = re.search(r"^merge_method\s*:", read_text(path), re.MULTILINE)
         return cls.from_mergekit(path) if is_theirs else cls.from_yaml(Path(path))
 
     @classmethod
-    def _from_document(cls, document: Any, where: str) -> Recipe:
+    def from_document(cls, document: Any, where: str) -> Recipe:
+        """The recipe of a document that is read already.
+
+        Raises:
+            RecipeError: If it is none.
+        """
         if not isinstance(document, dict) or document.pop("merge_optuna", None) != FORMAT:
             raise RecipeError(
                 f"{where} is not a recipe: it does not say 'merge_optuna: {FORMAT}'."
@@ -521,14 +533,9 @@ class Recipe(BaseModel):
         """The recipe with the free numbers replaced by a trial's parameters.
 
         Raises:
-            RecipeError: If a parameter is missing.
+            RecipeError: If a parameter is missing or outside its range.
         """
-        missing = [slot.name for slot in self.slots if slot.name not in params]
-        if missing:
-            raise RecipeError(
-                f"{len(missing)} parameters are missing: {', '.join(missing[:10])}. "
-                "Do they belong to this recipe?"
-            )
+        check_params(self.distributions(), params)
         return _space.bind(self, params)
 
     def params_of(self, recipe: Recipe) -> dict[str, float]:
@@ -582,6 +589,13 @@ class Recipe(BaseModel):
             raise RecipeError("Nothing is free in this recipe. Use mo.free for some parameter.")
         arguments: dict[str, Any] = {"x0": self.start(), **overrides}
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
+
+
+def _text_of(source: str | Path) -> tuple[str, str]:
+    """The text of a document that is given as such or by its file, and how errors call it."""
+    if isinstance(source, str) and "\n" in source:
+        return source, "The YAML text"
+    return read_text(source), str(source)
 
 
 def _individual(method: str, given: Any) -> methods.Individual | None:
@@ -693,8 +707,11 @@ def _checked_one(value: Any, parameter: methods.Parameter) -> Any:
 
 def _check_names(recipe: Recipe) -> None:
     """Names key parameters, masks and sources, so they must be unique."""
-    if recipe.name is not None and (not recipe.name or "/" in recipe.name):
-        raise RecipeError(f"A recipe's name must be without '/', not {recipe.name!r}.")
+    if recipe.name is not None and not is_name(recipe.name):
+        raise RecipeError(
+            f"A recipe's name must be without '/', not {shown(recipe.name)}. It has up to 200 "
+            "printable characters."
+        )
     prefixes = [prefix for prefix, _ in recipe.nested]
     taken = {"share", *(p.name for p in recipe.spec.parameters)} & set(prefixes)
     if taken:
@@ -709,7 +726,7 @@ def _check_names(recipe: Recipe) -> None:
 
 
 def _twice(names: Sequence[str]) -> set[str]:
-    return {name for name in names if names.count(name) > 1}
+    return {name for name, times in Counter(names).items() if times > 1}
 
 
 def source_name(source: Checkpoint | Recipe, index: int) -> str:
@@ -757,6 +774,8 @@ def merge(
     check_sources(method, base, models)
     if isinstance(exclude, str):
         exclude = (exclude,)
+    if not isinstance(exclude, Sequence):
+        raise RecipeError(f"exclude takes name filters, ['lm_head'], not {shown(exclude)}.")
     return Recipe(
         method=method,
         base=base,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from optuna.distributions import FloatDistribution
@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     StrictBool,
     StrictFloat,
@@ -20,10 +21,14 @@ from pydantic import (
     model_validator,
 )
 
-from merge_optuna.errors import MergeOptunaError, RecipeError
+from merge_optuna.errors import MergeOptunaError, RecipeError, shown
 from merge_optuna.recipes.groups import Depth, Layout, Per, matches, parse_per
 
+_MOST_VALUES = 100_000
+_MOST_FILTERS = 10_000
+
 Number = StrictBool | StrictInt | StrictFloat | StrictStr
+StrictReal = Annotated[float, Field(strict=True)]  # a number, and no word or truth value
 PerField = Annotated[
     str | int | Depth,
     BeforeValidator(parse_per),
@@ -38,16 +43,16 @@ class _Value(BaseModel):
 class Free(_Value):
     """A number that a trial chooses; made by :func:`mo.free`."""
 
-    low: float
-    high: float
+    low: StrictReal
+    high: StrictReal
     per: PerField = "model"
-    start: float | tuple[float, ...] | None = None
-    log: bool = False
+    start: StrictReal | tuple[StrictReal, ...] | None = None
+    log: StrictBool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         low, high = self.low, self.high
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not (low < high and math.isfinite(high - low)):
             raise RecipeError(f"mo.free needs finite low < high, not [{low}, {high}].")
         if self.log and low <= 0:
             raise RecipeError(f"mo.free(log=True) needs low > 0, not {low}.")
@@ -120,6 +125,10 @@ class ByName(_Value):
     @model_validator(mode="after")
     def _check(self) -> Self:
         patterns = [pattern for pattern, _ in self.filters]
+        if len(patterns) > _MOST_FILTERS:
+            raise RecipeError(
+                f"A value may have {_MOST_FILTERS:,} name filters, this one has {len(patterns):,}."
+            )
         if "*" not in patterns:
             raise RecipeError(
                 f"The filters {patterns} leave other tensors without a value. Add '*'."
@@ -167,19 +176,31 @@ def free(
     Raises:
         RecipeError: If the range is empty or the start lies outside.
     """
-    start = start if start is None or isinstance(start, (int, float)) else tuple(start)
+    starts = tuple(_limited(start)) if isinstance(start, Iterable) else start
     try:
-        return Free(low=low, high=high, per=per, start=start, log=log)
+        return Free(low=low, high=high, per=per, start=starts, log=log)
     except ValidationError as error:
         raise unwrapped(error, "mo.free") from error
 
 
 def per_group(values: Sequence[float | Free], *, per: Per = "layer") -> PerGroup:
     """One value per group, in order; with ``per=mo.depth(k)`` ``k`` values interpolated."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise RecipeError(f"mo.per_group takes a list of numbers, not {shown(values)}.")
     try:
-        return PerGroup(per=per, values=tuple(values))
+        return PerGroup(per=per, values=tuple(_limited(values)))
     except ValidationError as error:
         raise unwrapped(error, "mo.per_group") from error
+
+
+def _limited(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, if they are not more than anybody can mean."""
+    for number, value in enumerate(values):
+        if number >= _MOST_VALUES:
+            raise RecipeError(
+                f"There may be {_MOST_VALUES:,} values, one per group, and here are more."
+            )
+        yield value
 
 
 def unwrapped(error: ValidationError, what: str) -> MergeOptunaError:
@@ -205,7 +226,7 @@ def as_value(value: object) -> Value:
             return ByName(filters=tuple(value.items()))
         except ValidationError as error:
             raise unwrapped(error, "Name filters") from error
-    raise RecipeError(f"Expected a number, mo.free, mo.per_group or filters, not {value!r}.")
+    raise RecipeError(f"Expected a number, mo.free, mo.per_group or filters, not {shown(value)}.")
 
 
 def as_floats(value: Any) -> Any:

@@ -22,7 +22,10 @@ from merge_optuna.checkpoints import (
     find_stacks,
     is_embedding,
 )
-from merge_optuna.errors import RecipeError, few
+from merge_optuna.errors import RecipeError, few, shown
+
+MOST_GROUPS = 10_000
+"""Of layers, far above any model: what is above is a mistake, and would fill the memory."""
 
 # Which stacks of blocks come first in a model of several, and which last.
 _EARLIER = re.compile(r"encoder|vis|image|audio|speech")
@@ -51,8 +54,11 @@ class Depth:
     points: int
 
     def __post_init__(self) -> None:
-        if self.points < 1:
-            raise RecipeError(f"mo.depth(k) needs at least one point, not {self.points}.")
+        if type(self.points) is not int or not 1 <= self.points <= MOST_GROUPS:
+            raise RecipeError(
+                f"mo.depth(k) needs at least one point, not {shown(self.points)}: a whole number "
+                f"up to {MOST_GROUPS:,}."
+            )
 
     def __str__(self) -> str:
         return f"depth({self.points})"
@@ -77,13 +83,13 @@ def parse_per(per: object) -> Per:
     """
     if isinstance(per, Depth) or per in ("model", "layer", "module", "tensor"):
         return per
-    if isinstance(per, int) and not isinstance(per, bool) and per >= 1:
+    if type(per) is int and 1 <= per <= MOST_GROUPS:
         return per
-    if isinstance(per, str) and (match := re.fullmatch(r"depth\((\d+)\)", per)):
+    if isinstance(per, str) and (match := re.fullmatch(r"depth\(([0-9]{1,9})\)", per)):
         return Depth(int(match[1]))
     raise RecipeError(
         f"per must be 'model', 'layer', a number of layers, 'module', 'tensor' or mo.depth(k), "
-        f"not {per!r}."
+        f"not {shown(per)}."
     )
 
 

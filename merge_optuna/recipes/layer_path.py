@@ -12,18 +12,22 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import CheckpointMismatch, RecipeError, few
+from merge_optuna.errors import CheckpointMismatch, RecipeError, few, shown
 
 ScaleTarget = Literal["branch", "stream"]
 
 _HOP = re.compile(
-    r"(?P<model>[A-Z])(?:(?P<layer>\d+)(?:[×*](?P<scale>\S+))?|\[(?P<from>\d+):(?P<to>\d+)\])"
+    r"(?P<model>[A-Z])(?:(?P<layer>[0-9]{1,6})(?:[×*](?P<scale>\S+))?"
+    r"|\[(?P<from>[0-9]{1,6}):(?P<to>[0-9]{1,6})\])"
 )
+MOST_HOPS = 4096
+_MOST_CHARACTERS = 2_000_000  # of a path of so many hops
 _OPTIONS: dict[str, Any] = {"scale_target": "branch", "embeddings_from": 0, "head_from": 0}
 _OF_LAYERS = (
     *("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act"),
@@ -70,11 +74,17 @@ class LayerPath:
     def __post_init__(self) -> None:
         if not self.hops:
             raise RecipeError("The path is empty: it needs at least one layer, e.g. 'A0'.")
+        _check_length(len(self.hops))
         if self.scale_target not in get_args(ScaleTarget):
             raise RecipeError(
                 f"scale_target must be 'branch' or 'stream', not {self.scale_target!r}."
             )
         for hop in self.hops:
+            if not _is_hop(hop):
+                raise RecipeError(
+                    f"{shown(hop)} is no layer of a path: mo.recipes.Hop(model, layer, scale), of "
+                    "models from 0 to 25."
+                )
             if not 0 < hop.scale < math.inf:
                 raise RecipeError(
                     f"The scale of layer {_text(hop)} must be a number above 0, not {hop.scale}."
@@ -95,19 +105,27 @@ class LayerPath:
         Raises:
             RecipeError: If the text is no path.
         """
+        if not isinstance(text, str):
+            raise RecipeError(f"{shown(text)} is no path, e.g. 'A[0:16] B[8:24]'.")
+        if len(text) > _MOST_CHARACTERS:
+            raise RecipeError(
+                f"A path may have {MOST_HOPS:,} layers, and this is a text of {len(text):,} "
+                "characters."
+            )
         hops: list[Hop] = []
         for word in filter(None, _SEPARATOR.split(text.strip())):
             found = _HOP.fullmatch(word)
             if found is None:
                 raise RecipeError(
-                    f"{word!r} in the path {text!r} is no layer (A0, B7×0.8) and no range of "
-                    "layers (A[0:16], without a scale)."
+                    f"{shown(word)} in the path {shown(text)} is no layer (A0, B7×0.8) and no "
+                    "range of layers (A[0:16], without a scale)."
                 )
             model = string.ascii_uppercase.index(found["model"])
             if found["layer"] is None:
                 layers = range(int(found["from"]), int(found["to"]))
                 if not layers:
                     raise RecipeError(f"The range {word!r} of the path is empty.")
+                _check_length(len(hops) + len(layers))
                 hops += [Hop(model, layer) for layer in layers]
             else:
                 hops.append(Hop(model, int(found["layer"]), _number(found["scale"], word)))
@@ -371,6 +389,19 @@ def _runs(hops: Sequence[Hop]) -> list[Piece]:
         else:
             runs.append(Piece(hop.model, hop.layer, hop.layer + 1, {}))
     return runs
+
+
+def _check_length(hops: int) -> None:
+    if hops > MOST_HOPS:
+        raise RecipeError(f"A path may have {MOST_HOPS:,} layers, this one has {hops:,}.")
+
+
+def _is_hop(hop: object) -> bool:
+    """Whether the numbers of a hop are such that its text can be read back."""
+    if not isinstance(hop, Hop) or type(hop.model) is not int or type(hop.layer) is not int:
+        return False
+    is_scale = isinstance(hop.scale, Real) and not isinstance(hop.scale, bool)
+    return is_scale and 0 <= hop.model < len(string.ascii_uppercase) and 0 <= hop.layer < 10**6
 
 
 def _text(hop: Hop, digits: str = "") -> str:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import RecipeError, StudyError, few
-from merge_optuna.recipes import Recipe
+from merge_optuna.recipes import Recipe, check_params
 from merge_optuna.samplers import own_claim
 from merge_optuna.samplers._genealogy import CHILD, ORIGIN
 from merge_optuna.samplers._owner import CLAIM
@@ -102,11 +102,18 @@ class Genealogy(Space, Generic[One]):
         """Everybody unknown among the ancestors, parents first."""
         for trial in family_of(study, number, known=self._known):
             parents = parents_of(trial)
+            self._check_params(trial)
             if parents:
                 known = {name: self._known[n] for name, n in parents.items()}
                 self._known[trial.number] = self.child(trial.params, known)
             else:
                 self._known[trial.number] = self.source(trial.params[ORIGIN])
+
+    def _check_params(self, trial: FrozenTrial) -> None:
+        """A source has an origin only, a child every parameter."""
+        space = self.distributions()
+        is_child = trial.params[ORIGIN] == CHILD
+        check_params(space if is_child else {ORIGIN: space[ORIGIN]}, trial.params)
 
     def _join(self, study: Study) -> None:
         """Forget the individuals of another study."""
@@ -161,11 +168,18 @@ def family_of(study: Study, number: int, *, known: Container[int] = ()) -> Itera
     """
     trials = compat.all_trials(study)
     told: set[int] = set()
+    asked: set[int] = set()
     stack = [number]
     while stack:
         trial = _trial(study, trials, stack[-1], number)
         missing = [n for n in parents_of(trial).values() if n not in told and n not in known]
+        if missing and trial.number in asked:
+            raise StudyError(
+                f"Trial {trial.number} of the study {study.study_name!r} descends from itself. "
+                "Was the database changed by hand? Restore it, or use another study_name."
+            )
         if missing:
+            asked.add(trial.number)
             stack.extend(missing)
             continue
         stack.pop()

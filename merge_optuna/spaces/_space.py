@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import yaml
 
-from merge_optuna.errors import RecipeError
+from merge_optuna._documents import load_yaml
+from merge_optuna.errors import RecipeError, few, shown
 from merge_optuna.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -31,10 +32,15 @@ class Space(ABC):
     """Any search space of ``mo.spaces``; a callable from a trial to a recipe.
 
     Attributes:
+        kind: How a :class:`Declaration` calls it.
+        parts: The recipes of its declaration; the first must be there.
+        options: The options of its declaration, with the types of their values.
         recipe: What its recipes have in common: the models and what is merged of them.
     """
 
     kind: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ("models",)
+    options: ClassVar[Mapping[str, tuple[type, ...]]] = {}
     recipe: Recipe
 
     @abstractmethod
@@ -115,9 +121,15 @@ class Declaration:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
-        """From the content of a document."""
+        """From the content of a document.
+
+        Raises:
+            RecipeError: If it is none.
+        """
         options = dict(data)
-        kind, recipes = options.pop("space"), options.pop("recipes")
+        kind, recipes = options.pop("space", None), options.pop("recipes", None)
+        if not isinstance(kind, str) or not isinstance(recipes, Mapping):
+            raise RecipeError(f"Not a space, which has a name and recipes: {shown(dict(data))}.")
         return cls(kind, {name: Recipe.from_data(one) for name, one in recipes.items()}, options)
 
     def open(self, sources: Mapping[str, Checkpoint | str | Path] | None = None) -> Space:
@@ -128,12 +140,14 @@ class Declaration:
                 :meth:`Recipe.with_sources`.
 
         Raises:
-            RecipeError: If there is no such space, or no source is called like one of the given.
+            RecipeError: If there is no such space, it has other recipes or options, or no source
+                is called like one of the given.
         """
         from merge_optuna.spaces import KINDS
 
         if self.kind not in KINDS:
-            raise RecipeError(f"Unknown space {self.kind!r}. Spaces: {', '.join(KINDS)}.")
+            raise RecipeError(f"Unknown space {shown(self.kind)}. Spaces: {', '.join(KINDS)}.")
+        self._check(KINDS[self.kind])
         given = dict(sources or {})
         recipes = {}
         for name, recipe in self.recipes.items():
@@ -144,6 +158,26 @@ class Declaration:
         if unknown:
             raise RecipeError(f"No source is called {', '.join(sorted(unknown))}.")
         return KINDS[self.kind].declared(recipes, self.options)
+
+    def _check(self, space: type[Space]) -> None:
+        """Checks that what a file says is what the space takes."""
+        found, known = list(map(shown, self.recipes)), space.parts
+        if known[0] not in self.recipes or set(self.recipes) - set(known):
+            raise RecipeError(
+                f"The space {self.kind} is made of the recipes {', '.join(known)}, not of "
+                f"{few(found) or 'none'}. Restore the file."
+            )
+        wrong = [
+            f"{shown(name)}: {shown(self.options.get(name))}"
+            for name in {**space.options, **self.options}
+            if name not in self.options
+            or type(self.options[name]) not in space.options.get(name, ())
+        ]
+        if wrong:
+            raise RecipeError(
+                f"The space {self.kind} has the options {', '.join(space.options) or 'none'}, and "
+                f"not {few(wrong)}. Restore the file."
+            )
 
     def to_yaml(self) -> str:
         """As a document."""
@@ -166,10 +200,9 @@ def read(text: str) -> Declaration | Recipe:
     Raises:
         RecipeError: If the text is neither.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"The stored space is not valid YAML: {error}") from error
+    if not isinstance(text, str):
+        raise RecipeError(f"The stored space is no text: {shown(text)}. Restore the database.")
+    document = load_yaml(text, "The stored space")
     if not isinstance(document, dict) or "space" not in document:
-        return Recipe.from_yaml(text)
+        return Recipe.from_document(document, "The stored space")
     return Declaration.from_data({k: v for k, v in document.items() if k != "merge_optuna"})

@@ -45,6 +45,7 @@ class AffineSwarm(Space):
     """
 
     kind = "affine_swarm"
+    parts = ("particle",)
 
     def __init__(
         self,

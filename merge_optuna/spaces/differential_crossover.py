@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
@@ -76,6 +76,8 @@ class DifferentialCrossover(Genealogy[Bred]):
     """
 
     kind = "differential_crossover"
+    parts = ("models", "merger")
+    options: ClassVar = {"mutation": (str,), "granularity": (str,)}
 
     def __init__(
         self,

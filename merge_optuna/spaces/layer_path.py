@@ -6,7 +6,7 @@ Akiba et al.: Evolutionary Optimization of Model Merging Recipes, arXiv 2403.131
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from optuna.distributions import FloatDistribution
 
@@ -14,8 +14,8 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna import recipes
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine.layer_path import branches_of
-from merge_optuna.errors import InfeasibleRecipe, RecipeError, few
-from merge_optuna.recipes import Hop, Recipe, ScaleTarget
+from merge_optuna.errors import InfeasibleRecipe, RecipeError, few, shown
+from merge_optuna.recipes import MOST_HOPS, Hop, Recipe, ScaleTarget, check_params
 from merge_optuna.recipes._structure import frame_of
 from merge_optuna.recipes._tree import check_sources
 from merge_optuna.samplers import CmaEsSampler, GASampler
@@ -73,6 +73,14 @@ class LayerPath(Space):
     """
 
     kind = "layer_path"
+    parts = ("start",)
+    options: ClassVar = {
+        "depths": (list,),
+        "repeats": (int,),
+        "scales": (str,),
+        "max_hops": (int, type(None)),
+        "indicators": (str,),
+    }
 
     def __init__(
         self,
@@ -114,6 +122,9 @@ class LayerPath(Space):
         max_hops: int | None,
         indicators: str,
     ) -> None:
+        if start.path is None:
+            raise RecipeError(f"LayerPath starts with a path, not with a {start.method}.")
+        _check_depths(depths, len(start.models), repeats)
         self.recipe = start
         self._options: dict[str, Any] = {
             "depths": list(depths),
@@ -183,6 +194,7 @@ class LayerPath(Space):
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
+        _check_options(**{name: options[name] for name in options if name != "depths"}, init="")
         made = cls.__new__(cls)
         made._set(recipes["start"], **options)
         return made
@@ -204,7 +216,9 @@ class LayerPath(Space):
 
         Raises:
             InfeasibleRecipe: If the path is empty or too long.
+            RecipeError: If a parameter is missing or outside its range.
         """
+        check_params(self._distributions, params)
         visits = self._indicators.visits(params)
         if not visits:
             raise InfeasibleRecipe("The path is empty: no layer is on.")
@@ -233,8 +247,20 @@ def _check_options(
     if not isinstance(init, str):
         raise RecipeError(f"init must be 'first-model' or the text of a path, not {init!r}.")
     for name, number in (("repeats", repeats), ("max_hops", 1 if max_hops is None else max_hops)):
-        if not isinstance(number, int) or number < 1:
-            raise RecipeError(f"{name} must be a whole number of at least 1, not {number!r}.")
+        if type(number) is not int or number < 1:
+            raise RecipeError(f"{name} must be a whole number of at least 1, not {shown(number)}.")
+
+
+def _check_depths(depths: Sequence[int], models: int, repeats: int) -> None:
+    if len(depths) != models or not all(type(depth) is int and depth > 0 for depth in depths):
+        raise RecipeError(
+            f"depths must be the number of layers of each of {models} models, not {shown(depths)}."
+        )
+    if sum(depths) * repeats > MOST_HOPS:
+        raise RecipeError(
+            f"{sum(depths)} layers in all, repeats={repeats} times, are more than the "
+            f"{MOST_HOPS:,} that a path may have. Choose a smaller repeats."
+        )
 
 
 def _check_bound(models: Sequence[Checkpoint | Recipe]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.methods.descent import Ancestor, Particle
@@ -60,6 +60,7 @@ class ParticleSwarm(Genealogy[Ancestor]):
     """
 
     kind = "particle_swarm"
+    options: ClassVar = dict.fromkeys(("w", "c1", "c2"), (int, float))
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,11 @@ class SplitSlerp(Genealogy[Any]):
     """
 
     kind = "split_slerp"
+    options: ClassVar = {
+        "angle": (str,),
+        "mutation_std": (int, float),
+        "snap": (str, type(None)),
+    }
 
     def __init__(
         self,

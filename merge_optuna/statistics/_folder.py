@@ -11,8 +11,9 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from merge_optuna._documents import load_json, read_text
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
-from merge_optuna.errors import ExportError
+from merge_optuna.errors import ExportError, MissingFile, RecipeError
 from merge_optuna.recipes import STATISTICS
 
 Facts: TypeAlias = Mapping[str, str | int]
@@ -55,8 +56,8 @@ def _cached(facts: Facts) -> Path:
 def _facts_in(folder: Path) -> Facts | None:
     """What the statistics in a folder were made from, or None if it holds none."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = load_json(read_text(folder / "config.json"), "config.json")
+    except (RecipeError, MissingFile):
         return None
     found: Facts | None = config.get(STATISTICS) if isinstance(config, dict) else None
     return found

@@ -18,9 +18,15 @@ from numpy.typing import NDArray
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
-from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, StudyError
-from merge_optuna.evaluators import Evaluator, as_evaluator
-from merge_optuna.evaluators._base import value_of
+from merge_optuna.errors import InfeasibleRecipe, RecipeError, StudyError
+from merge_optuna.evaluators import (
+    Evaluator,
+    as_evaluator,
+    batches_of,
+    check_evaluator,
+    value_of,
+    value_over,
+)
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, NichesSampler, StoredSampler
 from merge_optuna.samplers._log import check_numbers
@@ -101,6 +107,7 @@ class MergeObjective:
         _check_order(space, evaluator)
         self.space = space
         self.evaluator = as_evaluator(evaluator)
+        check_evaluator(self.evaluator)
         self.engine = Engine(device, dtype)
         self.directions: list[Any] = list(self.evaluator.directions)
         self.metric_names = list(self.evaluator.metric_names)
@@ -111,8 +118,6 @@ class MergeObjective:
             if isinstance(space, Recipe) and not space.slots:
                 raise RecipeError("Nothing is free in this recipe. Use mo.free for a parameter.")
             self._check(space)
-        else:
-            _check_size(self.evaluator)
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Merges and scores one trial.
@@ -168,7 +173,7 @@ class MergeObjective:
         Raises:
             EvaluationError: If it cannot.
         """
-        _check_size(evaluator)
+        check_evaluator(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, _DECLARED):
             check(self.engine.load(_template(self.space)))
@@ -228,7 +233,6 @@ class MergeObjective:
     # -- before trials ---------------------------------------------------------------------
 
     def _check(self, recipe: Recipe | Space) -> None:
-        _check_size(self.evaluator)
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
@@ -334,7 +338,7 @@ class MergeObjective:
         ids: list[NDArray[np.int64]] = []
         parts: list[NDArray[np.float64]] = []
         total, seen = len(self.evaluator), 0
-        batches = interrupt.interruptibly(self.evaluator(model))
+        batches = interrupt.interruptibly(batches_of(self.evaluator, model))
         try:
             for step, (batch_ids, batch_scores) in enumerate(batches):
                 ids.append(batch_ids)
@@ -342,7 +346,7 @@ class MergeObjective:
                 seen += len(batch_ids)
                 if len(self.directions) == 1 and total > len(batch_ids):
                     self._report(trial, step, parts, last=seen == total)
-            return self.evaluator.value(np.concatenate(parts))
+            return value_over(self.evaluator, np.concatenate(parts))
         finally:
             facts = {
                 "seconds_merge": round(seconds_merge, 4),
@@ -372,7 +376,7 @@ class MergeObjective:
 
     def _running(self, parts: list[NDArray[np.float64]]) -> float:
         """The value over the examples so far."""
-        return _numbers(self.evaluator.value(np.concatenate(parts)))[0]
+        return _numbers(value_over(self.evaluator, np.concatenate(parts)))[0]
 
     @staticmethod
     def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
@@ -427,13 +431,6 @@ def _check_examples(evaluator: Evaluator) -> None:
         )
 
 
-def _check_size(evaluator: Evaluator) -> None:
-    if len(evaluator) < 1:
-        raise EvaluationError(
-            f"{type(evaluator).__name__} has no examples: there is nothing to score a model on."
-        )
-
-
 def _parents(trial: optuna.Trial) -> dict[str, Any]:
     """The numbers of the parents' trials, for readers: parameters have individual ids."""
     claim = compat.system_attrs(trial.study, trial).get(CLAIM) or {}
@@ -441,7 +438,7 @@ def _parents(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(map(float, value)) if isinstance(value, tuple) else (float(value),)
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _first_column(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
 import torch
 
 from merge_optuna.errors import InfeasibleRecipe
+from merge_optuna.evaluators import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Space
 from merge_optuna.study._quiet import quiet
@@ -112,7 +112,7 @@ def _merge(objective: MergeObjective, study: optuna.Study) -> tuple[float, nn.Mo
 def _evaluate(evaluator: Evaluator, model: nn.Module) -> float:
     """Seconds to score a model on all examples."""
     started = time.perf_counter()
-    evaluator.value(np.concatenate([scores for _, scores in evaluator(model)]))
+    value_of(evaluator, model)
     return time.perf_counter() - started
 
 

@@ -133,12 +133,22 @@ def test_index_without_a_weight_map(sharded: Path, content: str) -> None:
     refused(sharded, INDEX, "no weight_map", "Restore")
 
 
-@pytest.mark.parametrize("content", ["{", "", '{"a": 1,}', "\xff"])
-def test_broken_json(single: Path, sharded: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
+        ('{"a": 1,}', "not valid JSON"),
+        ('{"a": 1, "a": 2}', "'a' twice"),
+        ("[" * 100_000, "nested more than 100 deep"),
+        ("\xff", "no text in UTF-8"),
+    ],
+)
+def test_broken_json(single: Path, sharded: Path, content: str, said: str) -> None:
     (single / "config.json").write_text(content, encoding="latin-1")
-    refused(single, str(single / "config.json"), "not valid JSON", "Restore")
+    refused(single, str(single / "config.json"), said)
     (sharded / INDEX).write_text(content, encoding="latin-1")
-    refused(sharded, INDEX, "not valid JSON", "Restore")
+    refused(sharded, INDEX, said)
 
 
 def test_json_that_is_no_object(single: Path, sharded: Path) -> None:

@@ -150,7 +150,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     good = json.dumps({"text": "w1", "label": 0})
     path = tmp_path / "dev.jsonl"
     path.write_text(f'{good}\n\n{{"text": "w1", "label"\n{good}\n')
-    with pytest.raises(EvaluationError, match=r"dev.jsonl, line 3: not JSON: "):
+    with pytest.raises(EvaluationError, match=r"dev.jsonl, line 3 is not valid JSON: "):
         Classification(path)
     path.write_text(f"{good}\n[1, 2]\n")
     with pytest.raises(EvaluationError, match=r"dev.jsonl, line 2: not an object .* but list"):

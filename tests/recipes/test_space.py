@@ -390,7 +390,7 @@ def test_missing_parameters_are_listed(family: Family) -> None:
 def test_numbers_outside_the_methods_range(family: Family) -> None:
     space = mo.recipes.ties(family[0], [family[1]], density=mo.free(0.1, 0.9))
     for wrong in (1.5, float("nan")):
-        with pytest.raises(RecipeError, match=r"density must be in \[0, 1\]"):
+        with pytest.raises(RecipeError, match=r"density/ja is .*, but must be a number in \[0.1"):
             space.bind({"density/ja": wrong})
 
 
