@@ -11,7 +11,13 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.checkpoints import (
+    Checkpoint,
+    TensorSpec,
+    WritePlan,
+    check_target,
+    write_checkpoint,
+)
 from merge_optuna.errors import ExportError
 from merge_optuna.recipes import STATISTICS
 
@@ -68,6 +74,7 @@ def _check_replaceable(folder: Path) -> None:
         raise ExportError(
             f"{str(folder)!r} holds something else than statistics. Choose another folder."
         )
+    check_target(folder, force=True)  # before the work
 
 
 def _write(folder: Path, facts: Facts, tensors: Mapping[str, Tensor]) -> None:

@@ -30,7 +30,8 @@ def stamps(root: Path) -> dict[Path, int]:
 def test_equal_questions_are_answered_from_the_cache(cache: Path, model: mo.Checkpoint) -> None:
     found = mo.statistics.fisher(model, [BATCH])
     before = stamps(cache)
-    assert {path.name for path in before} == {"model.safetensors", "config.json"}
+    names = {path.name for path in before}
+    assert names == {"model.safetensors", "config.json", ".merge_optuna.json"}
     again = mo.statistics.fisher(mo.Checkpoint(model.ref, name="renamed"), [BATCH])
     assert stamps(cache) == before, "not even touched"
     assert (again.ref, again.digest) == (found.ref, found.digest)

@@ -164,7 +164,7 @@ def evaluate(model):
 objective = mo.MergeObjective(recipe, evaluate)
 """
 
-POINTS = ["write new", "os.rename new", "shutil.rmtree fallen"]
+POINTS = ["write new", "os.rename new", "os.remove fallen"]
 
 
 @pytest.mark.parametrize("point", POINTS)
