@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import itertools
@@ -210,9 +211,10 @@ def replacing(folder: Path, *, force: bool) -> Iterator[Path]:
     partial = _beside(folder, "partial")
     try:
         partial.mkdir(parents=True)
-        yield partial
-        _seal(partial)
-        _put(partial, folder, force=force)
+        with _held(partial):
+            yield partial
+            _seal(partial)
+            _put(partial, folder, force=force)
     except MergeOptunaError:
         raise
     except OSError as error:
@@ -246,7 +248,7 @@ def clear_leftovers(folder: Path, *, alone: bool = False) -> None:
     """
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*-*"):
         left = re.fullmatch(_LEFT, path.name.removeprefix(f".{folder.name}"))
-        if left is None or (not alone and _runs(int(left[2]))):
+        if left is None or (not alone and (_runs(int(left[2])) or _is_held(path))):
             continue
         with contextlib.suppress(FileNotFoundError):  # another process is as tidy
             if left[1] == "replaced" and not folder.exists():
@@ -261,6 +263,26 @@ def clear_leftovers(folder: Path, *, alone: bool = False) -> None:
 def _runs(pid: int) -> bool:
     """Whether another process has this id; in a container a killed one often had our own."""
     return pid != os.getpid() and Path("/proc", str(pid)).exists()
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Shows to other threads, containers and hosts that somebody writes there."""
+    with open(folder / MANIFEST, "x", encoding="utf-8") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: process ids must do
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with open(folder / MANIFEST, "r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _beside(folder: Path, kind: str) -> Path:

@@ -116,24 +116,28 @@ def _copy(plan: WritePlan, target: Path) -> Path:
     frame, root = plan.frame, plan.frame.root
     if frame.part is not None and root is not None:
         copy_around(root, frame.part, target)
-        _copy_code(plan, root, code_of_pipeline(root), target)
+        _copy_code(plan, frame, root, code_of_pipeline(root), target)
         return target / frame.part
     copy_files(plan.tokenizer, TEXT_FILES, target)
     copy_files(frame, ("generation_config.json",), target)
     for source, configs in ((plan.tokenizer, TEXT_FILES), (frame, ("config.json",))):
         if source.folder is not None:
-            _copy_code(plan, source.folder, code_of(source.folder, configs), target)
+            code = code_of(source.folder, configs)
+            _copy_code(plan, source, source.folder, code, target)
     return target
 
 
-def _copy_code(plan: WritePlan, folder: Path, names: Sequence[str], target: Path) -> None:
+def _copy_code(
+    plan: WritePlan, source: Checkpoint, folder: Path, names: Sequence[str], target: Path
+) -> None:
     if plan.trust_remote_code:
         copy_known(folder, names, target)
     elif names:
         warnings.warn(
-            f"The code that the configuration in '{folder}' names, {few(names)}, is not copied: "
-            "what is written opens only where transformers knows the model itself. To copy it, "
-            "once you have read it: trust_remote_code=True (--trust-remote-code).",
+            f"The configuration of {source.name!r} names code ({few(names)}), which is not "
+            "copied: what is written opens only where the library knows the model itself. To "
+            f"copy it, once you have read it in '{folder}': trust_remote_code=True "
+            "(--trust-remote-code).",
             stacklevel=2,
         )
 
