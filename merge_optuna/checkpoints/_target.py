@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import itertools
@@ -268,6 +267,8 @@ def _runs(pid: int) -> bool:
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Shows to other threads, containers and hosts that somebody writes there."""
+    import fcntl  # not on every system that can read checkpoints
+
     with open(folder / MANIFEST, "x", encoding="utf-8") as file:
         with contextlib.suppress(OSError):  # a file system without locks: process ids must do
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -275,6 +276,8 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _is_held(folder: Path) -> bool:
+    import fcntl
+
     try:
         with open(folder / MANIFEST, "r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -148,7 +148,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             "aligned by token. Save it there: tokenizer.save_pretrained(folder)."
         )
     for name in present(folder, TEXT_FILES):  # what is read here may be written and published
-        inside(folder / name, checkpoint.root or folder)
+        inside(folder / name, folder)
     from transformers import AutoTokenizer
 
     try:

@@ -117,7 +117,8 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
     read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
     for source in read:
-        if any(place.resolve().is_relative_to(folder) for place in source.places()):
+        files = (file for place in source.places() for file in (place, *place.glob("*")))
+        if any(file.resolve().is_relative_to(folder) for file in files):  # through links, too
             raise ExportError(
                 f"The folder {str(folder)!r} holds {source.name!r}, a source of this merge. "
                 "Choose another one."

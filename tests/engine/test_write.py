@@ -262,6 +262,17 @@ def test_a_source_is_not_overwritten(tmp_path: Path, target: str) -> None:
     assert mo.Checkpoint(tmp_path / "models" / "ja", name="ja") == ja
 
 
+def test_a_file_of_a_source_is_not_overwritten(tmp_path: Path) -> None:
+    base, ja = toys.family(tmp_path, experts=1)
+    mo.write(ja, tmp_path / "out")
+    weights = tmp_path / "ja" / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to(tmp_path / "out" / "model.safetensors")
+    with pytest.raises(ExportError, match="out' holds 'ja', a source of this merge"):
+        mo.write(mo.recipes.linear([base, ja]), tmp_path / "out", force=True)
+    assert mo.Checkpoint(tmp_path / "ja", name="ja") == ja
+
+
 def test_a_link_as_target(tmp_path: Path) -> None:
     base, ja = toys.family(tmp_path, experts=1)
     (tmp_path / "disk").mkdir()

@@ -96,3 +96,18 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, model: mo.Ch
     with pytest.raises(ExportError, match="something else than statistics"):
         mo.statistics.fisher(model, [BATCH], folder=file)
     assert stamps(other) == before
+
+
+def test_files_of_others_are_seen_before_the_work(tmp_path: Path, model: mo.Checkpoint) -> None:
+    folder = tmp_path / "mine"
+    mo.statistics.fisher(model, [BATCH], folder=folder)
+    (folder / "notes.txt").write_text("mine")
+    before = stamps(folder)
+
+    assert mo.statistics.fisher(model, [BATCH], folder=folder).ref == str(folder)
+    with pytest.raises(ExportError, match=r"would be deleted: notes\.txt\."):
+        mo.statistics.fisher(model, [OTHER], folder=folder)
+    assert stamps(folder) == before
+    (folder / "notes.txt").unlink()
+    (folder / ".merge_optuna.json").unlink()  # as older versions wrote it
+    mo.statistics.fisher(model, [OTHER], folder=folder)
