@@ -53,13 +53,11 @@ def check_target(folder: Path, *, force: bool) -> None:
             or a mount point; if it is not empty and ``force`` is not set; or if there is anything
             in it but what this package has written, unchanged.
     """
-    folder = folder.expanduser().resolve()
+    folder = Path(os.path.realpath(folder.expanduser()))
     _check_place(folder)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise ExportError(f"{str(folder)!r} is a file. Choose a folder.")
-    if not any(folder.iterdir()):
+    if _is_empty(folder):
         return
     if not force:
         raise ExportError(
@@ -86,9 +84,15 @@ def _check_place(folder: Path) -> None:
         )
 
 
+def _is_empty(folder: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return not any(folder.iterdir())
+    return True
+
+
 def _check_contents(folder: Path) -> None:
     try:
-        strange = list(itertools.islice(_strange(folder), _NAMED + 1))
+        strange = _some_strange(folder)
     except OSError as error:
         raise ExportError(
             f"What is in the folder {str(folder)!r} cannot be read: {error}. Choose another one."
@@ -100,6 +104,18 @@ def _check_contents(folder: Path) -> None:
             f"has written, which would be deleted: {few(strange[:_NAMED])}{more}. Move it away, "
             "or choose another folder."
         )
+
+
+def _some_strange(folder: Path) -> list[str]:
+    """The first few; looked at again while another process puts a folder in its place."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):
+            before = folder.stat()
+            found = list(itertools.islice(_strange(folder), _NAMED + 1))
+            after = folder.stat()
+            if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
+                return found
+    return []  # it is gone
 
 
 # -- what is in a folder ------------------------------------------------------------------------
@@ -205,10 +221,10 @@ def replacing(folder: Path, *, force: bool) -> Iterator[Path]:
         ExportError: As :func:`check_target`, now or when the block ends; or if the disk is full
             or not writable. ``folder`` is untouched then.
     """
-    clear_leftovers(folder)
-    check_target(folder, force=force)
     partial = _beside(folder, "partial")
     try:
+        clear_leftovers(folder)
+        check_target(folder, force=force)
         partial.mkdir(parents=True)
         with _held(partial):
             yield partial
@@ -249,7 +265,7 @@ def clear_leftovers(folder: Path, *, alone: bool = False) -> None:
         left = re.fullmatch(_LEFT, path.name.removeprefix(f".{folder.name}"))
         if left is None or (not alone and (_runs(int(left[2])) or _is_held(path))):
             continue
-        with contextlib.suppress(FileNotFoundError):  # another process is as tidy
+        with contextlib.suppress(OSError):  # another process is as tidy, or it cannot be helped
             if left[1] == "replaced" and not folder.exists():
                 path.rename(folder)  # killed between the two renames: the old one is whole
             elif left[1] == "partial":
@@ -289,7 +305,8 @@ def _is_held(folder: Path) -> bool:
 
 
 def _beside(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{folder.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")
+    name = f".{folder.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}"
+    return folder.parent / name
 
 
 def _seal(folder: Path) -> None:
@@ -307,6 +324,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every file system can do it with a folder
+            raise
     finally:
         os.close(descriptor)
 
@@ -314,33 +334,33 @@ def _sync(path: Path) -> None:
 def _put(partial: Path, folder: Path, *, force: bool) -> None:
     """Renames a complete folder to its target; others may write there at the same time."""
     for _ in range(_ATTEMPTS):
-        check_target(folder, force=force)  # hours may have passed
+        old = _beside(folder, "replaced")
         try:
-            _swap(partial, folder)
+            check_target(folder, force=force)  # hours may have passed
+            _swap(partial, folder, old)
+            _sync(folder.parent)
+            return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                 raise
-        else:
-            _sync(folder.parent)
-            return
+        finally:
+            if old.exists():
+                _discard(old)
     raise ExportError(
         f"Another process writes to {str(folder)!r} at the same time. Choose a folder for each."
     )
 
 
-def _swap(partial: Path, folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
+def _swap(partial: Path, folder: Path, old: Path) -> None:
+    if _is_empty(folder):
         partial.rename(folder)  # an empty folder gives way
         return
-    old = _beside(folder, "replaced")
     try:
         folder.rename(old)
         partial.rename(folder)
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)  # interrupted between the two
-        if old.exists():
-            _discard(old)
 
 
 def _discard(folder: Path) -> None:
@@ -348,8 +368,10 @@ def _discard(folder: Path) -> None:
 
     What somebody has put there a moment ago stays.
     """
-    others = {name for name, _ in _others(folder)}
-    written = [name for name in _contents(folder) if name not in others]
+    written: list[str] = []
+    with contextlib.suppress(FileNotFoundError):  # another process is as tidy
+        others = {name for name, _ in _others(folder)}
+        written = [name for name in _contents(folder) if name not in others]
     # What tells ours from others goes last: a killed removal is finished by the next writer.
     for name in [*sorted(written, key=PIPELINE.__eq__), MANIFEST]:
         with contextlib.suppress(OSError):

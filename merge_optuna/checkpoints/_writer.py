@@ -97,7 +97,7 @@ def write_checkpoint(
             f"tokenizer={plan.tokenizer.name!r} does not apply: the tokenizer of a pipeline is "
             "one of its parts and stays that of the base."
         )
-    with replacing(folder.expanduser().resolve(), force=force) as partial:
+    with replacing(Path(os.path.realpath(folder.expanduser())), force=force) as partial:
         place = _copy(plan, partial)
         _save_config(plan, place)
         for name, text in plan.texts.items():

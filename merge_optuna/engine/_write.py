@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def write(
         CheckpointError: If a file to be copied is a link that leads out of its checkpoint.
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = Path(os.path.realpath(Path(folder).expanduser()))
     frame = frame_of(recipe).whole
     _check_not_a_source(recipe, folder)
     out, origin = wanted_dtype(recipe, dtype), origins(recipe)
@@ -118,7 +119,8 @@ def _check_not_a_source(recipe: Source, folder: Path) -> None:
     read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
     for source in read:
         files = (file for place in source.places() for file in (place, *place.glob("*")))
-        if any(file.resolve().is_relative_to(folder) for file in files):  # through links, too
+        real = (Path(os.path.realpath(file)) for file in files)  # loops of links, too
+        if any(file.is_relative_to(folder) for file in real):
             raise ExportError(
                 f"The folder {str(folder)!r} holds {source.name!r}, a source of this merge. "
                 "Choose another one."

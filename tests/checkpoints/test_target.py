@@ -261,6 +261,13 @@ def test_a_link_as_target_stays_and_what_it_leads_to_is_replaced(tmp_path: Path)
         remove_written(tmp_path / "link")
 
 
+def test_a_link_that_leads_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("out")
+    with pytest.raises(ExportError, match="out' cannot be written"):
+        mo.write(recipe(1.0), tmp_path / "out", force=True)
+    assert (tmp_path / "out").is_symlink()
+
+
 # -- while it is written ------------------------------------------------------------------------
 
 
