@@ -68,7 +68,15 @@ StudyName = Annotated[
 TrialNumber = Annotated[
     int | None, typer.Option("--trial", metavar="N", help="Which trial; the best if omitted.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is not empty.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an earlier export, never anything else.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Copy the Python files of the base or tokenizer, too."
+    ),
+]
 OutDtype = Annotated[
     Dtype | None, typer.Option("--dtype", help="Of the weights; the base's if omitted.")
 ]
@@ -142,6 +150,7 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")
     ] = None,
     force: Force = False,
+    trust_remote_code: Trust = False,
     push: Push = None,
     private: Private = False,
     as_json: Json = False,
@@ -153,7 +162,7 @@ def run(
     one machine without GPUs set OMP_NUM_THREADS to cores divided by processes.
     """
     from merge_optuna import _optuna_compat as compat
-    from merge_optuna.checkpoints._writer import check_target
+    from merge_optuna.checkpoints import check_target
     from merge_optuna.study import export as export_trial
     from merge_optuna.study import recipe_of
     from merge_optuna.study import storage as open_storage
@@ -182,7 +191,14 @@ def run(
     if out is not None:
         name = f"{result['metrics'][0]} (test)"
         score = {name: result["test"]} if "test" in result else {}
-        written = export_trial(study, out, force=force, sources=declared.sources, score=score)
+        written = export_trial(
+            study,
+            out,
+            force=force,
+            sources=declared.sources,
+            trust_remote_code=trust_remote_code,
+            score=score,
+        )
         result["written"] = str(written)
         if push is not None:
             result["pushed"] = _pushed(written, push, private=private)
@@ -232,6 +248,7 @@ def export(
     study: StudyName = None,
     trial: TrialNumber = None,
     force: Force = False,
+    trust_remote_code: Trust = False,
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
     source: Sources = None,
@@ -253,6 +270,7 @@ def export(
         sources=sources,
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
     )
     print(f"Written to {written}")
     if push is not None:
@@ -272,6 +290,7 @@ def write(
     ],
     folder: Folder,
     force: Force = False,
+    trust_remote_code: Trust = False,
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
     source: Sources = None,
@@ -290,6 +309,7 @@ def write(
         force=force,
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
     )
     print(f"Written to {written}")
     if push is not None:

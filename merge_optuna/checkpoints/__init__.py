@@ -18,6 +18,11 @@ from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
 from merge_optuna.checkpoints._push import check_push, push
+from merge_optuna.checkpoints._target import (
+    check_target,
+    clear_leftovers,
+    remove_written,
+)
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._token_rows import vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
@@ -40,7 +45,9 @@ __all__ = [
     "block_of",
     "chat_template_of",
     "check_push",
+    "check_target",
     "checkpoint_views",
+    "clear_leftovers",
     "find_stacks",
     "for_each",
     "is_embedding",
@@ -50,6 +57,7 @@ __all__ = [
     "own_names",
     "push",
     "read_config",
+    "remove_written",
     "renumbered",
     "vocab_size",
     "write_checkpoint",

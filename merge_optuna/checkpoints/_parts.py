@@ -6,7 +6,6 @@ vision-language model, the encoder inside a classifier.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,12 @@ from torch import Tensor
 from merge_optuna.checkpoints._blocks import NUMBERED, renumbered
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._folder import PIPELINE, FolderStore, check_folder, read_json
+from merge_optuna.checkpoints._known_files import (
+    COMPONENT_FILES,
+    WEIGHT_FILES,
+    copy_known,
+    with_imports,
+)
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._store import Store
 from merge_optuna.errors import CheckpointError, few
@@ -174,29 +179,34 @@ def _config_of_module(
     return own | ({"architectures": [causal]} if causal else {})
 
 
-def copy_around(root: Path, part: str, target: Path) -> Path:
+def copy_around(root: Path, part: str, target: Path) -> None:
     """Copies a pipeline without the weights of one part.
 
-    Left out are also single-file forms of the whole pipeline, which would be the unmerged one.
+    Single-file forms of the whole pipeline, which would be the unmerged one, are left out.
 
     Args:
         root: The pipeline.
         part: Its component.
         target: An empty folder.
 
-    Returns:
-        Where the weights of the part belong.
+    Raises:
+        CheckpointError: If one of the files is a link that leads out of the pipeline.
     """
+    copy_known(root, (PIPELINE,), target)
+    for name in _components(root):
+        known = COMPONENT_FILES if name == part else (*COMPONENT_FILES, *WEIGHT_FILES)
+        copy_known(root / name, known, target / name, root=root)
+    (target / part).mkdir(exist_ok=True)
 
-    def left_out(folder: str, names: list[str]) -> set[str]:
-        old = {name for name in names if Path(name).suffix in (".safetensors", ".bin", ".ckpt")}
-        if Path(folder) == root:
-            return old | {"README.md", "recipe.yaml", ".git", ".cache"}
-        indices = {name for name in names if ".index." in name}
-        return old | indices if Path(folder) == root / part else set()
 
-    shutil.copytree(root, target, ignore=left_out, dirs_exist_ok=True)
-    return target / part
+def code_of_pipeline(root: Path) -> list[str]:
+    """Relative paths of the Python files that a pipeline names as its code."""
+    index = read_json(root / PIPELINE) or {}
+    own = index.get("_class_name")
+    found = with_imports(root, own[:1] if isinstance(own, list) else [])
+    for name in _components(root):
+        found += [f"{name}/{file}" for file in with_imports(root / name, index[name][:1])]
+    return found
 
 
 def _components(folder: Path) -> list[str]:

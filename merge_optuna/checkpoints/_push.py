@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from merge_optuna.checkpoints._hub import http_errors, is_hub_id
+from merge_optuna.checkpoints._known_files import inside
+from merge_optuna.checkpoints._target import MANIFEST
 from merge_optuna.errors import HubError
 
 
@@ -14,7 +16,7 @@ def push(
     """Uploads a folder, e.g. one that :func:`mo.write` wrote, as one commit.
 
     Args:
-        folder: Everything in it is uploaded.
+        folder: Everything in it is uploaded, but for the list of what was written there.
         repo: ``name`` or ``organisation/name``; created if it does not exist.
         private: Whether a new repository can only be seen by you and the organisation; the
             organisation's default when omitted.
@@ -25,18 +27,25 @@ def push(
 
     Raises:
         HubError: If you cannot write there, or the hub does not answer.
+        CheckpointError: If a link leads out of the folder.
     """
     from huggingface_hub import HfApi
 
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise HubError(f"There is no folder {str(folder)!r} to upload.")
+    for path in folder.rglob("*"):
+        if path.is_symlink() and path.is_file():
+            inside(path, folder)
     check_push(repo, token=token)
     api = HfApi(token=token)
     try:
         place = api.create_repo(repo, private=private, exist_ok=True).repo_id
         commit = api.upload_folder(
-            repo_id=place, folder_path=folder, commit_message="Upload merged model"
+            repo_id=place,
+            folder_path=folder,
+            commit_message="Upload merged model",
+            ignore_patterns=[MANIFEST],
         )
     except http_errors() as error:
         raise HubError(

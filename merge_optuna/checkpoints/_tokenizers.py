@@ -12,19 +12,20 @@ from typing import Any
 from merge_optuna._documents import read_text
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._folder import read_json
-from merge_optuna.checkpoints._token_rows import rows_of
-from merge_optuna.checkpoints._vocabulary import Vocabulary
-from merge_optuna.checkpoints._writer import (
-    MODEL_FILES,
+from merge_optuna.checkpoints._known_files import (
     PROCESSOR_FILES,
     TEXT_FILES,
-    copy_files,
+    VOCABULARY_FILES,
+    code_of,
+    inside,
+    present,
 )
+from merge_optuna.checkpoints._token_rows import rows_of
+from merge_optuna.checkpoints._vocabulary import Vocabulary
+from merge_optuna.checkpoints._writer import copy_files
 from merge_optuna.errors import CheckpointError, few, shown
 
-# transformers makes an empty tokenizer of a folder without one
 _MOST_TEMPLATE = 1_000_000  # characters
-_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 
 
 class CommonTokenizer:
@@ -44,7 +45,9 @@ class CommonTokenizer:
         """A folder with everything of the merged model but its weights and its recipe."""
         folder = Path(self._temporary.name)
         frame = self._sources[0]
-        copy_files(frame, MODEL_FILES, folder)
+        if frame.folder is not None:  # the writer asks whether it is trusted
+            copy_files(frame, code_of(frame.folder, ("config.json",)), folder)
+        copy_files(frame, ("generation_config.json",), folder)
         if self.ids == load_tokenizer(self._owner).get_vocab():
             copy_files(self._owner, TEXT_FILES, folder)
         else:
@@ -142,11 +145,14 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         CheckpointError: If there is none, or it cannot be read.
     """
     folder = checkpoint.folder
-    if folder is None or not any(path for pattern in _FILES for path in folder.glob(pattern)):
+    # transformers makes an empty tokenizer of a folder without one
+    if folder is None or not present(folder, VOCABULARY_FILES):
         raise CheckpointError(
             f"{checkpoint.name!r} ({checkpoint.ref}) has no tokenizer, so its rows cannot be "
             "aligned by token. Save it there: tokenizer.save_pretrained(folder)."
         )
+    for name in present(folder, TEXT_FILES):  # what is read here may be written and published
+        inside(folder / name, folder)
     from transformers import AutoTokenizer
 
     try:

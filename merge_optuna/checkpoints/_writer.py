@@ -1,17 +1,16 @@
 """Writes a checkpoint folder: streamed safetensors shards and the files around them.
 
 Everything goes into a temporary folder beside the target, which is renamed at the very end: a
-killed export leaves no half checkpoint.
+killed export leaves no half checkpoint. Code is copied only if it is trusted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
-import shutil
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,27 +21,15 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
-from merge_optuna.checkpoints._folder import PIPELINE, TRANSFORMERS, Format
-from merge_optuna.checkpoints._parts import copy_around
+from merge_optuna.checkpoints._folder import TRANSFORMERS, Format
+from merge_optuna.checkpoints._known_files import TEXT_FILES, code_of, copy_known, inside
+from merge_optuna.checkpoints._parts import code_of_pipeline, copy_around
 from merge_optuna.checkpoints._safetensors import DTYPES
+from merge_optuna.checkpoints._target import replacing
 from merge_optuna.checkpoints._threads import for_each
-from merge_optuna.errors import CheckpointError, ExportError
+from merge_optuna.errors import CheckpointError, ExportError, few
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MODEL_FILES = ("generation_config.json", "*.py")
-PROCESSOR_FILES = ("*preprocessor_config.json", "processor_config.json")
-TEXT_FILES = (
-    *PROCESSOR_FILES,
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "chat_template*",
-    "additional_chat_templates",
-)
 
 
 @dataclass(frozen=True)
@@ -69,6 +56,7 @@ class WritePlan:
         specs: The tensors in the order in which they will be written.
         texts: Further files by name, e.g. the model card.
         max_shard_size: Bytes of tensor data per safetensors file.
+        trust_remote_code: Copy the Python files that the configuration names, too.
     """
 
     frame: Checkpoint
@@ -76,37 +64,11 @@ class WritePlan:
     specs: Sequence[TensorSpec]
     texts: Mapping[str, str]
     max_shard_size: int = 5_000_000_000
+    trust_remote_code: bool = False
 
 
 Parts = Callable[[str], Iterable[Tensor]]
 """By name the consecutive flat parts of a tensor, in its final data type."""
-
-_MARKS = ("*.safetensors", "config.json", "recipe.yaml", PIPELINE)
-
-
-def check_target(folder: Path, *, force: bool) -> None:
-    """Refuses a target that holds something.
-
-    Raises:
-        ExportError: If ``folder`` is a file, is not empty and ``force`` is not set, or holds
-            anything but a checkpoint.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ExportError(f"{str(folder)!r} is a file. Choose a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise ExportError(
-            f"The folder {str(folder)!r} is not empty. Choose another one, or replace it with "
-            "force=True (--force)."
-        )
-    if (
-        folder.is_dir()
-        and any(folder.iterdir())
-        and not any(any(folder.glob(mark)) for mark in _MARKS)
-    ):
-        raise ExportError(
-            f"The folder {str(folder)!r} holds something else than a checkpoint, which would be "
-            "deleted. Choose another one, or empty it yourself."
-        )
 
 
 def write_checkpoint(
@@ -121,80 +83,63 @@ def write_checkpoint(
         plan: What goes into the folder.
         parts: Gives the consecutive flat parts of a tensor by its name. A part is written before
             the next is asked for, so it may be overwritten then.
-        force: Replace a folder that is not empty.
+        force: Replace an earlier export.
         threads: How many tensors are computed and written at once.
 
     Raises:
-        ExportError: If ``folder`` is not empty and ``force`` is not set, or the tokenizer of a
-            pipeline shall be another.
-        OSError: If the disk is full or not writable; the target is then untouched.
+        ExportError: If ``folder`` is not empty and ``force`` is not set, or holds anything but
+            an earlier export; if the tokenizer of a pipeline shall be another; or if the disk is
+            full or not writable. The target is then untouched.
+        CheckpointError: If a file to be copied is a link that leads out of its checkpoint.
     """
     if plan.frame.part is not None and plan.tokenizer != plan.frame:
         raise ExportError(
             f"tokenizer={plan.tokenizer.name!r} does not apply: the tokenizer of a pipeline is "
             "one of its parts and stays that of the base."
         )
-    _remove_leftovers(folder)
-    check_target(folder, force=force)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _replaced(folder) as partial:
-        place = partial
-        if plan.frame.part is not None and plan.frame.root is not None:
-            place = copy_around(plan.frame.root, plan.frame.part, partial)
-        else:
-            copy_files(plan.frame, MODEL_FILES, partial)
-            copy_files(plan.tokenizer, TEXT_FILES, partial)
+    with replacing(Path(os.path.realpath(folder.expanduser())), force=force) as partial:
+        place = _copy(plan, partial)
         _save_config(plan, place)
         for name, text in plan.texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         _write_shards(place, plan, parts, threads)
 
 
-@contextlib.contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder that takes the place of ``folder`` if the block succeeds."""
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-    partial.mkdir()
-    try:
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)  # interrupted between the two renames
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Clears what killed exports to the same target left, unless their process still runs."""
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*-*"):
-        kind, _, pid = path.name.removeprefix(f".{folder.name}.").partition("-")
-        if kind not in ("partial", "replaced") or not pid.isdigit() or _runs(int(pid)):
-            continue
-        if kind == "replaced" and not folder.exists():
-            path.rename(folder)  # killed between the two renames: the old one is whole
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(pid: int) -> bool:
-    """Whether another process has this id; in a container a killed one often had our own."""
-    return pid != os.getpid() and Path("/proc", str(pid)).exists()
-
-
 def copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> None:
     """Copies what is in a checkpoint's folder, if it has one."""
-    if source.folder is None:
-        return
-    for pattern in patterns:
-        for path in sorted(source.folder.glob(pattern)):
-            if path.is_dir():
-                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(path, target / path.name)
+    if source.folder is not None:
+        copy_known(source.folder, patterns, target)
+
+
+def _copy(plan: WritePlan, target: Path) -> Path:
+    """Copies what is around the weights; returns the folder that these belong in."""
+    frame, root = plan.frame, plan.frame.root
+    if frame.part is not None and root is not None:
+        copy_around(root, frame.part, target)
+        _copy_code(plan, frame, root, code_of_pipeline(root), target)
+        return target / frame.part
+    copy_files(plan.tokenizer, TEXT_FILES, target)
+    copy_files(frame, ("generation_config.json",), target)
+    for source, configs in ((plan.tokenizer, TEXT_FILES), (frame, ("config.json",))):
+        if source.folder is not None:
+            code = code_of(source.folder, configs)
+            _copy_code(plan, source, source.folder, code, target)
+    return target
+
+
+def _copy_code(
+    plan: WritePlan, source: Checkpoint, folder: Path, names: Sequence[str], target: Path
+) -> None:
+    if plan.trust_remote_code:
+        copy_known(folder, names, target)
+    elif names:
+        warnings.warn(
+            f"The configuration of {source.name!r} names code ({few(names)}), which is not "
+            "copied: what is written opens only where the library knows the model itself. To "
+            f"copy it, once you have read it in '{folder}': trust_remote_code=True "
+            "(--trust-remote-code).",
+            stacklevel=2,
+        )
 
 
 def _save_config(plan: WritePlan, target: Path) -> None:
@@ -204,6 +149,8 @@ def _save_config(plan: WritePlan, target: Path) -> None:
         generation.save_pretrained(target)
     if plan.frame.config is None:
         return
+    if plan.frame.folder is not None:
+        inside(plan.frame.folder / "config.json", plan.frame.root or plan.frame.folder)
     config = dict(plan.frame.config)
     dtype = model_dtype(config, {spec.name: (spec.dtype, spec.shape) for spec in plan.specs})
     if dtype is not None and "_class_name" not in config:  # diffusers keeps no data type there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def write(
     device: torch.device | str = "cpu",
     compute_dtype: torch.dtype | str | None = None,
     max_shard_size: int = 5_000_000_000,
+    trust_remote_code: bool = False,
     score: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> Path:
@@ -48,12 +50,14 @@ def write(
     Args:
         recipe: A recipe without free numbers, or a checkpoint.
         folder: Where to.
-        force: Replace a folder that is not empty.
+        force: Replace an earlier export. A folder that holds anything else is never replaced.
         dtype: Data type of float tensors; the recipe's when omitted, or else that of the base.
         tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
         device: Where to compute.
         compute_dtype: Data type of the computation: float32 when omitted, or float64.
         max_shard_size: Bytes per safetensors file.
+        trust_remote_code: Also copy the Python files that the configs name as the code of model
+            or tokenizer. Read them first: whoever loads the model with this option runs them.
         score: Results by name, for the model card.
         command: How to make this model again, for the model card.
 
@@ -61,11 +65,13 @@ def write(
         The folder.
 
     Raises:
-        ExportError: If the folder holds a source, or is not empty and ``force`` is not set, or if
-            a value is out of the range of the data type.
+        ExportError: If the folder holds a source; if it is not empty and ``force`` is not set, or
+            holds anything but an earlier export; if a value is out of the range of the data type;
+            or if the disk is full. What was there is untouched.
+        CheckpointError: If a file to be copied is a link that leads out of its checkpoint.
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = Path(os.path.realpath(Path(folder).expanduser()))
     frame = frame_of(recipe).whole
     _check_not_a_source(recipe, folder)
     out, origin = wanted_dtype(recipe, dtype), origins(recipe)
@@ -76,7 +82,8 @@ def write(
         texts["recipe.yaml"] = recipe.to_yaml()
         if (template := recipe.chat_template_text()) is not None:
             texts["chat_template.jinja"] = template
-    plan = WritePlan(frame, _source(recipe, tokenizer), specs, texts, max_shard_size)
+    whose = _source(recipe, tokenizer)
+    plan = WritePlan(frame, whose, specs, texts, max_shard_size, trust_remote_code)
     merger = Merger(device, compute_dtype=compute_dtype, keep=False)
     with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
 
@@ -111,7 +118,9 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
     read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
     for source in read:
-        if any(place.resolve().is_relative_to(folder) for place in source.places()):
+        files = (file for place in source.places() for file in (place, *place.glob("*")))
+        real = (Path(os.path.realpath(file)) for file in files)  # loops of links, too
+        if any(file.is_relative_to(folder) for file in real):
             raise ExportError(
                 f"The folder {str(folder)!r} holds {source.name!r}, a source of this merge. "
                 "Choose another one."

@@ -12,7 +12,13 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from merge_optuna._documents import load_json, read_text
-from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.checkpoints import (
+    Checkpoint,
+    TensorSpec,
+    WritePlan,
+    check_target,
+    write_checkpoint,
+)
 from merge_optuna.errors import ExportError, MissingFile, RecipeError
 from merge_optuna.recipes import STATISTICS
 
@@ -69,6 +75,7 @@ def _check_replaceable(folder: Path) -> None:
         raise ExportError(
             f"{str(folder)!r} holds something else than statistics. Choose another folder."
         )
+    check_target(folder, force=True)  # before the work
 
 
 def _write(folder: Path, facts: Facts, tensors: Mapping[str, Tensor]) -> None:

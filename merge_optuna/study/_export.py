@@ -100,6 +100,7 @@ def export(
     sources: Mapping[str, Checkpoint | str | Path] | None = None,
     dtype: torch.dtype | str | None = None,
     tokenizer: str | None = None,
+    trust_remote_code: bool = False,
     score: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the merged checkpoint of a trial, with recipe and model card.
@@ -108,18 +109,20 @@ def export(
         study: A study that ran a :class:`mo.MergeObjective`.
         folder: Where to.
         trial: A trial or its number; the best one when omitted.
-        force: Replace a folder that is not empty.
+        force: Replace an earlier export. A folder that holds anything else is never replaced.
         sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
             places of those that were moved.
         dtype: Data type of the weights; that of the base when omitted.
         tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
+        trust_remote_code: Also copy the code that the configs name; see :func:`mo.write`.
         score: Further results for the model card, e.g. on test data.
 
     Returns:
         The folder.
 
     Raises:
-        ExportError: If the folder is not empty and ``force`` is not set.
+        ExportError: If the folder is not empty and ``force`` is not set, or holds anything but an
+            earlier export; or if the disk is full. What was there is untouched.
         StudyError: If the study holds no recipes, or there is no such trial.
     """
     frozen = frozen_trial(study, trial)
@@ -137,6 +140,7 @@ def export(
             force=force,
             dtype=dtype,
             tokenizer=tokenizer,
+            trust_remote_code=trust_remote_code,
             score={**dev, **(score or {}), **about},
             command=command,
         )

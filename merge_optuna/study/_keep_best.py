@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.errors import CheckpointError, StudyError
+from merge_optuna.checkpoints import clear_leftovers, remove_written
+from merge_optuna.errors import CheckpointError, ExportError, StudyError
 from merge_optuna.study._callbacks import one_objective, positive
 from merge_optuna.study._export import export, ranked, recipe_of
 
@@ -33,7 +33,8 @@ class KeepBest:
     processes on one storage may share the folder: one of them writes at a time.
 
     A trial that cannot be written, because the disk is full or a source has gone, is a warning
-    and never ends the search; the best ones that could be written are kept instead.
+    and never ends the search; the best ones that could be written are kept instead. The folder
+    of a fallen trial in which somebody has put or changed a file stays, with a warning.
 
     Args:
         k: How many, at least 1.
@@ -57,6 +58,7 @@ class KeepBest:
         self._sources = dict(sources or {})
         self._known: set[int] = set()  # folders that are known to be of this study
         self._failed: set[int] = set()
+        self._left: set[int] = set()  # fallen, but somebody's files are in them
         self._opened = False
 
     def check(self, directions: Sequence[Any]) -> None:
@@ -107,11 +109,12 @@ class KeepBest:
         done = (self._there().keys() & self._known) | self._failed
         return [trial for trial in order[: self.k] if trial.number not in done]
 
-    def _fallen(self, order: Sequence[FrozenTrial]) -> list[Path]:
+    def _fallen(self, order: Sequence[FrozenTrial]) -> dict[int, Path]:
         """Folders of trials that are not among the best ``k`` of those that are there."""
         there = self._there()
         kept = [trial.number for trial in order if trial.number in there][: self.k]
-        return [folder for number, folder in there.items() if number not in kept]
+        kept += self._left
+        return {number: folder for number, folder in there.items() if number not in kept}
 
     def _there(self) -> dict[int, Path]:
         """The folders that are there, by trial number."""
@@ -122,8 +125,9 @@ class KeepBest:
     # -- putting it right, under the lock --------------------------------------------------
 
     def _put_right(self, study: optuna.Study) -> None:
-        for left in self.folder.glob(".trial-*"):  # of killed processes: we have the lock
-            shutil.rmtree(left, ignore_errors=True)
+        hidden = (re.match(r"\.(trial-\d{5,})\.", path.name) for path in self.folder.iterdir())
+        for name in {match[1] for match in hidden if match}:
+            clear_leftovers(self.folder / name, alone=True)  # we have the lock
         for trial in self._missing(self._ranked(study)):  # others may have gone on meanwhile
             try:
                 folder = self.folder / f"trial-{trial.number:05}"
@@ -132,10 +136,12 @@ class KeepBest:
             except Exception as error:  # whatever it is, the search has nothing to do with it
                 self._failed.add(trial.number)
                 _warn(f"Trial {trial.number} cannot be written: {error}", study)
-        for folder in self._fallen(self._ranked(study)):
-            gone = folder.with_name(f".{folder.name}.removed")
-            folder.rename(gone)  # never a part of a checkpoint under its name
-            shutil.rmtree(gone, ignore_errors=True)
+        for number, folder in self._fallen(self._ranked(study)).items():
+            try:
+                remove_written(folder)
+            except ExportError as error:
+                self._left.add(number)
+                _warn(f"Trial {number} is no longer kept, but its folder stays. {error}", study)
 
     def _check_folder(self, study: optuna.Study) -> None:
         """Refuses trials that are not this study's: removing them could be a loss."""

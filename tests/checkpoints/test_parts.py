@@ -99,7 +99,8 @@ def test_the_merge_is_of_the_part_and_the_rest_is_the_base(
         torch.testing.assert_close(tensor.double(), (a[name].double() + b[name].double()) / 2)
     written = files_of(folder)
     same = before.keys() - {f"unet/{UNET}.safetensors", "README.md", "v1-5-pruned.safetensors"}
-    assert written.keys() == same | {f"unet/{UNET}.safetensors", "README.md", "recipe.yaml"}
+    made = {f"unet/{UNET}.safetensors", "README.md", "recipe.yaml", ".merge_optuna.json"}
+    assert written.keys() == same | made
     for name in same - {"unet/config.json"}:
         assert written[name] == before[name]
     assert json.loads(written["unet/config.json"]) == {"_class_name": "UNet2DConditionModel"}
@@ -178,7 +179,8 @@ def test_a_pipeline_on_the_hub(
     folder = mo.write(unet, tmp_path / "out")
 
     assert unet.digest == mo.Checkpoint(base, part="unet").digest
-    assert files_of(folder).keys() == files_of(base).keys() | {"README.md"}
+    made = {"README.md", ".merge_optuna.json"}
+    assert files_of(folder).keys() == files_of(base).keys() | made
     assert not any(path.is_symlink() for path in folder.rglob("*"))
 
 

@@ -142,15 +142,39 @@ def test_run_refuses_a_full_folder_before_the_search(task: Task, cli: Cli, tmp_p
     (tmp_path / "merged/thesis.tex").touch()
     code, out, err = cli("run", file, "--out", "merged")
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith("Error: The folder 'merged' is not empty.")
+    assert f"Error: The folder '{tmp_path}/merged' is not empty." in err.splitlines()[-1]
+    (tmp_path / "merged/config.json").write_text("{}")  # which makes it no checkpoint of ours
     code, out, err = cli("run", file, "--out", "merged", "--force")
     assert (code, out) == (1, "")
-    assert "something else than a checkpoint" in err
-    assert (tmp_path / "merged/thesis.tex").exists()
+    assert "which would be deleted: config.json, thesis.tex. Move it away" in err
     assert not (tmp_path / "toy.db").exists()
-    (tmp_path / "merged/config.json").write_text("{}")
-    assert cli("run", file, "--out", "merged", "--force")[0] == 0
-    assert not (tmp_path / "merged/thesis.tex").exists()
+    for place in (".", "~", "/"):
+        code, out, err = cli("run", file, "--out", place, "--force")
+        assert (code, out) == (1, "")
+        assert "Choose a folder of its own, e.g. " in err
+    (tmp_path / "merged/config.json").unlink()
+    (tmp_path / "merged/thesis.tex").unlink()
+    for _ in range(2):
+        assert cli("run", file, "--out", "merged", "--force")[0] == 0
+    (tmp_path / "merged/thesis.tex").touch()
+    code, out, err = cli("run", file, "--out", "merged", "--force")
+    assert (code, out) == (1, "")
+    assert "which would be deleted: thesis.tex. Move it away" in err
+
+
+def test_code_is_copied_when_it_is_trusted(task: Task, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(task.root, tmp_path / "models")
+    base = tmp_path / "models/base"
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "own.C"}}))
+    (base / "own.py").write_text("class C: ...\n")
+    mo.recipes.linear([mo.Checkpoint(base, name="base")]).to_yaml("recipe.yaml")
+    with pytest.warns(UserWarning, match=r"of 'base' names code \(own.py\), which is not copied"):
+        assert cli("write", "recipe.yaml", "plain")[0] == 0
+    code, _, err = cli("write", "recipe.yaml", "trusted", "--trust-remote-code")
+    assert (code, err) == (0, "")
+    found = [Path(folder, "own.py").exists() for folder in ("plain", "trusted")]
+    assert found == [False, True]
 
 
 def test_run_without_a_completed_trial(task: Task, cli: Cli, tmp_path: Path) -> None:
@@ -530,7 +554,9 @@ def test_push(
             assert f"{endpoint}/lab/merged{i}/commit/" in out
             files = hub.repos[f"lab/merged{i}"]["main"]
             assert files.pop(".private") == b"private"
-            assert files == files_of(Path(str(i)))
+            written = files_of(Path(str(i)))
+            del written[".merge_optuna.json"]  # tells what is whose on this disk
+            assert files == written
 
 
 def test_storages_that_do_not_fit(cli: Cli, database: str, tmp_path: Path) -> None:

@@ -96,7 +96,6 @@ def files_around(folder: Path, label: str, words: int) -> None:
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tools.jinja").write_text(label)
     (folder / "generation_config.json").write_text(json.dumps({"temperature": words / 100}))
-    (folder / "modeling_mine.py").write_text(f"# {label}\n")
     (folder / "training_args.bin").write_bytes(b"secret")
     (folder / "optimizer.pt").write_bytes(b"large")
 
@@ -116,8 +115,8 @@ def test_files_come_from_the_base_and_the_tokenizer_from_the_chosen_source(
         assert (out / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((out / "preprocessor_config.json").read_text()) == {"of": source.name}
     assert (out / "additional_chat_templates" / "tools.jinja").read_text() == source.name
-    for name in ("generation_config.json", "modeling_mine.py"):
-        assert (out / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
+    generation = (tmp_path / "base" / "generation_config.json").read_bytes()
+    assert (out / "generation_config.json").read_bytes() == generation
     assert not (out / "training_args.bin").exists()
     assert not (out / "optimizer.pt").exists()
     loaded = AutoTokenizer.from_pretrained(out)
@@ -263,6 +262,17 @@ def test_a_source_is_not_overwritten(tmp_path: Path, target: str) -> None:
     assert mo.Checkpoint(tmp_path / "models" / "ja", name="ja") == ja
 
 
+def test_a_file_of_a_source_is_not_overwritten(tmp_path: Path) -> None:
+    base, ja = toys.family(tmp_path, experts=1)
+    mo.write(ja, tmp_path / "out")
+    weights = tmp_path / "ja" / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to(tmp_path / "out" / "model.safetensors")
+    with pytest.raises(ExportError, match="out' holds 'ja', a source of this merge"):
+        mo.write(mo.recipes.linear([base, ja]), tmp_path / "out", force=True)
+    assert mo.Checkpoint(tmp_path / "ja", name="ja") == ja
+
+
 def test_a_link_as_target(tmp_path: Path) -> None:
     base, ja = toys.family(tmp_path, experts=1)
     (tmp_path / "disk").mkdir()
@@ -274,10 +284,9 @@ def test_a_link_as_target(tmp_path: Path) -> None:
 
 def test_a_relative_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (base,) = toys.family(tmp_path, experts=0)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    assert mo.write(base, ".") == tmp_path / "here"
-    assert (tmp_path / "here" / "model.safetensors").is_file()
+    monkeypatch.chdir(tmp_path)
+    assert mo.write(base, "here/../there") == tmp_path / "there"
+    assert (tmp_path / "there" / "model.safetensors").is_file()
 
 
 def test_unknown_tokenizer_source(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def stamps(root: Path) -> dict[Path, int]:
 def test_equal_questions_are_answered_from_the_cache(cache: Path, model: mo.Checkpoint) -> None:
     found = mo.statistics.fisher(model, [BATCH])
     before = stamps(cache)
-    assert {path.name for path in before} == {"model.safetensors", "config.json"}
+    names = {path.name for path in before}
+    assert names == {"model.safetensors", "config.json", ".merge_optuna.json"}
     again = mo.statistics.fisher(mo.Checkpoint(model.ref, name="renamed"), [BATCH])
     assert stamps(cache) == before, "not even touched"
     assert (again.ref, again.digest) == (found.ref, found.digest)
@@ -95,3 +96,18 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, model: mo.Ch
     with pytest.raises(ExportError, match="something else than statistics"):
         mo.statistics.fisher(model, [BATCH], folder=file)
     assert stamps(other) == before
+
+
+def test_files_of_others_are_seen_before_the_work(tmp_path: Path, model: mo.Checkpoint) -> None:
+    folder = tmp_path / "mine"
+    mo.statistics.fisher(model, [BATCH], folder=folder)
+    (folder / "notes.txt").write_text("mine")
+    before = stamps(folder)
+
+    assert mo.statistics.fisher(model, [BATCH], folder=folder).ref == str(folder)
+    with pytest.raises(ExportError, match=r"would be deleted: notes\.txt\."):
+        mo.statistics.fisher(model, [OTHER], folder=folder)
+    assert stamps(folder) == before
+    (folder / "notes.txt").unlink()
+    (folder / ".merge_optuna.json").unlink()  # as older versions wrote it
+    mo.statistics.fisher(model, [OTHER], folder=folder)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import shutil
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from transformers import AutoModelForSequenceClassification
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
 from tests import processes
+from tests.hub import files_of
 from tests.trained import Task
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -164,7 +168,7 @@ def evaluate(model):
 objective = mo.MergeObjective(recipe, evaluate)
 """
 
-POINTS = ["write new", "os.rename new", "shutil.rmtree fallen"]
+POINTS = ["write new", "os.rename new", "os.remove fallen"]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -192,6 +196,55 @@ def test_killed_and_started_again(task: Task, point: str, tmp_path: Path) -> Non
     assert len(done) == 7
     assert kept(folder) == best(study.trials, 2)
     assert_right(folder, study)
+
+
+def kill_at(step: int, folder: str) -> None:
+    """Kills this process before the step-th thing that it does to the disk in a folder."""
+    events, seen = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.copyfile"), 0
+
+    def audit(event: str, args: tuple[object, ...]) -> None:
+        nonlocal seen
+        writes = event == "open" and isinstance(args[1], str) and args[1] != "r"
+        if (event in events or writes) and str(args[0]).startswith(folder):
+            seen += 1
+            if seen == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+
+
+def update_until(step: int, url: str, folder: str) -> None:
+    study = optuna.load_study(study_name="toy", storage=url)
+    kill_at(step, folder)
+    mo.callbacks.KeepBest(1, folder).update(study)
+
+
+def test_killed_at_every_step(task: Task, tmp_path: Path) -> None:
+    """While a better trial is written and the one that it displaces is removed."""
+    url, folder = f"sqlite:///{tmp_path}/toy.db", tmp_path / "best"
+    study = optuna.create_study(study_name="toy", storage=url, direction="maximize")
+    score = objective(task, [1.0, 2.0], "maximize")
+    study.optimize(score, n_trials=1, callbacks=[mo.callbacks.KeepBest(1, folder)])
+    shutil.copytree(folder, tmp_path / "before")
+    study.optimize(score, n_trials=1, callbacks=[mo.callbacks.KeepBest(1, folder)])
+    whole = [files_of(tmp_path / "before/trial-00000"), files_of(folder / "trial-00001")]
+    for step in range(1, 200):
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "before", folder)
+        (folder / ".trial-notes").mkdir()
+        (folder / "thesis.tex").touch()
+        killed = processes.call(update_until, step, url, str(folder), cwd=tmp_path).wait()
+        names = {path.name for path in folder.glob("trial-*")}
+        assert names, "the only one that was there is never lost"
+        assert all(files_of(folder / name) in whole for name in names)
+        mo.callbacks.KeepBest(1, folder).update(study)
+        (folder / ".trial-notes").rmdir()
+        (folder / "thesis.tex").unlink()
+        assert kept(folder) == [1]
+        if killed.code == 0:
+            break
+        assert killed.code == -signal.SIGKILL, killed.err
+    assert 15 < step < 199
 
 
 # -- several processes ------------------------------------------------------------------------
@@ -294,6 +347,28 @@ def test_folders_of_others_are_safe(task: Task, tmp_path: Path) -> None:
     (tmp_path / "best/trial-00000/recipe.yaml").unlink()
     with pytest.raises(StudyError, match="is not trial 0"):
         search("toy", 0, first).run(first, progress=False)
+
+
+def test_a_fallen_trial_with_somebodys_files_stays(task: Task, tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    score = objective(task, [1.0, 2.0, 3.0, 4.0, 5.0], "maximize")
+    keep = mo.callbacks.KeepBest(1, tmp_path)
+    study.optimize(score, n_trials=1, callbacks=[keep])
+    (tmp_path / "trial-00000/notes.txt").write_text("the best I have seen")
+    with pytest.warns(UserWarning, match=r"folder stays.*deleted: notes\.txt\.") as caught:
+        study.optimize(score, n_trials=2, callbacks=[keep])
+    assert len(caught) == 1
+    assert kept(tmp_path) == [0, 2]
+    assert (tmp_path / "trial-00000/notes.txt").read_text() == "the best I have seen"
+    card = tmp_path / "trial-00002/README.md"
+    card.write_text(card.read_text() + "edited")
+    with pytest.warns(UserWarning, match=r"deleted: README\.md \(changed since\)\."):
+        study.optimize(score, n_trials=1, callbacks=[keep])
+    assert kept(tmp_path) == [0, 2, 3]
+    for number, name in ((0, "notes.txt"), (2, "README.md")):
+        (tmp_path / f"trial-{number:05}" / name).unlink()
+    mo.callbacks.KeepBest(1, tmp_path).update(study)
+    assert kept(tmp_path) == [3]
 
 
 def test_two_studies_that_begin_in_one_folder(task: Task, tmp_path: Path) -> None:
