@@ -171,5 +171,5 @@ def read(text: str) -> Declaration | Recipe:
     except yaml.YAMLError as error:
         raise RecipeError(f"The stored space is not valid YAML: {error}") from error
     if not isinstance(document, dict) or "space" not in document:
-        return Recipe.from_yaml(text)
+        return Recipe.from_yaml(f"{text}\n")  # one line would be taken for a file
     return Declaration.from_data({k: v for k, v in document.items() if k != "merge_optuna"})

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import optuna
+from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import (
@@ -147,6 +149,17 @@ class Database(compat.WatchedDatabase):
             names = [study.study_name for study in self.get_all_studies()]
             raise UnknownStudy.among(names, study_name, self.place) from error
 
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Of a study, one per objective.
+
+        Raises:
+            StorageError: If it has none.
+        """
+        found = super().get_study_directions(study_id)
+        if not found:
+            raise unreadable(ValueError("a study without directions"), self.place)
+        return found
+
     # -- each operation -----------------------------------------------------------------------
 
     def watch(self, operation: str, run: Callable[[], R]) -> R:
@@ -236,7 +249,7 @@ def opened(
         raise StorageError(f"The driver for {place} is not installed ({error}).{hint}") from error
     except (SQLAlchemyError, StorageInternalError) as error:
         raise explained(error, place) from error
-    except compat.UNREADABLE as error:
+    except (*compat.UNREADABLE, CommandError) as error:
         raise unreadable(error, place) from error
 
 

@@ -120,6 +120,11 @@ def _check_tables(file: Path) -> None:
             connection.close()
     except sqlite3.Error:
         return  # it is said once it is opened
+    if "version_info" in tables and not tables >= {"studies", "trials"}:
+        gone = sorted({"studies", "trials"} - tables)
+        raise StorageError(
+            f"{file.absolute()} has lost the table {' and the table '.join(gone)}. Restore a copy."
+        )
     if tables and "version_info" not in tables and not tables <= compat.tables_of_optuna():
         raise StorageError(
             f"{file.absolute()} is an SQLite database of another program, with the tables "
