@@ -122,12 +122,19 @@ class Claim:
             return claim
 
     def _check(self) -> None:
-        """Checks the types of all fields, and that they name what is there."""
+        """Checks the types of all fields."""
         numbers = (self.trial, self.generation, self.slot, self.attempt, self.seed, self.k)
         for number in (*numbers, *self.seen, *self.parents.values()):
             check_type("a number", number, int)
         for text in (self.population, *self.vectors.values()):
             check_type("a text", text, str)
+
+    def check_seen(self) -> None:
+        """Checks that the trials it has seen were there.
+
+        Raises:
+            ValueError: If one was not.
+        """
         if not all(0 <= number < self.trial for number in self.seen):
             raise ValueError(f"it has seen trials that were not there: {list(self.seen)[-5:]}")
 
@@ -429,6 +436,8 @@ class Log:
             trial = trials[number]
             claim = held_claim(trial)
             if claim is not None:
+                with decoding(f"claim of trial {number}"):
+                    claim.check_seen()
                 if not all(trials[n].state.is_finished() for n in claim.seen):
                     return False
                 self.see(trials, claim.seen)

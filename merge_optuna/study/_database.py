@@ -169,14 +169,14 @@ class Database(compat.WatchedDatabase):
             StorageError: If it stays away, or for any other failure.
             UnknownStudy: If the study is not there.
         """
-        pause = _PAUSES[0]
+        pause, started = _PAUSES[0], time.monotonic()
         while True:
             if self._file is not None:
                 self._file.check()
             try:
                 result = run()
             except (SQLAlchemyError, StorageInternalError) as error:
-                if operation in _ONCE or not _is_away(error) or not self._waits(error):
+                if operation in _ONCE or not _is_away(error) or not self._waits(error, started):
                     raise explained(error, self.place) from error
             except KeyError as error:
                 if compat.record_not_found(error):
@@ -209,10 +209,10 @@ class Database(compat.WatchedDatabase):
         stored = self.get_trial(trial_id)
         return stored.state == state and stored.values == (None if values is None else [*values])
 
-    def _waits(self, error: Exception) -> bool:
+    def _waits(self, error: Exception, started: float) -> bool:
         """Whether to wait for a database that is away; once given up, not until it is back."""
         if self._away_since is None:
-            self._away_since = time.monotonic()
+            self._away_since = started
         seconds = time.monotonic() - self._away_since
         if seconds >= _TELL_AFTER and not self._told and seconds < self._patience:
             self._told = True

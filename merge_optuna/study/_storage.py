@@ -15,7 +15,7 @@ from merge_optuna.study._kept_file import KeptFile
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-_BUSY_TIMEOUT = 60.0
+_BUSY_TIMEOUT = 10.0  # seconds until SQLite says that it is locked, and is asked again
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smbfs", "smb3", "afs", "ceph", "lustre", "gpfs", "beegfs"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph"),
@@ -69,7 +69,7 @@ def _sqlite(url: str, file: Path, patience: float) -> BaseStorage:
             "work. Use a local disk, PostgreSQL, or journal:///."
         )
     _check_tables(file)
-    arguments = {"connect_args": {"timeout": min(_BUSY_TIMEOUT, patience)}}
+    arguments = {"connect_args": {"timeout": min(_BUSY_TIMEOUT, patience / 4)}}
     return _database(url, str(file.absolute()), arguments, patience, file)
 
 

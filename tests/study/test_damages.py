@@ -708,7 +708,7 @@ def rows() -> Iterator[Any]:
                 )
 
 
-@pytest.mark.parametrize(("search", "kind", "damage", "operations", "sentence"), rows())
+@pytest.mark.parametrize(("search", "kind", "damage", "operations", "sentence"), list(rows()))
 def test_one_sentence_each(
     search: str,
     kind: str,

@@ -31,7 +31,7 @@ def test_sqlite_has_a_write_ahead_log(tmp_path: Path) -> None:
             connection.execute(text(f"PRAGMA {name}")).scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout")
         ]
-        assert found == ["wal", 1, 60_000]  # synchronous: 1 is NORMAL
+        assert found == ["wal", 1, 10_000]  # synchronous: 1 is NORMAL
         connection.close()
     assert opened.get_heartbeat_interval() == 60  # type: ignore[attr-defined]
 
