@@ -192,13 +192,13 @@ def url_of(study: Study) -> str | None:
 
 def without_password(url: str) -> str:
     """A URL, or what is meant to be one, for people to read."""
-    scheme, slashes, rest = url.partition("//")
+    scheme, slashes, rest = _SECRET.sub(r"\1***", url).partition("//")
     if not slashes:
         scheme, rest = "", url
     login, at, place = rest.rpartition("@")
     if at and ":" in login and not rest.startswith("/"):  # that is a file
         rest = f"{login.partition(':')[0]}:***@{place}"
-    return scheme + slashes + _SECRET.sub(r"\1***", rest)
+    return scheme + slashes + rest
 
 
 def has_heartbeat(study: Study) -> bool:

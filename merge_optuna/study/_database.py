@@ -16,6 +16,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import event
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -233,6 +234,11 @@ def opened(
         StorageError: If it cannot be opened.
     """
     try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        # Not chained: it quotes what it took for the port.
+        raise _no_url(place) from None
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeat
             made = _made(url, place, engine_kwargs, file, patience)
@@ -240,10 +246,8 @@ def opened(
         return made
     except StorageError:
         raise
-    except ArgumentError as error:
-        raise StorageError(
-            f"{place!r} is not a storage URL. Use e.g. sqlite:///search.db."
-        ) from error
+    except ArgumentError as error:  # no such dialect
+        raise _no_url(place) from error
     except ImportError as error:
         hint = " Install merge_optuna[postgres]." if "+psycopg:" in url else ""
         raise StorageError(f"The driver for {place} is not installed ({error}).{hint}") from error
@@ -251,6 +255,10 @@ def opened(
         raise explained(error, place) from error
     except (*compat.UNREADABLE, CommandError) as error:
         raise unreadable(error, place) from error
+
+
+def _no_url(place: str) -> StorageError:
+    return StorageError(f"{place!r} is not a storage URL. Use e.g. sqlite:///search.db.")
 
 
 def _made(
