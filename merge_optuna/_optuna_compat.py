@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._storage import JournalOperation
+from optuna.storages.journal._storage import NOT_FOUND_MSG, JournalOperation
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
@@ -21,8 +24,19 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import BaseTrial, FrozenTrial, Trial
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _USER = JournalOperation.SET_TRIAL_USER_ATTR
 _SYSTEM = JournalOperation.SET_TRIAL_SYSTEM_ATTR
+
+JOURNAL_OPERATIONS = tuple(JournalOperation)
+"""Codes of the operations that a journal can hold."""
+
+UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, NameError)
+"""What Optuna raises when it decodes something that it cannot have written."""
+
+_SECRET = re.compile(r"((?:password|passwd|pwd|sslpassword)=)[^&]*", re.IGNORECASE)
 
 FIXED_PARAMS = "fixed_params"
 """System attribute of a trial made by ``study.enqueue_trial``: the values it was given."""
@@ -171,7 +185,20 @@ def url_of(study: Study) -> str | None:
     if isinstance(backend, JournalFileBackend):
         return f"journal:///{backend._file_path}"
     engine = getattr(backend, "engine", None)
-    return None if engine is None else engine.url.render_as_string(hide_password=True)
+    if engine is None:
+        return None
+    return without_password(engine.url.render_as_string(hide_password=False))
+
+
+def without_password(url: str) -> str:
+    """A URL, or what is meant to be one, for people to read."""
+    scheme, slashes, rest = _SECRET.sub(r"\1***", url).partition("//")
+    if not slashes:
+        scheme, rest = "", url
+    login, at, place = rest.rpartition("@")
+    if at and ":" in login and not rest.startswith("/"):  # that is a file
+        rest = f"{login.partition(':')[0]}:***@{place}"
+    return scheme + slashes + rest
 
 
 def has_heartbeat(study: Study) -> bool:
@@ -184,3 +211,104 @@ def fail_stale_trials(study: Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
+
+
+# -- storages that are watched -----------------------------------------------------------------
+
+
+def _watched(operation: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """The same operation, run by the ``watch`` of its storage."""
+
+    @functools.wraps(operation)
+    def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        once = functools.partial(operation, self, *args, **kwargs)
+        return self.watch(operation.__name__, once)  # type: ignore[no-any-return]
+
+    return run
+
+
+class WatchedDatabase(RDBStorage):
+    """An RDBStorage that runs each operation, those of Optuna's cache too, through ``watch``."""
+
+    @abstractmethod
+    def watch(self, operation: str, run: Callable[[], R]) -> R:
+        """Runs an operation; ``run()`` is one transaction and can be called again."""
+
+    create_new_study = _watched(RDBStorage.create_new_study)
+    delete_study = _watched(RDBStorage.delete_study)
+    set_study_user_attr = _watched(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _watched(RDBStorage.set_study_system_attr)
+    get_study_id_from_name = _watched(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _watched(RDBStorage.get_study_name_from_id)
+    get_study_directions = _watched(RDBStorage.get_study_directions)
+    get_study_user_attrs = _watched(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _watched(RDBStorage.get_study_system_attrs)
+    get_all_studies = _watched(RDBStorage.get_all_studies)
+    _create_new_trial = _watched(RDBStorage._create_new_trial)
+    _set_trial_param = _watched(RDBStorage._set_trial_param)
+    set_trial_state_values = _watched(RDBStorage.set_trial_state_values)
+    set_trial_intermediate_value = _watched(RDBStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _watched(RDBStorage.set_trial_user_attr)
+    set_trial_system_attr = _watched(RDBStorage.set_trial_system_attr)
+    get_trial_id_from_study_id_trial_number = _watched(
+        RDBStorage.get_trial_id_from_study_id_trial_number
+    )
+    get_trial = _watched(RDBStorage.get_trial)
+    get_trial_param = _watched(RDBStorage.get_trial_param)
+    get_trial_user_attrs = _watched(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _watched(RDBStorage.get_trial_system_attrs)
+    _get_trials = _watched(RDBStorage._get_trials)
+    _get_best_trial_id = _watched(RDBStorage._get_best_trial_id)
+    _get_stale_trial_ids = _watched(RDBStorage._get_stale_trial_ids)
+    record_heartbeat = _watched(RDBStorage.record_heartbeat)
+
+
+class WatchedJournal(JournalStorage):
+    """A JournalStorage that runs each operation on a study or trial through ``watch``."""
+
+    @abstractmethod
+    def watch(self, operation: str, run: Callable[[], R]) -> R:
+        """Runs an operation."""
+
+    @abstractmethod
+    def unreadable(self, error: Exception) -> Exception:
+        """What to raise for a record that cannot be applied, written by whomever."""
+
+    def _sync_with_backend(self) -> None:
+        known = self._replay_result
+        for record in self._backend.read_logs(known.log_number_read):
+            try:
+                known.apply_logs([record])
+            except UNREADABLE as error:
+                if record["worker_id"] == known.worker_id:
+                    raise  # it is this call that asks for what cannot be
+                known.log_number_read -= 1  # it stays unread, whoever asks next
+                raise self.unreadable(error) from error
+
+    delete_study = _watched(JournalStorage.delete_study)
+    set_study_user_attr = _watched(JournalStorage.set_study_user_attr)
+    set_study_system_attr = _watched(JournalStorage.set_study_system_attr)
+    get_study_name_from_id = _watched(JournalStorage.get_study_name_from_id)
+    get_study_directions = _watched(JournalStorage.get_study_directions)
+    get_study_user_attrs = _watched(JournalStorage.get_study_user_attrs)
+    get_study_system_attrs = _watched(JournalStorage.get_study_system_attrs)
+    create_new_trial = _watched(JournalStorage.create_new_trial)
+    set_trial_param = _watched(JournalStorage.set_trial_param)
+    set_trial_state_values = _watched(JournalStorage.set_trial_state_values)
+    set_trial_intermediate_value = _watched(JournalStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _watched(JournalStorage.set_trial_user_attr)
+    set_trial_system_attr = _watched(JournalStorage.set_trial_system_attr)
+    get_trial = _watched(JournalStorage.get_trial)
+    get_all_trials = _watched(JournalStorage.get_all_trials)
+
+
+def record_not_found(error: KeyError) -> bool:
+    """Whether a storage means that a study or a trial is not there."""
+    return error.args == (NOT_FOUND_MSG,)
+
+
+def tables_of_optuna() -> set[str]:
+    """Names of the tables that Optuna makes in a database."""
+    from optuna.storages._rdb import models  # and with it SQLAlchemy
+
+    return set(models.BaseModel.metadata.tables) | {"alembic_version"}

@@ -452,7 +452,10 @@ def _study(opened: Any, url: str, name: str | None) -> optuna.Study:
     """The named study, or the only one in a storage."""
     import optuna
 
+    from merge_optuna._optuna_compat import without_password
+
     names = optuna.get_all_study_names(opened)
+    url = without_password(url)
     if not names:
         raise StudyError(f"There is no study in {url}.")
     if name is None and len(names) > 1:
@@ -487,10 +490,11 @@ def _dashboard(study: optuna.Study) -> str:
 
 
 def _interrupted(study: optuna.Study, total: int) -> NoReturn:
+    from merge_optuna._optuna_compat import without_password
     from merge_optuna.study import counts
 
     done = counts(study)
-    command = shlex.join(["merge-optuna", *sys.argv[1:]])
+    command = shlex.join(["merge-optuna", *map(without_password, sys.argv[1:])])
     print(
         f"\nStopped: {done['complete'] + done['pruned']} of {total} trials are done and kept. "
         f"Go on with:\n  {command}",
@@ -501,17 +505,19 @@ def _interrupted(study: optuna.Study, total: int) -> NoReturn:
 
 def _result(study: optuna.Study, *, best: int) -> dict[str, Any]:
     """What a study has come to: counts, and the best trials or the Pareto front."""
-    from merge_optuna.study import PATH, counts, ranked
+    from merge_optuna._records import metric_names
+    from merge_optuna.study import PATH, complete_trials, counts, ranked
 
     trials = counts(study)
     if len(study.directions) > 1:
+        complete_trials(study)  # Optuna takes it for granted that they have their values
         top = study.best_trials
     else:
         top = ranked(study)[:best] if trials["complete"] else []
     return {
         "study": study.study_name,
         "directions": [direction.name.lower() for direction in study.directions],
-        "metrics": study.metric_names or ["value"] * len(study.directions),
+        "metrics": metric_names(study) or ["value"] * len(study.directions),
         "trials": trials,
         "best": [
             {"trial": t.number, "values": t.values, "params": t.params}
@@ -528,8 +534,8 @@ def _reasons(study: optuna.Study) -> dict[str, dict[str, int]]:
     from merge_optuna.study import ERROR, REASON
 
     trials = study.get_trials(deepcopy=False)
-    pruned = [t.user_attrs.get(REASON, "") for t in trials if t.state == TrialState.PRUNED]
-    failed = [t.user_attrs.get(ERROR, "") for t in trials if t.state == TrialState.FAIL]
+    pruned = [str(t.user_attrs.get(REASON, "")) for t in trials if t.state == TrialState.PRUNED]
+    failed = [str(t.user_attrs.get(ERROR, "")) for t in trials if t.state == TrialState.FAIL]
     return {
         "pruned": Counter(re.sub(r"\b\d[\d.e+-]*\b", "#", r) or "no reason kept" for r in pruned),
         "failed": Counter((r.strip().splitlines() or ["stopped or killed"])[-1] for r in failed),

@@ -53,8 +53,28 @@ class StudyError(MergeOptunaError, ValueError):
     """A study does not fit what is to be run in it: other direction, other space, ..."""
 
 
-class StorageError(MergeOptunaError, ConnectionError):
-    """A storage cannot be opened."""
+class StorageError(StudyError, ConnectionError):
+    """A storage cannot be opened, read or written: missing, damaged, full, away, ..."""
+
+
+class UnknownStudy(StudyError, KeyError):
+    """A storage has no study of this name, or has it no more."""
+
+    __str__ = Exception.__str__  # a KeyError would show the quotes of its key
+
+    @classmethod
+    def among(cls, names: Sequence[str], name: str, place: str) -> UnknownStudy:
+        """The error of a study that is not in a place, with those that are."""
+        there = f"only {few(names)}" if names else "nor any other"
+        return cls(f"There is no study {name!r} in {place}, {there}. Check the name.")
+
+    @classmethod
+    def gone(cls, place: str) -> UnknownStudy:
+        """The error of a study or trial that was there."""
+        return cls(
+            f"The study was deleted from {place} while it was in use. Restore the storage, or "
+            "start again to begin a new one."
+        )
 
 
 class ExportError(MergeOptunaError, FileExistsError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from merge_optuna._records import check_type, decoding, values_of
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._owner import CLAIM, KILLED
 from merge_optuna.samplers._scores import SCORES, unpack
@@ -102,12 +103,40 @@ class Claim:
     def of(cls, trial: FrozenTrial) -> Claim | None:
         """The claim a trial carries, its own or a copied one."""
         stored = trial.system_attrs.get(CLAIM)
-        return None if stored is None else cls.from_json(stored)
+        return None if stored is None else cls.from_json(stored, trial.number)
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Claim:
-        """The inverse of :meth:`to_json`."""
-        return cls(**{**stored, "seen": tuple(stored["seen"])})
+    def from_json(cls, stored: Mapping[str, Any], of: int) -> Claim:
+        """The inverse of :meth:`to_json`.
+
+        Args:
+            stored: what a trial carries.
+            of: number of that trial.
+
+        Raises:
+            StudyError: If it is no claim.
+        """
+        with decoding(f"claim of trial {of}"):
+            claim = cls(**{**stored, "seen": tuple(stored["seen"])})
+            claim._check()
+            return claim
+
+    def _check(self) -> None:
+        """Checks the types of all fields."""
+        numbers = (self.trial, self.generation, self.slot, self.attempt, self.seed, self.k)
+        for number in (*numbers, *self.seen, *self.parents.values()):
+            check_type("a number", number, int)
+        for text in (self.population, *self.vectors.values()):
+            check_type("a text", text, str)
+
+    def check_seen(self) -> None:
+        """Checks that the trials it has seen were there.
+
+        Raises:
+            ValueError: If one was not.
+        """
+        if not all(0 <= number < self.trial for number in self.seen):
+            raise ValueError(f"it has seen trials that were not there: {list(self.seen)[-5:]}")
 
     def to_json(self) -> dict[str, Any]:
         """As stored."""
@@ -120,8 +149,9 @@ class Claim:
     @property
     def candidate(self) -> Candidate:
         """What the trial evaluates."""
-        vectors = {name: _decode(text) for name, text in self.vectors.items()}
-        return Candidate(vectors.pop("x"), vectors, self.parents)
+        with decoding(f"claim of trial {self.trial}"):
+            vectors = {name: _decode(text) for name, text in self.vectors.items()}
+            return Candidate(vectors.pop("x"), vectors, self.parents)
 
     @property
     def place(self) -> Place:
@@ -210,7 +240,7 @@ class Member:
         """
         if self.packed_scores is None:
             return np.array([-self.rank.loss])
-        return -self.sign * unpack(self.packed_scores).astype(np.float64)
+        return -self.sign * unpack(self.packed_scores, self.trial).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -406,6 +436,8 @@ class Log:
             trial = trials[number]
             claim = held_claim(trial)
             if claim is not None:
+                with decoding(f"claim of trial {number}"):
+                    claim.check_seen()
                 if not all(trials[n].state.is_finished() for n in claim.seen):
                     return False
                 self.see(trials, claim.seen)
@@ -452,7 +484,8 @@ class Log:
     def _foreign(self, claim: Claim, trial: FrozenTrial) -> bool:
         """Whether the trial has evaluated something else than its candidate."""
         box = self.box(claim.population)
-        proposed = {} if box is None else box.params(claim.candidate.x)
+        with decoding(f"claim of trial {claim.trial}"):  # its vector may have another length
+            proposed = {} if box is None else box.params(claim.candidate.x)
         wrong = [n for n, value in proposed.items() if trial.params.get(n, value) != value]
         if wrong:
             name = wrong[0]
@@ -486,10 +519,13 @@ def _rank(trial: FrozenTrial, sign: int) -> Rank:
         return Rank(2, 0.0, math.inf)
     violation = sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
     if trial.state == TrialState.COMPLETE:
-        return Rank(0, violation, sign * trial.values[0])
+        return Rank(0, violation, sign * values_of(trial, 1)[0])
     step = trial.last_step
     last = math.nan if step is None else trial.intermediate_values[step]
-    loss = sign * trial.system_attrs.get(PARTIAL, last)
+    with decoding(f"partial value of trial {trial.number}"):
+        partial = trial.system_attrs.get(PARTIAL, last)
+        check_type("it", partial, (int, float))
+    loss = sign * partial
     return Rank(1, violation, loss if loss == loss else math.inf)
 
 

@@ -17,6 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import check_type, decoding
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -45,11 +46,13 @@ def signature(trial: Trial | FrozenTrial) -> dict[str, Any]:
 
 def owner_of(trial: FrozenTrial) -> dict[str, Any] | None:
     """What :func:`sign` or a claim has stored for this trial, if anything."""
-    claim = trial.system_attrs.get(CLAIM, {})
-    for owner in (trial.system_attrs.get(OWNER), claim.get("owner")):
-        if owner is not None and owner["trial"] == trial.number:
-            return dict(owner)
-    return None
+    with decoding(f"owner of trial {trial.number}"):
+        claim = trial.system_attrs.get(CLAIM, {})
+        for owner in (trial.system_attrs.get(OWNER), claim.get("owner")):
+            if owner is not None and owner["trial"] == trial.number:
+                check_type("its pid", owner["pid"], int)
+                return {**owner, "host": owner["host"], "start": owner["start"]}
+        return None
 
 
 def owner_alive(trial: FrozenTrial) -> bool | None:

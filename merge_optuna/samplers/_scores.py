@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from merge_optuna._records import check_type, decoding
+
 SCORES = "merge_optuna:scores"
 """System attribute: the packed per-example scores of a trial."""
 
@@ -21,10 +23,25 @@ def pack(scores: NDArray[np.float32]) -> dict[str, Any]:
     return {"n": len(scores), "type": "bit" if binary else "f4", "data": data}
 
 
-def unpack(packed: dict[str, Any]) -> NDArray[np.float32]:
-    """The inverse of :func:`pack`."""
-    raw = zlib.decompress(base64.b64decode(packed["data"]))
-    if packed["type"] == "bit":
-        bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=packed["n"])
-        return bits.astype(np.float32)
-    return np.frombuffer(raw, "<f4").astype(np.float32)
+def unpack(packed: dict[str, Any], trial: int) -> NDArray[np.float32]:
+    """The inverse of :func:`pack`.
+
+    Args:
+        packed: what a trial carries.
+        trial: its number.
+
+    Raises:
+        StudyError: If these are no packed scores.
+    """
+    with decoding(f"attribute with the scores of trial {trial}"):
+        check_type("their number", packed["n"], int)
+        n, kind = packed["n"], packed["type"]
+        size = {"bit": (n + 7) // 8, "f4": 4 * n}[kind]
+        # A few bytes can be blown up to gigabytes: never further than n says.
+        stream = zlib.decompressobj()
+        raw = stream.decompress(base64.b64decode(packed["data"], validate=True), size + 1)
+        if len(raw) != size or not stream.eof:
+            raise ValueError(f"they are not {n} scores")
+        if kind == "bit":
+            return np.unpackbits(np.frombuffer(raw, np.uint8), count=n).astype(np.float32)
+        return np.frombuffer(raw, "<f4").astype(np.float32)

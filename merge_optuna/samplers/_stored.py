@@ -545,7 +545,7 @@ class StoredSampler(BaseSampler):
         if mine is not None:
             return mine
         stored = compat.system_attrs(study, trial).get(CLAIM)
-        return None if stored is None else Claim.from_json(stored)
+        return None if stored is None else Claim.from_json(stored, trial.number)
 
     def _check_initial(self) -> None:
         if self._initial and self._search_space is None:

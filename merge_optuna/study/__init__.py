@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from merge_optuna.study._callbacks import UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
-from merge_optuna.study._export import best_trial, export, ranked, recipe_of
+from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
 from merge_optuna.study._objective import ERROR, PATH, REASON, MergeObjective
@@ -23,6 +23,7 @@ __all__ = [
     "Rehearsal",
     "UnchangedGeneration",
     "best_trial",
+    "complete_trials",
     "counts",
     "export",
     "lineage",

@@ -13,17 +13,29 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import decoding, metric_names, values_of
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError
 from merge_optuna.recipes import Recipe
-from merge_optuna.spaces import read as read_space
 from merge_optuna.study._interrupt import interruptible
-from merge_optuna.study._objective import RECIPE, SPACE
+from merge_optuna.study._objective import RECIPE, stored_space
 
 if TYPE_CHECKING:
     import torch
 
     from merge_optuna.checkpoints import Checkpoint
+
+
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The completed trials, each with one value per direction of the study.
+
+    Raises:
+        StudyError: If one has more or fewer.
+    """
+    trials = [t for t in compat.all_trials(study) if t.state == TrialState.COMPLETE]
+    for trial in trials:
+        values_of(trial, len(study.directions))
+    return trials
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
@@ -37,7 +49,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
             f"The study {study.study_name!r} has {len(study.directions)} objectives. Choose one "
             "of study.best_trials and pass trial= (--trial)."
         )
-    complete = [t for t in compat.all_trials(study) if t.state == TrialState.COMPLETE]
+    complete = complete_trials(study)
     if not complete:
         raise StudyError(f"The study {study.study_name!r} has no completed trial yet.")
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
@@ -79,13 +91,14 @@ def recipe_of(
     frozen = frozen_trial(study, trial)
     written = frozen.system_attrs.get(RECIPE)
     if written is not None:
-        return Recipe.from_json(written).with_sources(sources or {})
-    space = study.user_attrs.get(SPACE)
-    if space is None:
+        with decoding(f"recipe of trial {frozen.number}"):
+            recipe = Recipe.from_json(written)
+        return recipe.with_sources(sources or {})
+    stored = stored_space(study)
+    if stored is None:
         raise StudyError(
             f"The study {study.study_name!r} holds no recipes: it did not run a mo.MergeObjective."
         )
-    stored = read_space(space)
     if isinstance(stored, Recipe):
         return stored.with_sources(sources or {}).bind(frozen.params)
     return stored.open(sources).rebuild(study, frozen)
@@ -126,7 +139,7 @@ def export(
         StudyError: If the study holds no recipes, or there is no such trial.
     """
     frozen = frozen_trial(study, trial)
-    names = study.metric_names or ["value"] * len(study.directions)
+    names = metric_names(study) or ["value"] * len(study.directions)
     dev = {f"{name} (dev)": v for name, v in zip(names, frozen.values or (), strict=False)}
     about = {"study": study.study_name, "trial": frozen.number}
     url = compat.url_of(study) or "STORAGE"

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import decoding, metric_names
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import InfeasibleRecipe, RecipeError, StudyError
@@ -192,10 +193,11 @@ class MergeObjective:
                 f"{', '.join(self.metric_names)} is to {' and '.join(self.directions)}. Create "
                 "it with directions=objective.directions, or use another study_name."
             )
-        if study.metric_names is not None and study.metric_names != self.metric_names:
+        names = metric_names(study)
+        if names is not None and names != self.metric_names:
             raise StudyError(
                 f"The trials of the study {study.study_name!r} were scored by "
-                f"{', '.join(study.metric_names)}, not by {', '.join(self.metric_names)}. Use "
+                f"{', '.join(names)}, not by {', '.join(self.metric_names)}. Use "
                 "another study_name."
             )
         if isinstance(self.space, Genealogy):
@@ -270,18 +272,18 @@ class MergeObjective:
         before, now = study.user_attrs.get(DEV), self._data()
         if before is None or now is None or before == now:
             return
-        parts = [part for part in before | now if before.get(part) != now.get(part)]
-        raise StudyError(
-            f"The trials of the study {study.study_name!r} were scored on other dev data: "
-            f"{', '.join(parts)} differ ({before['examples']} examples, now {now['examples']}). "
-            "Go on with the old data, or use another study_name."
-        )
+        with decoding(f"description of the dev data of the study {study.study_name!r}"):
+            parts = [part for part in before | now if before.get(part) != now.get(part)]
+            raise StudyError(
+                f"The trials of the study {study.study_name!r} were scored on other dev data: "
+                f"{', '.join(parts)} differ ({before['examples']} examples, now "
+                f"{now['examples']}). Go on with the old data, or use another study_name."
+            )
 
     def _check_space(self, study: optuna.Study) -> None:
-        stored = study.user_attrs.get(SPACE)
-        if stored is None or not isinstance(self.space, _DECLARED):
+        before = stored_space(study)
+        if before is None or not isinstance(self.space, _DECLARED):
             return
-        before = read_space(stored)
         now = self.space if isinstance(self.space, Recipe) else self.space.declaration()
         if before.digest != now.digest:
             raise StudyError(
@@ -382,6 +384,17 @@ class MergeObjective:
     def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
         trial.set_user_attr(REASON, reason)
         return optuna.TrialPruned(reason)
+
+
+def stored_space(study: optuna.Study) -> Recipe | Declaration | None:
+    """What a study was made with, if its database says it.
+
+    Raises:
+        StudyError: If what it says is neither a recipe nor a space.
+    """
+    stored = study.user_attrs.get(SPACE)
+    with decoding(f"space of the study {study.study_name!r}"):
+        return None if stored is None else read_space(stored)
 
 
 def _template(space: Recipe | Space) -> Recipe | Checkpoint:

@@ -40,8 +40,10 @@ class Bar:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._show(self._study)
-        self._bar.close()
+        try:
+            self._show(self._study)
+        finally:  # else what is said of a broken storage stands in the line of the bar
+            self._bar.close()
 
     def update(self, study: optuna.Study, trial: FrozenTrial | None = None) -> None:
         """Shows how far the study is, and why a trial has failed."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-import time
-import warnings
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_optuna.errors import StorageError
+from merge_optuna import _optuna_compat as compat
+from merge_optuna.errors import StorageError, few
+from merge_optuna.study._journal import START, Journal
+from merge_optuna.study._kept_file import KeptFile
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage, RDBStorage
+    from optuna.storages import BaseStorage
 
-_HEARTBEAT = 60
-_BUSY_TIMEOUT = 60.0
+_BUSY_TIMEOUT = 10.0  # seconds until SQLite says that it is locked, and is asked again
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smbfs", "smb3", "afs", "ceph", "lustre", "gpfs", "beegfs"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph"),
@@ -22,38 +23,44 @@ _NETWORK = {
 _MOUNTS = Path("/proc/mounts")
 
 
-def storage(url: str, *, create: bool = True) -> BaseStorage:
+def storage(url: str, *, create: bool = True, patience: float = 120.0) -> BaseStorage:
     """Opens an Optuna storage by URL.
+
+    Whatever goes wrong with it later is a :class:`StorageError` with cause and remedy. A file
+    that is deleted, moved or replaced while it is in use ends the search and is not made anew.
 
     Args:
         url: ``sqlite:///file.db`` – write-ahead log, ``synchronous=NORMAL`` (survives a killed
             process; a power cut may lose the last trials), a busy timeout and a heartbeat;
             ``postgresql://user@host/db`` – for several machines, needs ``merge_optuna[postgres]``;
-            ``journal:///file.log`` – Optuna's append-only file, quicker than SQLite; or any other
-            URL that Optuna knows.
+            ``journal:///file.log`` – Optuna's append-only file, quicker than SQLite, in which an
+            unfinished last record (full disk, killed process) is cut off and kept beside; or any
+            other URL that Optuna knows.
         create: Whether to make the file of an SQLite or journal storage if it is not there.
+        patience: Seconds that a database may be away or locked during a search, e.g. while its
+            server restarts. A server must be there when it is opened.
 
     Returns:
         What ``optuna.create_study(storage=)`` takes.
 
     Raises:
-        StorageError: If the storage cannot be opened, or is SQLite on a network file system,
-            where its locks do not work.
+        StorageError: If the storage cannot be opened, is of another program or of another
+            version of Optuna, or is SQLite on a network file system, where its locks do not work.
     """
     if url.startswith("journal:///"):
         file = Path(url.removeprefix("journal:///"))
         _check_file(url, file, create=create)
-        return _journal(file)
+        return Journal(file)
     if url.startswith("sqlite:///") and url != "sqlite:///:memory:":
         file = Path(url.removeprefix("sqlite:///").partition("?")[0])
         _check_file(url, file, create=create)
-        return _sqlite(url, file)
+        return _sqlite(url, file, patience)
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    return _database(url, {"pool_pre_ping": True})
+    return _database(url, compat.without_password(url), {"pool_pre_ping": True}, patience)
 
 
-def _sqlite(url: str, file: Path) -> RDBStorage:
+def _sqlite(url: str, file: Path, patience: float) -> BaseStorage:
     mounts = _MOUNTS.read_text() if _MOUNTS.is_file() else ""
     filesystem = _filesystem(file.resolve().parent, mounts)
     if filesystem in _NETWORK:
@@ -61,73 +68,23 @@ def _sqlite(url: str, file: Path) -> RDBStorage:
             f"{file} lies on a network file system ({filesystem}), where SQLite's locks do not "
             "work. Use a local disk, PostgreSQL, or journal:///."
         )
-    opened = _database(url, {"connect_args": {"timeout": _BUSY_TIMEOUT}})
-    from sqlalchemy import event
-
-    @event.listens_for(opened.engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
-        # 20 times quicker asks at 64 parameters than with the default rollback journal.
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    opened.engine.dispose()  # connections made before the listener would go without it
-    return opened
+    _check_tables(file)
+    arguments = {"connect_args": {"timeout": min(_BUSY_TIMEOUT, patience / 4)}}
+    return _database(url, str(file.absolute()), arguments, patience, file)
 
 
-def _database(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
-    import optuna
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+def _database(
+    url: str, place: str, engine_kwargs: dict[str, Any], patience: float, file: Path | None = None
+) -> BaseStorage:
+    from merge_optuna.study._database import opened  # and with it SQLAlchemy
 
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-        return _rdb(url, engine_kwargs)
-    except ArgumentError as error:
-        raise StorageError(
-            f"{url!r} is not a storage URL. Use e.g. sqlite:///search.db."
-        ) from error
-    except ImportError as error:
-        hint = " Install merge_optuna[postgres]." if "+psycopg:" in url else ""
-        raise StorageError(f"The driver for {shown} is not installed ({error}).{hint}") from error
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StorageError(
-            f"Cannot open the storage {shown}: {reason}. Is the address right, is the server "
-            "running, may you write there?"
-        ) from error
-
-
-def _rdb(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
-    import optuna
-    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-
-    deadline = time.monotonic() + _BUSY_TIMEOUT
-    while True:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeat
-                return optuna.storages.RDBStorage(
-                    url,
-                    engine_kwargs=engine_kwargs,
-                    heartbeat_interval=_HEARTBEAT,
-                    grace_period=3 * _HEARTBEAT,
-                )
-        except (IntegrityError, OperationalError, ProgrammingError) as error:
-            # Of several processes that make the tables at once all but one see this.
-            made_by_other = isinstance(error, IntegrityError) or "already exists" in str(error)
-            if not made_by_other or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-def _journal(file: Path) -> BaseStorage:
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+    kept = None if file is None else KeptFile.of(file)
+    return opened(url, place, engine_kwargs, file=kept, patience=patience)
 
 
 def _check_file(url: str, file: Path, *, create: bool) -> None:
+    if file.is_dir():
+        raise StorageError(f"Cannot open the storage {url}: {file.absolute()} is a folder.")
     if not file.parent.is_dir():
         raise StorageError(
             f"Cannot open the storage {url}: there is no folder {file.parent}. Create it first."
@@ -136,6 +93,42 @@ def _check_file(url: str, file: Path, *, create: bool) -> None:
         raise StorageError(
             f"Cannot open the storage {url}: there is no file {file.absolute()}. Check the path; "
             "a relative one has three slashes, an absolute one four."
+        )
+    try:
+        if not file.exists():
+            file.touch()
+        with open(file, "rb") as opened:
+            opened.read(1)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot open the storage {url}: {error.strerror}. May you write there, or is the "
+            "disk full? Of a read-only one, open a copy."
+        ) from error
+
+
+def _check_tables(file: Path) -> None:
+    """Checks that a file is not of another program, before Optuna adds its tables to it."""
+    with open(file, "rb") as opened:
+        if opened.read(len(START)) == START:
+            raise StorageError(f"{file.absolute()} is a journal. Use journal:///{file}")
+    try:
+        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {name for (name,) in rows} - {"sqlite_sequence"}
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return  # it is said once it is opened
+    if "version_info" in tables and not tables >= {"studies", "trials"}:
+        gone = sorted({"studies", "trials"} - tables)
+        raise StorageError(
+            f"{file.absolute()} has lost the table {' and the table '.join(gone)}. Restore a copy."
+        )
+    if tables and "version_info" not in tables and not tables <= compat.tables_of_optuna():
+        raise StorageError(
+            f"{file.absolute()} is an SQLite database of another program, with the tables "
+            f"{few(sorted(tables), 5)}. Use another file."
         )
 
 

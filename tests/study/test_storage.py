@@ -14,9 +14,12 @@ from pathlib import Path
 import optuna
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 import merge_optuna as mo
-from merge_optuna.errors import StorageError
+from merge_optuna import _optuna_compat as compat
+from merge_optuna import cli
+from merge_optuna.errors import StorageError, StudyError
 from merge_optuna.study._storage import _filesystem
 from tests import processes
 
@@ -31,7 +34,7 @@ def test_sqlite_has_a_write_ahead_log(tmp_path: Path) -> None:
             connection.execute(text(f"PRAGMA {name}")).scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout")
         ]
-        assert found == ["wal", 1, 60_000]  # synchronous: 1 is NORMAL
+        assert found == ["wal", 1, 10_000]  # synchronous: 1 is NORMAL
         connection.close()
     assert opened.get_heartbeat_interval() == 60  # type: ignore[attr-defined]
 
@@ -170,3 +173,64 @@ def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
     assert processes.call(_write_and_die, url, cwd=tmp_path).wait().code == -signal.SIGKILL
     study = optuna.load_study(study_name="s", storage=mo.storage(url))
     assert [t.value for t in study.trials] == list(range(20))
+
+
+# -- passwords ----------------------------------------------------------------------------------
+
+URLS = [
+    "postgresql://me:{}@127.0.0.1:1/merges",
+    "postgresql://127.0.0.1:1/merges?user=me&password={}",
+    "postgresql://me:{}@127.0.0.1:port/merges",
+    "postgresql//me:{}@host/merges",
+    "postgres:me:{}@host/merges",
+    "oracle+oracledb://me:{}@localhost/x",
+    "nosuch://me:{}@localhost/x",
+    "mysql+pymysql://me:{}@127.0.0.1:1/x",
+    "sqlite://me:{}@host/x",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("password", ["s3cret", "p@ss/w:rd", "{x}"])
+def test_no_password_is_told(url: str, password: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if password == "p@ss/w:rd" and "?" in url:
+        password = "p@ss:w"  # a slash there is none of a password
+    with pytest.raises(StorageError) as caught:
+        mo.storage(url.format(password))
+    told = str(caught.value) + "".join(capsys.readouterr())
+    for part in (password, password[2:]):
+        assert part not in told, told
+    assert "***" in told
+
+
+def test_no_password_in_a_model_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose command opens the storage again."""
+    study = optuna.create_study(storage=optuna.storages.RDBStorage("sqlite://"))
+    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        engine, "url", make_url("postgresql://me:s3cret@host/x?sslpassword=t0ken&sslmode=require")
+    )
+    told = compat.url_of(study)
+    assert told == "postgresql://me:***@host/x?sslmode=require&sslpassword=***"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////tmp/a:b@c/s.db",
+        "journal:///a:b@c.log",
+        "sqlite:///s.db",
+        "postgresql://me@host:5432/x",
+        "postgresql://host/x?sslmode=require",
+        "--storage",
+        "study:toy",
+    ],
+)
+def test_what_holds_no_password_stays(url: str) -> None:
+    assert compat.without_password(url) == url
+
+
+def test_no_password_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    opened = mo.storage("sqlite:///:memory:")
+    with pytest.raises(StudyError, match=r"no study in postgresql://me:\*\*\*@host/x"):
+        cli._study(opened, "postgresql://me:s3cret@host/x", None)

@@ -1,0 +1,90 @@
+"""What is kept with studies and trials, and is not always what was written.
+
+Databases are restored, edited by hand, cut off by full disks and written by other versions. What
+is read from one is decoded in a :func:`decoding` block, so that whatever is wrong with it is one
+sentence that names the study or trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from merge_optuna._optuna_compat import UNREADABLE
+from merge_optuna.errors import MergeOptunaError, RecipeError, StudyError
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+
+@contextlib.contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """A block that decodes something stored.
+
+    Args:
+        what: E.g. ``"claim of trial 4"``.
+
+    Raises:
+        StudyError: If it is not what this package writes.
+    """
+    try:
+        yield
+    except RecipeError as error:
+        raise _damaged(what, error) from error
+    except MergeOptunaError:
+        raise
+    except (*UNREADABLE, OSError, OverflowError, zlib.error) as error:
+        raise _damaged(what, error) from error
+
+
+def _damaged(what: str, error: Exception) -> StudyError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return StudyError(
+        f"The {what} is damaged, or was written by a newer version ({reason}). Restore a copy of "
+        "the storage, or use another study_name."
+    )
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    """Checks the type of a decoded field; a bool is no number.
+
+    Raises:
+        TypeError: If it is another.
+    """
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} is {str(value)[:40]!r}")
+
+
+def values_of(trial: FrozenTrial, directions: int) -> list[float]:
+    """The values of a completed trial.
+
+    Raises:
+        StudyError: If it has not one per direction.
+    """
+    values = trial.values or []
+    if len(values) != directions:
+        there = f"{len(values)} values instead of {directions}" if values else "no value"
+        raise StudyError(
+            f"Trial {trial.number} is complete, but has {there}: the storage is damaged. Restore "
+            "a copy of it, or use another study_name."
+        )
+    return values
+
+
+def metric_names(study: Study) -> list[str] | None:
+    """The names of a study's metrics, one per direction; None if it has none.
+
+    Raises:
+        StudyError: If there are more or fewer.
+    """
+    with decoding(f"list of metric names of the study {study.study_name!r}"):
+        names = study.metric_names
+        if names is None:
+            return None
+        check_type("it", names, list)
+        if len(names) != len(study.directions):
+            raise ValueError(f"{len(names)} for {len(study.directions)} values")
+        return [*map(str, names)]
