@@ -92,13 +92,20 @@ class Function:
         try:
             score = float(result)
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a long tensor
-            name = getattr(self.fn, "__name__", type(self.fn).__name__)
-            raise EvaluationError(f"{name} must return a number, not {result!r}.") from error
+            raise EvaluationError(
+                f"{name_of(self)} must return a number, not {result!r}."
+            ) from error
         yield np.zeros(1, np.int64), np.full(1, score)
 
     def value(self, scores: NDArray[np.float64]) -> float:
         """The one number."""
         return float(np.mean(scores))
+
+
+def name_of(evaluator: Evaluator) -> str:
+    """What an evaluator is called in messages: the function's name, or else its class's."""
+    one = evaluator.fn if isinstance(evaluator, Function) else evaluator
+    return getattr(one, "__name__", type(one).__name__)
 
 
 def value_of(evaluator: Evaluator, model: nn.Module) -> float | tuple[float, ...]:

@@ -20,7 +20,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
-from merge_optuna.evaluators._base import value_of
+from merge_optuna.evaluators._base import name_of, value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, NichesSampler, StoredSampler
 from merge_optuna.samplers._log import check_numbers
@@ -143,7 +143,8 @@ class MergeObjective:
             recipe: What to load.
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
-        return value_of(evaluator or self.evaluator, self.engine.load(recipe))
+        evaluator = evaluator or self.evaluator
+        return value_of(evaluator, self.engine.load(recipe, user=name_of(evaluator)))
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """The recipe that a trial asks for.
@@ -171,7 +172,7 @@ class MergeObjective:
         _check_size(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, _DECLARED):
-            check(self.engine.load(_template(self.space)))
+            check(self.engine.load(_template(self.space), user=name_of(evaluator)))
 
     def check_study(self, study: optuna.Study) -> None:
         """Checks that a study can run this objective.
@@ -232,7 +233,7 @@ class MergeObjective:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
-        model = self.engine.load(_template(recipe))
+        model = self.engine.load(_template(recipe), user=name_of(self.evaluator))
         check = getattr(self.evaluator, "check", None)
         if check is not None:
             check(model)
@@ -321,7 +322,7 @@ class MergeObjective:
         if not isinstance(self.space, _DECLARED):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
-            model = self.engine.load(recipe)
+            model = self.engine.load(recipe, user=name_of(self.evaluator))
         value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
         if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
