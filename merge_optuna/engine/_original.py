@@ -25,6 +25,8 @@ _VALUES = (int, float, str, bytes, torch.dtype, torch.device)
 """What may be another object and still the same."""
 _OF_MODULES = ("_modules", "_parameters", "_buffers")
 """Dictionaries whose entries are called as if they were attributes of the module."""
+_CAPTURING = "output_capturing"
+_CONTAINERS = (dict, list, set)
 _SHOWN = 4
 
 _requires_grad = attrgetter("requires_grad")
@@ -50,13 +52,20 @@ class Original:
 
     def __init__(self, model: nn.Module, without: Sequence[object] = ()) -> None:
         found = list(_reachable(model, without))
-        containers = [(one, name) for one, name in found if isinstance(one, (dict, list, set))]
-        owners = [(one, name) for one, name in found if not isinstance(one, (dict, list, set))]
-        self._names = [name for _, name in chain(owners, containers)]
+        tensors = [(one, name) for one, name in found if isinstance(one, Tensor)]
+        containers = [(one, name) for one, name in found if isinstance(one, _CONTAINERS)]
+        owners = [(o, name) for o, name in found if not isinstance(o, (Tensor, *_CONTAINERS))]
         self._owners: list[Any] = [one for one, _ in owners]
-        self._classes = list(map(type, self._owners))
         self._containers: list[Any] = [one for one, _ in containers]
+        self._contents_names = [name for _, name in chain(owners, containers)]
         self._saved = [_copied(one) for one in self._contents()]
+        self._tensors = [one for one, _ in tensors]
+        self.memory = [tensor.detach() for tensor in self._tensors]
+        self._storages = [tensor.untyped_storage() for tensor in self.memory]
+        self._sizes = [storage.nbytes() for storage in self._storages]
+        self._with_classes: list[Any] = [*self._owners, *self._tensors]
+        self._classes = list(map(type, self._with_classes))
+        self._names = [name for _, name in chain(owners, tensors)]
 
         # The same once more, in the form that is compared fastest: see _is_itself.
         self._attributes = self._saved[: len(owners)]
@@ -68,13 +77,6 @@ class Original:
         self._keys = list(chain.from_iterable(self._filled))
         self._dicts: list[dict[Any, Any]] = [d for d in self._filled if isinstance(d, dict)]
         self._values = list(self._all_values())
-
-        tensors = [(one, name) for one, name in owners if isinstance(one, Tensor)]
-        self._tensors = [one for one, _ in tensors]
-        self._tensor_names = [name for _, name in tensors]
-        self.memory = [tensor.detach() for tensor in self._tensors]
-        self._storages = [tensor.untyped_storage() for tensor in self.memory]
-        self._sizes = [storage.nbytes() for storage in self._storages]
         self._no_autograd = [_NO_AUTOGRAD] * len(tensors)
 
     def put_back(self) -> list[str]:
@@ -90,7 +92,7 @@ class Original:
     def _is_itself(self) -> bool:
         """In C as far as possible: a model has ten thousand attributes and entries."""
         return (
-            list(map(type, self._owners)) == self._classes
+            list(map(type, self._with_classes)) == self._classes
             and self._has_its_attributes()
             and not any(self._empty)
             and self._sets == self._saved_sets
@@ -116,13 +118,15 @@ class Original:
         return chain.from_iterable(map(dict.values, self._dicts))
 
     def _put_back_classes(self) -> Iterator[str]:
-        for owner, cls, name in zip(self._owners, self._classes, self._names, strict=False):
-            if type(owner) is not cls:
-                yield f"{name or 'the model'} (now a {type(owner).__name__})"
-                owner.__class__ = cls
+        for one, cls, name in zip(self._with_classes, self._classes, self._names, strict=True):
+            if type(one) is not cls:
+                yield f"{name or 'the model'} (now a {type(one).__name__})"
+                one.__class__ = cls
 
     def _put_back_contents(self) -> Iterator[str]:
-        for content, saved, name in zip(self._contents(), self._saved, self._names, strict=True):
+        for content, saved, name in zip(
+            self._contents(), self._saved, self._contents_names, strict=True
+        ):
             if not _is_identical(content, saved):
                 yield from _differences(content, saved, name)
                 _rewrite(content, saved)
@@ -131,9 +135,8 @@ class Original:
         for storage, size in zip(self._storages, self._sizes, strict=True):
             if storage.nbytes() != size:
                 storage.resize_(size)
-        for tensor, memory, name in zip(
-            self._tensors, self.memory, self._tensor_names, strict=True
-        ):
+        names = self._names[len(self._owners) :]
+        for tensor, memory, name in zip(self._tensors, self.memory, names, strict=True):
             if tensor.requires_grad or _autograd(tensor) != _NO_AUTOGRAD:
                 yield f"{name} (has gradients)"
                 tensor.detach_()
@@ -176,7 +179,7 @@ def _reachable(model: nn.Module, without: Iterable[object]) -> Iterator[tuple[An
         if id(one) in seen or isinstance(one, _SHARED):
             continue
         seen.add(id(one))
-        if isinstance(one, (dict, list, set)) or hasattr(one, "__dict__"):
+        if isinstance(one, _CONTAINERS) or hasattr(one, "__dict__"):
             yield one, name
         for key, part in reversed(list(_parts(one))):
             is_plain = isinstance(one, nn.Module) and key in _OF_MODULES
@@ -184,6 +187,8 @@ def _reachable(model: nn.Module, without: Iterable[object]) -> Iterator[tuple[An
 
 
 def _parts(one: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(one, Tensor):
+        return ()
     if isinstance(one, (list, tuple, set)):
         return enumerate(one)
     parts: dict[Any, Any] = one if isinstance(one, dict) else getattr(one, "__dict__", {})
@@ -191,7 +196,7 @@ def _parts(one: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def _copied(content: Any) -> Any:
-    return next(kind(content) for kind in (dict, list, set) if isinstance(content, kind))
+    return next(kind(content) for kind in _CONTAINERS if isinstance(content, kind))
 
 
 def _is_identical(content: Any, saved: Any) -> bool:
@@ -215,10 +220,16 @@ def _differences(content: Any, saved: Any, name: str) -> list[str]:
         key
         for key in {**saved, **content}
         if key not in saved or key not in content or not _is_same(content[key], saved[key])
+        if not _is_for_capturing(key, content.get(key))
     ]
-    if not differing and list(content) != list(saved):
+    if not differing and content.keys() == saved.keys() and list(content) != list(saved):
         return [f"{name} (in another order)"]
     return [f"{name}.{key}".lstrip(".") for key in differing]
+
+
+def _is_for_capturing(key: object, value: object) -> bool:
+    """Whether transformers has put it there to return hidden states; it does so again if asked."""
+    return _CAPTURING in f"{key} of {getattr(value, '__module__', '')}"
 
 
 def _is_same(a: Any, b: Any) -> bool:
