@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -337,12 +338,13 @@ class MergeObjective:
         total, seen = len(self.evaluator), 0
         batches = interrupt.interruptibly(self.evaluator(model))
         try:
-            for step, (batch_ids, batch_scores) in enumerate(batches):
-                ids.append(batch_ids)
-                parts.append(batch_scores)
-                seen += len(batch_ids)
-                if len(self.directions) == 1 and total > len(batch_ids):
-                    self._report(trial, step, parts, last=seen == total)
+            with contextlib.closing(batches):  # else it ends when Python collects it, much later
+                for step, (batch_ids, batch_scores) in enumerate(batches):
+                    ids.append(batch_ids)
+                    parts.append(batch_scores)
+                    seen += len(batch_ids)
+                    if len(self.directions) == 1 and total > len(batch_ids):
+                        self._report(trial, step, parts, last=seen == total)
             return self.evaluator.value(np.concatenate(parts))
         finally:
             facts = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import peft
 import pytest
@@ -343,6 +345,45 @@ def test_later_scores_are_those_of_fresh_models(
         warnings.simplefilter("ignore")
         found = trials(search, models, after)
     assert results(found) == results(untouched[search])
+
+
+class CastBack:
+    """Casts the model while it scores it, and undoes that when it is stopped."""
+
+    directions, metric_names = ("maximize",), ("score",)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __call__(self, model: Any) -> Iterator[Any]:
+        model.half()
+        try:
+            for i in range(2):
+                yield np.array([i]), np.array([float(model.lm_head.weight.sum())])
+        finally:
+            model.float().train()
+
+    def value(self, scores: Any) -> float:
+        return float(np.mean(scores))
+
+
+def test_an_evaluator_that_is_stopped_ends_before_the_next_model(
+    models: list[mo.Checkpoint],
+) -> None:
+    """Else it would undo its changes in the middle of the next evaluation."""
+    space, sampler = refill(models)
+    pruner = optuna.pruners.ThresholdPruner(upper=-1e9)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    objective = mo.MergeObjective(space, CastBack())
+    model: Any = objective.engine.load(models[0])
+    gc.disable()  # what is only out of reach lives on
+    try:
+        for _ in range(2):
+            study.optimize(objective, n_trials=1)
+            assert study.trials[-1].state == optuna.trial.TrialState.PRUNED
+            assert model.training
+    finally:
+        gc.enable()
 
 
 # -- what is said of it -----------------------------------------------------------------------
