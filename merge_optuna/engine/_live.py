@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from merge_optuna.checkpoints import Checkpoint, for_each
 from merge_optuna.engine._build import build, check_names
+from merge_optuna.engine._original import CALLER, Loan, Original
 from merge_optuna.engine._tensors import (
     Merger,
     Source,
@@ -31,6 +32,9 @@ class Engine:
 
     The model is created at the first :meth:`load` and refilled by every further one, so a search
     neither writes checkpoints nor creates models. It is in evaluation mode, without gradients.
+
+    Whoever gets it may do with it what he likes. Before every load it is made again what it was
+    built as: the same modules, hooks, attributes, configs and tensors, on their own memory.
 
     Args:
         device: Of the live model and of the computation, e.g. ``"cpu"`` or ``"cuda"``.
@@ -59,6 +63,9 @@ class Engine:
         self._merger = Merger(self.device, compute_dtype=compute_dtype)
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
+        self._original: Original | None = None
+        self._constants: list[tuple[Tensor, Tensor]] = []
+        self._loan = Loan()
         self._placed: tuple[Checkpoint, list[_Place]] | None = None
         self._routed: tuple[Any, LivePath] | None = None
 
@@ -67,11 +74,15 @@ class Engine:
         """The memory of the live model by the names of the checkpoint; empty before a load."""
         return self._views
 
-    def load(self, recipe: Source) -> nn.Module:
+    def load(self, recipe: Source, *, user: str = CALLER) -> nn.Module:
         """Fills the live model with a merged recipe, or with a checkpoint as it is.
 
         A layer path is not filled in: its live model shares the tensors of live sources, and a
         new path of the same sources is in place at once; see :class:`LivePath`.
+
+        Args:
+            recipe: A recipe without free numbers, or a checkpoint.
+            user: Who gets the model: named in a warning if it has to be put back.
 
         Returns:
             The live model: always the same object, and another one for layer paths.
@@ -83,12 +94,37 @@ class Engine:
         """
         wanted = wanted_dtype(recipe, self.dtype)
         if isinstance(recipe, Recipe) and recipe.path is not None and _shares_layers(recipe):
-            return self._paths(recipe.models, wanted).load(recipe.path)
+            return self._paths(recipe.models, wanted).load(recipe.path, user=user)
         frame = frame_of(recipe)
+        with torch.inference_mode(False):
+            model = self._built(frame.whole, wanted)
+            self._loan.ended(self.put_back())
+            refill = partial(self._refill, recipe, wanted)
+            for_each(refill, self._places(frame), self._merger.threads(recipe))
+        self._loan.to(user)
+        return model
+
+    def put_back(self) -> list[str]:
+        """Makes the live model what it was built as, but for the numbers that are refilled.
+
+        Returns:
+            The names of what was something else.
+        """
+        changed = [] if self._original is None else self._original.put_back()
+        for tensor, value in self._constants:
+            tensor.copy_(value)
+        return changed
+
+    def _built(self, frame: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
         if self._model is None:
-            self._model, self._views = build(frame.whole, wanted, self.device)
-        refill = partial(self._refill, recipe, wanted)
-        for_each(refill, self._places(frame), self._merger.threads(recipe))
+            self._model, self._views = build(frame, dtype, self.device)
+            self._original = Original(self._model)
+            filled = {view.untyped_storage().data_ptr() for view in self._views.values()}
+            self._constants = [
+                (tensor, tensor.clone())
+                for tensor in self._original.memory
+                if tensor.untyped_storage().data_ptr() not in filled
+            ]
         return self._model
 
     def _paths(self, models: tuple[Source, ...], dtype: torch.dtype | None) -> LivePath:

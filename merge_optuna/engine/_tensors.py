@@ -117,7 +117,7 @@ class Merger:
         plan = self._plan(source, name)
         if not callable(plan):
             return plan
-        merged = torch.empty(frame_of(source).shape(name))
+        merged = torch.empty(frame_of(source).shape(name), dtype=torch.float32)
         _fill_all(plan, merged)
         return merged
 
@@ -186,7 +186,7 @@ class Merger:
         merged = torch.empty(frame_of(source).shape(name), dtype=dtype)
         if _fill_all(plan, merged):
             return merged
-        exact = torch.empty(merged.shape)
+        exact = torch.empty(merged.shape, dtype=torch.float32)
         _fill_all(plan, exact)
         return exact.to(dtype)
 

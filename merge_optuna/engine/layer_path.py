@@ -6,14 +6,17 @@ Akiba et al.: Evolutionary Optimization of Model Merging Recipes, arXiv 2403.131
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, is_embedding
+from merge_optuna.checkpoints import Checkpoint, for_each, is_embedding
+from merge_optuna.engine._checksum import checksum
 from merge_optuna.engine._live import Engine
+from merge_optuna.engine._original import CALLER, Loan, Original
 from merge_optuna.engine._tensors import Source, frame_of
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import LayerPath
@@ -29,6 +32,10 @@ class LivePath:
     Every hop is a layer of its own – with its own place in the key-value cache – whose tensors are
     those of the model that it is from, so a new path is in place in milliseconds and takes no
     memory. Scales are applied in the form in which :func:`mo.recipes.path` writes them.
+
+    As with :class:`Engine`, whoever gets the model may do with it what he likes. The tensors that
+    a path shares are read once before it is handed out, and a model whose numbers are others than
+    it was filled with is filled again.
 
     Args:
         models: Checkpoints or recipes without free numbers, of one architecture and width among
@@ -59,15 +66,17 @@ class LivePath:
         self._models: list[_Model] = []
         for model in models:
             engine = Engine(device, dtype, compute_dtype=compute_dtype)
-            self._models.append(_Model(engine.load(model)))
+            self._models.append(_Model(engine, model))
             dtype = dtype or self._models[0].module.dtype
         self._shell: tuple[tuple[int, int], _Shell] | None = None
+        self._loan = Loan()
 
-    def load(self, path: LayerPath | str) -> nn.Module:
+    def load(self, path: LayerPath | str, *, user: str = CALLER) -> nn.Module:
         """Puts a path in place.
 
         Args:
             path: The path, or its text.
+            user: Who gets the model: named in a warning if it has to be put back.
 
         Returns:
             The live model, the same object as long as embedding and head are of the same models;
@@ -77,7 +86,8 @@ class LivePath:
             RecipeError: If there is no such model or layer.
         """
         path = LayerPath.parse(path) if isinstance(path, str) else path
-        path.check(self._names, [len(model.layers) for model in self._models])
+        path.check(self._names, [model.depth for model in self._models])
+        self._loan.ended(self._put_back(path))
         hops = [
             _hop(self._models[hop.model].layers[hop.layer], place, factors)
             for place, (hop, factors) in enumerate(
@@ -89,8 +99,20 @@ class LivePath:
         shell.set_layers(hops, types)
         if self._branches.embedding:
             shell.scale(self._branches.embedding, self._branches.embedding_factor(path))
+        shell.remember()
+        self._loan.to(user)
         model: nn.Module = shell.module
         return model
+
+    def _put_back(self, path: LayerPath) -> list[str]:
+        """Makes the last model and all of which the next one consists what they were."""
+        changed = [] if self._shell is None else self._shell[1].put_back()
+        for number, model in enumerate(self._models):
+            parts: set[int | None] = {hop.layer for hop in path.hops if hop.model == number}
+            if number in (path.embeddings_from, path.head_from):
+                parts.add(None)
+            changed += [f"{one} of {self._names[number]!r}" for one in model.put_back(parts)]
+        return changed
 
     def _shell_for(self, embeddings: int, head: int) -> _Shell:
         ends = embeddings, head
@@ -120,13 +142,52 @@ class _Model:
         module: The model; a vision-language model where its language model is a source.
         stack: Where its layers are.
         layers: They.
+        depth: Their number.
     """
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.stack = _stack_of(module)
-        self.layers: Any = module.get_submodule(self.stack)
-        self._types = getattr(_text(module.config), "layer_types", None)
+    def __init__(self, engine: Engine, source: Source) -> None:
+        self._engine, self._source = engine, source
+        self.module: Any = engine.load(source)
+        self.stack = _stack_of(self.module)
+        self.layers: Any = self.module.get_submodule(self.stack)
+        self.depth = len(list(self.layers.children()))
+        self._types = getattr(_text(self.module.config), "layer_types", None)
+        self._memory = self._memory_by_part()
+        self._checksums = self._summed(self._memory)
+
+    def put_back(self, parts: Iterable[int | None]) -> list[str]:
+        """Makes the structure of the model and the numbers of some parts of it what they were.
+
+        Args:
+            parts: Numbers of layers; None for all that is outside of them.
+
+        Returns:
+            The names of what was something else.
+        """
+        changed = self._engine.put_back()
+        found = self._summed(parts)
+        other = [part for part in found if found[part] != self._checksums[part]]
+        if other:
+            self._engine.load(self._source)
+        return changed + [f"numbers in {_called(part)}" for part in other]
+
+    def _memory_by_part(self) -> dict[int | None, list[Tensor]]:
+        memory: dict[int | None, list[Tensor]] = {
+            number: [tensor.detach() for tensor in _tensors(layer)]
+            for number, layer in enumerate(self.layers.children())
+        }
+        inside = {id(tensor) for tensor in _tensors(self.layers)}
+        memory[None] = [t.detach() for t in _tensors(self.module) if id(t) not in inside]
+        return memory
+
+    def _summed(self, parts: Iterable[int | None]) -> dict[int | None, list[int]]:
+        found: dict[int | None, list[int]] = {}
+
+        def add(part: int | None) -> None:
+            found[part] = checksum(self._memory[part])
+
+        for_each(add, list(parts), torch.get_num_threads())
+        return found
 
     @property
     def root(self) -> str:
@@ -152,6 +213,16 @@ class _Shell:
         self._root = model.root
         if head is not model:
             self._take_head(head)
+        self._original: Original | None = None
+
+    def remember(self) -> None:
+        """Remembers all but the layers, which every path brings anew."""
+        layers = self.module.get_submodule(f"{self._parent}.{self._name}".lstrip("."))
+        self._original = Original(self.module, without=[layers])
+
+    def put_back(self) -> list[str]:
+        """Makes it again what was remembered; returns the names of what was something else."""
+        return [] if self._original is None else self._original.put_back()
 
     def set_layers(self, hops: Sequence[nn.Module], types: Sequence[str | None]) -> None:
         """Puts other layers in place."""
@@ -283,6 +354,14 @@ def _stack_of(model: nn.Module) -> str:
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     return next((name for name in found if _LANGUAGE in name), found[0])
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def _called(part: int | None) -> str:
+    return "embedding or head" if part is None else f"layer {part}"
 
 
 def _text(config: Any) -> Any:

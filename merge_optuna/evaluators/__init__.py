@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from merge_optuna.evaluators._base import Evaluator, Function, as_evaluator, value_of
+from merge_optuna.evaluators._base import Evaluator, Function, as_evaluator, name_of, value_of
 from merge_optuna.evaluators._checks import as_scores, batches_of, check_evaluator, value_over
 from merge_optuna.evaluators.classification import Classification
 
@@ -14,6 +14,7 @@ __all__ = [
     "as_scores",
     "batches_of",
     "check_evaluator",
+    "name_of",
     "value_of",
     "value_over",
 ]

@@ -89,13 +89,18 @@ class Function:
         Raises:
             EvaluationError: If the function returns anything but a number.
         """
-        name = getattr(self.fn, "__name__", type(self.fn).__name__)
-        score = as_number(self.fn(model), name)
+        score = as_number(self.fn(model), name_of(self))
         yield np.zeros(1, np.int64), np.full(1, score)
 
     def value(self, scores: NDArray[np.float64]) -> float:
         """The one number."""
         return float(np.mean(scores))
+
+
+def name_of(evaluator: Evaluator) -> str:
+    """What an evaluator is called in messages: the function's name, or else its class's."""
+    one = evaluator.fn if isinstance(evaluator, Function) else evaluator
+    return getattr(one, "__name__", type(one).__name__)
 
 
 def value_of(evaluator: Evaluator, model: nn.Module) -> float | tuple[float, ...]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators import Evaluator, as_evaluator, value_of
+from merge_optuna.evaluators import Evaluator, as_evaluator, name_of, value_of
 from merge_optuna.recipes import Recipe, Source, linear
 
 if TYPE_CHECKING:
@@ -58,13 +58,15 @@ def greedy_soup(
     soup = linear(experts, exclude=exclude, name=name)
     check_finite(soup)
     engine = Engine(device, dtype)
+    user = name_of(evaluator)
     check = getattr(evaluator, "check", None)
     if check is not None:
-        check(engine.load(soup.frame))
+        check(engine.load(soup.frame, user=user))
     bar = tqdm(total=2 * len(experts) - 1, desc="Greedy soup", delay=2, leave=False, unit="soup")
 
     def score(models: Sequence[Source]) -> float:
-        value = value_of(evaluator, engine.load(linear(models, exclude=exclude)))
+        model = engine.load(linear(models, exclude=exclude), user=user)
+        value = value_of(evaluator, model)
         bar.update()
         assert isinstance(value, (int, float))  # one objective
         return -math.inf if math.isnan(value) else sign * value

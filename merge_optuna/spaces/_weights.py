@@ -133,7 +133,7 @@ class Ancestors:
             return None
 
     def _whole(self, recipe: Recipe, name: str) -> Tensor:
-        whole = torch.empty(self._recipe.frame.shape(name))
+        whole = torch.empty(self._recipe.frame.shape(name), dtype=torch.float32)
         self._merger.write_into(whole, recipe, name, torch.float32)
         return whole
 

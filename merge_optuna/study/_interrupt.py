@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
@@ -64,7 +64,7 @@ def interruptible() -> Iterator[None]:
         _ctrl_c.welcome = before
 
 
-def interruptibly(items: Iterable[T]) -> Iterator[T]:
+def interruptibly(items: Iterable[T]) -> Generator[T, None, None]:
     """The same items, each made in an :func:`interruptible` block."""
     iterator, end = iter(items), object()
     while True:

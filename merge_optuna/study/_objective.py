@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -25,6 +26,7 @@ from merge_optuna.evaluators import (
     as_evaluator,
     batches_of,
     check_evaluator,
+    name_of,
     value_of,
     value_over,
 )
@@ -149,7 +151,8 @@ class MergeObjective:
             recipe: What to load.
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
-        return value_of(evaluator or self.evaluator, self.engine.load(recipe))
+        evaluator = evaluator or self.evaluator
+        return value_of(evaluator, self.engine.load(recipe, user=name_of(evaluator)))
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """The recipe that a trial asks for.
@@ -177,7 +180,7 @@ class MergeObjective:
         check_evaluator(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, _DECLARED):
-            check(self.engine.load(_template(self.space)))
+            check(self.engine.load(_template(self.space), user=name_of(evaluator)))
 
     def check_study(self, study: optuna.Study) -> None:
         """Checks that a study can run this objective.
@@ -238,7 +241,7 @@ class MergeObjective:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
-        model = self.engine.load(_template(recipe))
+        model = self.engine.load(_template(recipe), user=name_of(self.evaluator))
         check = getattr(self.evaluator, "check", None)
         if check is not None:
             check(model)
@@ -327,7 +330,7 @@ class MergeObjective:
         if not isinstance(self.space, _DECLARED):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
-            model = self.engine.load(recipe)
+            model = self.engine.load(recipe, user=name_of(self.evaluator))
         value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
         if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
@@ -342,12 +345,13 @@ class MergeObjective:
         total, seen = len(self.evaluator), 0
         batches = interrupt.interruptibly(batches_of(self.evaluator, model))
         try:
-            for step, (batch_ids, batch_scores) in enumerate(batches):
-                ids.append(batch_ids)
-                parts.append(batch_scores)
-                seen += len(batch_ids)
-                if len(self.directions) == 1 and total > len(batch_ids):
-                    self._report(trial, step, parts, last=seen == total)
+            with contextlib.closing(batches):  # else it ends when Python collects it, much later
+                for step, (batch_ids, batch_scores) in enumerate(batches):
+                    ids.append(batch_ids)
+                    parts.append(batch_scores)
+                    seen += len(batch_ids)
+                    if len(self.directions) == 1 and total > len(batch_ids):
+                        self._report(trial, step, parts, last=seen == total)
             return value_over(self.evaluator, np.concatenate(parts))
         finally:
             facts = {
