@@ -12,14 +12,16 @@ from merge_optuna.checkpoints._blocks import (
     renumbered,
 )
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._config import read_config
+from merge_optuna.checkpoints._config import FullConfig, full_config, read_config
+from merge_optuna.checkpoints._configured import configured
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
 from merge_optuna.checkpoints._push import check_push, push
 from merge_optuna.checkpoints._threads import for_each
-from merge_optuna.checkpoints._token_rows import vocab_size
+from merge_optuna.checkpoints._token_ids import same_ids, token_ids
+from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
 from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
@@ -29,6 +31,7 @@ __all__ = [
     "NUMBERED",
     "ZERO",
     "Checkpoint",
+    "FullConfig",
     "LayerStore",
     "ModuleOfModel",
     "StackStore",
@@ -41,8 +44,11 @@ __all__ = [
     "chat_template_of",
     "check_push",
     "checkpoint_views",
+    "configured",
     "find_stacks",
     "for_each",
+    "full_config",
+    "has_token_rows",
     "is_embedding",
     "is_pretrained",
     "model_dtype",
@@ -50,6 +56,8 @@ __all__ = [
     "push",
     "read_config",
     "renumbered",
+    "same_ids",
+    "token_ids",
     "vocab_size",
     "write_checkpoint",
 ]

@@ -20,8 +20,8 @@ from merge_optuna.checkpoints._writer import (
 )
 from merge_optuna.errors import CheckpointError, few
 
-# transformers makes an empty tokenizer of a folder without one
-_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
+# transformers makes an empty tokenizer of a folder without one of them
+VOCABULARY_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 
 
 class CommonTokenizer:
@@ -139,7 +139,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         CheckpointError: If there is none, or it cannot be read.
     """
     folder = checkpoint.folder
-    if folder is None or not any(path for pattern in _FILES for path in folder.glob(pattern)):
+    if folder is None or not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
         raise CheckpointError(
             f"{checkpoint.name!r} ({checkpoint.ref}) has no tokenizer, so its rows cannot be "
             "aligned by token. Save it there: tokenizer.save_pretrained(folder)."
