@@ -12,10 +12,11 @@ from merge_optuna.checkpoints._blocks import (
     renumbered,
 )
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._config import FullConfig, full_config, read_config
+from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._configured import configured
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
+from merge_optuna.checkpoints._meaning import Setting, differing
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
 from merge_optuna.checkpoints._push import check_push, push
@@ -23,17 +24,18 @@ from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._token_ids import same_ids, token_ids
 from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
-from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
+from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
     "ATTENTION",
+    "BY_ID",
     "NUMBERED",
     "ZERO",
     "Checkpoint",
-    "FullConfig",
     "LayerStore",
     "ModuleOfModel",
+    "Setting",
     "StackStore",
     "TensorSpec",
     "TokenRow",
@@ -45,9 +47,9 @@ __all__ = [
     "check_push",
     "checkpoint_views",
     "configured",
+    "differing",
     "find_stacks",
     "for_each",
-    "full_config",
     "has_token_rows",
     "is_embedding",
     "is_pretrained",

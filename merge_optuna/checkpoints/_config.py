@@ -17,20 +17,29 @@ def read_config(architecture: Any, content: Mapping[str, Any]) -> Any:
     It is read from a file, as transformers has forms of its own for what JSON lacks, e.g. the
     infinite limit of a Mamba 2.
     """
+    return _from_file(architecture.config_class, content)
+
+
+def _from_file(kind: Any, content: Mapping[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(content), encoding="utf-8")
-        return architecture.config_class.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
+
+
+_FORMER = ("rope_theta", "rope_scaling")  # what rope_parameters were
 
 
 class FullConfig(NamedTuple):
     """A config with every default written out.
 
     Attributes:
+        content: As it could stand in ``config.json``.
         values: By dotted key, e.g. ``rope_parameters.rope_theta``.
         known: The keys of them that the architecture has; those that a file has besides are read
             by nobody we know.
     """
 
+    content: dict[str, Any]
     values: Mapping[str, Any]
     known: frozenset[str]
 
@@ -50,12 +59,15 @@ def full_config(
     """
     read = _read(content, of_part, of_text)
     if read is None:
-        return FullConfig(_flat(_as_json(content)), frozenset())
-    known = _known(read)
-    values = _flat(_as_json(read.to_dict()))
+        return FullConfig(dict(content), _flat(content, "_config"), frozenset())
+    full: dict[str, Any] = json.loads(read.to_json_string(use_diff=False))
+    known, values = _known(read), _flat(full)
+    inside = {key for key in values if _is_inside(key, known)}
     if of_part:
-        values = {key: value for key, value in values.items() if _top(key, known)}
-    return FullConfig(values, frozenset(key for key in values if _top(key, known)))
+        around = {k: v for k, v in content.items() if k not in _FORMER}
+        own = {key: values[key] for key in values if key in inside}
+        return FullConfig({**around, **full}, own, frozenset(inside))
+    return FullConfig(full, values, frozenset(inside))
 
 
 def _read(content: Mapping[str, Any], of_part: bool, of_text: bool) -> Any:
@@ -67,11 +79,11 @@ def _read(content: Mapping[str, Any], of_part: bool, of_text: bool) -> Any:
 
     if kind not in CONFIG_MAPPING:
         return None
-    architecture = CONFIG_MAPPING[kind]
+    architecture: Any = CONFIG_MAPPING[kind]
     own = set(architecture.__dataclass_fields__)
     around = {key for key in content if of_part and key.endswith("_config") and key not in own}
     try:
-        read = architecture.from_dict({k: v for k, v in content.items() if k not in around})
+        read = _from_file(architecture, {k: v for k, v in content.items() if k not in around})
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError):
         return None  # what is wrong with it is for the engine to say, which needs the model
     if not of_part or "text_config" not in own:
@@ -89,24 +101,21 @@ def _known(config: Any, place: str = "") -> set[str]:
     return keys
 
 
-def _top(key: str, known: Set[str]) -> bool:
+def _is_inside(key: str, known: Set[str]) -> bool:
     """Whether a dotted key, or one that it is inside of, is among the known."""
     parts = key.split(".")
     return any(".".join(parts[:i]) in known for i in range(1, len(parts) + 1))
 
 
-def _flat(content: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """By dotted key; ``type``, which older files call ``rope_type``, only once."""
+def _flat(content: Mapping[str, Any], ending: str = "", place: str = "") -> dict[str, Any]:
+    """By dotted key; what is inside of a key with another ending stays together.
+
+    ``rope_type`` is ``type`` too in files of versions that came between.
+    """
     found: dict[str, Any] = {}
     for key, value in content.items():
         if key == "type" and "rope_type" in content:
             continue
-        inner = isinstance(value, dict) and value
-        found |= _flat(value, f"{place}{key}.") if inner else {f"{place}{key}": value}
+        is_level = isinstance(value, dict) and value and key.endswith(ending)
+        found |= _flat(value, ending, f"{place}{key}.") if is_level else {f"{place}{key}": value}
     return found
-
-
-def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """As it is read back from a file: lists for tuples, words for keys."""
-    read: dict[str, Any] = json.loads(json.dumps(content, default=str))
-    return read

@@ -1,8 +1,7 @@
-"""A checkpoint with the config of another, or whose rows are not looked up by token."""
+"""A checkpoint whose weights mean what they would in another."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._folder import TRANSFORMERS, Format
+from merge_optuna.checkpoints._meaning import with_meaning_of
 from merge_optuna.checkpoints._parts import ModuleOfModel
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._store import Store
@@ -41,31 +41,31 @@ class _ConfiguredStore:
 
 
 class ConfiguredCheckpoint(Checkpoint):
-    """A checkpoint seen with another config.
+    """A checkpoint whose weights mean what they would in another, or whose rows have no tokens.
 
-    It is recorded as the checkpoint that it is a view of, but equal only to the same view.
+    It is recorded as the checkpoint that it is a view of, but equal only to the same view. Nothing
+    is read before it is needed.
     """
 
     _inner: Checkpoint = PrivateAttr()
-    _text: str = PrivateAttr()
+    _owner: Checkpoint = PrivateAttr()
+    _stacked: bool = PrivateAttr()
     _by_id: bool = PrivateAttr()
 
-    def __init__(self, inner: Checkpoint, text: str, by_id: bool):
+    def __init__(self, inner: Checkpoint, owner: Checkpoint, stacked: bool, by_id: bool):
         fields = {name: getattr(inner, name) for name in Checkpoint.model_fields}
         BaseModel.__init__(self, **fields)
-        self._inner, self._text, self._by_id = inner, text, by_id
+        self._inner, self._owner, self._stacked, self._by_id = inner, owner, stacked, by_id
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ConfiguredCheckpoint):
-            return False
-        return self._viewed == other._viewed
+        return isinstance(other, ConfiguredCheckpoint) and self._view == other._view
 
     def __hash__(self) -> int:
-        return hash(self._viewed)
+        return hash(self._view)
 
     @property
-    def _viewed(self) -> tuple[object, ...]:
-        return self._key, self._inner, self._text, self._by_id
+    def _view(self) -> tuple[object, ...]:
+        return self._key, self._inner, self._owner, self._stacked, self._by_id
 
     @property
     def origin(self) -> Checkpoint:
@@ -90,11 +90,7 @@ class ConfiguredCheckpoint(Checkpoint):
     @property
     def module(self) -> nn.Module | None:
         """The module in memory, unless it has another config."""
-        return self._inner.module if self._is_unchanged else None
-
-    @property
-    def _is_unchanged(self) -> bool:
-        return self._text == _as_text(self._inner.config)
+        return None if isinstance(self.store, _ConfiguredStore) else self._inner.module
 
     @property
     def store(self) -> Store:
@@ -105,35 +101,35 @@ class ConfiguredCheckpoint(Checkpoint):
 
     def _opened(self) -> Store:
         own = self._inner.store
-        if self._is_unchanged:
+        config = with_meaning_of(self._inner, self._owner, stacked=self._stacked)
+        if config == own.config:
             return own
-        seen = _ConfiguredStore(own, json.loads(self._text))
+        seen = _ConfiguredStore(own, config)
         return own.holding(seen) if isinstance(own, ModuleOfModel) else seen
 
 
 @lru_cache(maxsize=64)
 def _configured(
-    inner: Checkpoint, text: str, by_id: bool, ref: str
-) -> ConfiguredCheckpoint:  # equal weights may come with other files: hence the place
-    return ConfiguredCheckpoint(inner, text, by_id)
+    inner: Checkpoint,
+    owner: Checkpoint,
+    stacked: bool,
+    by_id: bool,
+    places: tuple[str, str],  # equal weights may come with another config
+) -> ConfiguredCheckpoint:
+    return ConfiguredCheckpoint(inner, owner, stacked, by_id)
 
 
 def configured(
-    checkpoint: Checkpoint, config: dict[str, Any] | None, *, by_id: bool = False
+    checkpoint: Checkpoint, owner: Checkpoint, *, stacked: bool, by_id: bool
 ) -> Checkpoint:
-    """A checkpoint with another config; itself where nothing changes.
+    """A checkpoint with what gives weights their meaning in another; itself if it is that.
 
     Args:
         checkpoint: Whose tensors and files they are.
-        config: The content of its ``config.json``.
-        by_id: Its rows belong to token ids, whatever its tokenizer calls them.
+        owner: Whose config counts.
+        stacked: The layers of both follow each other.
+        by_id: Rows of embeddings belong together by token id, whatever the tokenizers say.
     """
-    text = _as_text(config)
-    is_known = not by_id or checkpoint.tokenizer_folder is None
-    if is_known and text == _as_text(checkpoint.config):
+    if checkpoint == owner and not by_id:
         return checkpoint
-    return _configured(checkpoint, text, by_id, checkpoint.ref)
-
-
-def _as_text(config: dict[str, Any] | None) -> str:
-    return json.dumps(config, sort_keys=True, default=str)
+    return _configured(checkpoint, owner, stacked, by_id, (checkpoint.ref, owner.ref))

@@ -139,7 +139,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         CheckpointError: If there is none, or it cannot be read.
     """
     folder = checkpoint.folder
-    if folder is None or not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
+    if folder is None or not any(
+        path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)
+    ):
         raise CheckpointError(
             f"{checkpoint.name!r} ({checkpoint.ref}) has no tokenizer, so its rows cannot be "
             "aligned by token. Save it there: tokenizer.save_pretrained(folder)."

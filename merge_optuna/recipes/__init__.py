@@ -10,7 +10,9 @@ for methods without one).
 ``tokenizer`` is for models whose vocabularies differ: ``"base"`` (the first model, for methods
 without one), ``"union"`` or the name of a source says whose tokens the merged model has, and
 :class:`mo.Vocabulary` more than that. ``chat_template`` is ``"auto"``, the name of a source or a
-template. Both are given to the outermost recipe.
+template. ``config`` is for models whose configs give weights another meaning, e.g. by another base
+of the rotary positions: ``"base"`` or the name of a source says whose counts. All three are given
+to the outermost recipe.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ def linear(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Weighted average of models.
 
@@ -52,6 +55,7 @@ def linear(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -66,6 +70,7 @@ def linear(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -78,6 +83,7 @@ def slerp(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Spherical interpolation from ``a`` (t = 0) to ``b`` (t = 1), tensor by tensor."""
     return merge(
@@ -89,6 +95,7 @@ def slerp(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -103,6 +110,7 @@ def nuslerp(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Spherical interpolation of two models, or of their task vectors if there is a base.
 
@@ -118,6 +126,7 @@ def nuslerp(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -132,6 +141,7 @@ def nuslerp(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -146,6 +156,7 @@ def multislerp(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Mean direction and mean length of the models, or of their task vectors if there is a base.
 
@@ -160,6 +171,7 @@ def multislerp(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -174,6 +186,7 @@ def multislerp(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -187,6 +200,7 @@ def karcher(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Karcher mean: the direction with the least squared angles to the models, in mean length.
 
@@ -199,6 +213,7 @@ def karcher(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -213,6 +228,7 @@ def karcher(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -227,6 +243,7 @@ def task_arithmetic(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Base plus ``lambda_`` times the weighted sum of the experts' task vectors."""
     values = {"weight": weight, "lambda_": lambda_, "normalize": normalize}
@@ -239,6 +256,7 @@ def task_arithmetic(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -256,6 +274,7 @@ def ties(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """TIES: trim each task vector, elect a sign per entry, average the entries that agree.
 
@@ -272,6 +291,7 @@ def ties(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -293,6 +313,7 @@ def ties(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -310,6 +331,7 @@ def dare_linear(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DARE: drop entries of each task vector at random, rescale, then task arithmetic.
 
@@ -327,6 +349,7 @@ def dare_linear(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -348,6 +371,7 @@ def dare_linear(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -366,6 +390,7 @@ def dare_ties(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DARE, then TIES sign election and the sum of the entries that agree.
 
@@ -389,6 +414,7 @@ def dare_ties(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -401,6 +427,7 @@ def model_stock(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Model Stock: between the base and the average of its experts, by the angle between them.
 
@@ -412,6 +439,7 @@ def model_stock(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
     """
     values = {"filter_wise": filter_wise}
     return merge(
@@ -423,6 +451,7 @@ def model_stock(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -435,6 +464,7 @@ def nearswap(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """NearSwap: each element of the base moves towards the expert's by at most ``t``.
 
@@ -449,6 +479,7 @@ def nearswap(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -460,6 +491,7 @@ def arcee_fusion(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Arcee Fusion: the elements of the expert whose change stands out, all others of the base.
 
@@ -475,6 +507,7 @@ def arcee_fusion(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -493,6 +526,7 @@ def della_linear(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.
 
@@ -516,6 +550,7 @@ def della_linear(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -538,6 +573,7 @@ def della_linear(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -557,6 +593,7 @@ def della(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.
 
@@ -582,6 +619,7 @@ def della(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -599,6 +637,7 @@ def breadcrumbs(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.
 
@@ -616,6 +655,7 @@ def breadcrumbs(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -637,6 +677,7 @@ def breadcrumbs(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -655,6 +696,7 @@ def breadcrumbs_ties(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs, then TIES sign election and the sum of the entries that agree.
 
@@ -678,6 +720,7 @@ def breadcrumbs_ties(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -690,6 +733,7 @@ def sce(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """SCE: select varying entries, calculate the experts' weights, erase minority signs.
 
@@ -704,6 +748,7 @@ def sce(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -718,6 +763,7 @@ def sce(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -730,6 +776,7 @@ def ram(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RAM, for experts that change few entries: each entry is averaged over those that change it.
 
@@ -741,6 +788,7 @@ def ram(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -754,6 +802,7 @@ def ram(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -768,6 +817,7 @@ def ramplus_tl(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RAM+, counted in each tensor: RAM with entries that only one expert changes scaled up.
 
@@ -784,6 +834,7 @@ def ramplus_tl(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -798,6 +849,7 @@ def ramplus_tl(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -810,6 +862,7 @@ def rankmean(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RankMean: an average in which an expert weighs most in the blocks that it changed most.
 
@@ -827,6 +880,7 @@ def rankmean(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -840,6 +894,7 @@ def rankmean(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -854,6 +909,7 @@ def consensus_ta(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Consensus task arithmetic: the sum of task vectors where several experts need it.
 
@@ -870,6 +926,7 @@ def consensus_ta(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -884,6 +941,7 @@ def consensus_ta(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -894,6 +952,7 @@ def fisher(
     weight: PerModel = 1.0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Average in which each parameter counts by its Fisher information in each model.
 
@@ -905,6 +964,7 @@ def fisher(
             proportions matter.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range, or a model lacks statistics.
@@ -917,6 +977,7 @@ def fisher(
         statistics=statistics,
         exclude=exclude,
         name=name,
+        config=config,
     )
 
 
@@ -927,6 +988,7 @@ def regmean(
     alpha: Setting = 0.9,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RegMean: linear layers that come closest to each model's outputs on its own inputs.
 
@@ -940,6 +1002,7 @@ def regmean(
             data fully, 0 weighs each input alone.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range, or a model lacks statistics.
@@ -952,6 +1015,7 @@ def regmean(
         statistics=statistics,
         exclude=exclude,
         name=name,
+        config=config,
     )
 
 
@@ -962,6 +1026,7 @@ def passthrough(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """The layers of several models one after the other ("Frankenmerge").
 
@@ -974,6 +1039,7 @@ def passthrough(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         CheckpointMismatch: If the layers do not fit together.
@@ -989,6 +1055,7 @@ def passthrough(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -1000,6 +1067,7 @@ def path(
     embeddings_from: int = 0,
     head_from: int = 0,
     name: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """A model whose forward pass goes through chosen layers of several models, with scales.
 
@@ -1017,6 +1085,7 @@ def path(
         embeddings_from: Number of the model whose embedding, config and tokenizer it has.
         head_from: Number of the model whose final norm and head it has.
         name: Prefix of parameter names inside another recipe.
+        config: See the module.
 
     Raises:
         RecipeError: If the text is no path, there is no such model or layer, or the architecture
@@ -1030,7 +1099,7 @@ def path(
     if isinstance(path, str):
         ends = {"embeddings_from": embeddings_from, "head_from": head_from}
         path = LayerPath.parse(path, scale_target, **ends)
-    recipe = Recipe(method="path", models=tuple(models), path=path, name=name)
+    recipe = Recipe(method="path", models=tuple(models), path=path, name=name, config=config)
     _ = recipe.structure  # finds layers that there are not
     return recipe
 

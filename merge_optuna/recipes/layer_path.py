@@ -18,7 +18,7 @@ import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
-from merge_optuna.recipes._belonging import check_configs
+from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 
 ScaleTarget = Literal["branch", "stream"]
 
@@ -301,6 +301,7 @@ def check_fit(way: LayerPath, models: Sequence[Checkpoint]) -> None:
                 f"{ends[1].name!r}, whose {key} are {one} and {other}. Take both from one of "
                 "them: embeddings_from= and head_from=."
             )
+    check_vocabularies(ends[0], ends[1:], ends[0].names())
 
 
 def check_layers(models: Sequence[Checkpoint]) -> None:
