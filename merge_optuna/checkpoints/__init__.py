@@ -21,7 +21,7 @@ from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
 from merge_optuna.checkpoints._push import check_push, push
 from merge_optuna.checkpoints._threads import for_each
-from merge_optuna.checkpoints._token_ids import same_ids, token_ids
+from merge_optuna.checkpoints._token_ids import rows_of_other_tokens
 from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
 from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
@@ -58,8 +58,7 @@ __all__ = [
     "push",
     "read_config",
     "renumbered",
-    "same_ids",
-    "token_ids",
+    "rows_of_other_tokens",
     "vocab_size",
     "write_checkpoint",
 ]

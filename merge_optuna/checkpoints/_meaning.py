@@ -8,7 +8,9 @@ as one that changes nothing.
 from __future__ import annotations
 
 import copy
+import json
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
@@ -141,11 +143,13 @@ def _written(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _full(checkpoint: Checkpoint) -> FullConfig:
-    return full_config(
-        checkpoint.config or {},
-        of_part=checkpoint.part is not None,
-        of_text="model.embed_tokens.weight" in checkpoint.store.specs(),
-    )
+    of_text = "model.embed_tokens.weight" in checkpoint.store.specs()
+    return _completed(json.dumps(checkpoint.config), checkpoint.part is not None, of_text)
+
+
+@lru_cache(maxsize=64)  # a search over layer paths asks at every trial
+def _completed(text: str, of_part: bool, of_text: bool) -> FullConfig:
+    return full_config(json.loads(text), of_part=of_part, of_text=of_text)
 
 
 def _counts(key: str, mine: FullConfig, theirs: FullConfig) -> bool:

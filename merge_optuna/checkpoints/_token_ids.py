@@ -1,4 +1,4 @@
-"""The ids of a tokenizer's tokens, read from its files as cheaply as they allow."""
+"""Which tokens the rows of two models belong to, compared as cheaply as their files allow."""
 
 from __future__ import annotations
 
@@ -6,57 +6,76 @@ import filecmp
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._folder import read_json
+from merge_optuna.checkpoints._token_rows import vocab_size
 from merge_optuna.checkpoints._tokenizers import VOCABULARY_FILES, load_tokenizer
+from merge_optuna.errors import CheckpointError
 
 _FAST = "tokenizer.json"
 _ADDED = "added_tokens.json"
 _SETTINGS = "tokenizer_config.json"
+_Stamp = tuple[tuple[str, int, int], ...]
 
 
-def same_ids(a: Checkpoint, b: Checkpoint) -> bool:
-    """Whether the files alone show that two tokenizers have the same ids."""
-    one, other = a.tokenizer_folder, b.tokenizer_folder
-    if one is None or other is None or one == other:
-        return True
-    files, others = _files(one), _files(other)
-    if not files or not others:  # nothing to compare
-        return True
-    return (
-        files.keys() == others.keys()
-        and all(filecmp.cmp(path, others[name], shallow=False) for name, path in files.items())
-        and _added(one) == _added(other)
-    )
+class RowsOfOtherTokens(NamedTuple):
+    """Rows that two tokenizers give to different tokens.
+
+    Attributes:
+        tokens: By id, the token in the first and in the second; None where it has none.
+        rows: How many rows both have.
+    """
+
+    tokens: Mapping[int, tuple[str | None, str | None]]
+    rows: int
 
 
-def token_ids(checkpoint: Checkpoint) -> Mapping[str, int]:
-    """Id by token; not to be written to.
+def rows_of_other_tokens(a: Checkpoint, b: Checkpoint) -> RowsOfOtherTokens:
+    """The rows that both models have and that belong to different tokens.
+
+    A token that only one of them knows, in a row that the other has for none, is no difference.
+    There is none either where a model has no tokenizer, or its rows are numbered otherwise.
 
     Raises:
-        CheckpointError: If there is no tokenizer, or it cannot be read.
+        CheckpointError: If a tokenizer cannot be read.
     """
-    folder = checkpoint.tokenizer_folder
-    files = {} if folder is None else _files(folder)
-    changed = tuple((path, path.stat().st_mtime_ns) for path in files.values())
-    return _ids(checkpoint, folder, changed)
+    one, other = a.tokenizer_folder, b.tokenizer_folder
+    if one is None or other is None or one == other:
+        return RowsOfOtherTokens({}, 0)
+    return _compared(a, one, _stamp(one), b, other, _stamp(other))
 
 
-@lru_cache(maxsize=4)  # a large vocabulary takes 30 MB
-def _ids(
-    checkpoint: Checkpoint, folder: Path | None, changed: tuple[object, ...]
-) -> Mapping[str, int]:
-    if folder is None or not (folder / _FAST).is_file():
+@lru_cache(maxsize=64)
+def _compared(
+    a: Checkpoint, one: Path, _one: _Stamp, b: Checkpoint, other: Path, _other: _Stamp
+) -> RowsOfOtherTokens:
+    files, others = _files(one), _files(other)
+    if not files or not others or (_are_equal(files, others) and _added(one) == _added(other)):
+        return RowsOfOtherTokens({}, 0)
+    mine, theirs = _ids(a, one), _ids(b, other)
+    rows = min(vocab_size(c.config) or len(ids) for c, ids in ((a, mine), (b, theirs)))
+    first, second = ({i: t for t, i in ids.items() if i < rows} for ids in (mine, theirs))
+    wrong = {i for i in first.keys() & second.keys() if first[i] != second[i]}
+    wrong |= {i for i, token in first.items() if theirs.get(token, i) != i}
+    return RowsOfOtherTokens({i: (first.get(i), second.get(i)) for i in sorted(wrong)}, rows)
+
+
+def _ids(checkpoint: Checkpoint, folder: Path) -> Mapping[str, int]:
+    """Id by token; from the file alone where there is a fast tokenizer: making it takes longer."""
+    if _FAST not in _files(folder):
         ids: Mapping[str, int] = load_tokenizer(checkpoint).get_vocab()
         return ids
     content = read_json(folder / _FAST) or {}
-    own = content.get("model", {}).get("vocab") or {}
-    if isinstance(own, list):  # Unigram: pairs of token and score, by id
-        own = {entry[0]: i for i, entry in enumerate(own)}
-    added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
-    return {**own, **_added(folder), **added}
+    try:
+        own = content["model"]["vocab"]
+        if isinstance(own, list):  # Unigram: pairs of token and score, by id
+            own = {entry[0]: i for i, entry in enumerate(own)}
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+        return {**own, **_added(folder), **added}
+    except (KeyError, TypeError, IndexError) as error:
+        raise _damaged(folder / _FAST) from error
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -73,4 +92,24 @@ def _added(folder: Path) -> dict[str, int]:
     """Tokens that the settings of the tokenizer add."""
     settings: dict[str, Any] = read_json(folder / _SETTINGS) or {}
     added = settings.get("added_tokens_decoder") or {}
-    return {token["content"]: int(i) for i, token in added.items()}
+    try:
+        return {token["content"]: int(i) for i, token in added.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder / _SETTINGS) from error
+
+
+def _damaged(file: Path) -> CheckpointError:
+    return CheckpointError(f"{file} is not what a tokenizer writes. Restore the file.")
+
+
+def _are_equal(files: Mapping[str, Path], others: Mapping[str, Path]) -> bool:
+    return files.keys() == others.keys() and all(
+        filecmp.cmp(path, others[name], shallow=False) for name, path in files.items()
+    )
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """What changes when a file of the tokenizer does."""
+    files = [*_files(folder).values(), folder / _SETTINGS]
+    known = [(path, path.stat()) for path in files if path.is_file()]
+    return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in known)

@@ -7,16 +7,14 @@ embedding stands for must be the same too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from merge_optuna.checkpoints import (
     Checkpoint,
     Setting,
     differing,
     has_token_rows,
-    same_ids,
-    token_ids,
-    vocab_size,
+    rows_of_other_tokens,
 )
 from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
 
@@ -81,11 +79,9 @@ def check_vocabularies(
 
 
 def _other_tokens(frame: Checkpoint, other: Checkpoint) -> str | None:
-    """What two vocabularies say otherwise of an id; a token that only one has is no difference."""
-    if same_ids(frame, other):
-        return None
+    """What two tokenizers say otherwise of rows; None if nothing, as far as they can be read."""
     try:
-        mine, theirs = token_ids(frame), token_ids(other)
+        found = rows_of_other_tokens(frame, other)
     except CheckpointError as error:
         warnings.warn(
             f"Whether {other.name!r} and {frame.name!r} have the same tokens is not known: "
@@ -93,18 +89,10 @@ def _other_tokens(frame: Checkpoint, other: Checkpoint) -> str | None:
             stacklevel=2,
         )
         return None
-    rows = min(vocab_size(c.config) or len(ids) for c, ids in ((frame, mine), (other, theirs)))
-    tokens, others = _by_id(mine, rows), _by_id(theirs, rows)
-    differing = {i for i in tokens.keys() & others.keys() if tokens[i] != others[i]}
-    differing |= {i for i, t in tokens.items() if theirs.get(t, i) != i}
-    if not differing:
+    if not found.tokens:
         return None
-    listed = few([f"{i} is {others.get(i)!r} and {tokens.get(i)!r}" for i in sorted(differing)], 5)
+    listed = [f"{i} is {theirs!r} and {mine!r}" for i, (mine, theirs) in found.tokens.items()]
     return (
-        f"The tokenizers of {other.name!r} and {frame.name!r} call {len(differing)} of {rows} "
-        f"rows otherwise: {listed}."
+        f"The tokenizers of {other.name!r} and {frame.name!r} call {len(found.tokens)} of "
+        f"{found.rows} rows otherwise: {few(listed, 5)}."
     )
-
-
-def _by_id(ids: Mapping[str, int], rows: int) -> dict[int, str]:
-    return {i: token for token, i in ids.items() if i < rows}

@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import peft
 import pytest
 import torch
@@ -380,6 +381,24 @@ def test_tokens_that_only_the_settings_add(tmp_path: Path) -> None:
     assert mo.recipes.linear([one, models[0]]).alignment.copied == {}
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"model": {"vocab": 3}}'),
+        ("tokenizer.json", "{"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "y"}}}'),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read(tmp_path: Path, file: str, content: str) -> None:
+    """It does not matter to the weights, so the merge goes on, but not in silence."""
+    one = vocabularies.model_with(vocabularies.word_level(WORDS), tmp_path / "one", seed=0)
+    two = mo.Checkpoint(shutil.copytree(one.folder, tmp_path / "two"), name="two")
+    (two.folder / file).write_text(content)
+    with pytest.warns(UserWarning, match=rf"'two' and 'one' have the same tokens .*{file}"):
+        assert mo.recipes.linear([one, two]).alignment.copied == {}
+
+
 def test_a_path_compares_the_tokens_of_its_ends(tmp_path: Path) -> None:
     models = [
         vocabularies.model_with(vocabularies.word_level(known), tmp_path / name, seed=0)
@@ -618,3 +637,31 @@ def test_mergekit_merges_rows_as_they_are_numbered(tmp_path: Path) -> None:
     assert recipe.tokenizer == mo.Vocabulary("ids")
     assert recipe.config is None
     assert mo.write(recipe, tmp_path / "out", tokenizer="two").is_dir()
+
+
+# -- spaces ---------------------------------------------------------------------------------
+
+
+SPACES: dict[str, Callable[..., Any]] = {
+    "paths": mo.spaces.LayerPath,
+    "coefficients": lambda models, **options: mo.spaces.AffineSwarm(
+        models[0], models[1:], **options
+    ),
+    "a swarm": lambda models, **options: mo.spaces.ParticleSwarm(models[0], models[1:], **options),
+    "crossover": mo.spaces.DifferentialCrossover,
+    "splits": mo.spaces.SplitSlerp,
+}
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_spaces(two: list[mo.Checkpoint], kind: str) -> None:
+    """A search is refused before its first trial, or it has the config that is named."""
+    make = SPACES[kind]
+    with pytest.raises(CheckpointMismatch, match=r"rms_norm_eps is 0\.05 and 1e-06"):
+        make(two)
+    space = make(two, config="two")
+    study = optuna.create_study(sampler=space.sampler(seed=0))
+    recipe = space(study.ask())
+    assert mo.Engine().load(recipe).config.rms_norm_eps == 0.05
+    again = type(space).declared(space.declaration().recipes, space.declaration().options)
+    assert again.declaration().digest == space.declaration().digest
