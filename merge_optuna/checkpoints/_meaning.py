@@ -26,13 +26,8 @@ _CHANGE_NOTHING = {
     "how it is run, with the same result": (
         *("use_cache", "cache_implementation", "attn_implementation", "torchscript"),
         *("chunk_size_feed_forward", "gradient_checkpointing", "pretraining_tp", "use_bfloat16"),
-        *(
-            "reorder_and_upcast_attn",
-            "upcast_attention",
-            "force_upcast",
-            "attention_softmax_in_fp32",
-        ),
-        *("disable_custom_kernels", "use_mamba_kernels", "use_mambapy"),
+        *("upcast_attention", "reorder_and_upcast_attn", "attention_softmax_in_fp32"),
+        *("force_upcast", "disable_custom_kernels", "use_mamba_kernels", "use_mambapy"),
         *("keys_to_ignore_at_inference", "pruned_heads"),
     ),
     "what is returned": (
@@ -41,18 +36,9 @@ _CHANGE_NOTHING = {
     ),
     "training only": (
         *("init_std", "init_xavier_std", "router_jitter_noise", "apply_spec_augment"),
-        *("label_smoothing", "problem_type", "finetuning_task"),
+        *("label_smoothing", "problem_type", "finetuning_task", "neftune_noise_alpha"),
     ),
-    "generation, which old versions kept here": (
-        *("max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping"),
-        *("num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty"),
-        *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
-        *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids"),
-        *("remove_invalid_values", "exponential_decay_length_penalty", "output_scores"),
-        *("return_dict_in_generate", "suppress_tokens", "begin_suppress_tokens"),
-        *("task_specific_params", "prefix"),
-    ),
-    "heads and labels, which have rules of their own": (*("id2label", "label2id", "num_labels"),),
+    "heads and labels, which have rules of their own": ("id2label", "label2id", "num_labels"),
     "what the shapes of the tensors say, or that there are none": (
         *("vocab_size", "type_vocab_size", "tie_word_embeddings", "intermediate_size", "n_inner"),
         *("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -63,10 +49,21 @@ _CHANGE_NOTHING = {
         *(_LONGEST, "n_positions", "n_ctx", "seq_length", "max_sequence_length"),
     ),
 }
+_GENERATION = frozenset(
+    (
+        *("max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping"),
+        *("num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty"),
+        *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
+        *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids"),
+        *("remove_invalid_values", "exponential_decay_length_penalty", "output_scores"),
+        *("return_dict_in_generate", "task_specific_params", "prefix"),
+    )
+)
+"""Of generation, which old versions kept here; an architecture may have such a key too."""
 _NAMES = frozenset(key for keys in _CHANGE_NOTHING.values() for key in keys)
 _FORMS = re.compile(
-    r"^_"  # private: _name_or_path, _attn_implementation_autoset, _diffusers_version
-    r"|_token_ids?$|_token_index$"  # ids of special tokens: which rows they are, not what
+    r"^_|^js_config$"  # private: _name_or_path, _attn_implementation_autoset, _diffusers_version
+    r"|_token_ids?$|_token_index$|suppress_tokens$"  # which rows special tokens are
     r"|(^|_)(?<!token_)(dropout|dropout_prob|dropout_p|dropout_rate|pdrop|layerdrop|droppath)$"
     r"|^(drop_path_rate|drop_rate|drop_connect_rate|attention_drop_rate|attn_drop_rate)$"
     r"|^initializer_|_initializer_range$|_init_value$"
@@ -83,6 +80,16 @@ _ALIKE = {
     **{"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"},
 }
 """Model types that compute what another does, by the name of that other."""
+_POSITIONS_AFTER_PADDING = frozenset(
+    (
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod"),
+        *("longformer", "data2vec-text", "esm", "ibert", "luke", "lilt", "layoutlmv3", "markuplm"),
+        *("altclip_text_model", "bridgetower_text_model", "clap_text_model", "trocr"),
+        *("m2m_100", "nllb-moe", "kosmos_2_text_model", "kosmos_2_5_text_model"),
+        *("speech_to_text", "speecht5", "seamless_m4t", "seamless_m4t_v2"),
+    )
+)
+"""Model types that count positions from the id of the padding token on, so that it moves them."""
 _OF_SEVERAL_MODALITIES = frozenset(("mrope_section", "mrope_interleaved"))
 """Positions of images; on text they change nothing, so a model without them does not differ."""
 _DERIVED = dict.fromkeys(
@@ -139,7 +146,8 @@ def _differences(frame: Checkpoint, other: Checkpoint, stacked: bool) -> list[Se
 def _written(checkpoint: Checkpoint) -> dict[str, Any]:
     """The config without what changes nothing in any model; equal ones need no class."""
     config = checkpoint.config or {}
-    return {k: v for k, v in config.items() if k == _LONGEST or not _is_listed(k)}
+    sometimes = {_LONGEST, "pad_token_id"}
+    return {k: v for k, v in config.items() if k in sometimes or not _is_listed(k)}
 
 
 def _full(checkpoint: Checkpoint) -> FullConfig:
@@ -160,8 +168,11 @@ def _counts(key: str, mine: FullConfig, theirs: FullConfig) -> bool:
         return False
     if last == _LONGEST and _is_dynamic(key, mine):
         return True
-    source = _DERIVED.get(last)
-    if source is not None and key.removesuffix(last) + source in mine.known & theirs.known:
+    if last == "pad_token_id" and _beside(key, "model_type", mine) in _POSITIONS_AFTER_PADDING:
+        return True
+    if last in _GENERATION and key not in mine.known & theirs.known:
+        return False
+    if (source := _DERIVED.get(last)) and all(_beside(key, source, c) for c in (mine, theirs)):
         return False
     return not any(_is_listed(part) for part in key.split("."))
 
@@ -172,9 +183,13 @@ def _is_listed(key: str) -> bool:
 
 def _is_dynamic(key: str, config: FullConfig) -> bool:
     """Whether rotary frequencies follow from the number of positions."""
-    place = key.rpartition(".")[0]
-    kind = config.values.get(f"{place}.rope_parameters.rope_type".removeprefix("."))
+    kind: str | None = _beside(key, "rope_parameters.rope_type", config)
     return kind == "dynamic"
+
+
+def _beside(key: str, other: str, config: FullConfig) -> Any:
+    """The value of another key at the same level."""
+    return config.values.get(key.removesuffix(key.rpartition(".")[2]) + other)
 
 
 def _is_of_each_layer(key: str, *configs: FullConfig) -> bool:

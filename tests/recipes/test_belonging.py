@@ -141,6 +141,12 @@ PAIRINGS = {
         make=partial(toys.decoder, "Falcon", **_FALCON),
         names=("alibi is False and True",),
     ),
+    "positions that begin after the padding": refused(
+        "RoBERTa counts from the id of its padding token on",
+        changes={"pad_token_id": 2},
+        make=partial(toys.encoder, "Roberta", head="MaskedLM"),
+        names=("pad_token_id is 2 and 1",),
+    ),
     "another architecture": refused(
         "Gemma scales its embedding and adds 1 to the weights of its norms",
         changes={"model_type": "gemma", "architectures": ["GemmaForCausalLM"]},
@@ -251,6 +257,65 @@ def test_pairings(pairing: Pairing, saved: Callable[..., Path], tmp_path: Path) 
             _ = recipe.alignment
         for text in (*pairing.names, "'two' and 'one'", 'config="base" or the name of a source'):
             assert text in str(caught.value)
+
+
+def other(value: Any) -> Any:
+    """Another value of a setting; itself where there is none to think of."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value * 1.5 + 0.125 if isinstance(value, float) else value
+
+
+_SLOW = {
+    "gemma2": partial(toys.decoder, "Gemma2"),
+    "t5": toys.t5,
+    "granite": partial(toys.decoder, "Granite"),
+    "roberta": partial(toys.encoder, "Roberta"),
+}
+_WHOLE_CONFIGS = {
+    "llama": toys.llama,
+    "gpt2": toys.gpt2,
+    "bert": toys.bert,
+    "vit": toys.vit,
+    "qwen3_moe": partial(toys.decoder, "Qwen3Moe"),
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(pytest.param(make, id=name) for name, make in _WHOLE_CONFIGS.items()),
+        *(pytest.param(m, id=name, marks=pytest.mark.slow) for name, m in _SLOW.items()),
+    ],
+)
+def test_whatever_is_accepted_changes_nothing(make: Callable[[], Any]) -> None:
+    """Every number and switch of a config: where the outputs change, it is refused."""
+    model = make()
+    inputs = toys.inputs(model)
+    source = mo.Checkpoint.from_module(model, name="one")
+    changes = {key: other(value) for key, value in model.config.to_dict().items()}
+    accepted = []
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        for key in [key for key in changes if changes[key] != getattr(model.config, key)]:
+            config = copy.deepcopy(model.config)
+            try:
+                setattr(config, key, changes[key])
+                again = type(model)(config).eval()
+                again.load_state_dict(model.state_dict())
+                found = again(**inputs, return_dict=True).logits
+            except Exception:
+                continue  # such a model there is not
+            recipe = mo.recipes.linear([source, mo.Checkpoint.from_module(again, name="two")])
+            try:
+                _ = recipe.alignment
+            except CheckpointMismatch:
+                continue
+            accepted.append(key)
+            assert torch.allclose(found, wanted, atol=1e-6), key
+    assert len(accepted) > 5
 
 
 def mismatch(recipe: mo.Recipe) -> str:
