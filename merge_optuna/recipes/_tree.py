@@ -182,9 +182,9 @@ class Recipe(BaseModel):
         return tuple(found)
 
     def owner(self, name: str) -> Checkpoint:
-        """The leaf of a name; for ``"base"`` the one that the frame is of."""
+        """The leaf of a name, or a slice of it; for ``"base"`` the one that the frame is of."""
         if name != "base":
-            return next(leaf for leaf in self.leaves() if leaf.name == name)
+            return next(one for one in self.leaves() if name in (one.name, one.whole_name))
         first = self.sources[0 if self.path is None else self.path.embeddings_from]
         return first.owner(name) if isinstance(first, Recipe) else first
 
@@ -619,7 +619,8 @@ def _check_texts(recipe: Recipe) -> None:
             )
     if recipe.chat_template is not None:
         check_chat_template(recipe.chat_template, names)
-    if recipe.config not in (None, "base", *names):
+    wholes = [leaf.whole_name for leaf in recipe.leaves()]
+    if recipe.config not in (None, "base", *names, *wholes):
         raise RecipeError(
             f"config must be 'base' or a source ({', '.join(names)}), not {recipe.config!r}."
         )

@@ -608,6 +608,40 @@ def test_config(two: list[mo.Checkpoint], tmp_path: Path, owner: str) -> None:
     assert written.config.eos_token_id == wanted.config.eos_token_id
 
 
+@pytest.mark.parametrize("kind", ["modules", "adapters", "recipes", "slices"])
+def test_config_of_all_kinds_of_sources(
+    two: list[mo.Checkpoint], tmp_path: Path, kind: str
+) -> None:
+    """A module in memory has its own config; an adapter that of its base."""
+    one, other = two
+    module = AutoModelForCausalLM.from_pretrained(other.ref)
+    if kind == "modules":
+        own = mo.Checkpoint.from_module(AutoModelForCausalLM.from_pretrained(one.ref), name="m1")
+        recipe = mo.recipes.linear(
+            [own, mo.Checkpoint.from_module(module, name="m2")], config="m2"
+        )
+    elif kind == "adapters":
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+        folder = adapters.save_adapter(module, config, tmp_path / "adapter")
+        below = mo.Checkpoint.from_module(AutoModelForCausalLM.from_pretrained(one.ref), name="b")
+        recipe = mo.recipes.linear(
+            [mo.Checkpoint(folder, base=below, name="adapter"), other], config="two"
+        )
+    elif kind == "recipes":
+        inner = mo.recipes.slerp(one, other, name="inner")
+        recipe = mo.recipes.task_arithmetic(one, [inner], config="two")
+    else:
+        slices = [mo.recipes.slerp(one.layers(i, i + 1), other.layers(i, i + 1)) for i in (0, 1)]
+        recipe = mo.recipes.passthrough(slices, config="two")
+    live = mo.Engine().load(recipe)
+    written = AutoModelForCausalLM.from_pretrained(mo.write(recipe, tmp_path / "out")).eval()
+    inputs = toys.inputs(written)
+    with torch.no_grad():
+        assert torch.equal(live(**inputs).logits, written(**inputs).logits)
+    assert live.config.rms_norm_eps == written.config.rms_norm_eps == 0.05
+    assert live.config.rope_parameters["rope_theta"] == 77.0
+
+
 @pytest.mark.parametrize("owner", ["one", "two"])
 def test_config_of_a_path(two: list[mo.Checkpoint], tmp_path: Path, owner: str) -> None:
     recipe = mo.recipes.path("A0-B1×0.9-B0", two, config=owner)
