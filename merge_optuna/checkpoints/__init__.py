@@ -13,8 +13,10 @@ from merge_optuna.checkpoints._blocks import (
 )
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import read_config
+from merge_optuna.checkpoints._configured import configured
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
+from merge_optuna.checkpoints._meaning import Setting, differing
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
 from merge_optuna.checkpoints._push import check_push, push
@@ -24,18 +26,21 @@ from merge_optuna.checkpoints._target import (
     remove_written,
 )
 from merge_optuna.checkpoints._threads import for_each
-from merge_optuna.checkpoints._token_rows import vocab_size
+from merge_optuna.checkpoints._token_ids import rows_of_other_tokens
+from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
-from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
+from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
     "ATTENTION",
+    "BY_ID",
     "NUMBERED",
     "ZERO",
     "Checkpoint",
     "LayerStore",
     "ModuleOfModel",
+    "Setting",
     "StackStore",
     "TensorSpec",
     "TokenRow",
@@ -48,8 +53,11 @@ __all__ = [
     "check_target",
     "checkpoint_views",
     "clear_leftovers",
+    "configured",
+    "differing",
     "find_stacks",
     "for_each",
+    "has_token_rows",
     "is_embedding",
     "is_name",
     "is_pretrained",
@@ -59,6 +67,7 @@ __all__ = [
     "read_config",
     "remove_written",
     "renumbered",
+    "rows_of_other_tokens",
     "vocab_size",
     "write_checkpoint",
 ]

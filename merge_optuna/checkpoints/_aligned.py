@@ -232,6 +232,11 @@ class AlignedCheckpoint(Checkpoint):
         return self._vocabulary.tokenizer.folder
 
     @property
+    def tokenizer_folder(self) -> Path | None:
+        """None: all views through a vocabulary have the same rows."""
+        return None
+
+    @property
     def module(self) -> nn.Module | None:
         """None: no module in memory has these rows."""
         return None

@@ -233,6 +233,11 @@ class Checkpoint(BaseModel):
         return whole_snapshot(self.ref, self.revision) if _is_hub(self.ref) else Path(self.ref)
 
     @property
+    def tokenizer_folder(self) -> Path | None:
+        """The folder of the tokenizer whose ids are the numbers of its rows; None if unknown."""
+        return self.folder
+
+    @property
     def whole(self) -> Checkpoint:
         """The model that this is a module of; itself where it is a model of its own."""
         store = self.store

@@ -56,11 +56,7 @@ class ModuleOfModel:
     def holding(self, content: Store) -> ModuleOfModel:
         """The same module with other layers, in a model that is otherwise the same."""
         names = {own: self._outer(own) for own in content.specs()}
-        own = content.config or {}
-        config = {key: own.get(key, value) for key, value in (self.whole.config or {}).items()}
-        if isinstance(text := config.get("text_config"), dict):
-            config = {**(self.whole.config or {})}
-            config["text_config"] = {key: own.get(key, value) for key, value in text.items()}
+        config = _with_module(self.whole.config or {}, self.config or {}, content.config or {})
         whole = _Refilled(self.whole, frozenset(self.names.values()), names, content, config)
         return ModuleOfModel(whole, names, content.config)
 
@@ -107,6 +103,29 @@ class _Refilled:
     def tensor(self, name: str) -> Tensor:
         own = self._own.get(name)
         return self.whole.tensor(name) if own is None else self.content.tensor(own)
+
+
+def _with_module(
+    whole: dict[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of a model with another of one of its modules; what did not change stays."""
+    changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
+    removed = old.keys() - new.keys()
+    levels = (key for key in whole if key.endswith("_config") and _holds(whole[key], old))
+    place = next(levels, None)
+    if place is None:
+        return {k: v for k, v in {**whole, **changed}.items() if k not in removed}
+    level = {k: v for k, v in {**whole[place], **changed}.items() if k not in removed}
+    return {**whole, place: level}
+
+
+def _holds(level: Any, module: Mapping[str, Any]) -> bool:
+    """Whether what a config says of a module is this level of it."""
+    return (
+        bool(level)
+        and isinstance(level, dict)
+        and all(module.get(k) == v for k, v in level.items())
+    )
 
 
 def open_part(folder: Path, part: str) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
@@ -22,6 +23,12 @@ def vocab_size(config: dict[str, Any] | None) -> int | None:
     inner = config.get("text_config") or {}
     size = config.get("vocab_size") or inner.get("vocab_size")
     return int(size) if size else None
+
+
+def has_token_rows(checkpoint: Checkpoint, names: Iterable[str]) -> bool:
+    """Whether any of these tensors has one row per token, as far as names and sizes tell."""
+    size = vocab_size(checkpoint.config)
+    return any(size in checkpoint.shape(name) and _NAMES.search(name) for name in names)
 
 
 def rows_of(checkpoint: Checkpoint) -> int:

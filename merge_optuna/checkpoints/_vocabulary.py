@@ -17,6 +17,7 @@ from pydantic import (
 from merge_optuna.errors import RecipeError
 
 ZERO = "zero"
+BY_ID = "ids"
 
 
 class _Spec(BaseModel):
@@ -61,7 +62,7 @@ class Vocabulary(_Spec):
 
     Attributes:
         source: ``"base"`` (of a method without one: the first model), ``"union"`` of all, or the
-            name of a source.
+            name of a source; ``"ids"`` for rows as they are numbered, whatever the tokenizers say.
         tokens: Where to take rows of single tokens from; such tokens are added if need be.
         pad_to_multiple_of: Rows are added up to a multiple of this; they are the mean row.
     """

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.checkpoints import (
+    BY_ID,
+    Checkpoint,
+    TensorSpec,
+    Vocabulary,
+    WritePlan,
+    write_checkpoint,
+)
 from merge_optuna.engine._card import model_card
 from merge_optuna.engine._tensors import (
     Merger,
@@ -130,7 +137,7 @@ def _check_not_a_source(recipe: Source, folder: Path) -> None:
 def _source(recipe: Source, name: str | None) -> Checkpoint:
     if name is None:
         return frame_of(recipe).whole
-    if isinstance(recipe, Recipe) and recipe.tokenizer is not None:
+    if isinstance(recipe, Recipe) and recipe.tokenizer not in (None, Vocabulary(BY_ID)):
         raise RecipeError(
             f"The recipe has a tokenizer of its own ({recipe.tokenizer.source!r}), which the "
             f"weights fit. Leave out tokenizer={name!r}."

@@ -10,7 +10,9 @@ for methods without one).
 ``tokenizer`` is for models whose vocabularies differ: ``"base"`` (the first model, for methods
 without one), ``"union"`` or the name of a source says whose tokens the merged model has, and
 :class:`mo.Vocabulary` more than that. ``chat_template`` is ``"auto"``, the name of a source or a
-template. Both are given to the outermost recipe.
+template. ``config`` is for models whose configs give weights another meaning, e.g. by another base
+of the rotary positions: ``"base"`` or the name of a source says whose counts. All three are given
+to the outermost recipe.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ def linear(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Weighted average of models.
 
@@ -53,6 +56,7 @@ def linear(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -67,6 +71,7 @@ def linear(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -79,6 +84,7 @@ def slerp(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Spherical interpolation from ``a`` (t = 0) to ``b`` (t = 1), tensor by tensor."""
     return merge(
@@ -90,6 +96,7 @@ def slerp(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -104,6 +111,7 @@ def nuslerp(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Spherical interpolation of two models, or of their task vectors if there is a base.
 
@@ -119,6 +127,7 @@ def nuslerp(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -133,6 +142,7 @@ def nuslerp(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -147,6 +157,7 @@ def multislerp(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Mean direction and mean length of the models, or of their task vectors if there is a base.
 
@@ -161,6 +172,7 @@ def multislerp(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -175,6 +187,7 @@ def multislerp(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -188,6 +201,7 @@ def karcher(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Karcher mean: the direction with the least squared angles to the models, in mean length.
 
@@ -200,6 +214,7 @@ def karcher(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -214,6 +229,7 @@ def karcher(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -228,6 +244,7 @@ def task_arithmetic(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Base plus ``lambda_`` times the weighted sum of the experts' task vectors."""
     values = {"weight": weight, "lambda_": lambda_, "normalize": normalize}
@@ -240,6 +257,7 @@ def task_arithmetic(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -257,6 +275,7 @@ def ties(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """TIES: trim each task vector, elect a sign per entry, average the entries that agree.
 
@@ -273,6 +292,7 @@ def ties(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -294,6 +314,7 @@ def ties(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -311,6 +332,7 @@ def dare_linear(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DARE: drop entries of each task vector at random, rescale, then task arithmetic.
 
@@ -328,6 +350,7 @@ def dare_linear(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -349,6 +372,7 @@ def dare_linear(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -367,6 +391,7 @@ def dare_ties(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DARE, then TIES sign election and the sum of the entries that agree.
 
@@ -390,6 +415,7 @@ def dare_ties(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -402,6 +428,7 @@ def model_stock(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Model Stock: between the base and the average of its experts, by the angle between them.
 
@@ -413,6 +440,7 @@ def model_stock(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
     """
     values = {"filter_wise": filter_wise}
     return merge(
@@ -424,6 +452,7 @@ def model_stock(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -436,6 +465,7 @@ def nearswap(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """NearSwap: each element of the base moves towards the expert's by at most ``t``.
 
@@ -450,6 +480,7 @@ def nearswap(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -461,6 +492,7 @@ def arcee_fusion(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Arcee Fusion: the elements of the expert whose change stands out, all others of the base.
 
@@ -476,6 +508,7 @@ def arcee_fusion(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -494,6 +527,7 @@ def della_linear(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.
 
@@ -517,6 +551,7 @@ def della_linear(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -539,6 +574,7 @@ def della_linear(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -558,6 +594,7 @@ def della(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.
 
@@ -583,6 +620,7 @@ def della(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -600,6 +638,7 @@ def breadcrumbs(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.
 
@@ -617,6 +656,7 @@ def breadcrumbs(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -638,6 +678,7 @@ def breadcrumbs(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -656,6 +697,7 @@ def breadcrumbs_ties(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Model breadcrumbs, then TIES sign election and the sum of the entries that agree.
 
@@ -679,6 +721,7 @@ def breadcrumbs_ties(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -691,6 +734,7 @@ def sce(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """SCE: select varying entries, calculate the experts' weights, erase minority signs.
 
@@ -705,6 +749,7 @@ def sce(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -719,6 +764,7 @@ def sce(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -731,6 +777,7 @@ def ram(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RAM, for experts that change few entries: each entry is averaged over those that change it.
 
@@ -742,6 +789,7 @@ def ram(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -755,6 +803,7 @@ def ram(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -769,6 +818,7 @@ def ramplus_tl(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RAM+, counted in each tensor: RAM with entries that only one expert changes scaled up.
 
@@ -785,6 +835,7 @@ def ramplus_tl(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -799,6 +850,7 @@ def ramplus_tl(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -811,6 +863,7 @@ def rankmean(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RankMean: an average in which an expert weighs most in the blocks that it changed most.
 
@@ -828,6 +881,7 @@ def rankmean(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -841,6 +895,7 @@ def rankmean(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -855,6 +910,7 @@ def consensus_ta(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Consensus task arithmetic: the sum of task vectors where several experts need it.
 
@@ -871,6 +927,7 @@ def consensus_ta(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range.
@@ -885,6 +942,7 @@ def consensus_ta(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -895,6 +953,7 @@ def fisher(
     weight: PerModel = 1.0,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Average in which each parameter counts by its Fisher information in each model.
 
@@ -906,6 +965,7 @@ def fisher(
             proportions matter.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range, or a model lacks statistics.
@@ -918,6 +978,7 @@ def fisher(
         statistics=statistics,
         exclude=exclude,
         name=name,
+        config=config,
     )
 
 
@@ -928,6 +989,7 @@ def regmean(
     alpha: Setting = 0.9,
     exclude: Sequence[str] = (),
     name: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """RegMean: linear layers that come closest to each model's outputs on its own inputs.
 
@@ -941,6 +1003,7 @@ def regmean(
             data fully, 0 weighs each input alone.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
+        config: See the module.
 
     Raises:
         RecipeError: If a parameter is outside its range, or a model lacks statistics.
@@ -953,6 +1016,7 @@ def regmean(
         statistics=statistics,
         exclude=exclude,
         name=name,
+        config=config,
     )
 
 
@@ -963,6 +1027,7 @@ def passthrough(
     name: str | None = None,
     tokenizer: Tokenizer = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """The layers of several models one after the other ("Frankenmerge").
 
@@ -975,6 +1040,7 @@ def passthrough(
         name: Prefix of parameter names inside another recipe.
         tokenizer: See the module.
         chat_template: See the module.
+        config: See the module.
 
     Raises:
         CheckpointMismatch: If the layers do not fit together.
@@ -990,6 +1056,7 @@ def passthrough(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 
@@ -1001,6 +1068,7 @@ def path(
     embeddings_from: int = 0,
     head_from: int = 0,
     name: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """A model whose forward pass goes through chosen layers of several models, with scales.
 
@@ -1018,6 +1086,7 @@ def path(
         embeddings_from: Number of the model whose embedding, config and tokenizer it has.
         head_from: Number of the model whose final norm and head it has.
         name: Prefix of parameter names inside another recipe.
+        config: See the module.
 
     Raises:
         RecipeError: If the text is no path, there is no such model or layer, or the architecture
@@ -1031,7 +1100,7 @@ def path(
     if isinstance(path, str):
         ends = {"embeddings_from": embeddings_from, "head_from": head_from}
         path = LayerPath.parse(path, scale_target, **ends)
-    recipe = Recipe(method="path", models=tuple(models), path=path, name=name)
+    recipe = Recipe(method="path", models=tuple(models), path=path, name=name, config=config)
     _ = recipe.structure  # finds layers that there are not
     return recipe
 

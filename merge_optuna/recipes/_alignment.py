@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 
 from merge_optuna.checkpoints import Checkpoint, own_names, vocab_size
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
+from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 from merge_optuna.recipes._statistics import is_statistics
 from merge_optuna.recipes.groups import Layout, matches
 
@@ -36,7 +37,8 @@ def align(
     """Decides for each tensor of ``frame`` whether it is merged with those of ``others``.
 
     Merged are float tensors that all have in equal shape. Task heads are left out when they
-    differ; so is what matches ``exclude``. Anything else that differs is an error.
+    differ; so is what matches ``exclude``. Anything else that differs is an error, and so is what
+    gives weights of equal shape another meaning.
 
     Raises:
         CheckpointMismatch: With all mismatches counted and the first ten of each checkpoint shown.
@@ -84,6 +86,8 @@ def _align(
             f"Nothing is left to merge: all {len(copied)} tensors of {frame.name!r} are "
             f"{', '.join(sorted(set(copied.values())))}. Check exclude=."
         )
+    check_configs(frame, others)
+    check_vocabularies(frame, others, merged)
     return Alignment(Layout(merged), copied)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from merge_optuna.checkpoints import Checkpoint, LayerStore, ModuleOfModel, StackStore, model_dtype
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._alignment import Alignment, align
+from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 from merge_optuna.recipes.groups import Layout
 from merge_optuna.recipes.layer_path import check_fit, pieces
 
@@ -100,6 +101,9 @@ class Stack:
 
     @property
     def alignment(self) -> Alignment:
+        first, *others = self._parts
+        check_configs(first, others, stacked=True)
+        check_vocabularies(first, others[-1:], first.names())
         return align(self._recipe.frame, (), ())
 
     @property

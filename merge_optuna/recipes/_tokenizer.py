@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer
 
 from merge_optuna.checkpoints import (
+    BY_ID,
     ZERO,
     Checkpoint,
     Vocabulary,
@@ -42,11 +43,13 @@ def check_tokenizer(vocabulary: Vocabulary, names: Sequence[str]) -> None:
     Raises:
         RecipeError: If it names another one.
     """
-    if vocabulary.source not in ("base", "union", *names):
+    if vocabulary.source not in ("base", "union", BY_ID, *names):
         raise RecipeError(
             f"tokenizer must be 'base', 'union' or a source ({', '.join(names)}), not "
-            f"{vocabulary.source!r}."
+            f"{vocabulary.source!r}. {BY_ID!r} merges rows as they are numbered."
         )
+    if vocabulary.source == BY_ID and vocabulary != Vocabulary(BY_ID):
+        raise RecipeError(f"tokenizer={BY_ID!r} leaves the rows as they are: it has no tokens.")
     for token, row in vocabulary.tokens:
         if row.source not in (ZERO, *names):
             raise RecipeError(
@@ -60,6 +63,8 @@ def aligned(
 ) -> dict[Checkpoint, Checkpoint]:
     """Views of a recipe's leaves through one vocabulary, by what they are views of."""
     origins = tuple(dict.fromkeys(leaf.origin for leaf in leaves))
+    if vocabulary.source == BY_ID:
+        return {origin: origin for origin in origins}
     views = aligned_vocabulary(vocabulary, origins, 0 if has_base else None).checkpoints
     return dict(zip(origins, views, strict=True))
 

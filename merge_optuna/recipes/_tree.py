@@ -25,7 +25,7 @@ from pydantic import (
 
 from merge_optuna import methods
 from merge_optuna._documents import load_json, load_yaml, read_text
-from merge_optuna.checkpoints import Checkpoint, Vocabulary, is_name
+from merge_optuna.checkpoints import BY_ID, Checkpoint, Vocabulary, configured, is_name
 from merge_optuna.errors import CheckpointError, RecipeError, shown
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment
@@ -109,6 +109,9 @@ class Recipe(BaseModel):
             It says so for all sources, also those of recipes inside, which leave it out.
         chat_template: Of the written model: ``"auto"`` (the one most sources have), the name of a
             source, or a template; that of the tokenizer when omitted.
+        config: Whose config counts where the sources differ in what gives weights their meaning,
+            e.g. the base of rotary positions: ``"base"`` (of a method without one: the first
+            model) or the name of a source; they must not differ when omitted.
         dtype: Data type of the float tensors of the merged model, e.g. ``"bfloat16"``; that of the
             base where it is None. Merging is computed in float32 whatever it is, and rounded once.
         individual: What evolution has made of the models (``splice`` and ``descent``).
@@ -126,6 +129,7 @@ class Recipe(BaseModel):
     name: str | None = None
     tokenizer: Tokenizer = None
     chat_template: str | None = None
+    config: str | None = None
     dtype: Annotated[str | None, AfterValidator(_check_dtype)] = None
     individual: Annotated[
         methods.Individual | None,
@@ -152,8 +156,8 @@ class Recipe(BaseModel):
         completed = _complete(self)
         object.__setattr__(self, "parameters", completed)
         _check_texts(self)
-        if self.tokenizer is not None:
-            views = aligned(self.tokenizer, self.leaves(), has_base=self.base is not None)
+        if self.tokenizer is not None or self.config is not None:
+            views = _views(self)
             for field, value in _seen_through(self, views).items():
                 object.__setattr__(self, field, value)
 
@@ -186,6 +190,13 @@ class Recipe(BaseModel):
             inner = source.leaves() if isinstance(source, Recipe) else (source,)
             found |= dict.fromkeys(inner)
         return tuple(found)
+
+    def owner(self, name: str) -> Checkpoint:
+        """The leaf of a name, or a slice of it; for ``"base"`` the one that the frame is of."""
+        if name != "base":
+            return next(one for one in self.leaves() if name in (one.name, one.whole_name))
+        first = self.sources[0 if self.path is None else self.path.embeddings_from]
+        return first.owner(name) if isinstance(first, Recipe) else first
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint that is read, once: the leaves and the statistics."""
@@ -622,11 +633,36 @@ def _check_texts(recipe: Recipe) -> None:
             )
     if recipe.chat_template is not None:
         check_chat_template(recipe.chat_template, names)
+    wholes = [leaf.whole_name for leaf in recipe.leaves()]
+    if recipe.config not in (None, "base", *names, *wholes):
+        raise RecipeError(
+            f"config must be 'base' or a source ({', '.join(names)}), not {recipe.config!r}."
+        )
     for name, inner in recipe.nested:
-        if inner.tokenizer is not None or inner.chat_template is not None:
+        if any(text is not None for text in (inner.tokenizer, inner.chat_template, inner.config)):
             raise RecipeError(
-                f"tokenizer and chat_template belong to the outermost recipe, not to {name!r}."
+                "tokenizer, chat_template and config belong to the outermost recipe, not to "
+                f"{name!r}."
             )
+
+
+def _views(recipe: Recipe) -> dict[Checkpoint, Checkpoint]:
+    """Every leaf through the tokenizer and the config of the recipe, by what it is a view of."""
+    views = {leaf.origin: leaf.origin for leaf in recipe.leaves()}
+    if recipe.tokenizer is not None:
+        views = aligned(recipe.tokenizer, recipe.leaves(), has_base=recipe.base is not None)
+    by_id = recipe.tokenizer is not None and recipe.tokenizer.source == BY_ID
+    if recipe.config is None and not by_id:
+        return views
+    return {
+        origin: configured(
+            view,
+            view if recipe.config is None else views[recipe.owner(recipe.config).origin],
+            stacked=recipe.path is not None or recipe.method == "passthrough",
+            by_id=by_id,
+        )
+        for origin, view in views.items()
+    }
 
 
 def _seen_through(recipe: Recipe, views: Mapping[Checkpoint, Checkpoint]) -> dict[str, Any]:
@@ -769,6 +805,7 @@ def merge(
     name: str | None = None,
     tokenizer: str | Vocabulary | None = None,
     chat_template: str | None = None,
+    config: str | None = None,
 ) -> Recipe:
     """Makes a recipe from what users write: lists per model, filters as dicts."""
     check_sources(method, base, models)
@@ -786,6 +823,7 @@ def merge(
         name=name,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        config=config,
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few, shown
+from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 
 ScaleTarget = Literal["branch", "stream"]
 
@@ -29,13 +30,6 @@ _HOP = re.compile(
 MOST_HOPS = 4096
 _MOST_CHARACTERS = 2_000_000  # of a path of so many hops
 _OPTIONS: dict[str, Any] = {"scale_target": "branch", "embeddings_from": 0, "head_from": 0}
-_OF_LAYERS = (
-    *("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act"),
-    *("activation_function", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
-    *("rope_theta", "rope_scaling", "rope_parameters", "sliding_window"),
-    "position_embedding_type",
-)
-"""What a config says of how layers compute."""
 _SEPARATOR = re.compile(r"\s*(?<![eE×*])-\s*|\s+")  # a scale may be 1e-5
 
 
@@ -325,6 +319,7 @@ def check_fit(way: LayerPath, models: Sequence[Checkpoint]) -> None:
                 f"{ends[1].name!r}, whose {key} are {one} and {other}. Take both from one of "
                 "them: embeddings_from= and head_from=."
             )
+    check_vocabularies(ends[0], ends[1:], ends[0].names())
 
 
 def check_layers(models: Sequence[Checkpoint]) -> None:
@@ -333,31 +328,16 @@ def check_layers(models: Sequence[Checkpoint]) -> None:
     Raises:
         CheckpointMismatch: Naming what differs.
     """
-    first = models[0]
-    for model in models[1:]:
-        pair = f"The layers of {model.name!r} and {first.name!r} cannot be on one path"
-        one, other = _with_theta(model.config or {}), _with_theta(first.config or {})
-        if one.get("model_type") != other.get("model_type"):
-            raise CheckpointMismatch(
-                f"{pair}: they are of one architecture, these of a {one.get('model_type')} and a "
-                f"{other.get('model_type')}."
-            )
-        for key in _OF_LAYERS:
-            if key in one and key in other and one[key] != other[key]:
-                raise CheckpointMismatch(
-                    f"{pair}: {key} is {one[key]} and {other[key]} in their config.json, and the "
-                    "layers of one would run with that of the other."
-                )
+    first, *others = models
+    check_configs(first, others, stacked=True)
+    for model in others:
         shapes = _of_first_layer(model).items() ^ _of_first_layer(first).items()
         if shapes:
             differing = sorted({name for name, _ in shapes})
-            raise CheckpointMismatch(f"{pair}: their shapes differ in {few(differing)}.")
-
-
-def _with_theta(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with the base of its rotary positions where older ones have it."""
-    rotary = config.get("rope_parameters") or {}
-    return {**config, "rope_theta": rotary["rope_theta"]} if "rope_theta" in rotary else config
+            raise CheckpointMismatch(
+                f"The layers of {model.name!r} and {first.name!r} cannot be on one path: their "
+                f"shapes differ in {few(differing)}."
+            )
 
 
 def _of_first_layer(model: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -38,6 +38,8 @@ class AffineSwarm(Space):
         drop_rate: Which share of their task vector is dropped; the rest is rescaled.
         seed: Of what is dropped.
         exclude: Name filters of tensors that come unchanged from the base.
+        config: Whose config counts where those of the models give weights another meaning:
+            ``"base"``, the first model, or the name of a source.
 
     Raises:
         RecipeError: If there is no expert, or the drop rate is not in [0, 1).
@@ -56,11 +58,18 @@ class AffineSwarm(Space):
         drop_rate: float = DROP_RATE,
         seed: int = 0,
         exclude: Sequence[str] = (),
+        config: str | None = None,
     ) -> None:
         models = first_models(
             "AffineSwarm", base, experts, sparsified, drop_rate, seed=seed, exclude=exclude
         )
-        self.recipe = linear(models, weight=free(-LIMIT, LIMIT), normalize=False, exclude=exclude)
+        self.recipe = linear(
+            models,
+            weight=free(-LIMIT, LIMIT),
+            normalize=False,
+            exclude=exclude,
+            config=config,
+        )
         _ = self.recipe.alignment  # finds models that do not fit
 
     @property

@@ -66,6 +66,8 @@ class DifferentialCrossover(Genealogy[Bred]):
             ``mo.recipes.ties(base, population)``; None scores individuals. Statistics are those of
             the models as they are.
         exclude: Name filters of tensors that come unchanged from the first model.
+        config: Whose config counts where those of the models give weights another meaning:
+            ``"base"``, the first model, or the name of a source.
         cache_bytes: Bytes of parents' weights to keep; four times the number of parameters each.
         cache_folder: Where to keep them; in memory when omitted.
 
@@ -87,6 +89,7 @@ class DifferentialCrossover(Genealogy[Bred]):
         granularity: Granularity = "parameter",
         merger: Recipe | None = None,
         exclude: Sequence[str] = (),
+        config: str | None = None,
         cache_bytes: int = 1 << 30,
         cache_folder: str | Path | None = None,
     ) -> None:
@@ -113,6 +116,7 @@ class DifferentialCrossover(Genealogy[Bred]):
             models=models,
             individual=[{"model": 0}],
             exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
+            config=config,
         )
         self.names = self.recipe.model_names
         self._donors = DONORS[: _DONORS[mutation]]
@@ -143,7 +147,13 @@ class DifferentialCrossover(Genealogy[Bred]):
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
         models, merger = recipes["models"], recipes.get("merger")
-        return cls(models.models, merger=merger, exclude=models.exclude, **options)
+        return cls(
+            models.models,
+            merger=merger,
+            exclude=models.exclude,
+            config=models.config,
+            **options,
+        )
 
     def leaves(self) -> tuple[Checkpoint, ...]:
         """See :meth:`Space.leaves`."""

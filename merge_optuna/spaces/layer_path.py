@@ -62,6 +62,8 @@ class LayerPath(Space):
         indicators: ``"real"``, numbers in [−6σ, 6σ], on above 0, for CMA-ES; or
             ``"categorical"``, for every depth and repetition a choice of a model or none, for
             genetic algorithms, TPE and others.
+        config: Whose config counts where those of the models give weights another meaning:
+            ``"base"``, the model of the embedding, or the name of a source.
 
     Raises:
         RecipeError: If an option is out of its range, or no path can go through these models.
@@ -93,19 +95,21 @@ class LayerPath(Space):
         max_hops: int | None = None,
         init: str = FIRST_MODEL,
         indicators: IndicatorForm = "real",
+        config: str | None = None,
     ) -> None:
         check_sources("LayerPath", None, models)
         if not models:
             raise RecipeError("LayerPath needs at least one model: LayerPath([a, b]).")
         _check_options(scales, indicators, init, repeats, max_hops)
         _check_bound(models)
-        branches_of(models)
         depths = [frame_of(model).depth for model in models]
         text = f"A[0:{depths[0]}]" if init == FIRST_MODEL else init
         start = recipes.LayerPath.parse(
             text, scale_target, embeddings_from=embeddings_from, head_from=head_from
         )
-        self._set(recipes.path(start, models), depths, repeats, scales, max_hops, indicators)
+        recipe = recipes.path(start, models, config=config)
+        branches_of(recipe.models)
+        self._set(recipe, depths, repeats, scales, max_hops, indicators)
         self.start()  # finds that the path does not fit
         if max_hops is not None and len(start.hops) > max_hops:
             raise RecipeError(

@@ -49,6 +49,8 @@ class ParticleSwarm(Genealogy[Ancestor]):
         c1: Pull of the particle's own best.
         c2: Pull of the swarm's best.
         exclude: Name filters of tensors that come unchanged from the base.
+        config: Whose config counts where those of the models give weights another meaning:
+            ``"base"``, the first model, or the name of a source.
         cache_bytes: Bytes of parents' weights to keep; four times the number of parameters each.
         cache_folder: Where to keep them; in memory when omitted.
 
@@ -74,6 +76,7 @@ class ParticleSwarm(Genealogy[Ancestor]):
         c1: float = INERTIA.c1,
         c2: float = INERTIA.c2,
         exclude: Sequence[str] = (),
+        config: str | None = None,
         cache_bytes: int = _CACHE,
         cache_folder: str | Path | None = None,
     ) -> None:
@@ -85,6 +88,7 @@ class ParticleSwarm(Genealogy[Ancestor]):
             models=tuple(models),
             individual=[{"model": 0}],
             exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
+            config=config,
         )
         self._set(recipe, Inertia(w, c1, c2), cache_bytes, cache_folder)
 

@@ -80,6 +80,8 @@ class SplitSlerp(Genealogy[Any]):
             in the paper's search from scratch, 0 for pre-trained models.
         snap: ``"layer"`` moves a split to the nearest boundary between layer groups.
         exclude: Name filters of tensors that come unchanged from the first model.
+        config: Whose config counts where those of the models give weights another meaning:
+            ``"base"``, the first model, or the name of a source.
         cache_bytes: With mutation, bytes of parents' weights to keep.
         cache_folder: Where to keep them; in memory when omitted.
 
@@ -104,6 +106,7 @@ class SplitSlerp(Genealogy[Any]):
         mutation_std: float = 0.0,
         snap: Literal["layer"] | None = None,
         exclude: Sequence[str] = (),
+        config: str | None = None,
         cache_bytes: int = 1 << 30,
         cache_folder: str | Path | None = None,
     ) -> None:
@@ -129,6 +132,7 @@ class SplitSlerp(Genealogy[Any]):
             models=tuple(seeds),
             individual=first,
             exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
+            config=config,
         )
         self.names = self.recipe.model_names
         self._cache = cache_bytes, cache_folder
@@ -154,7 +158,8 @@ class SplitSlerp(Genealogy[Any]):
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
-        return cls(recipes["models"].models, exclude=recipes["models"].exclude, **options)
+        models = recipes["models"]
+        return cls(models.models, exclude=models.exclude, config=models.config, **options)
 
     # -- individuals ------------------------------------------------------------------------
 

@@ -233,7 +233,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_theta is"),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-            "rope_parameters is",
+            "rope_parameters.factor is",
         ),
         ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001 and"),
     ):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_optuna import methods
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import BY_ID, Checkpoint
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._mergekit._methods import (
     KNOWN,
@@ -95,7 +95,9 @@ class Merge:
             "models": tuple(model.source for model in models),
         }
         try:
-            draft = Recipe(**fields, tokenizer="base" if self.aligned else None)
+            # what differs besides is said of the whole
+            tokenizer = "base" if self.aligned else BY_ID
+            draft = Recipe(**fields, tokenizer=tokenizer, config="base")
         except RecipeError as error:
             raise self.node.error(str(error)) from error
         parameters: dict[str, Any] = dict(self.translation.ours)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import yaml
 
-from merge_optuna.errors import RecipeError
+from merge_optuna.checkpoints import BY_ID
+from merge_optuna.errors import CheckpointMismatch, RecipeError
 from merge_optuna.recipes._mergekit._merge import Input, Merge, check_keys
 from merge_optuna.recipes._mergekit._methods import TRANSLATIONS
 from merge_optuna.recipes._mergekit._node import Node
@@ -58,6 +60,7 @@ class _Documents:
     """The configurations of a file; a named one can be a model of another (mergekit-multi)."""
 
     def __init__(self, nodes: Sequence[Node], file: str) -> None:
+        self._file = file
         self._nodes: dict[str | None, Node] = {}
         self._reading: list[str] = []
         self._recipes: dict[str, Recipe] = {}
@@ -76,7 +79,7 @@ class _Documents:
 
     def recipe(self) -> Recipe:
         """The recipe of the file."""
-        found = self._last()
+        found = _belonging(self._last(), self._file)
         said = None if self._said is None else self._said.get("recipe")
         if said is None:
             return found
@@ -127,6 +130,31 @@ class _Documents:
             self._recipes[name] = recipe.with_fields(name=name, dtype=None)
             self._reading.pop()
         return self._recipes[name]
+
+
+def _belonging(recipe: Recipe, file: str) -> Recipe:
+    """The recipe as mergekit does it where models do not belong together, with a warning.
+
+    mergekit takes the config of the base and merges rows of embeddings as they are numbered.
+
+    Raises:
+        CheckpointMismatch: If they do not fit together in any way.
+    """
+    config = {"config": "base"}
+    tokenizer = {} if recipe.tokenizer is not None else {"tokenizer": BY_ID}
+    wrong: list[CheckpointMismatch] = []
+    for fields in ({}, config, tokenizer, config | tokenizer):
+        made = recipe.with_fields(**fields)
+        try:
+            _ = made.alignment
+        except CheckpointMismatch as error:
+            wrong.append(error)
+            continue
+        done = ", ".join(f"{key}={value!r}" for key, value in fields.items())
+        for message in dict.fromkeys(map(str, wrong)):
+            warnings.warn(f"{file}: {message} This recipe does as mergekit: {done}.", stacklevel=2)
+        return made
+    raise wrong[0]
 
 
 def _words(value: Any) -> set[str]:

@@ -57,7 +57,8 @@ def stacked(recipe: Recipe) -> Recipe:
         )
     scales = [{**piece.factors, "*": 1.0} if piece.factors else 1.0 for piece in route.pieces]
     made = merge("passthrough", None, route.parts, {"scale": scales}, name=recipe.name)
-    fields = {"dtype": recipe.dtype, "chat_template": recipe.chat_template}
+    config = None if recipe.config is None else "base"  # all others are refused
+    fields = {"dtype": recipe.dtype, "chat_template": recipe.chat_template, "config": config}
     return made.with_fields(**fields)
 
 

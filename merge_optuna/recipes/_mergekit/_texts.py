@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from merge_optuna.checkpoints import ZERO, Checkpoint, TokenRow, Vocabulary
+from merge_optuna.checkpoints import BY_ID, ZERO, Checkpoint, TokenRow, Vocabulary
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._mergekit._node import Node
 from merge_optuna.recipes._mergekit._sources import Sources, reference_of
@@ -96,7 +96,8 @@ def texts(recipe: Recipe) -> dict[str, Any]:
     """
     places = {leaf.name: reference_of(leaf.origin).written() for leaf in recipe.leaves()}
     made: dict[str, Any] = {}
-    if (vocabulary := recipe.tokenizer) is not None:
+    vocabulary = recipe.tokenizer
+    if vocabulary is not None and vocabulary.source != BY_ID:  # which is what mergekit does
         made["tokenizer"] = {"source": places.get(vocabulary.source, vocabulary.source)}
         if vocabulary.tokens:
             made["tokenizer"]["tokens"] = {t: _said(row, places) for t, row in vocabulary.tokens}

@@ -43,6 +43,11 @@ def write(recipe: Recipe) -> str:
             f"{len(recipe.slots)} numbers are free, which mergekit does not know. Bind them "
             "first: recipe.suggest(trial), recipe.bind(params) or mo.recipe_of(study)."
         )
+    if recipe.config not in (None, "base", recipe.owner("base").name):
+        raise RecipeError(
+            f"mergekit takes the config of the base, not that of {recipe.config!r}. Make that the "
+            "base, or write the merge here: mo.write(recipe, folder)."
+        )
     made = _documents(stacked(recipe))
     said: dict[str, Any] = _if_any("names", _names(recipe))
     made[-1] |= _if_any("merge_optuna", said)
