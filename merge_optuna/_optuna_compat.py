@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
@@ -151,6 +152,12 @@ def fail(study: Study, trial: FrozenTrial) -> bool:
 def was_stopped(study: Study) -> bool:
     """Whether ``study.stop()`` has ended the last ``study.optimize``."""
     return study._stop_flag
+
+
+def given_name(study: Study) -> str | None:
+    """The name of a study, unless Optuna has made one up."""
+    name = study.study_name
+    return None if name.startswith(DEFAULT_STUDY_NAME_PREFIX) else name
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:

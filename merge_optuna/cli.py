@@ -505,11 +505,11 @@ def _reasons(study: optuna.Study) -> dict[str, dict[str, int]]:
     """Why trials were pruned and have failed, and how often; numbers in the reasons left out."""
     from optuna.trial import TrialState
 
-    from merge_optuna.study import ERROR, REASON
+    from merge_optuna.study import REASON, failure
 
     trials = study.get_trials(deepcopy=False)
     pruned = [t.user_attrs.get(REASON, "") for t in trials if t.state == TrialState.PRUNED]
-    failed = [t.user_attrs.get(ERROR, "") for t in trials if t.state == TrialState.FAIL]
+    failed = [failure(t) or "" for t in trials if t.state == TrialState.FAIL]
     return {
         "pruned": Counter(re.sub(r"\b\d[\d.e+-]*\b", "#", r) or "no reason kept" for r in pruned),
         "failed": Counter((r.strip().splitlines() or ["stopped or killed"])[-1] for r in failed),

@@ -12,7 +12,7 @@ from merge_optuna.samplers._box import Box
 from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate, Member, own_claim
 from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
-from merge_optuna.samplers._stored import StoredSampler
+from merge_optuna.samplers._stored import StoredSampler, sign_once
 from merge_optuna.samplers._variation import (
     SBX,
     Gaussian,
@@ -128,4 +128,5 @@ __all__ = [
     "owner_alive",
     "owner_of",
     "sign",
+    "sign_once",
 ]

@@ -7,7 +7,8 @@ from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, export, ranked, recipe_of
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
-from merge_optuna.study._objective import ERROR, PATH, REASON, MergeObjective
+from merge_optuna.study._objective import ERROR, PATH, REASON, MergeObjective, failure
+from merge_optuna.study._optimize import optimize
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores
 from merge_optuna.study._storage import storage
@@ -25,7 +26,9 @@ __all__ = [
     "best_trial",
     "counts",
     "export",
+    "failure",
     "lineage",
+    "optimize",
     "ranked",
     "recipe_of",
     "rehearse",

@@ -1,0 +1,269 @@
+"""mo.optimize: the total is exact, in one process or several, for any objective and sampler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import TrialState
+
+import merge_optuna as mo
+from merge_optuna.errors import CheckpointError, StudyError
+from merge_optuna.samplers import CmaEsSampler, owner_of
+from merge_optuna.study import counts, failure
+from tests import processes
+from tests.trained import Task
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+STORAGES = ["sqlite", "journal"]
+
+
+def sphere(trial: optuna.Trial) -> float:
+    return sum(trial.suggest_float(name, -1, 1) ** 2 for name in "xy")
+
+
+def place(scheme: str, folder: Path) -> str:
+    return f"{scheme}:///{folder}/s"
+
+
+# -- one process ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", STORAGES)
+def test_the_total_is_that_of_the_study(scheme: str, tmp_path: Path) -> None:
+    study = optuna.create_study(storage=mo.storage(place(scheme, tmp_path)))
+    study.optimize(sphere, n_trials=2)
+    for total, expected in ((5, 5), (5, 5), (3, 5), (6, 6)):
+        assert mo.optimize(study, sphere, total, progress=False) is None
+        assert len(study.trials) == expected
+
+
+def test_the_trials_are_those_of_study_optimize() -> None:
+    plain, ours = (optuna.create_study(sampler=CmaEsSampler(seed=3)) for _ in range(2))
+    plain.optimize(sphere, n_trials=12)
+    mo.optimize(ours, sphere, 5, progress=False)
+    mo.optimize(ours, sphere, 12, progress=False)
+    assert [(t.params, t.values) for t in ours.trials] == [
+        (t.params, t.values) for t in plain.trials
+    ]
+
+
+def test_an_exception_fails_the_trial_and_not_the_search() -> None:
+    values = [None, float("nan"), "0.5", (1.0, 2.0), [0.5]]
+    outcomes = iter([1.0, OSError("gone"), optuna.TrialPruned(), *values, 2])
+
+    def objective(trial: optuna.Trial) -> Any:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    study = optuna.create_study()
+    mo.optimize(study, objective, 4, progress=False)
+    assert [t.state.name for t in study.trials] == [
+        *("COMPLETE", "FAIL", "PRUNED", "FAIL", "FAIL", "FAIL", "FAIL", "COMPLETE", "COMPLETE")
+    ]
+    reasons = [failure(t) for t in study.trials if t.state == TrialState.FAIL]
+    assert reasons[0].endswith("OSError: gone\n")
+    assert "in objective" in reasons[0]
+    assert reasons[1:] == [f"The objective returned {v!r}, not a number." for v in values[:4]]
+
+
+def test_ten_failures_in_a_row_end_it() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        raise OSError(f"trial {trial.number}")
+
+    study = optuna.create_study(study_name="toy")
+    with pytest.raises(StudyError, match=r"(?s)^10 candidates in a row .*OSError: trial 0\n$"):
+        mo.optimize(study, objective, 20, progress=False)
+    with pytest.raises(StudyError, match=r"^2 candidates in a row"):
+        mo.optimize(study, objective, 20, callbacks=[mo.callbacks.MaxFailures(2)], progress=False)
+    assert len(study.trials) == 12
+
+
+def test_what_no_other_trial_can_mend_ends_it(task: Task) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        raise CheckpointError("the source has changed")
+
+    study = optuna.create_study()
+    with pytest.raises(CheckpointError, match="has changed"):
+        mo.optimize(study, objective, 20, progress=False)
+    assert [t.state for t in study.trials] == [TrialState.FAIL]
+    merging = mo.MergeObjective(task.recipe(), lambda model: 1.0)
+    study = optuna.create_study(direction="minimize")
+    with pytest.raises(StudyError, match="is to minimize"):
+        mo.optimize(study, merging, 20, progress=False)
+    assert study.trials == [], "refused before the first trial"
+
+
+def test_callbacks_and_timeout(capfd: pytest.CaptureFixture[str]) -> None:
+    study = optuna.create_study(study_name="toy")
+    mo.optimize(study, lambda trial: 1.0, 20, callbacks=[mo.callbacks.Stagnation(3)])
+    assert len(study.trials) == 4
+    err = capfd.readouterr().err
+    assert "Stopped with 16 of 20 trials to go: trial 0 is the best for 3 trials." in err
+    assert "toy:  20%" in err
+    assert "best=1" in err
+    seen: list[int] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        time.sleep(0.05)
+        return 1.0
+
+    mo.optimize(
+        study, objective, 1000, timeout=0.2, callbacks=[lambda _, t: seen.append(t.number)]
+    )
+    assert seen == list(range(4, len(study.trials)))
+    assert 5 <= len(study.trials) <= 9
+    assert "trials to go: its 0.2 seconds are over." in capfd.readouterr().err
+
+
+def test_no_line_per_trial(capfd: pytest.CaptureFixture[str]) -> None:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    try:
+        study = optuna.create_study()
+        capfd.readouterr()
+        mo.optimize(study, sphere, 4)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "Trial 0 finished" not in err
+        assert "no-name" not in err
+        assert "4/4" in err
+        mo.optimize(study, sphere, 5, progress=False)
+        assert capfd.readouterr() == ("", "")
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_trials": -1}, "n_trials must not be negative"),
+        ({"timeout": 0}, "timeout must be a positive number of seconds, not 0"),
+        ({"trial_timeout": float("nan")}, "trial_timeout must be a positive number"),
+        ({"objective": 3}, "a function from a trial to a number, not 3"),
+    ],
+)
+def test_refused(arguments: dict[str, Any], message: str) -> None:
+    study = optuna.create_study()
+    with pytest.raises(StudyError, match=message):
+        mo.optimize(study, **{"objective": sphere, "n_trials": 2, **arguments})
+    assert study.trials == []
+
+
+# -- ctrl-C -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["alone", "storing"])
+def test_ctrl_c_within_a_plain_objective(where: str, tmp_path: Path) -> None:
+    """It is raised at once, except within the storage: then after the trial."""
+    storage = mo.storage(f"sqlite:///{tmp_path}/s.db")
+    study = optuna.create_study(storage=storage)
+    reached: list[int] = []
+    hit: list[str] = []
+
+    @sqlalchemy.event.listens_for(storage.engine, "before_cursor_execute")
+    def _interrupt(_: Any, __: Any, statement: str, *___: Any) -> None:
+        stores = "INSERT INTO trial_params" in statement
+        if where == "storing" and reached == [0] and stores and not hit:
+            hit.append(statement)
+            signal.raise_signal(signal.SIGINT)
+
+    def objective(trial: optuna.Trial) -> float:
+        value = sphere(trial)
+        if where == "alone" and trial.number == 1:
+            signal.raise_signal(signal.SIGINT)
+        reached.append(trial.number)
+        return value
+
+    with pytest.raises(KeyboardInterrupt):
+        mo.optimize(study, objective, 5, progress=False)
+    assert reached == ([0] if where == "alone" else [0, 1])
+    assert [t.state.name for t in study.trials][1:] == ["FAIL" if where == "alone" else "COMPLETE"]
+    assert counts(study)["failed"] == 0, "it is nobody's fault"
+    mo.optimize(study, sphere, 5, progress=False)
+    assert counts(study) == {"complete": 5, "pruned": 0, "failed": 0, "running": 0}
+
+
+# -- several processes ------------------------------------------------------------------------
+
+READY = 4
+
+
+def _wait_for_all(folder: Path) -> None:
+    """Every process begins at the same instant."""
+    (folder / f"ready-{os.getpid()}").touch()
+    while len(list(folder.glob("ready-*"))) < READY:
+        time.sleep(0.005)
+
+
+def plain_worker(scheme: str, folder: Path, total: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _wait_for_all(folder)
+    study = optuna.create_study(
+        study_name="s",
+        storage=mo.storage(place(scheme, folder)),
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(),
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        value = sphere(trial)
+        time.sleep(0.005)
+        if trial.number % 5 == 2:
+            raise optuna.TrialPruned
+        if trial.number % 5 == 3:
+            raise OSError("injected")
+        return value
+
+    mo.optimize(study, objective, total)
+    assert mo.remaining(study, total) == 0, "nobody leaves before the total is reached"
+
+
+def merging_worker(scheme: str, folder: Path, total: int, root: Path) -> None:
+    """The script of the README."""
+    task = Task(root)
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.dare_ties(
+        base, experts, weight=mo.free(0, 1, per="layer"), density=mo.free(0.1, 1, per=mo.depth(5))
+    )
+    objective = mo.MergeObjective(recipe, mo.evaluators.Classification(task.dev, batch_size=40))
+    _wait_for_all(folder)
+    study = optuna.create_study(
+        study_name="s",
+        storage=mo.storage(place(scheme, folder)),
+        load_if_exists=True,
+        directions=objective.directions,
+        sampler=recipe.sampler(seed=0),
+        pruner=optuna.pruners.WilcoxonPruner(),
+    )
+    mo.optimize(study, objective, n_trials=total)
+
+
+@pytest.mark.parametrize("scheme", STORAGES)
+@pytest.mark.parametrize("kind", ["plain", "merging"])
+def test_processes_started_at_once(kind: str, scheme: str, task: Task, tmp_path: Path) -> None:
+    total = 15
+    worker, more = {"plain": (plain_worker, ()), "merging": (merging_worker, (task.root,))}[kind]
+    running = [
+        processes.call(worker, scheme, tmp_path, total, *more, cwd=tmp_path) for _ in range(READY)
+    ]
+    for process in running:
+        result = process.wait()
+        assert result.code == 0, result.err
+        assert "Trial 0 finished" not in result.err
+    study = optuna.load_study(study_name="s", storage=mo.storage(place(scheme, tmp_path)))
+    assert sum(t.state in COUNTED for t in study.trials) == total
+    assert counts(study)["running"] == 0
+    owners = {owner["pid"] for t in study.trials if (owner := owner_of(t))}
+    assert len(owners) == READY
