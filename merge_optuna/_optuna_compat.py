@@ -104,7 +104,7 @@ def set_system_attr(study: Study, trial: Trial | FrozenTrial, key: str, value: A
 
 
 def set_attrs(
-    study: Study, trial: Trial, *, user: Mapping[str, Any], system: Mapping[str, Any]
+    study: Study, trial: Trial | FrozenTrial, *, user: Mapping[str, Any], system: Mapping[str, Any]
 ) -> None:
     """Store several attributes of a running trial.
 

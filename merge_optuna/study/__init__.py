@@ -5,6 +5,7 @@ from __future__ import annotations
 from merge_optuna.study._callbacks import UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, export, ranked, recipe_of
+from merge_optuna.study._limit import fail_overdue
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
 from merge_optuna.study._objective import ERROR, PATH, REASON, MergeObjective, failure
@@ -26,6 +27,7 @@ __all__ = [
     "best_trial",
     "counts",
     "export",
+    "fail_overdue",
     "failure",
     "lineage",
     "optimize",

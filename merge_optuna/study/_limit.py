@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from types import FrameType
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 
+from merge_optuna import _optuna_compat as compat
+from merge_optuna import _supervision as supervision
 from merge_optuna.errors import StudyError
 from merge_optuna.study._interrupt import in_storage
+from merge_optuna.study._objective import REASON
+from merge_optuna.study._storage import storage as open_storage
 
 _AGAIN = 1.0  # seconds until it is raised again, if somebody has swallowed it
 
@@ -29,9 +34,16 @@ def limited(trial: optuna.Trial, seconds: float | None) -> Iterator[None]:
 
     Python code is interrupted between two instructions, but never within the storage.
     """
-    if seconds is None:
-        yield
-        return
+    supervision.report(trial=trial.number, seconds=seconds)
+    try:
+        with contextlib.nullcontext() if seconds is None else _alarm(seconds):
+            yield
+    finally:
+        supervision.report(trial=None)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
     alarm = _Alarm(seconds)
     try:
         with alarm:
@@ -63,7 +75,20 @@ class _Alarm:
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         if self._on and not in_storage(frame):
-            raise Overdue(f"It took longer than trial_timeout={self._seconds:g} seconds.")
+            raise Overdue(supervision.overdue(self._seconds))
+
+
+def fail_overdue(storage: str, study_name: str, number: int, reason: str) -> bool:
+    """Fails the trial of another process; False if it has come to an end."""
+    study = optuna.load_study(study_name=study_name, storage=open_storage(storage, create=False))
+    trial = compat.numbered(compat.all_trials(study), number)
+    if trial is None:
+        return False
+    try:
+        compat.set_attrs(study, trial, user={REASON: reason}, system={})
+    except UpdateFinishedTrialError:
+        return False
+    return compat.fail(study, trial)
 
 
 def check_limit(seconds: float | None) -> None:

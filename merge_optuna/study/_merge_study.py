@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import fail_dead_trials
 from merge_optuna.spaces import Space
 from merge_optuna.study._callbacks import StopRule
+from merge_optuna.study._first import enqueue
 from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._optimize import Callback, check_seconds, check_total, optimize
@@ -114,9 +114,7 @@ class MergeStudy:
         self.objective.check_study(study)
         self.objective.store_space(study)
         fail_dead_trials(study)
-        if not compat.all_trials(study):
-            for params in self.first:
-                study.enqueue_trial(dict(params), skip_if_exists=True)
+        enqueue(study, self.first)
         return study
 
     def run(

@@ -20,6 +20,7 @@ from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive, owner_
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, excuse, remaining
+from merge_optuna.study._first import is_copy
 from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._limit import Overdue, check_limit, limited
 from merge_optuna.study._objective import ERROR, REASON, MergeObjective
@@ -241,6 +242,9 @@ class _Bounded:
 
     def __call__(self, trial: optuna.Trial) -> Any:
         sign_once(trial.study, trial)
+        if is_copy(trial, compat.all_trials(trial.study)):
+            excuse(trial, "queued twice")
+            return math.nan
         late = _age(trial) > _PATIENCE / 2
         if not self._is_surplus(trial, late):
             return self._evaluated(trial)

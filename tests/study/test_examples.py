@@ -175,7 +175,7 @@ study = optuna.create_study(
     directions=objective.directions, sampler={sampler},
     pruner=optuna.pruners.WilcoxonPruner(),
 )
-study.optimize(objective, n_trials=mo.remaining(study, 16))
+mo.optimize(study, objective, n_trials=16)
 mo.export(study, "merged/", force=True)
 """
 FREE = """

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +198,99 @@ def test_ctrl_c_within_a_plain_objective(where: str, tmp_path: Path) -> None:
     assert counts(study)["failed"] == 0, "it is nobody's fault"
     mo.optimize(study, sphere, 5, progress=False)
     assert counts(study) == {"complete": 5, "pruned": 0, "failed": 0, "running": 0}
+
+
+# -- trials that take too long -----------------------------------------------------------------
+
+TOO_LONG = "It took longer than trial_timeout=0.2 seconds."
+
+
+def stubborn() -> None:
+    """An evaluator that swallows whatever is raised in it, once."""
+    with contextlib.suppress(BaseException):
+        time.sleep(600)
+    time.sleep(600)
+
+
+def busy() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    "hang",
+    [functools.partial(time.sleep, 600), busy, stubborn, threading.Event().wait],
+    ids=["asleep", "busy", "stubborn", "waiting"],
+)
+def test_a_trial_that_takes_too_long_fails(hang: Callable[[], None]) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    sampler = CmaEsSampler({"x": optuna.distributions.FloatDistribution(0, 1)}, seed=0)
+    study = optuna.create_study(sampler=sampler)
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number == 1:
+            hang()
+        return x
+
+    mo.optimize(study, objective, 3, trial_timeout=0.2, progress=False)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert failure(study.trials[1]) == study.trials[1].user_attrs["reason"] == TOO_LONG
+    assert study.trials[2].params == study.trials[1].params, "it is tried again"
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_merge_objective_takes_too_long(task: Task, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def evaluate(model: Any) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            try:
+                time.sleep(600)
+            except Exception:  # what evaluators do with errors
+                return 0.0
+        return 1.0
+
+    objective = mo.MergeObjective(task.recipe(), evaluate)
+    search = mo.MergeStudy("s", objective, n_trials=3, trial_timeout=60)
+    study = search.run(f"sqlite:///{tmp_path}/s.db", trial_timeout=0.2, progress=False)
+    assert counts(study) == {"complete": 3, "pruned": 0, "failed": 1, "running": 0}
+    assert study.trials[1].user_attrs["reason"] == TOO_LONG
+
+
+def test_the_storage_is_never_interrupted(tmp_path: Path) -> None:
+    storage = mo.storage(f"sqlite:///{tmp_path}/s.db")
+    study = optuna.create_study(storage=storage)
+
+    @sqlalchemy.event.listens_for(storage.engine, "before_cursor_execute")
+    def _dawdle(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if "INSERT INTO trial_params" in statement:
+            time.sleep(0.3)
+
+    reached = []
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
+        reached.append(trial.number)
+        if trial.number == 0:
+            time.sleep(600)
+        return 1.0
+
+    mo.optimize(study, objective, 1, trial_timeout=0.2, progress=False)
+    assert reached == [0, 1], "the parameter is stored, then the trial is interrupted"
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
+
+
+def test_another_thread_cannot_be_interrupted() -> None:
+    study = optuna.create_study()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(mo.optimize, study, sphere, 1, trial_timeout=1, progress=False)
+        with pytest.raises(StudyError, match="in the main thread"):
+            running.result()
+        pool.submit(mo.optimize, study, sphere, 1, progress=False).result()
+    assert len(study.trials) == 1
 
 
 # -- several processes ------------------------------------------------------------------------
