@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointError, StudyError
 from merge_optuna.samplers import CmaEsSampler, owner_of
+from merge_optuna.samplers._owner import fail_as_killed
 from merge_optuna.study import counts, failure
 from tests import processes
 from tests.trained import Task
@@ -246,7 +247,7 @@ def test_a_merge_objective_takes_too_long(task: Task, tmp_path: Path) -> None:
 
     def evaluate(model: Any) -> float:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:
             try:
                 time.sleep(600)
             except Exception:  # what evaluators do with errors
@@ -254,10 +255,11 @@ def test_a_merge_objective_takes_too_long(task: Task, tmp_path: Path) -> None:
         return 1.0
 
     objective = mo.MergeObjective(task.recipe(), evaluate)
-    search = mo.MergeStudy("s", objective, n_trials=3, trial_timeout=60)
-    study = search.run(f"sqlite:///{tmp_path}/s.db", trial_timeout=0.2, progress=False)
+    objective.score(task.checkpoints()[0])  # whatever is compiled at first
+    search = mo.MergeStudy("s", objective, n_trials=3, trial_timeout=600)
+    study = search.run(f"sqlite:///{tmp_path}/s.db", trial_timeout=3, progress=False)
     assert counts(study) == {"complete": 3, "pruned": 0, "failed": 1, "running": 0}
-    assert study.trials[1].user_attrs["reason"] == TOO_LONG
+    assert study.trials[1].user_attrs["reason"] == TOO_LONG.replace("0.2", "3")
 
 
 def test_the_storage_is_never_interrupted(tmp_path: Path) -> None:
@@ -291,6 +293,59 @@ def test_another_thread_cannot_be_interrupted() -> None:
             running.result()
         pool.submit(mo.optimize, study, sphere, 1, progress=False).result()
     assert len(study.trials) == 1
+
+
+# -- what a declared search begins with --------------------------------------------------------
+
+
+def places(study: optuna.Study) -> list[tuple[int, str]]:
+    marked = [t for t in study.trials if "first" in t.user_attrs]
+    return [(t.user_attrs["first"], t.state.name) for t in marked]
+
+
+def declared(task: Task, first: int, n_trials: int) -> mo.MergeStudy:
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    names = recipe.distributions()
+    return mo.MergeStudy(
+        "s",
+        mo.MergeObjective(recipe, lambda model: 1.0),
+        n_trials=n_trials,
+        first=[dict.fromkeys(names, i / 10) for i in range(first)],
+    )
+
+
+def test_copies_of_the_first_trials_are_left_out(task: Task, tmp_path: Path) -> None:
+    """As two processes queue them that have both seen an empty study."""
+    search = declared(task, first=3, n_trials=6)
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = search.open(url)
+    for place in (1, 2):
+        study.enqueue_trial(dict(search.first[place]), user_attrs={"first": place})
+    search.run(url, progress=False)
+    assert counts(study) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0}
+    complete = [(place, "COMPLETE") for place in range(3)]
+    assert places(study) == [*complete, (1, "FAIL"), (2, "FAIL")]
+
+
+def test_first_trials_of_a_killed_process_are_queued_again(task: Task, tmp_path: Path) -> None:
+    search = declared(task, first=3, n_trials=5)
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = search.open(url)
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        study.ask()
+    fail_as_killed(study, study.trials[0])  # what the next process does
+    search.run(url, progress=False)
+    assert counts(study)["complete"] == 5
+    assert places(study) == [(0, "FAIL"), (1, "COMPLETE"), (2, "COMPLETE"), (0, "COMPLETE")]
+    search.run(url, n_trials=6, progress=False)
+    assert len(places(study)) == 4
+
+
+def test_first_trials_are_not_for_a_search_that_has_begun(task: Task, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    declared(task, first=0, n_trials=1).run(url, progress=False)
+    assert places(declared(task, first=2, n_trials=3).run(url, progress=False)) == []
 
 
 # -- several processes ------------------------------------------------------------------------
@@ -348,14 +403,19 @@ def merging_worker(scheme: str, folder: Path, total: int, root: Path) -> None:
     mo.optimize(study, objective, n_trials=total)
 
 
+def declared_worker(scheme: str, folder: Path, total: int, root: Path) -> None:
+    search = declared(Task(root), first=3, n_trials=total)
+    _wait_for_all(folder)
+    search.run(place(scheme, folder))
+
+
 @pytest.mark.parametrize("scheme", STORAGES)
-@pytest.mark.parametrize("kind", ["plain", "merging"])
+@pytest.mark.parametrize("kind", ["plain", "merging", "declared"])
 def test_processes_started_at_once(kind: str, scheme: str, task: Task, tmp_path: Path) -> None:
     total = 15
-    worker, more = {"plain": (plain_worker, ()), "merging": (merging_worker, (task.root,))}[kind]
-    running = [
-        processes.call(worker, scheme, tmp_path, total, *more, cwd=tmp_path) for _ in range(READY)
-    ]
+    workers = {"plain": plain_worker, "merging": merging_worker, "declared": declared_worker}
+    arguments = (scheme, tmp_path, total, *([] if kind == "plain" else [task.root]))
+    running = [processes.call(workers[kind], *arguments, cwd=tmp_path) for _ in range(READY)]
     for process in running:
         result = process.wait()
         assert result.code == 0, result.err
@@ -365,3 +425,5 @@ def test_processes_started_at_once(kind: str, scheme: str, task: Task, tmp_path:
     assert counts(study)["running"] == 0
     owners = {owner["pid"] for t in study.trials if (owner := owner_of(t))}
     assert len(owners) == READY
+    if kind == "declared":
+        assert sorted(p for p, state in places(study) if state == "COMPLETE") == [0, 1, 2]
