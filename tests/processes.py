@@ -104,6 +104,7 @@ def _child(target: Callable[[], None], cwd: str, env: dict[str, str], out: str) 
     for number in (1, 2):
         file = os.open(f"{out}/{number}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
     os.chdir(cwd)
     os.environ.update(env)
     torch.set_num_threads(1)  # several processes with two threads each crawl on two cores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -43,7 +43,9 @@ report = supervision.report
 """
 
 
-def run(folder: Path, lines: str, **options: Any) -> subprocess.Popen[str]:
+def run(
+    folder: Path, lines: str, ctrl_c: signal.Handlers = signal.SIG_DFL
+) -> subprocess.Popen[str]:
     (folder / "program.py").write_text(PROGRAM + lines)
     return subprocess.Popen(
         [sys.executable, "program.py", "run"],
@@ -53,7 +55,7 @@ def run(folder: Path, lines: str, **options: Any) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        **options,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, ctrl_c),
     )
 
 
@@ -197,7 +199,7 @@ assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 open("waiting", "w").close()
 time.sleep(1)
 """,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIG_IGN,
     )
     until((tmp_path / "waiting").exists)
     os.killpg(process.pid, signal.SIGINT)
@@ -250,6 +252,7 @@ def start(folder: Path, *argv: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -113,6 +113,7 @@ def test_ctrl_c_anywhere(task: Task, method: str, after: bool, count: int) -> No
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     "method",
@@ -143,6 +144,7 @@ def test_a_signal_never_hits_the_storage(task: Task, method: str, after: bool) -
     assert done == [t.params for t in whole.trials]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("outcome", ["raised", "swallowed", "another error", "twice"])
 def test_a_signal_while_evaluating(task: Task, outcome: str) -> None:
     calls = []
@@ -174,15 +176,23 @@ def test_a_signal_while_evaluating(task: Task, outcome: str) -> None:
     assert counts(study)["failed"] == 0
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_somebody_else_handles_ctrl_c(task: Task) -> None:
     seen = []
-    before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
-    try:
-        search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
-        search.run(None, progress=False)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
+    search.run(None, progress=False)
     assert len(seen) == 4
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_is_ignored_where_it_was(task: Task) -> None:
+    """Under nohup, in cron, in the background of a script: Unix wants it to go on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
+    study = search.run(None, progress=False)
+    assert counts(study)["complete"] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def task_sampler(study: optuna.Study) -> CmaEsSampler:

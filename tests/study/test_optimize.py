@@ -170,6 +170,7 @@ def test_refused(arguments: dict[str, Any], message: str) -> None:
 # -- ctrl-C -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("where", ["alone", "storing"])
 def test_ctrl_c_within_a_plain_objective(where: str, tmp_path: Path) -> None:
     """It is raised at once, except within the storage: then after the trial."""
