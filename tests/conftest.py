@@ -7,9 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers.utils import logging
 
 torch.set_num_threads(1)
+# How long an example takes says something about the machine and what else it does.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 

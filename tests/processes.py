@@ -44,7 +44,7 @@ class Running:
         )
         self._process.start()
 
-    def wait(self, timeout: float = 240) -> Result:
+    def wait(self, timeout: float = 900) -> Result:
         self._process.join(timeout)
         if self._process.exitcode is None:
             self._process.kill()

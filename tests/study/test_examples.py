@@ -30,7 +30,7 @@ def finished(url: str, name: str) -> list[optuna.trial.FrozenTrial]:
 
 def kill_after(running: processes.Running, database: Path, trials: int) -> None:
     """Kills a process once its search has finished some trials."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while _count(database) < trials:
         assert time.monotonic() < deadline, running.err
         time.sleep(0.05)
