@@ -53,6 +53,10 @@ class Running:
         return Result(self._process.exitcode, (self._out / "1").read_text(), self.err)
 
     @property
+    def alive(self) -> bool:
+        return self._process.exitcode is None
+
+    @property
     def err(self) -> str:
         return (self._out / "2").read_text() if (self._out / "2").exists() else ""
 

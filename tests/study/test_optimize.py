@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import threading
 import time
@@ -24,6 +23,8 @@ from merge_optuna.samplers import CmaEsSampler, owner_of
 from merge_optuna.samplers._owner import fail_as_killed
 from merge_optuna.study import counts, failure
 from tests import processes
+from tests.study import workers
+from tests.study.workers import sphere
 from tests.trained import Task
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -32,20 +33,12 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 STORAGES = ["sqlite", "journal"]
 
 
-def sphere(trial: optuna.Trial) -> float:
-    return sum(trial.suggest_float(name, -1, 1) ** 2 for name in "xy")
-
-
-def place(scheme: str, folder: Path) -> str:
-    return f"{scheme}:///{folder}/s"
-
-
 # -- one process ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", STORAGES)
 def test_the_total_is_that_of_the_study(scheme: str, tmp_path: Path) -> None:
-    study = optuna.create_study(storage=mo.storage(place(scheme, tmp_path)))
+    study = optuna.create_study(storage=workers.storage(scheme, tmp_path))
     study.optimize(sphere, n_trials=2)
     for total, expected in ((5, 5), (5, 5), (3, 5), (6, 6)):
         assert mo.optimize(study, sphere, total, progress=False) is None
@@ -302,21 +295,9 @@ def places(study: optuna.Study) -> list[tuple[int, str]]:
     return [(t.user_attrs["first"], t.state.name) for t in marked]
 
 
-def declared(task: Task, first: int, n_trials: int) -> mo.MergeStudy:
-    base, *experts = task.checkpoints()
-    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
-    names = recipe.distributions()
-    return mo.MergeStudy(
-        "s",
-        mo.MergeObjective(recipe, lambda model: 1.0),
-        n_trials=n_trials,
-        first=[dict.fromkeys(names, i / 10) for i in range(first)],
-    )
-
-
 def test_copies_of_the_first_trials_are_left_out(task: Task, tmp_path: Path) -> None:
     """As two processes queue them that have both seen an empty study."""
-    search = declared(task, first=3, n_trials=6)
+    search = workers.declared(task, first=3, n_trials=6)
     url = f"sqlite:///{tmp_path}/s.db"
     study = search.open(url)
     for place in (1, 2):
@@ -328,7 +309,7 @@ def test_copies_of_the_first_trials_are_left_out(task: Task, tmp_path: Path) -> 
 
 
 def test_first_trials_of_a_killed_process_are_queued_again(task: Task, tmp_path: Path) -> None:
-    search = declared(task, first=3, n_trials=5)
+    search = workers.declared(task, first=3, n_trials=5)
     url = f"sqlite:///{tmp_path}/s.db"
     study = search.open(url)
     with pytest.warns(UserWarning, match="Heartbeat"):
@@ -343,86 +324,55 @@ def test_first_trials_of_a_killed_process_are_queued_again(task: Task, tmp_path:
 
 def test_first_trials_are_not_for_a_search_that_has_begun(task: Task, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    declared(task, first=0, n_trials=1).run(url, progress=False)
-    assert places(declared(task, first=2, n_trials=3).run(url, progress=False)) == []
+    workers.declared(task, first=0, n_trials=1).run(url, progress=False)
+    assert places(workers.declared(task, first=2, n_trials=3).run(url, progress=False)) == []
 
 
 # -- several processes ------------------------------------------------------------------------
 
-READY = 4
 
-
-def _wait_for_all(folder: Path) -> None:
-    """Every process begins at the same instant."""
-    (folder / f"ready-{os.getpid()}").touch()
-    while len(list(folder.glob("ready-*"))) < READY:
-        time.sleep(0.005)
-
-
-def plain_worker(scheme: str, folder: Path, total: int) -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    _wait_for_all(folder)
-    study = optuna.create_study(
-        study_name="s",
-        storage=mo.storage(place(scheme, folder)),
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(),
-    )
-
-    def objective(trial: optuna.Trial) -> float:
-        value = sphere(trial)
-        time.sleep(0.005)
-        if trial.number % 5 == 2:
-            raise optuna.TrialPruned
-        if trial.number % 5 == 3:
-            raise OSError("injected")
-        return value
-
-    mo.optimize(study, objective, total)
-    assert mo.remaining(study, total) == 0, "nobody leaves before the total is reached"
-
-
-def merging_worker(scheme: str, folder: Path, total: int, root: Path) -> None:
-    """The script of the README."""
-    task = Task(root)
-    base, *experts = task.checkpoints()
-    recipe = mo.recipes.dare_ties(
-        base, experts, weight=mo.free(0, 1, per="layer"), density=mo.free(0.1, 1, per=mo.depth(5))
-    )
-    objective = mo.MergeObjective(recipe, mo.evaluators.Classification(task.dev, batch_size=40))
-    _wait_for_all(folder)
-    study = optuna.create_study(
-        study_name="s",
-        storage=mo.storage(place(scheme, folder)),
-        load_if_exists=True,
-        directions=objective.directions,
-        sampler=recipe.sampler(seed=0),
-        pruner=optuna.pruners.WilcoxonPruner(),
-    )
-    mo.optimize(study, objective, n_trials=total)
-
-
-def declared_worker(scheme: str, folder: Path, total: int, root: Path) -> None:
-    search = declared(Task(root), first=3, n_trials=total)
-    _wait_for_all(folder)
-    search.run(place(scheme, folder))
+def checked(scheme: str, folder: Path, total: int) -> optuna.Study:
+    """The study, after so many trials that were evaluated."""
+    study = optuna.load_study(study_name=workers.NAME, storage=workers.storage(scheme, folder))
+    assert sum(t.state in COUNTED for t in study.trials) == total
+    running = [t for t in study.trials if t.state == TrialState.RUNNING]
+    assert [owner_of(t) for t in running] == [None] * len(running)
+    return study
 
 
 @pytest.mark.parametrize("scheme", STORAGES)
-@pytest.mark.parametrize("kind", ["plain", "merging", "declared"])
+@pytest.mark.parametrize("kind", workers.KINDS)
 def test_processes_started_at_once(kind: str, scheme: str, task: Task, tmp_path: Path) -> None:
-    total = 15
-    workers = {"plain": plain_worker, "merging": merging_worker, "declared": declared_worker}
-    arguments = (scheme, tmp_path, total, *([] if kind == "plain" else [task.root]))
-    running = [processes.call(workers[kind], *arguments, cwd=tmp_path) for _ in range(READY)]
-    for process in running:
-        result = process.wait()
+    total = 12
+    start = functools.partial(
+        processes.call, workers.run, kind, scheme, tmp_path, total, task.root, 4, cwd=tmp_path
+    )
+    for running in [start() for _ in range(4)]:
+        result = running.wait()
         assert result.code == 0, result.err
         assert "Trial 0 finished" not in result.err
-    study = optuna.load_study(study_name="s", storage=mo.storage(place(scheme, tmp_path)))
-    assert sum(t.state in COUNTED for t in study.trials) == total
+    study = checked(scheme, tmp_path, total)
     assert counts(study)["running"] == 0
-    owners = {owner["pid"] for t in study.trials if (owner := owner_of(t))}
-    assert len(owners) == READY
-    if kind == "declared":
-        assert sorted(p for p, state in places(study) if state == "COMPLETE") == [0, 1, 2]
+    assert len({owner["pid"] for t in study.trials if (owner := owner_of(t))}) > 1
+    first = [place for place, state in places(study) if state == "COMPLETE"]
+    assert sorted(first) == ([0, 1, 2] if kind == "declared" else [])
+
+
+@pytest.mark.parametrize("scheme", STORAGES)
+def test_one_of_them_is_killed(scheme: str, task: Task, tmp_path: Path) -> None:
+    total = 20
+    start = functools.partial(
+        processes.call, workers.run, "plain", scheme, tmp_path, total, task.root, cwd=tmp_path
+    )
+    killed, *others = [start(4) for _ in range(4)]
+    storage = workers.storage(scheme, tmp_path)
+    while not optuna.get_all_study_names(storage):
+        time.sleep(0.02)
+    study = optuna.load_study(study_name=workers.NAME, storage=storage)
+    while len(study.trials) < 6:
+        time.sleep(0.02)
+    killed.kill()
+    for running in (start(0), *others):
+        result = running.wait()
+        assert result.code == 0, result.err
+    checked(scheme, tmp_path, total)
