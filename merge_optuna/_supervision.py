@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import os
-import resource
 import signal
 import sys
 import threading
@@ -22,15 +21,15 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 _ENVIRONMENT = "MERGE_OPTUNA_SUPERVISOR"
-_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 _POLL_SECONDS = 0.2
 _GRACE = 10.0  # seconds that a trial has to end by itself once it is interrupted
 _LAST_WORDS = 5.0  # seconds from SIGTERM to SIGKILL
 _DEATHS, _OVERDUE = 3, 10  # in a row, without a trial that came to an end
 _CAUSES = {
-    signal.SIGBUS: "a file that it reads was cut short, or the disk is full or gone",
-    signal.SIGKILL: "probably the machine ran out of memory",
-    signal.SIGSEGV: "a library that it uses is broken",
+    "SIGBUS": "a file that it reads was cut short, or the disk is full or gone",
+    "SIGKILL": "probably the machine ran out of memory",
+    "SIGSEGV": "a library that it uses is broken",
 }
 
 Fail = Callable[[str, str, int, str], bool]
@@ -100,7 +99,7 @@ def supervise(argv: list[str], fail: Fail) -> NoReturn:
     """
     # Waited for one by one: a ctrl-C of the terminal has reached the worker as well, one that was
     # sent to this process has not.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_BLOCK, _expected())
     row = 0
     while True:
         worker = _Worker(argv, fail)
@@ -114,6 +113,11 @@ def supervise(argv: list[str], fail: Fail) -> NoReturn:
             _end_as(status)
 
 
+def _expected() -> set[signal.Signals]:
+    """The signals that are waited for."""
+    return {signal.SIGCHLD, *(signal.Signals[name] for name in _STOPS)}
+
+
 def _outlook(row: int, again: bool) -> str:
     if again:
         return "It is started again."
@@ -123,6 +127,8 @@ def _outlook(row: int, again: bool) -> str:
 def _end_as(status: int) -> NoReturn:
     """Ends with the exit code of the worker, or by the same signal."""
     if status < 0:
+        import resource  # not on every system, as little as what it is for
+
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core is enough
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
         os.kill(os.getpid(), -status)
@@ -173,16 +179,16 @@ class _Worker:
         if self.was_overdue:
             return f"Trial {self._trial} could not be interrupted. {self._reason}"
         where = "" if self._trial is None else f" in trial {self._trial}"
-        number = signal.Signals(-status)
-        why = f": {_CAUSES[number]}" if number in _CAUSES else ""
-        return f"The process of the search died of {number.name}{where}{why}."
+        name = signal.Signals(-status).name
+        why = f": {_CAUSES[name]}" if name in _CAUSES else ""
+        return f"The process of the search died of {name}{where}{why}."
 
     def _status(self) -> int | None:
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
     def _take_signal(self) -> None:
-        info = signal.sigtimedwait((*_STOPS, signal.SIGCHLD), _POLL_SECONDS)
+        info = signal.sigtimedwait(_expected(), _POLL_SECONDS)
         if info is None or info.si_signo == signal.SIGCHLD:
             return
         self.stopped = True
