@@ -23,6 +23,6 @@ def recipe(trial: optuna.Trial) -> mo.Recipe:
 
 objective = mo.MergeObjective(recipe, mo.evaluators.Classification(dev))
 study = optuna.create_study(directions=objective.directions)  # any sampler of Optuna
-study.optimize(objective, n_trials=30)
+mo.optimize(study, objective, n_trials=30)
 print(study.best_params)
 mo.export(study, "merged", force=True)

@@ -22,7 +22,7 @@ statistics = [
 recipe = mo.recipes.fisher(experts, statistics=statistics, weight=mo.free(0, 1))
 objective = mo.MergeObjective(recipe, mo.evaluators.Classification(dev))
 study = optuna.create_study(directions=objective.directions, sampler=recipe.sampler(seed=0))
-study.optimize(objective, n_trials=10)
+mo.optimize(study, objective, n_trials=10)
 
 print("uniform average:", objective.score(mo.recipes.linear(experts)))
 print("Fisher:", objective.score(mo.recipes.fisher(experts, statistics=statistics)))

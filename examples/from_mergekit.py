@@ -23,7 +23,7 @@ study = optuna.create_study(
     directions=objective.directions,
     sampler=space.sampler(seed=0),
 )
-study.optimize(objective, n_trials=mo.remaining(study, 40))
+mo.optimize(study, objective, n_trials=40)
 
 print("yours:", objective.score(yours))
 print("best found:", study.best_value)

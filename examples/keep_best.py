@@ -23,13 +23,9 @@ study = optuna.create_study(
     directions=objective.directions,
     sampler=recipe.sampler(seed=0),
 )
-stagnation = mo.callbacks.Stagnation(10)  # none better among the last 10 that were completed
 callbacks = [
     mo.callbacks.KeepBest(3, "best"),
-    mo.callbacks.MaxFailures(10),  # ten candidates in a row: something is broken
-    stagnation,
+    mo.callbacks.Stagnation(10),  # none better among the last 10 that were completed
 ]
-if not stagnation.reason(study):
-    n_trials = mo.remaining(study, 200)
-    study.optimize(objective, n_trials=n_trials, timeout=8 * 3600, callbacks=callbacks)
+mo.optimize(study, objective, n_trials=200, timeout=8 * 3600, callbacks=callbacks)
 print(study.best_trial.number, study.best_value)

@@ -31,7 +31,7 @@ study = optuna.create_study(
     sampler=space.sampler(seed=0, archive_size=10),
     pruner=optuna.pruners.NopPruner(),  # who is bad on average may be good in a niche
 )
-study.optimize(objective, n_trials=mo.remaining(study, 100))  # 100 in total
+mo.optimize(study, objective, n_trials=100)  # in total
 
 print("best found:", study.best_value, "in trial", study.best_trial.number)
 print("living individuals:", [trial.number for trial in study.sampler.archive(study)])

@@ -23,5 +23,5 @@ def objective(trial: optuna.Trial) -> float:
 
 
 study = optuna.create_study(sampler=recipe.sampler(seed=0))
-study.optimize(objective, n_trials=20)
+mo.optimize(study, objective, n_trials=20)
 mo.write(recipe.bind(study.best_params), "merged", force=True)

@@ -1,7 +1,7 @@
 """DESampler on an ordinary objective: nothing is merged here.
 
-Kill it whenever you like and run it again: the search goes on where it was. Once it has begun,
-start it in other terminals too: they share one population.
+Kill it whenever you like and run it again: the search goes on where it was. Start it in other
+terminals too: they share one population.
 
 Usage: python examples/plain_objective.py [STORAGE]
 """
@@ -35,5 +35,5 @@ study = optuna.create_study(
     direction="maximize",
     sampler=mo.samplers.DESampler(seed=0),
 )
-study.optimize(objective, n_trials=60)
+mo.optimize(study, objective, n_trials=60)
 print(f"{len(study.trials)} trials, best accuracy {study.best_value:.4f}: {study.best_params}")

@@ -4,7 +4,7 @@ Usage: python examples/search.py BASE EXPERT_A EXPERT_B dev.jsonl
 
 The three folders are checkpoints of one text classifier as save_pretrained() writes them; each
 line of dev.jsonl has a "text" and a "label". Stop it with ctrl-C or kill it, and start it again:
-it goes on where it was.
+it goes on where it was. Start it in several terminals and they share the work.
 """
 
 import sys
@@ -36,7 +36,7 @@ study = optuna.create_study(
     sampler=recipe.sampler(seed=0),
     pruner=optuna.pruners.WilcoxonPruner(),
 )
-study.optimize(objective, n_trials=mo.remaining(study, 100))  # 100 in total
+mo.optimize(study, objective, n_trials=100)  # in total
 
 print("base:", objective.score(base))
 print("uniform average:", objective.score(mo.recipes.linear(experts)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
@@ -117,7 +118,7 @@ def set_system_attr(study: Study, trial: Trial | FrozenTrial, key: str, value: A
 
 
 def set_attrs(
-    study: Study, trial: Trial, *, user: Mapping[str, Any], system: Mapping[str, Any]
+    study: Study, trial: Trial | FrozenTrial, *, user: Mapping[str, Any], system: Mapping[str, Any]
 ) -> None:
     """Store several attributes of a running trial.
 
@@ -165,6 +166,12 @@ def fail(study: Study, trial: FrozenTrial) -> bool:
 def was_stopped(study: Study) -> bool:
     """Whether ``study.stop()`` has ended the last ``study.optimize``."""
     return study._stop_flag
+
+
+def given_name(study: Study) -> str | None:
+    """The name of a study, unless Optuna has made one up."""
+    name = study.study_name
+    return None if name.startswith(DEFAULT_STUDY_NAME_PREFIX) else name
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from merge_optuna import _supervision as supervision
 from merge_optuna._version import __version__
 from merge_optuna.errors import MergeOptunaError, StudyError, few
 
@@ -100,12 +101,25 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 
 def main() -> None:
-    """Entry point: errors of ours are one message without a traceback."""
+    """Entry point: errors of ours are one message without a traceback.
+
+    A search runs in a process of its own, with this one looking after it.
+    """
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"] and supervision.can_supervise(arguments):
+        supervision.supervise([sys.executable, *sys.orig_argv[1:]], _fail_overdue)
+    supervision.follow()
     try:
         app()
     except MergeOptunaError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _fail_overdue(storage: str, study: str, trial: int, reason: str) -> bool:
+    from merge_optuna.study import fail_overdue
+
+    return fail_overdue(storage, study, trial, reason)
 
 
 def _print_version(wanted: bool) -> None:
@@ -146,6 +160,10 @@ def run(
         float | None,
         typer.Option(metavar="SECONDS", help="Start no further trial after so many seconds."),
     ] = None,
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="End a trial that takes longer; it fails."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the best merge there at the end.")
     ] = None,
@@ -160,6 +178,8 @@ def run(
     Completed and pruned trials count. It can be stopped or killed and started
     again at any time, and it may run several times at once on one storage: on
     one machine without GPUs set OMP_NUM_THREADS to cores divided by processes.
+    The search is a process of its own: if that dies or a trial takes longer
+    than --trial-timeout, it is started again and goes on.
     """
     from merge_optuna import _optuna_compat as compat
     from merge_optuna.checkpoints import check_target
@@ -173,13 +193,14 @@ def run(
     declared = load(file)
     if out is not None:
         check_target(out, force=force)
-    in_folder = f"sqlite:///{re.sub(_UNSAFE, '-', declared.name)}.db"
-    opened = open_storage(storage or in_folder)
+    url = storage or f"sqlite:///{re.sub(_UNSAFE, '-', declared.name)}.db"
+    opened = open_storage(url)
     study = declared.open(opened)
     total = n_trials or declared.n_trials
     print(f"The study {study.study_name!r} is kept in {_place(study)}", file=sys.stderr)
+    supervision.report(study=(url, study.study_name))
     try:
-        declared.run(opened, n_trials=total, timeout=timeout)
+        declared.run(opened, n_trials=total, timeout=timeout, trial_timeout=trial_timeout)
     except KeyboardInterrupt:
         _interrupted(study, total)
     result = {"storage": compat.url_of(study), **_result(study, best=1)}
@@ -531,11 +552,11 @@ def _reasons(study: optuna.Study) -> dict[str, dict[str, int]]:
     """Why trials were pruned and have failed, and how often; numbers in the reasons left out."""
     from optuna.trial import TrialState
 
-    from merge_optuna.study import ERROR, REASON
+    from merge_optuna.study import REASON, failure
 
     trials = study.get_trials(deepcopy=False)
     pruned = [str(t.user_attrs.get(REASON, "")) for t in trials if t.state == TrialState.PRUNED]
-    failed = [str(t.user_attrs.get(ERROR, "")) for t in trials if t.state == TrialState.FAIL]
+    failed = [str(failure(t) or "") for t in trials if t.state == TrialState.FAIL]
     return {
         "pruned": Counter(re.sub(r"\b\d[\d.e+-]*\b", "#", r) or "no reason kept" for r in pruned),
         "failed": Counter((r.strip().splitlines() or ["stopped or killed"])[-1] for r in failed),

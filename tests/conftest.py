@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
+import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers.utils import logging
 
 torch.set_num_threads(1)
+# How long an example takes says something about the machine and what else it does.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as at a terminal: under nohup, cron or in a background job it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

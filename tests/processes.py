@@ -44,13 +44,17 @@ class Running:
         )
         self._process.start()
 
-    def wait(self, timeout: float = 240) -> Result:
+    def wait(self, timeout: float = 900) -> Result:
         self._process.join(timeout)
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
             raise TimeoutError(f"Still running after {timeout} s:\n{self.err}")
         return Result(self._process.exitcode, (self._out / "1").read_text(), self.err)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.exitcode is None
 
     @property
     def err(self) -> str:
@@ -104,6 +108,7 @@ def _child(target: Callable[[], None], cwd: str, env: dict[str, str], out: str) 
     for number in (1, 2):
         file = os.open(f"{out}/{number}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
     os.chdir(cwd)
     os.environ.update(env)
     torch.set_num_threads(1)  # several processes with two threads each crawl on two cores

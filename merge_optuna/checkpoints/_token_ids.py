@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._folder import read_json
-from merge_optuna.checkpoints._token_rows import vocab_size
 from merge_optuna.checkpoints._known_files import VOCABULARY_FILES, present
+from merge_optuna.checkpoints._token_rows import vocab_size
 from merge_optuna.checkpoints._tokenizers import load_tokenizer
 from merge_optuna.errors import CheckpointError
 

@@ -9,10 +9,10 @@ from merge_optuna.samplers._archive import (
 )
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
 from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate, Member, own_claim
+from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate, Member, is_excused, own_claim
 from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
-from merge_optuna.samplers._stored import StoredSampler
+from merge_optuna.samplers._stored import StoredSampler, sign_once
 from merge_optuna.samplers._variation import (
     SBX,
     Gaussian,
@@ -124,8 +124,10 @@ __all__ = [
     "Truncation",
     "Variation",
     "fail_dead_trials",
+    "is_excused",
     "own_claim",
     "owner_alive",
     "owner_of",
     "sign",
+    "sign_once",
 ]

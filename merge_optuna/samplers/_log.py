@@ -243,6 +243,12 @@ class Member:
         return -self.sign * unpack(self.packed_scores, self.trial).astype(np.float64)
 
 
+def is_excused(trial: FrozenTrial) -> bool:
+    """Whether a trial has failed for no fault of its candidate."""
+    failed = trial.state == TrialState.FAIL
+    return failed and (KILLED in trial.system_attrs or SURPLUS in trial.system_attrs)
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """A finished candidate; its individual id is its place in ``Book.records``.
@@ -352,9 +358,8 @@ class Book:
         """Log a finished trial, or queue its candidate to be proposed again if it failed."""
         place = claim.place
         if trial.state == TrialState.FAIL:
-            killed = KILLED in trial.system_attrs
-            self._kills[place] += killed
-            self._failures[place] += not killed and SURPLUS not in trial.system_attrs
+            self._kills[place] += KILLED in trial.system_attrs
+            self._failures[place] += not is_excused(trial)
             if claim.attempt < self._attempts[place]:  # a clone of it is in flight
                 return
             if self._failures[place] < max_attempts and self._kills[place] < _KILLS:

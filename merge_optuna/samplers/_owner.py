@@ -55,6 +55,12 @@ def owner_of(trial: FrozenTrial) -> dict[str, Any] | None:
         return None
 
 
+def is_signed(study: Study, trial: Trial) -> bool:
+    """Whether :func:`sign` has been called for a running trial."""
+    owner = compat.system_attrs(study, trial).get(OWNER)
+    return owner is not None and owner["trial"] == trial.number
+
+
 def owner_alive(trial: FrozenTrial) -> bool | None:
     """Whether the process that owns a trial is alive; None if this process cannot tell.
 

@@ -51,7 +51,7 @@ from merge_optuna.samplers._owner import CLAIM
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 CANDIDATE, INDEPENDENT, OUTSIDER, LEARN = range(4)
 """Tags of the random streams: candidates, parameters outside the box, unclaimed trials, learning.
@@ -96,6 +96,12 @@ def _check_candidate(candidate: Any, box: Box, algorithm: Any) -> None:
         raise StudyError(f"{name} must return a point of [0, 1]^{n}, not {x!r}.")
     if not all(isinstance(vector, np.ndarray) for vector in candidate.hidden.values()):
         raise StudyError(f"{name}: Candidate.hidden holds arrays, not {candidate.hidden!r}.")
+
+
+def sign_once(study: Study, trial: Trial) -> None:
+    """Record the calling process as the owner of a running trial, unless that has been done."""
+    if not isinstance(study.sampler, StoredSampler) and not _owner.is_signed(study, trial):
+        _owner.sign(study, trial)
 
 
 def next_slot(generation: int, slot: int, held: Collection[Place]) -> Place:

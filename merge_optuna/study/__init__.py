@@ -5,9 +5,11 @@ from __future__ import annotations
 from merge_optuna.study._callbacks import UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
+from merge_optuna.study._limit import fail_overdue
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
-from merge_optuna.study._objective import ERROR, PATH, REASON, MergeObjective
+from merge_optuna.study._objective import ERROR, PATH, REASON, MergeObjective, failure
+from merge_optuna.study._optimize import optimize
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores
 from merge_optuna.study._storage import storage
@@ -26,7 +28,10 @@ __all__ = [
     "complete_trials",
     "counts",
     "export",
+    "fail_overdue",
+    "failure",
     "lineage",
+    "optimize",
     "ranked",
     "recipe_of",
     "rehearse",

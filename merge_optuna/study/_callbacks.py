@@ -15,7 +15,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.samplers import SURPLUS, own_claim
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial
-from merge_optuna.study._objective import ERROR
+from merge_optuna.study._objective import failure
 
 
 class StopRule:
@@ -145,7 +145,7 @@ class MaxFailures:
         elif SURPLUS not in trial.system_attrs:
             claim = own_claim(trial)
             candidate = trial.number if claim is None else claim.place
-            error = trial.user_attrs.get(ERROR, f"trial {trial.number} failed")
+            error = failure(trial) or f"trial {trial.number} failed"
             self._row.setdefault(candidate, error)
         if len(self._row) >= self.n:
             first = next(iter(self._row.values()))

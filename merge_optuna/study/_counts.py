@@ -15,7 +15,7 @@ def remaining(study: optuna.Study, total: int) -> int:
     """How many trials are missing to ``total`` completed or pruned ones.
 
     For ``study.optimize(objective, n_trials=mo.remaining(study, total))``, which can be started
-    any number of times. It is for one process at a time.
+    any number of times, by one process at a time; :func:`mo.optimize` is for any number of them.
     """
     done = sum(t.state in COUNTED for t in compat.all_trials(study))
     return max(0, total - done)
@@ -35,3 +35,8 @@ def counts(study: optuna.Study) -> dict[str, int]:
         "failed": states.count(TrialState.FAIL),
         "running": states.count(TrialState.RUNNING),
     }
+
+
+def excuse(trial: optuna.Trial, why: str) -> None:
+    """Notes that a trial fails for no fault of its candidate, which will be proposed again."""
+    compat.set_system_attr(trial.study, trial, SURPLUS, why)

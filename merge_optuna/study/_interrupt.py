@@ -26,11 +26,21 @@ class _CtrlC:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         again, self.noted = self.noted, True
-        if self.welcome or again:  # whoever presses it twice means now
+        # Whoever presses it twice means now.
+        if again or (self.welcome and not in_storage(frame)):
             raise KeyboardInterrupt
 
 
 _ctrl_c = _CtrlC()
+
+
+def in_storage(frame: FrameType | None) -> bool:
+    """Whether a signal has hit a storage, where nothing must be left half done."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("optuna.storages."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager
@@ -55,7 +65,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """A block that may be left by ctrl-C at any instruction: it does not touch the storage."""
+    """A block that may be left by ctrl-C at any instruction outside of the storage."""
     raise_if_noted()
     before, _ctrl_c.welcome = _ctrl_c.welcome, True
     try:

@@ -31,13 +31,14 @@ from merge_optuna.evaluators import (
     value_over,
 )
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import PARTIAL, SURPLUS, NichesSampler, StoredSampler
+from merge_optuna.samplers import PARTIAL, NichesSampler, StoredSampler, sign_once
 from merge_optuna.samplers._log import check_numbers
-from merge_optuna.samplers._owner import CLAIM, sign
+from merge_optuna.samplers._owner import CLAIM
 from merge_optuna.samplers._scores import SCORES, pack
 from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt
+from merge_optuna.study._counts import excuse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,13 +50,19 @@ DEV = "dev"
 RECIPE = "merge_optuna:recipe"
 """Trial system attribute: the recipe as JSON, for spaces that are functions."""
 REASON = "reason"
-"""Trial user attribute: why it was pruned."""
+"""Trial user attribute: why it was pruned, or has failed without an exception."""
 PARENTS = "parents"
 """Trial user attribute: numbers of the trials that it descends from, by parameter."""
 PATH = "path"
 """Trial user attribute: the layer path, of recipes that are one."""
 ERROR = "error"
 """Trial user attribute: the traceback of a failed evaluation."""
+
+
+def failure(trial: optuna.trial.FrozenTrial) -> str | None:
+    """Why a trial has failed, if it is kept: a traceback, or one sentence."""
+    return trial.user_attrs.get(ERROR) or trial.user_attrs.get(REASON)
+
 
 SearchSpace = Recipe | Space | Callable[[optuna.Trial], Recipe]
 _DECLARED = Recipe, Space
@@ -135,9 +142,8 @@ class MergeObjective:
                 "n_jobs=1 and start several processes on the same storage instead."
             )
         try:
-            self._join(trial.study)
-            if not isinstance(trial.study.sampler, StoredSampler):  # they have signed already
-                sign(trial.study, trial)
+            self.join(trial.study)
+            sign_once(trial.study, trial)
             return self._run(trial)
         finally:
             self._busy.release()
@@ -247,8 +253,8 @@ class MergeObjective:
             check(model)
         self._checked = True
 
-    def _join(self, study: optuna.Study) -> None:
-        """Checks a study at the first trial, and stores the space in it."""
+    def join(self, study: optuna.Study) -> None:
+        """Checks a study as :meth:`check_study`, and stores the space in it, once."""
         known = (compat.storage_of(study), study.study_name, study.sampler, study.pruner)
         if self._known != known:
             self.check_study(study)
@@ -304,11 +310,11 @@ class MergeObjective:
         except InfeasibleRecipe as error:
             raise self._pruned(trial, str(error)) from error
         except KeyboardInterrupt:
-            self._excuse(trial)
+            excuse(trial, "interrupted")
             raise
         except Exception as error:
             if interrupt.noted():  # and came out of something as this error
-                self._excuse(trial)
+                excuse(trial, "interrupted")
                 raise KeyboardInterrupt from error
             # Spaces and evaluators are anybody's code; one bad trial must not end a search.
             if not self._checked:
@@ -318,11 +324,6 @@ class MergeObjective:
                 f"Trial {trial.number} failed: {type(error).__name__}: {error}"
             )
             return math.nan
-
-    @staticmethod
-    def _excuse(trial: optuna.Trial) -> None:
-        """Ctrl-C is not the candidate's fault: it comes again without counting as a failure."""
-        compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
 
     def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         started = time.perf_counter()

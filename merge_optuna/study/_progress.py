@@ -18,7 +18,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.samplers import owner_alive, owner_of
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
-from merge_optuna.study._objective import ERROR, MergeObjective
+from merge_optuna.study._objective import MergeObjective, failure
 
 _SECONDS = 0.2  # between two looks at all trials, which take longer the more there are
 
@@ -31,9 +31,8 @@ class Bar:
         self._total = total
         self._shown = -math.inf
         done = total - remaining(study, total)
-        self._bar = tqdm(
-            total=total, initial=done, desc=study.study_name, unit="trial", disable=not show
-        )
+        name = compat.given_name(study)
+        self._bar = tqdm(total=total, initial=done, desc=name, unit="trial", disable=not show)
 
     def __enter__(self) -> Bar:
         self.update(self._study)
@@ -50,9 +49,10 @@ class Bar:
         if time.monotonic() - self._shown > _SECONDS:
             self._show(study)
             self._shown = time.monotonic()
-        if trial is not None and ERROR in trial.user_attrs:
-            reason = trial.user_attrs[ERROR].strip().splitlines()[-1]
-            self.say(f"Trial {trial.number} failed: {reason}")
+        if trial is None or trial.state != TrialState.FAIL:
+            return
+        if reason := failure(trial):
+            self.say(f"Trial {trial.number} failed: {reason.strip().splitlines()[-1]}")
 
     def _show(self, study: optuna.Study) -> None:
         if self._bar.disable:
@@ -73,12 +73,14 @@ class Bar:
 class Crowd:
     """Says once that processes of this machine take the cores from each other."""
 
-    def __init__(self, objective: MergeObjective, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, objective: MergeObjective) -> None:
         self._silent = objective.engine.device.type != "cpu"
         self._looked = -math.inf
 
-    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+    def __call__(
+        self, say: Callable[[str], None], study: optuna.Study, trial: FrozenTrial
+    ) -> None:
+        """Looks at the running trials."""
         threads, cores = torch.get_num_threads(), _cores()
         if self._silent or threads == 1 or time.monotonic() - self._looked < _SECONDS:
             return
@@ -88,7 +90,7 @@ class Crowd:
         processes = len({os.getpid(), *(owner["pid"] for owner in owners)})
         if processes > 1 and processes * threads > cores:
             self._silent = True
-            self._say(
+            say(
                 f"{processes} processes of this machine run {study.study_name!r} with {threads} "
                 f"threads each on {cores} cores and get in each other's way. Start them with "
                 f"OMP_NUM_THREADS={max(1, cores // processes)}."

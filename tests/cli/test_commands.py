@@ -259,7 +259,7 @@ def test_the_file_of_a_study_with_a_long_name(task: Task, cli: Cli, tmp_path: Pa
 def test_ctrl_c(task: Task, tmp_path: Path) -> None:
     file = task.file(tmp_path / "a search.py", n_trials=500, test=None)
     running = processes.command("run", file, "--json", cwd=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not re.search(r" ([3-9]|\d\d+)/500", running.err):
         assert time.monotonic() < deadline
         time.sleep(0.05)

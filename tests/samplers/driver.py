@@ -191,7 +191,7 @@ TASKS: dict[str, Callable[..., Any]] = {"params": params, "kills": kills, "worke
 
 
 def perform(name: str, folder: Path, arguments: Sequence[Any]) -> None:
-    signal.alarm(120)  # a hanging worker must not outlive the tests
+    signal.alarm(900)  # a hanging worker must not outlive the tests
     (folder / "answer.json").write_text(json.dumps(TASKS[name](folder, *arguments)))
 
 

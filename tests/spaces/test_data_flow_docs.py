@@ -30,7 +30,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
     assert len(blocks) == 3
     for block in blocks:
-        exec(block.replace("mo.remaining(study, 200)", "mo.remaining(study, 6)"), names)
+        exec(block.replace("n_trials=200", "n_trials=6"), names)
     assert len(names["study"].trials) == 6
     for folder, layers in (("routed", None), ("by_hand", 3)):
         model = AutoModelForCausalLM.from_pretrained(folder)

@@ -58,7 +58,7 @@ def kills(
     kind: str, storage: str, folder: Path, instants: Sequence[tuple[int, bool]], **options: Any
 ) -> None:
     """Kills a search in one of its trials, each time at another write, and starts it again."""
-    signal.alarm(120)
+    signal.alarm(900)
     search(kind, None, TOTAL)  # the forks inherit what this has compiled
     _stored._PATIENCE_UNOWNED = 1.0  # nobody else is there
     template = folder / "template"
@@ -124,7 +124,7 @@ def test_killed_at_writes_and_started_again(kind: str, tmp_path: Path) -> None:
 
 def workers(kind: str, storage: str, folder: Path, total: int) -> None:
     """Four workers: one hesitates before it claims, one is slow, one is killed in its third."""
-    signal.alarm(120)
+    signal.alarm(900)
     search(kind, None, TOTAL)  # the forks inherit what this has compiled
     _stored._PATIENCE_UNOWNED = 1.0  # of the worker that is killed
 

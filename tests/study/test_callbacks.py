@@ -145,21 +145,22 @@ objective = mo.MergeObjective(recipe, evaluate)
 
 
 def test_timeout(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pauses = [2.0, 2.0]
+
     def evaluate(model: Any) -> float:
-        time.sleep(0.1)
+        time.sleep(pauses.pop() if pauses else 0)
         return 1.0
 
     url = f"sqlite:///{tmp_path}/s.db"
-    search = declared(task, evaluate, timeout=0.25)
+    search = declared(task, evaluate, timeout=2.0)
     for start in (1, 2):
         began = time.monotonic()
         study = search.run(url)
-        assert 0.25 <= time.monotonic() - began < 20
-        assert start <= counts(study)["complete"] <= start * 3, "one under way is finished"
+        assert time.monotonic() - began >= 2.0
+        assert counts(study)["complete"] == start, "one under way is finished"
         assert counts(study)["running"] == counts(study)["failed"] == 0
-        assert "trials to go: its 0.25 seconds are over." in capfd.readouterr().err
-    done = len(study.trials)
-    assert len(search.run(url, n_trials=done + 4, timeout=60, progress=False).trials) == done + 4
+        assert "trials to go: its 2 seconds are over." in capfd.readouterr().err
+    assert len(search.run(url, n_trials=6, timeout=3600, progress=False).trials) == 6
 
 
 def test_timeout_of_the_command(task: Task, tmp_path: Path) -> None:
@@ -168,15 +169,15 @@ def test_timeout_of_the_command(task: Task, tmp_path: Path) -> None:
         n_trials=10_000,
         lines="""
 import time
-objective = mo.MergeObjective(recipe, lambda model: time.sleep(0.3) or 1.0)
+objective = mo.MergeObjective(recipe, lambda model: time.sleep(2) or 1.0)
 """,
         test=None,
     )
-    result = processes.command("run", file, "--timeout", 1, cwd=tmp_path).wait()
+    result = processes.command("run", file, "--timeout", 2, cwd=tmp_path).wait()
     assert result.code == 0, result.err
-    assert "its 1 seconds are over." in result.err
+    assert "its 2 seconds are over." in result.err
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
-    assert 1 <= counts(study)["complete"] <= 4
+    assert counts(study)["complete"] == 1
     assert counts(study)["running"] == 0
 
 

@@ -53,11 +53,11 @@ def address(study: optuna.Study) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/api"
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=300)
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
         with socket.socket() as probe:
@@ -68,7 +68,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=300) as answer:
         return json.load(answer)
 
 

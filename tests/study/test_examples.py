@@ -30,7 +30,7 @@ def finished(url: str, name: str) -> list[optuna.trial.FrozenTrial]:
 
 def kill_after(running: processes.Running, database: Path, trials: int) -> None:
     """Kills a process once its search has finished some trials."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while _count(database) < trials:
         assert time.monotonic() < deadline, running.err
         time.sleep(0.05)
@@ -175,7 +175,7 @@ study = optuna.create_study(
     directions=objective.directions, sampler={sampler},
     pruner=optuna.pruners.WilcoxonPruner(),
 )
-study.optimize(objective, n_trials=mo.remaining(study, 16))
+mo.optimize(study, objective, n_trials=16)
 mo.export(study, "merged/", force=True)
 """
 FREE = """

@@ -113,6 +113,7 @@ def test_ctrl_c_anywhere(task: Task, method: str, after: bool, count: int) -> No
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     "method",
@@ -143,6 +144,7 @@ def test_a_signal_never_hits_the_storage(task: Task, method: str, after: bool) -
     assert done == [t.params for t in whole.trials]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("outcome", ["raised", "swallowed", "another error", "twice"])
 def test_a_signal_while_evaluating(task: Task, outcome: str) -> None:
     calls = []
@@ -174,15 +176,23 @@ def test_a_signal_while_evaluating(task: Task, outcome: str) -> None:
     assert counts(study)["failed"] == 0
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_somebody_else_handles_ctrl_c(task: Task) -> None:
     seen = []
-    before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
-    try:
-        search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
-        search.run(None, progress=False)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
+    search.run(None, progress=False)
     assert len(seen) == 4
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_is_ignored_where_it_was(task: Task) -> None:
+    """Under nohup, in cron, in the background of a script: Unix wants it to go on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    search = declared(task, lambda model: signal.raise_signal(signal.SIGINT) or 1.0)
+    study = search.run(None, progress=False)
+    assert counts(study)["complete"] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def task_sampler(study: optuna.Study) -> CmaEsSampler:
@@ -253,7 +263,7 @@ def test_trials_that_nobody_runs_are_not_waited_for(task: Task, left: str, tmp_p
         test=None,
         lines=f"{lines}; objective = mo.MergeObjective(recipe, lambda model: 1.0)",
     )
-    result = processes.command("run", file, "--storage", url, cwd=tmp_path).wait(60)
+    result = processes.command("run", file, "--storage", url, cwd=tmp_path).wait()
     assert result.code == 0, result.err
     assert counts(study) == {"complete": 2, "pruned": 0, "failed": 0, "running": 1}
 
@@ -267,7 +277,18 @@ def test_trials_that_nobody_runs_are_not_waited_for(task: Task, left: str, tmp_p
 def test_several_processes_never_exceed_the_total(
     task: Task, sampler: str, workers: int, tmp_path: Path
 ) -> None:
-    file = task.file(tmp_path / "search.py", n_trials=9, sampler=sampler)
+    lines = """
+import os, pathlib, time
+class Together(mo.evaluators.Classification):
+    def __call__(self, model):
+        pathlib.Path(f"here-{os.getpid()}").touch()
+        while len(list(pathlib.Path(".").glob("here-*"))) < 2:
+            time.sleep(0.02)
+        yield from super().__call__(model)
+objective = mo.MergeObjective(recipe, Together("DEV", batch_size=20))
+"""
+    lines = lines.replace("DEV", str(task.dev))
+    file = task.file(tmp_path / "search.py", n_trials=9, sampler=sampler, lines=lines)
     several = [processes.command("run", file, cwd=tmp_path) for _ in range(workers)]
     for result in [running.wait() for running in several]:
         assert result.code == 0, result.err
@@ -332,15 +353,17 @@ objective.evaluator = Slow()
     second = processes.command("run", file, cwd=tmp_path)
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
     _until(lambda: len(study.trials) == 3)  # the second has done one and waits for the other
+    waiting = {"complete": 1, "pruned": 0, "failed": 0, "running": 1}
+    _until(lambda: counts(study) == waiting)
     time.sleep(0.5)
-    assert counts(study) == {"complete": 1, "pruned": 0, "failed": 0, "running": 1}
+    assert counts(study) == waiting
     (tmp_path / "die").touch()
     assert first.wait().code == -9
     assert second.wait().code == 0
     assert counts(study) == {"complete": 2, "pruned": 0, "failed": 1, "running": 0}
 
 
-def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -333,7 +333,7 @@ def test_moved_sources_are_the_same_space(task: Task, tmp_path: Any) -> None:
 def test_threads_are_refused(task: Task) -> None:
     import threading
 
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=600)
     waited = []
 
     def evaluate(model: nn.Module) -> float:

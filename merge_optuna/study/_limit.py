@@ -1,0 +1,109 @@
+"""The time that one trial may take."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna import _supervision as supervision
+from merge_optuna.errors import StudyError
+from merge_optuna.study._interrupt import in_storage
+from merge_optuna.study._objective import REASON
+from merge_optuna.study._storage import storage as open_storage
+
+_AGAIN = 1.0  # seconds until it is raised again, if somebody has swallowed it
+
+
+class Overdue(BaseException):
+    """Raised in a trial that takes too long.
+
+    Not an Exception, as KeyboardInterrupt is none: evaluators catch those.
+    """
+
+
+@contextlib.contextmanager
+def limited(trial: optuna.Trial, seconds: float | None) -> Iterator[None]:
+    """A block that is left by :class:`Overdue` when it has taken so many seconds.
+
+    Python code is interrupted between two instructions, but never within the storage.
+    """
+    supervision.report(trial=trial.number, seconds=seconds)
+    try:
+        with contextlib.nullcontext() if seconds is None else _alarm(seconds):
+            yield
+    finally:
+        supervision.report(trial=None)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    alarm = _Alarm(seconds)
+    try:
+        with alarm:
+            yield
+    finally:
+        alarm.off()  # it may have rung when the block was being left
+
+
+class _Alarm:
+    """The timer of the process, on in a ``with`` block."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._on = False
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGALRM, self._ring)
+        self._on = True
+        signal.setitimer(signal.ITIMER_REAL, self._seconds, _AGAIN)
+
+    def __exit__(self, *_: object) -> None:
+        self.off()
+
+    def off(self) -> None:
+        """Switches it off, once or again."""
+        self._on = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        if self._on and not in_storage(frame):
+            raise Overdue(supervision.overdue(self._seconds))
+
+
+def fail_overdue(storage: str, study_name: str, number: int, reason: str) -> bool:
+    """Fails the trial of another process; False if it has come to an end."""
+    study = optuna.load_study(study_name=study_name, storage=open_storage(storage, create=False))
+    trial = compat.numbered(compat.all_trials(study), number)
+    if trial is None:
+        return False
+    try:
+        compat.set_attrs(study, trial, user={REASON: reason}, system={})
+    except UpdateFinishedTrialError:
+        return False
+    return compat.fail(study, trial)
+
+
+def check_limit(seconds: float | None) -> None:
+    """Refuses a limit that cannot be kept.
+
+    Raises:
+        StudyError: If it is not a positive number, or this thread cannot be interrupted.
+    """
+    if seconds is None:
+        return
+    if not seconds > 0:
+        raise StudyError(f"trial_timeout must be a positive number of seconds, not {seconds}.")
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        raise StudyError(
+            "trial_timeout= interrupts trials in the main thread of a process, on Linux and "
+            "macOS. Run the search there, or leave it out."
+        )

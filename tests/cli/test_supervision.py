@@ -1,0 +1,314 @@
+"""The process that looks after ``merge-optuna run``: deaths, signals, trials that hang."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+import merge_optuna as mo
+from merge_optuna.study import counts
+from tests.trained import Task
+
+ROOT = Path(mo.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+# A worker that does what its file says; one line is written per start.
+PROGRAM = """
+import os, signal, sys, time
+from merge_optuna import _supervision as supervision
+
+def fail(storage, study, trial, reason):
+    open("failed", "a").write(f"{storage} {study} {trial} {reason}\\n")
+    return True
+
+supervision._GRACE = supervision._LAST_WORDS = 2.0
+if supervision.can_supervise(sys.argv[1:]):
+    supervision.supervise([sys.executable, *sys.orig_argv[1:]], fail)
+supervision.follow()
+starts = open("starts", "a+")
+starts.write(f"{os.getpid()}\\n")
+starts.seek(0)
+start = len(starts.readlines())
+starts.close()
+report = supervision.report
+"""
+
+
+def run(
+    folder: Path, lines: str, ctrl_c: signal.Handlers = signal.SIG_DFL
+) -> subprocess.Popen[str]:
+    (folder / "program.py").write_text(PROGRAM + lines)
+    return subprocess.Popen(
+        [sys.executable, "program.py", "run"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, ctrl_c),
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def starts(folder: Path) -> int:
+    file = folder / "starts"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@pytest.mark.parametrize("code", [0, 1, 130])
+def test_the_exit_code_is_that_of_the_worker(code: int, tmp_path: Path) -> None:
+    assert ended(run(tmp_path, f"print('out'); sys.exit({code})")) == (code, "out\n", "")
+    assert starts(tmp_path) == 1
+
+
+def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
+    code, _, err = ended(
+        run(
+            tmp_path,
+            """
+report(study=("url", "toy"))
+report(trial=start, seconds=None)
+if start == 1:
+    os.kill(os.getpid(), signal.SIGBUS)
+if start == 2:
+    report(trial=None)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+        )
+    )
+    assert (code, starts(tmp_path)) == (0, 3)
+    assert err.strip().splitlines()[0] == (
+        "The process of the search died of SIGBUS in trial 1: a file that it reads was cut short, "
+        "or the disk is full or gone. It is started again."
+    )
+    assert err.strip().splitlines()[-1] == (
+        "The process of the search died of SIGKILL: probably the machine ran out of memory. It is "
+        "started again."
+    )
+
+
+def test_one_that_dies_at_every_start_is_given_up(tmp_path: Path) -> None:
+    code, _, err = ended(run(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)"))
+    assert (code, starts(tmp_path)) == (-signal.SIGSEGV, 3)
+    assert err.count("It is started again.") == 2
+    assert err.endswith(
+        "That is 3 times in a row without a trial that came to an end: the search stops.\n"
+    )
+
+
+def test_trials_between_deaths_let_it_go_on(tmp_path: Path) -> None:
+    lines = "report(trial=start, seconds=None); report(trial=None)\n"
+    lines += "if start < 7: os.kill(os.getpid(), signal.SIGKILL)"
+    code, _, _ = ended(run(tmp_path, lines))
+    assert (code, starts(tmp_path)) == (0, 7)
+
+
+# Neither a signal handler nor another thread gets a turn in this loop.
+HANG = "import collections, itertools; collections.deque(itertools.repeat(0), maxlen=0)"
+
+
+def test_a_trial_that_hangs_is_ended_with_its_worker(tmp_path: Path) -> None:
+    code, _, err = ended(
+        run(
+            tmp_path,
+            f"""
+report(study=("url", "toy"))
+report(trial=start, seconds=0.1)
+if start == 1:
+    {HANG}
+if start == 2:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    {HANG}
+report(trial=None)
+""",
+        )
+    )
+    assert (code, starts(tmp_path)) == (0, 3)
+    reason = "It took longer than trial_timeout=0.1 seconds."
+    assert (tmp_path / "failed").read_text() == f"url toy 1 {reason}\nurl toy 2 {reason}\n"
+    assert f"Trial 1 could not be interrupted. {reason} It is started again." in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_are_handed_on(number: signal.Signals, tmp_path: Path) -> None:
+    process = run(tmp_path, "time.sleep(600)")
+    until(lambda: starts(tmp_path) == 1)
+    os.kill(process.pid, number)
+    assert ended(process) == (-number, "", "")
+    assert starts(tmp_path) == 1
+
+
+WAIT = """
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+open("waiting", "w").close()
+while not seen:
+    time.sleep(0.01)
+time.sleep(0.5)
+sys.exit(100 + len(seen))
+"""
+
+
+@pytest.mark.parametrize("sent_to", ["the command", "the terminal"])
+def test_ctrl_c_arrives_once(sent_to: str, tmp_path: Path) -> None:
+    if sent_to == "the command":
+        process = run(tmp_path, WAIT)
+        until((tmp_path / "waiting").exists)
+        os.kill(process.pid, signal.SIGINT)
+        assert ended(process)[0] == 101
+        return
+    # A terminal sends it to both.
+    (tmp_path / "program.py").write_text(PROGRAM + WAIT)
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.chdir(tmp_path)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.execve(sys.executable, [sys.executable, "program.py", "run"], ENVIRONMENT)
+    until((tmp_path / "waiting").exists)
+    os.write(terminal, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 101
+    os.close(terminal)
+
+
+def test_ctrl_c_is_ignored_where_it_was(tmp_path: Path) -> None:
+    process = run(
+        tmp_path,
+        """
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+open("waiting", "w").close()
+time.sleep(1)
+""",
+        signal.SIG_IGN,
+    )
+    until((tmp_path / "waiting").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    assert ended(process) == (0, "", "")
+
+
+def test_a_killed_command_takes_its_worker_along(tmp_path: Path) -> None:
+    process = run(tmp_path, "time.sleep(600)")
+    until(lambda: starts(tmp_path) == 1)
+    worker = int((tmp_path / "starts").read_text())
+    process.kill()
+    assert ended(process)[0] == -signal.SIGKILL
+    until(lambda: not Path(f"/proc/{worker}").exists())
+
+
+def test_children_of_a_worker_are_no_workers(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text("""
+from merge_optuna import _supervision as supervision
+supervision.report(trial=None)
+supervision.follow()
+""")
+    lines = """
+import subprocess
+report(trial=7, seconds=None)
+subprocess.run([sys.executable, "child.py"], check=True)
+if start == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    code, _, err = ended(run(tmp_path, lines))
+    assert code == 0
+    assert "SIGKILL in trial 7" in err
+
+
+# -- the command ------------------------------------------------------------------------------
+
+COMMAND = """
+from merge_optuna import _supervision
+_supervision._GRACE = 1.0
+from merge_optuna.cli import main
+main()
+"""
+
+
+def start(folder: Path, *argv: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, argv)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def test_a_search_with_trials_that_hang(task: Task, tmp_path: Path) -> None:
+    """One waits in Python, one in a call that never returns; both are tried again."""
+    file = task.file(
+        tmp_path / "search.py",
+        n_trials=3,
+        test=None,
+        trial_timeout="5.0",
+        lines=f"""
+import pathlib, time
+def evaluate(model):
+    calls = pathlib.Path("calls")
+    with calls.open("a") as opened:
+        opened.write(".")
+    if calls.stat().st_size == 2:
+        time.sleep(600)
+    if calls.stat().st_size == 4:
+        {HANG}
+    return 1.0
+objective = mo.MergeObjective(recipe, evaluate)
+""",
+    )
+    code, _, err = ended(start(tmp_path, "run", file))
+    assert code == 0, err
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
+    assert counts(study) == {"complete": 3, "pruned": 0, "failed": 2, "running": 0}
+    states = [t.state.name for t in study.trials]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+    reason = "It took longer than trial_timeout=5 seconds."
+    assert [t.user_attrs.get("reason") for t in study.trials] == [None, reason] * 2 + [None]
+    for failed in (1, 3):
+        assert study.trials[failed].params == study.trials[failed + 1].params
+    assert f"Trial 1 failed: {reason}" in err
+    assert f"Trial 3 could not be interrupted. {reason} It is started again." in err
+    assert "3/3" in err
+
+
+def test_ctrl_c_through_the_supervisor(task: Task, tmp_path: Path) -> None:
+    file = task.file(
+        tmp_path / "search.py",
+        n_trials=500,
+        test=None,
+        lines="""
+import pathlib
+objective = mo.MergeObjective(recipe, lambda model: pathlib.Path("begun").touch() or 1.0)
+""",
+    )
+    process = start(tmp_path, "run", file)
+    until((tmp_path / "begun").exists)
+    os.kill(process.pid, signal.SIGINT)
+    code, out, err = ended(process)
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
+    done = counts(study)
+    assert done["running"] == 0
+    assert f"Stopped: {done['complete']} of 500 trials are done and kept. Go on with:" in err
