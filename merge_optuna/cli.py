@@ -277,6 +277,9 @@ def write(
     source: Sources = None,
     push: Push = None,
     private: Private = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse keys that mergekit ignores, do not warn.")
+    ] = False,
 ) -> None:
     """Write the merged checkpoint of the recipe RECIPE to DIR."""
     from merge_optuna.engine import write as write_recipe
@@ -285,7 +288,7 @@ def write(
     sources = _sources(source)
     _check_push(push)
     written = write_recipe(
-        Recipe.read(recipe).with_sources(sources),
+        Recipe.read(recipe, strict=strict).with_sources(sources),
         folder,
         force=force,
         dtype=dtype and dtype.value,

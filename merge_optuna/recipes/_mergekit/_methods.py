@@ -34,6 +34,8 @@ class Translation:
         only: mergekit's parameters that we do not have, with the only value we can do.
         extra: Our parameters that change nothing that mergekit has; it passes over them.
         base_first: Whether mergekit's base is the first of our models.
+        base_alone: Whether mergekit takes a base without models, which gives the base.
+        memory: mergekit's parameters that change how much memory it needs, not what it makes.
     """
 
     parameters: Mapping[str, Any]
@@ -41,6 +43,8 @@ class Translation:
     only: Mapping[str, Any] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     base_first: bool = False
+    base_alone: bool = False
+    memory: tuple[str, ...] = ()
 
 
 def our_name(parameter: str) -> str:
@@ -52,6 +56,19 @@ _SUM = {"weight": REQUIRED, "lambda": 1.0}
 _SPARSE_SUM = {**_SUM, "density": 1.0}
 _ELECT = {"elect": "mass"}
 
+
+def _task_vectors(
+    parameters: Mapping[str, Any],
+    ours: Mapping[str, Any] | None = None,
+    *,
+    only: Mapping[str, Any] | None = None,
+    extra: tuple[str, ...] = (),
+) -> Translation:
+    return Translation(
+        parameters, ours or {}, only or {}, extra, base_alone=True, memory=("int8_mask",)
+    )
+
+
 TRANSLATIONS: dict[str, Translation] = {
     "linear": Translation({"weight": REQUIRED, "normalize": True}),
     "slerp": Translation({"t": REQUIRED}, base_first=True),
@@ -60,42 +77,40 @@ TRANSLATIONS: dict[str, Translation] = {
     ),
     "multislerp": Translation({"weight": REQUIRED, "normalize_weights": True, "eps": 1e-8}),
     "karcher": Translation({"max_iter": 10, "tol": 1e-5}, {"weight": 1.0}),
-    "task_arithmetic": Translation({**_SUM, "normalize": False}),
-    "ties": Translation(
+    "task_arithmetic": _task_vectors({**_SUM, "normalize": False}),
+    "ties": _task_vectors(
         {**_SPARSE_SUM, "normalize": True},
         {**_ELECT, "trim_over": "tensor"},
         only={"rescale": False},
     ),
-    "dare_linear": Translation(
+    "dare_linear": _task_vectors(
         {**_SPARSE_SUM, "normalize": False, "rescale": True}, extra=("seed",)
     ),
-    "dare_ties": Translation(
+    "dare_ties": _task_vectors(
         {**_SPARSE_SUM, "normalize": False, "rescale": True}, _ELECT, extra=("seed",)
     ),
-    "della_linear": Translation(
+    "della_linear": _task_vectors(
         {**_SPARSE_SUM, "normalize": False, "rescale": True, "epsilon": 0.15}, extra=("seed",)
     ),
-    "della": Translation(
+    "della": _task_vectors(
         {**_SPARSE_SUM, "normalize": True, "rescale": True, "epsilon": 0.15},
         _ELECT,
         extra=("seed",),
     ),
-    "breadcrumbs": Translation(
+    "breadcrumbs": _task_vectors(
         {**_SPARSE_SUM, "normalize": False, "rescale": False, "gamma": 0.01}
     ),
-    "breadcrumbs_ties": Translation(
+    "breadcrumbs_ties": _task_vectors(
         {**_SPARSE_SUM, "normalize": False, "rescale": False, "gamma": 0.01}, _ELECT
     ),
-    "sce": Translation({"select_topk": 1.0}),
-    "ram": Translation({"epsilon": 1e-5}),
-    "ramplus_tl": Translation({"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}),
+    "sce": _task_vectors({"select_topk": 1.0}),
+    "ram": Translation({"epsilon": 1e-5}, base_alone=True),
+    "ramplus_tl": Translation({"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}, base_alone=True),
     "model_stock": Translation({"filter_wise": False}),
     "nearswap": Translation({"t": REQUIRED}),
     "arcee_fusion": Translation({}),
     "passthrough": Translation({"scale": 1.0}),
 }
 
-KNOWN = {"int8_mask"}.union(
-    *(t.parameters for t in TRANSLATIONS.values()), *(t.only for t in TRANSLATIONS.values())
-)
+KNOWN = {name for t in TRANSLATIONS.values() for name in (*t.parameters, *t.only, *t.memory)}
 """Parameters of some method of mergekit: where one has no effect, it does no harm."""
