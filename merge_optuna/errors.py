@@ -36,6 +36,10 @@ class EvaluationError(MergeOptunaError, ValueError):
     """An evaluator cannot score: an empty dev set, labels outside the model's range, ..."""
 
 
+class MissingFile(MergeOptunaError, FileNotFoundError):
+    """A file that was named is not there."""
+
+
 class StudyError(MergeOptunaError, ValueError):
     """A study does not fit what is to be run in it: other direction, other space, ..."""
 
@@ -56,3 +60,8 @@ def few(names: Sequence[str], most: int = 10) -> str:
     """Lists names for a message, the first ``most`` of them."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def short(text: str, most: int = 80) -> str:
+    """A text for a message, the first ``most`` of its characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

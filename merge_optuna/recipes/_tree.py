@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from merge_optuna import methods
+from merge_optuna._documents import load_json, load_yaml, read_text
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import _space
@@ -401,11 +402,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is no recipe.
         """
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise RecipeError(f"The text is not valid JSON: {error}") from error
-        return cls._from_document(document, "The JSON text")
+        return cls._from_document(load_json(text, "The JSON text"), "The JSON text")
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """The recipe as YAML; also written to ``path`` if given."""
@@ -422,14 +419,8 @@ class Recipe(BaseModel):
             RecipeError: If the content is no recipe.
             FileNotFoundError: If a path is given and no file is there.
         """
-        is_text = isinstance(source, str) and "\n" in source
-        text = str(source) if is_text else Path(source).read_text()
-        where = "The YAML text" if is_text else str(source)
-        try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{where} is not valid YAML: {error}") from error
-        return cls._from_document(document, where)
+        text, where = _text_of(source)
+        return cls._from_document(load_yaml(text, where), where)
 
     @classmethod
     def from_mergekit(cls, source: str | Path, *, strict: bool = False) -> Recipe:
@@ -454,9 +445,7 @@ class Recipe(BaseModel):
         """
         from merge_optuna.recipes import _mergekit
 
-        is_text = isinstance(source, str) and "\n" in source
-        text = str(source) if is_text else Path(source).read_text()
-        return _mergekit.read(text, "The YAML text" if is_text else str(source), strict=strict)
+        return _mergekit.read(*_text_of(source), strict=strict)
 
     def to_mergekit(self, path: str | Path | None = None) -> str:
         """The recipe as a configuration of mergekit (0.1.5); also written to ``path`` if given.
@@ -487,7 +476,7 @@ class Recipe(BaseModel):
             RecipeError: If it is neither.
             FileNotFoundError: If no file is there.
         """
-        is_theirs = re.search(r"^(merge_method|genome|experts)\s*:", Path(path).read_text(), re.M)
+        is_theirs = re.search(r"^(merge_method|genome|experts)\s*:", read_text(path), re.MULTILINE)
         return cls.from_mergekit(path, strict=strict) if is_theirs else cls.from_yaml(Path(path))
 
     @classmethod
@@ -591,6 +580,13 @@ class Recipe(BaseModel):
             raise RecipeError("Nothing is free in this recipe. Use mo.free for some parameter.")
         arguments: dict[str, Any] = {"x0": self.start(), **overrides}
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
+
+
+def _text_of(source: str | Path) -> tuple[str, str]:
+    """The text of a document that is given as such or by its file, and how errors call it."""
+    if isinstance(source, str) and "\n" in source:
+        return source, "The YAML text"
+    return read_text(source), str(source)
 
 
 def _individual(method: str, given: Any) -> methods.Individual | None:

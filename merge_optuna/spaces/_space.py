@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import yaml
 
+from merge_optuna._documents import load_yaml
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Recipe
 
@@ -166,10 +167,7 @@ def read(text: str) -> Declaration | Recipe:
     Raises:
         RecipeError: If the text is neither.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"The stored space is not valid YAML: {error}") from error
+    document = load_yaml(text, "The stored space")
     if not isinstance(document, dict) or "space" not in document:
         return Recipe.from_yaml(text)
     return Declaration.from_data({k: v for k, v in document.items() if k != "merge_optuna"})

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import yaml
 
+from merge_optuna._documents import MERGEKIT, load_all_yaml
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._mergekit._merge import Input, Merge, check_keys
 from merge_optuna.recipes._mergekit._methods import TRANSLATIONS
@@ -53,12 +53,10 @@ def read(text: str, file: str, *, strict: bool = False) -> Recipe:
         CheckpointError: If a model cannot be opened.
         CheckpointMismatch: If the models do not fit together.
     """
-    try:
-        documents = [d for d in yaml.safe_load_all(text) if d is not None]
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file} is not valid YAML: {error}") from error
     passed_over = refuse if strict else warn
-    return _Documents([Node(d, file, passed_over=passed_over) for d in documents], file).recipe()
+    documents = load_all_yaml(text, file, surprises=MERGEKIT, repeated=passed_over)
+    nodes = [Node(d, file, passed_over=passed_over) for d in documents if d is not None]
+    return _Documents(nodes, file).recipe()
 
 
 class _Documents:
