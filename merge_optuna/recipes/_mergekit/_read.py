@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class _Documents:
 
     def recipe(self) -> Recipe:
         """The recipe of the file."""
-        found = _document(self._end, self._sources)
+        found = _document(self._end, self._end, self._sources)
         said = None if self._said is None else self._said.get("recipe")
         if said is None:
             return found
@@ -126,33 +126,26 @@ class _Documents:
             raise self._nodes[name].error(f"{name!r} is made of itself.")
         if name not in self._recipes:
             self._reading.append(name)
-            node = self._nodes[name]
-            _check_texts(node, self._end)
-            recipe = _document(_without_texts(node), self._sources)
+            recipe = _document(self._nodes[name], self._end, self._sources)
             # What is in the middle is not rounded.
             self._recipes[name] = recipe.with_fields(name=name, dtype=None)
             self._reading.pop()
         return self._recipes[name]
 
 
-def _check_texts(node: Node, end: Node) -> None:
-    """Tokenizer and chat template of a configuration in the middle.
+def _pass_over_texts(node: Node, end: Node) -> None:
+    """Tokenizer and chat template of a configuration in the middle: the last one says them.
 
     Rows for tokens that only some models have are made once, when all models are read.
 
     Raises:
         RecipeError: If the last configuration does not say them for the whole.
     """
-    for keys in _TEXTS:
+    for keys in _TEXTS if node is not end else ():
         for inner in filter(None, map(node.get, keys)):
             if not any(map(end.get, keys)):
                 raise inner.error("say it in the last configuration, for the whole.")
             warn(f"{inner.place} has no effect: the last configuration says it for the whole.")
-
-
-def _without_texts(node: Node) -> Node:
-    taken = [key for keys in _TEXTS for key in keys]
-    return replace(node, value={k: v for k, v in node.mapping().items() if k not in taken})
 
 
 def _words(value: Any) -> set[str]:
@@ -166,7 +159,8 @@ def _words(value: Any) -> set[str]:
     return set().union(*inner)
 
 
-def _document(node: Node, sources: Sources) -> Recipe:
+def _document(node: Node, end: Node, sources: Sources) -> Recipe:
+    """The recipe of a configuration; ``end`` is the last one."""
     check_tool(node)
     name = node.get("merge_method")
     if name is None:
@@ -177,14 +171,19 @@ def _document(node: Node, sources: Sources) -> Recipe:
         )
     check_keys(node, _TOP)
     merges = {
-        module: list(_merges(_Part(node, body), name.text(), sources))
+        module: list(_merges(_Part(node, body, _is_aligned(end)), name.text(), sources))
         for module, body in _modules(node).items()
     }
     leaves = [leaf for several in merges.values() for one in several for leaf in one.leaves()]
-    texts = read_texts(node, leaves, sources)
+    texts = read_texts(end, leaves, sources) if node is end else {}
+    _pass_over_texts(node, end)
     recipes = {module: _stacked(several) for module, several in merges.items()}
     recipe = recipes.get(_WHOLE) or joined(recipes, node)
     return recipe.with_fields(dtype=_dtype(node, recipe), **texts)
+
+
+def _is_aligned(end: Node) -> bool:
+    return any(end.get(key) is not None for key in ("tokenizer_source", "tokenizer"))
 
 
 @dataclass(frozen=True)
@@ -194,10 +193,12 @@ class _Part:
     Attributes:
         node: The configuration.
         body: Where the models or slices stand.
+        aligned: Whether the models have different vocabularies, made equal in the end.
     """
 
     node: Node
     body: Node
+    aligned: bool
 
     @property
     def base(self) -> Node | None:
@@ -208,11 +209,6 @@ class _Part:
         """The parameters for all models, those that take precedence first."""
         levels = [self.body, self.node] if self.body is not self.node else [self.node]
         return tuple(found for level in levels if (found := level.get("parameters")) is not None)
-
-    @property
-    def aligned(self) -> bool:
-        """Whether the models have different vocabularies, made equal in the end."""
-        return any(self.node.get(key) is not None for key in ("tokenizer_source", "tokenizer"))
 
 
 def _modules(node: Node) -> dict[str, Node]:

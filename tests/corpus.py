@@ -1,19 +1,40 @@
-"""Small models in place of those that a configuration of mergekit names."""
+"""Real mergekit files outside of this project, and small models for those that they name."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import peft
+import pytest
 import torch
 
 from tests import adapters, toys, vocabularies
 
+VARIABLE = "MERGE_OPTUNA_DATA"
+_ROW = re.compile(r"^\| *(\S+\.yml) *\| *(.*?) *\|$", re.MULTILINE)
 _LAYERS = 4
 _WORDS = ("cat", "dog", "owl", "fox", "hen")
 _MODEL = re.compile(r"\bM/(\w+)")
 _ADAPTER = re.compile(r"\bL/(\w+)")
+
+
+def folder() -> Path:
+    """Where the files are."""
+    return Path(os.environ.get(VARIABLE, "")) / "mergekit_yaml"
+
+
+def _verdicts() -> dict[str, str]:
+    """What mergekit says, by name of the file; nothing where there are none."""
+    table = folder() / "README.md"
+    return dict(_ROW.findall(table.read_text())) if os.environ.get(VARIABLE) else {}
+
+
+VERDICTS = _verdicts()
+needed = pytest.mark.skipif(
+    not VERDICTS, reason=f"set {VARIABLE} to a folder with mergekit_yaml/*.yml"
+)
 
 
 def stand_ins(text: str, root: Path, *, dtype: torch.dtype = torch.bfloat16) -> str:
