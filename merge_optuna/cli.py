@@ -36,7 +36,10 @@ _UNSAFE = r"[^\w.-]+"  # in the name of a file
 
 app = typer.Typer(
     help="Search for the best merge of several fine-tuned models with Optuna.",
-    epilog="A FILE is a Python file that defines study = mo.MergeStudy(name, objective, ...).",
+    epilog=(
+        "A FILE is a Python file that defines study = mo.MergeStudy(name, objective, ...). "
+        "run also takes a YAML file of mergekit-evolve."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -124,6 +127,15 @@ def _options(
 @app.command()
 def run(
     file: File,
+    dev: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="JSONL",
+            help="Labelled texts to score models on, if FILE is YAML of mergekit-evolve.",
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Where trials are kept; sqlite:///NAME.db if omitted."),
@@ -161,7 +173,7 @@ def run(
     if push is not None and out is None:
         raise typer.BadParameter("--push needs --out: what is pushed is written there first.")
     _check_push(push)
-    declared = load(file)
+    declared = _declared(file, dev)
     if out is not None:
         check_target(out, force=force)
     in_folder = f"sqlite:///{re.sub(_UNSAFE, '-', declared.name)}.db"
@@ -403,6 +415,18 @@ def _pushed(folder: Path, repo: str, *, private: bool) -> str:
 
 
 # -- files and storages -----------------------------------------------------------------------
+
+
+def _declared(file: Path, dev: Path | None) -> MergeStudy:
+    """The search of a Python file, or of a genome of mergekit-evolve and dev data."""
+    if file.suffix not in (".yml", ".yaml"):
+        if dev is not None:
+            raise typer.BadParameter(f"--dev is for YAML; {file} has an evaluator of its own.")
+        return load(file)
+    from merge_optuna.evaluators import Classification
+    from merge_optuna.study import MergeStudy
+
+    return MergeStudy.from_mergekit_evolve(file, None if dev is None else Classification(dev))
 
 
 def load(file: Path) -> MergeStudy:

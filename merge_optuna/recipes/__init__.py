@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
+from merge_optuna.recipes._mergekit import Genome, read_genome
 from merge_optuna.recipes._statistics import KEY as STATISTICS
 from merge_optuna.recipes._tree import Recipe, check_sources, merge
 from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
@@ -1040,6 +1041,7 @@ __all__ = [
     "ByName",
     "Depth",
     "Free",
+    "Genome",
     "Hop",
     "LayerPath",
     "Layout",
@@ -1070,6 +1072,7 @@ __all__ = [
     "ram",
     "ramplus_tl",
     "rankmean",
+    "read_genome",
     "regmean",
     "sce",
     "slerp",

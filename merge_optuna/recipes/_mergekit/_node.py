@@ -55,6 +55,17 @@ class Node:
         value = self.mapping().get(key)
         return None if value is None else self._at(value, f"{self.path}.{key}".lstrip("."))
 
+    def needed(self, key: str) -> Node:
+        """What a mapping holds under ``key``.
+
+        Raises:
+            RecipeError: If nothing or null.
+        """
+        found = self.get(key)
+        if found is None:
+            raise self.error(f"no {key}.")
+        return found
+
     def mapping(self) -> dict[str, Any]:
         """The value as a mapping with words as keys.
 

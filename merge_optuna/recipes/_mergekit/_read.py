@@ -244,7 +244,7 @@ def _merge_of_models(part: _Part, models: Node, method: str, sources: Sources) -
     inputs = []
     for entry in models.items():
         check_keys(entry, ("model", "parameters"))
-        model = _needed(entry, "model")
+        model = entry.needed("model")
         inputs.append(Input(reference(model), sources.open(model), entry.get("parameters"), entry))
     base = part.base
     if base is not None and reference(base) not in [one.reference for one in inputs]:
@@ -265,12 +265,12 @@ def _merges_of_slices(part: _Part, slices: Node, method: str, sources: Sources) 
     for entry in slices.items():
         check_keys(entry, ("sources", "base_model", "parameters", "residual_weight"))
         inputs, lengths = [], set()
-        for source in _needed(entry, "sources").items():
+        for source in entry.needed("sources").items():
             check_keys(source, ("model", "layer_range", "parameters"))
-            model = _needed(source, "model")
-            start, stop = _layer_range(_needed(source, "layer_range"))
+            model = source.needed("model")
+            start, stop = _layer_range(source.needed("layer_range"))
             lengths.add(stop - start)
-            layers = sources.open(model, (start, stop), _needed(source, "layer_range"))
+            layers = sources.open(model, (start, stop), source.needed("layer_range"))
             inputs.append(Input(reference(model), layers, source.get("parameters"), source, start))
         if len(lengths) > 1:
             raise entry.error(f"the sources of a slice need equally many layers, not {lengths}.")
@@ -306,13 +306,6 @@ def _passthrough(merges: Sequence[Merge]) -> Recipe:
         for merge, layout in zip(merges, draft.layouts, strict=True)
     ]
     return draft.with_fields(parameters={"scale": tuple(scale[0] for scale in scales)})
-
-
-def _needed(node: Node, key: str) -> Node:
-    found = node.get(key)
-    if found is None:
-        raise node.error(f"no {key}.")
-    return found
 
 
 def _layer_range(node: Node) -> tuple[int, int]:

@@ -109,9 +109,9 @@ def _scalar(node: Node, parameter: Parameter, words: dict[Any, Any]) -> Scalar:
     if not isinstance(value, _SCALARS):
         raise node.error(f"expected a value for {parameter.name}, not {value!r}.")
     if words:
-        value = words[_truth(node)]
+        value = words[truth(node)]
     elif isinstance(parameter.default, bool):
-        value = _truth(node)
+        value = truth(node)
     elif not isinstance(parameter.default, str):
         value = _number(node)
         if isinstance(parameter.default, int) and value.is_integer():
@@ -124,23 +124,35 @@ def _scalar(node: Node, parameter: Parameter, words: dict[Any, Any]) -> Scalar:
     return found
 
 
-def _truth(node: Node) -> bool:
+def truth(node: Node) -> bool:
     """A boolean as pydantic reads it for mergekit, which also writes 1.0 for it.
 
     Raises:
         RecipeError: If it is none.
     """
     value = node.value.lower() if isinstance(node.value, str) else node.value
-    for truth, words in ((True, _TRUE), (False, _FALSE)):
+    for meaning, words in ((True, _TRUE), (False, _FALSE)):
         if value in words:
-            return truth
+            return meaning
     raise node.error(f"must be true or false, not {node.value!r}.")
+
+
+def whole_number(node: Node) -> int:
+    """A whole number as pydantic reads it for mergekit.
+
+    Raises:
+        RecipeError: If it is none.
+    """
+    number = _number(node)
+    if not number.is_integer():
+        raise node.error(f"expected a whole number, not {node.value!r}.")
+    return int(number)
 
 
 def _number(node: Node) -> float:
     try:
         return float(node.value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise node.error(f"expected a number, not {node.value!r}.") from None
 
 

@@ -121,6 +121,19 @@ class Named(Protocol):
     def named(self, name: str) -> Recipe: ...
 
 
+class _NoMerges:
+    """No configurations that are models of others."""
+
+    def __contains__(self, name: str) -> bool:
+        return False
+
+    def named(self, name: str) -> Recipe:
+        raise KeyError(name)
+
+
+NO_MERGES = _NoMerges()
+
+
 class Sources:
     """The models of a file, each opened once and named after its folder, or as it says."""
 
