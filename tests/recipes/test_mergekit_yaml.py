@@ -647,6 +647,24 @@ def test_whole_numbers_in_other_clothes(read: Callable[..., mo.Recipe]) -> None:
         read(text + "{max_iter: 1.5}")
 
 
+@pytest.mark.parametrize("rescale", [True, False])
+def test_ties_that_scales_up_what_is_left(read: Callable[..., mo.Recipe], rescale: bool) -> None:
+    recipe = read(
+        f"""
+        merge_method: ties
+        base_model: @base
+        models: [{{model: @ja}}, {{model: @math}}]
+        parameters: {{weight: 1, density: 0.3, rescale: {rescale}}}
+        """
+    )
+    assert (recipe.method, recipe.values["normalize"]) == (
+        "breadcrumbs_ties" if rescale else "ties",
+        True,
+    )
+    if rescale:
+        assert (recipe.values["rescale"], recipe.values["gamma"]) == ("l1", (0.0, 0.0))
+
+
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "sce", "ram"])
 def test_a_base_alone_is_itself(root: Path, tmp_path: Path, method: str) -> None:
     """So adapters are baked in: mergekit has nothing to add to a base without models."""
@@ -926,8 +944,6 @@ REFUSED = {
     "merge_method: linear\nmodels: [{model: @ja+a+b}]": r"models\[0\]\.model: .*one adapter",
     "merge_method: linear\nmodels: [{model: /no/such}]": r"models\[0\]\.model: No folder",
     "merge_method: ties\nmodels: [{model: @ja}]\n" + WEIGHT: "ties needs a base_model",
-    "merge_method: ties\nbase_model: @base\nmodels: [{model: @ja}]\n"
-    "parameters: {weight: 1, rescale: true}": "parameters.rescale: must be False for ties",
     "merge_method: ties\nbase_model: @base\nmodels: [{model: @ja, parameters: {density: 1.5}}]\n"
     + WEIGHT: r"models\[0\]\.parameters\.density: density must be in \[0, 1\], not 1.5",
     "merge_method: slerp\nbase_model: @base\nmodels: [{model: @ja}, {model: @math}]\n"

@@ -22,6 +22,7 @@ from merge_optuna.recipes._mergekit._settings import (
     conditions,
     default_condition,
     seen_from,
+    truth,
     value_of,
 )
 from merge_optuna.recipes._mergekit._sources import Reference
@@ -73,11 +74,13 @@ class Merge:
 
     @property
     def translation(self) -> Translation:
-        return TRANSLATIONS[self.method]
+        found = TRANSLATIONS[self.method]
+        given = [said for level in self.settings if (said := level.get("rescale")) is not None]
+        return found.rescaled if found.rescaled and given and truth(given[0]) else found
 
     @property
     def spec(self) -> methods.Method:
-        return methods.get(self.method)
+        return methods.get(self.translation.method or self.method)
 
     def leaves(self) -> Iterator[Checkpoint]:
         """The checkpoints that are merged."""
@@ -91,7 +94,7 @@ class Merge:
         if base is not None and not models and self.translation.base_alone:
             return Recipe(method="passthrough", models=(base.source,))
         fields = {
-            "method": self.method,
+            "method": self.spec.name,
             "base": None if base is None else base.source,
             "models": tuple(model.source for model in models),
         }
@@ -172,7 +175,7 @@ class Merge:
 
 
 def _check_parameters(merge: Merge) -> None:
-    """Refuses values that we cannot do; says what has no effect where it stands."""
+    """Says which parameters have no effect where they stand."""
     for level in merge.settings:
         _check_level(merge, level, of_one_model=False)
     for one in merge.inputs:
@@ -190,15 +193,12 @@ def _check_level(merge: Merge, level: Node, *, of_one_model: bool) -> None:
         if name in translation.parameters:
             if of_one_model and not spec.parameter(our_name(name)).per_model:
                 node.has_no_effect("mergekit reads it for all models only")
-        elif name in translation.only:
-            if node.value != translation.only[name]:
-                raise node.error(
-                    f"must be {translation.only[name]!r} for {spec.name}, not {node.value!r}."
-                )
+        elif name == "rescale" and translation.rescaled is not None and not of_one_model:
+            continue  # it is false, see Merge.translation
         elif name in translation.memory:
-            warn(f"{node.place} has no effect: it changes nothing in {spec.name}.")
+            warn(f"{node.place} has no effect: it changes nothing in {merge.method}.")
         elif name in KNOWN:
-            node.has_no_effect(f"it changes nothing in {spec.name}")
+            node.has_no_effect(f"it changes nothing in {merge.method}")
         elif name not in translation.extra or of_one_model:
             level.ignores(name, translation.parameters)
 

@@ -31,7 +31,8 @@ class Translation:
     Attributes:
         parameters: Default in mergekit by mergekit's name of each parameter.
         ours: Parameters that mergekit does not have, with the values that do what it does.
-        only: mergekit's parameters that we do not have, with the only value we can do.
+        method: Our name of the method where it is another one.
+        rescaled: What it is with mergekit's ``rescale``, where we have no parameter for that.
         extra: Our parameters that change nothing that mergekit has; it passes over them.
         base_first: Whether mergekit's base is the first of our models.
         base_alone: Whether mergekit takes a base without models, which gives the base.
@@ -40,11 +41,12 @@ class Translation:
 
     parameters: Mapping[str, Any]
     ours: Mapping[str, Any] = field(default_factory=dict)
-    only: Mapping[str, Any] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     base_first: bool = False
     base_alone: bool = False
     memory: tuple[str, ...] = ()
+    method: str | None = None
+    rescaled: Translation | None = None
 
 
 def our_name(parameter: str) -> str:
@@ -61,11 +63,18 @@ def _task_vectors(
     parameters: Mapping[str, Any],
     ours: Mapping[str, Any] | None = None,
     *,
-    only: Mapping[str, Any] | None = None,
     extra: tuple[str, ...] = (),
+    method: str | None = None,
+    rescaled: Translation | None = None,
 ) -> Translation:
     return Translation(
-        parameters, ours or {}, only or {}, extra, base_alone=True, memory=("int8_mask",)
+        parameters,
+        ours or {},
+        extra,
+        base_alone=True,
+        memory=("int8_mask",),
+        method=method,
+        rescaled=rescaled,
     )
 
 
@@ -81,7 +90,11 @@ TRANSLATIONS: dict[str, Translation] = {
     "ties": _task_vectors(
         {**_SPARSE_SUM, "normalize": True},
         {**_ELECT, "trim_over": "tensor"},
-        only={"rescale": False},
+        rescaled=_task_vectors(  # without outliers, so that both trim the same
+            {**_SPARSE_SUM, "normalize": True, "rescale": True},
+            {**_ELECT, "gamma": 0.0},
+            method="breadcrumbs_ties",
+        ),
     ),
     "dare_linear": _task_vectors(
         {**_SPARSE_SUM, "normalize": False, "rescale": True}, extra=("seed",)
@@ -112,5 +125,5 @@ TRANSLATIONS: dict[str, Translation] = {
     "passthrough": Translation({"scale": 1.0}),
 }
 
-KNOWN = {name for t in TRANSLATIONS.values() for name in (*t.parameters, *t.only, *t.memory)}
+KNOWN = {name for t in TRANSLATIONS.values() for name in (*t.parameters, *t.memory)}
 """Parameters of some method of mergekit: where one has no effect, it does no harm."""
