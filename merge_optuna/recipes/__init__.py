@@ -699,7 +699,7 @@ def sce(
 
     Args:
         base: What task vectors are taken from.
-        experts: At least two.
+        experts: Any number.
         select_topk: Share of the varying entries that is kept, in [0, 1]; 0 gives the base.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
