@@ -38,7 +38,7 @@ app = typer.Typer(
     help="Search for the best merge of several fine-tuned models with Optuna.",
     epilog=(
         "A FILE is a Python file that defines study = mo.MergeStudy(name, objective, ...). "
-        "run also takes a YAML file of mergekit-evolve."
+        "run and check also take a YAML file of mergekit-evolve."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -59,6 +59,15 @@ File = Annotated[
     Path,
     typer.Argument(
         exists=True, dir_okay=False, metavar="FILE", help="Python file with a mo.MergeStudy."
+    ),
+]
+Dev = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        metavar="JSONL",
+        help="Labelled texts to score models on, if FILE is YAML of mergekit-evolve.",
     ),
 ]
 Storage = Annotated[
@@ -127,15 +136,7 @@ def _options(
 @app.command()
 def run(
     file: File,
-    dev: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            metavar="JSONL",
-            help="Labelled texts to score models on, if FILE is YAML of mergekit-evolve.",
-        ),
-    ] = None,
+    dev: Dev = None,
     storage: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Where trials are kept; sqlite:///NAME.db if omitted."),
@@ -339,6 +340,7 @@ def lineage(
 @app.command()
 def check(
     file: File,
+    dev: Dev = None,
     no_trial: Annotated[
         bool, typer.Option("--no-trial", help="Do not time a trial, only look at the files.")
     ] = False,
@@ -353,7 +355,7 @@ def check(
     the process), peak_anonymous_bytes (the same without mapped files; Linux),
     peak_gpu_bytes; null is what the system does not tell.
     """
-    declared = load(file)
+    declared = _declared(file, dev)
     facts = _facts(declared)
     if not no_trial:
         facts |= _costs(declared)

@@ -6,6 +6,7 @@ the same is in ``tests/mergekit``.
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import huggingface_hub
 import peft
+import pydantic
 import pytest
 import torch
 import yaml
@@ -605,27 +607,31 @@ def test_modules_with_numbers_of_their_own(tmp_path: Path) -> None:
     assert found("shared.weight") == ([0.7, 0.2], 1)
 
 
-NUMBERS = {
-    "normalize: 1.0": ("normalize", True),
-    "normalize: 0": ("normalize", False),
-    "normalize: 'yes'": ("normalize", True),
-    "normalize: 'OFF'": ("normalize", False),
-    "normalize: [1, 1.0]": ("normalize", True),
-    "weight: '3e-1'": ("weight", (0.3, 0.3)),
-    "weight: true": ("weight", (1.0, 1.0)),
-    "weight: []\nweight: 2": ("weight", (2.0, 2.0)),
-}
+SPELLINGS = [True, False, 0, 1, 1.0, 0.0, 2, 0.5, "Yes", "n", "T", "OFF", "1", "0", "2"]
+SPELLINGS += ["3e-1", "2.0", "12", " ", "maybe", "on"]
 
 
-@pytest.mark.parametrize("line", NUMBERS)
-@pytest.mark.filterwarnings("ignore:.*stands twice")
-def test_numbers_and_words_as_pydantic_reads_them(
-    read: Callable[..., mo.Recipe], line: str
+@pytest.mark.parametrize("value", SPELLINGS, ids=repr)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("normalize", bool), ("weight", float), ("max_iter", int)]
+)
+def test_numbers_and_words_are_read_as_by_pydantic(
+    read: Callable[..., mo.Recipe], name: str, kind: type, value: Any
 ) -> None:
-    lines = ["weight: 1"] * ("weight" not in line) + line.split("\n")
-    text = LINEAR + "parameters:\n" + "".join(f"  {one}\n" for one in lines)
-    name, value = NUMBERS[line]
-    assert read(text).values[name] == value
+    """As mergekit's models of pydantic do."""
+    method = "karcher" if name == "max_iter" else "linear"
+    parameters = {"weight": 1, name: value} if name == "normalize" else {name: value}
+    text = f"merge_method: {method}\nmodels: [{{model: @ja}}, {{model: @math}}]\n"
+    text += f"parameters: {json.dumps(parameters)}\n"
+    try:
+        expected = pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError:
+        with pytest.raises(RecipeError, match=f"{name}: "):
+            read(text)
+        return
+    found = read(text).values[name]
+    assert (found[0] if name == "weight" else found) == expected
+    assert type(found[0] if name == "weight" else found) is kind
 
 
 def test_an_empty_gradient_asks_the_next_level(read: Callable[..., mo.Recipe]) -> None:

@@ -210,6 +210,11 @@ def test_a_search_by_the_command(task: Task, cli: Cli, tmp_path: Path) -> None: 
     assert mo.Recipe.from_yaml("merged/recipe.yaml") == mo.recipe_of(study)
 
 
+def test_a_check_by_the_command(task: Task, cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    code, out, err = cli("check", evolve(tmp_path, task), "--dev", task.dev, "--no-trial")
+    assert (code, "evolve" in out) == (0, True), err
+
+
 def test_tasks_need_an_evaluator(task: Task, cli: Cli, tmp_path: Path) -> None:  # noqa: F811
     file = evolve(tmp_path, task)
     said = r"tasks of lm-eval \(toy \(acc,none\)\), which no evaluator runs\. Pass"
