@@ -966,6 +966,13 @@ REFUSED = {
     "merge_method: passthrough\nslices: [{sources: [{model: @ja, layer_range: 0-4}]}]": (
         "layer_range: expected .first layer, layer behind the last."
     ),
+    "merge_method: passthrough\nslices: [{sources: [{model: @ja, layer_range: [0, 1.5]}]}]": (
+        r"layer_range\[1\]: expected a whole number, not 1.5"
+    ),
+    f"name: a\n{LINEAR}{WEIGHT}---\nmerge_method: passthrough\n"
+    "slices: [{sources: [{model: a, layer_range: [3, 7]}]}]": (
+        r"layer_range: There are no layers 3 to 6 in 'a': it has 5"
+    ),
     "merge_method: linear\nslices: [{sources: [{model: @ja, layer_range: [0, 2]}, "
     "{model: @math, layer_range: [0, 3]}]}]\n" + WEIGHT: (
         r"slices\[0\]: the sources of a slice need equally many layers"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, block_of, find_stacks, renumbered
+from merge_optuna.errors import CheckpointError
 from merge_optuna.recipes._mergekit._settings import per_tensor
 from merge_optuna.recipes._structure import frame_of
 from merge_optuna.recipes._tree import Recipe
@@ -31,6 +32,10 @@ def layers_of(source: Source, start: int, stop: int) -> Source:
     """
     if isinstance(source, Checkpoint):
         return source.layers(start, stop)
+    if not 0 <= start <= stop <= (count := count_layers(source)):
+        raise CheckpointError(
+            f"There are no layers {start} to {stop - 1} in {source.name!r}: it has {count}."
+        )
     if source.method == "passthrough":
         return _of_stack(source, start, stop)
     base = None if source.base is None else layers_of(source.base, start, stop)
@@ -77,8 +82,8 @@ def _pieces(
         first += count
 
 
-def _name(source: Recipe, start: int, stop: int) -> str:
-    return f"{source.name}[{start}:{stop}]"
+def _name(source: Recipe, start: int, stop: int) -> str | None:
+    return source.name and f"{source.name}[{start}:{stop}]"
 
 
 def _moved(value: Value, old: Layout, new: Layout, by: int) -> Value:

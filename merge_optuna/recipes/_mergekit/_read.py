@@ -15,6 +15,7 @@ from merge_optuna.recipes._mergekit._methods import TRANSLATIONS
 from merge_optuna.recipes._mergekit._modules import joined
 from merge_optuna.recipes._mergekit._node import Node, refuse, warn
 from merge_optuna.recipes._mergekit._same import float_dtypes, same_merge
+from merge_optuna.recipes._mergekit._settings import whole_number
 from merge_optuna.recipes._mergekit._sources import Sources, reference
 from merge_optuna.recipes._mergekit._texts import read_texts
 from merge_optuna.recipes._mergekit._tools import check_tool
@@ -309,14 +310,10 @@ def _passthrough(merges: Sequence[Merge]) -> Recipe:
 
 
 def _layer_range(node: Node) -> tuple[int, int]:
-    value = node.value
-    if (
-        not isinstance(value, (list, tuple))
-        or len(value) != 2
-        or not all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-    ):
-        raise node.error(f"expected [first layer, layer behind the last], not {value!r}.")
-    return value[0], value[1]
+    if not isinstance(node.value, list) or len(node.value) != 2:
+        raise node.error(f"expected [first layer, layer behind the last], not {node.value!r}.")
+    first, behind = map(whole_number, node.items())
+    return first, behind
 
 
 def _dtype(node: Node, recipe: Recipe) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from merge_optuna.recipes._mergekit._node import Node
 
+_TOKENSURGEON = "mergekit-tokensurgeon, which gives a model another tokenizer and merges nothing"
 _TOOLS = {
     "experts": (
         "mergekit-moe, which makes a mixture of experts out of models and merges no weights"
@@ -12,10 +13,8 @@ _TOOLS = {
         "mergekit-evolve, which searches. Search with it: "
         "mo.MergeStudy.from_mergekit_evolve(file, evaluator), or merge-optuna run file --dev data"
     ),
-    "donor": "mergekit-tokensurgeon, which gives a model another tokenizer and merges nothing",
-    "approximation_method": (
-        "mergekit-tokensurgeon, which gives a model another tokenizer and merges nothing"
-    ),
+    "donor": _TOKENSURGEON,
+    "approximation_method": _TOKENSURGEON,
     "layer_slices": (
         "bakllama, mergekit's first tool. Write its layers as slices with merge_method: "
         "passthrough"
