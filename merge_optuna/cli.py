@@ -37,7 +37,10 @@ _UNSAFE = r"[^\w.-]+"  # in the name of a file
 
 app = typer.Typer(
     help="Search for the best merge of several fine-tuned models with Optuna.",
-    epilog="A FILE is a Python file that defines study = mo.MergeStudy(name, objective, ...).",
+    epilog=(
+        "A FILE is a Python file that defines study = mo.MergeStudy(name, objective, ...). "
+        "run and check also take a YAML file of mergekit-evolve."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,6 +60,15 @@ File = Annotated[
     Path,
     typer.Argument(
         exists=True, dir_okay=False, metavar="FILE", help="Python file with a mo.MergeStudy."
+    ),
+]
+Dev = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        metavar="JSONL",
+        help="Labelled texts to score models on, if FILE is YAML of mergekit-evolve.",
     ),
 ]
 Storage = Annotated[
@@ -146,6 +158,7 @@ def _options(
 @app.command()
 def run(
     file: File,
+    dev: Dev = None,
     storage: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Where trials are kept; sqlite:///NAME.db if omitted."),
@@ -190,7 +203,7 @@ def run(
     if push is not None and out is None:
         raise typer.BadParameter("--push needs --out: what is pushed is written there first.")
     _check_push(push)
-    declared = load(file)
+    declared = _declared(file, dev)
     if out is not None:
         check_target(out, force=force)
     url = storage or f"sqlite:///{re.sub(_UNSAFE, '-', declared.name)}.db"
@@ -317,6 +330,9 @@ def write(
     source: Sources = None,
     push: Push = None,
     private: Private = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse keys that mergekit ignores, do not warn.")
+    ] = False,
 ) -> None:
     """Write the merged checkpoint of the recipe RECIPE to DIR."""
     from merge_optuna.engine import write as write_recipe
@@ -325,7 +341,7 @@ def write(
     sources = _sources(source)
     _check_push(push)
     written = write_recipe(
-        Recipe.read(recipe).with_sources(sources),
+        Recipe.read(recipe, strict=strict).with_sources(sources),
         folder,
         force=force,
         dtype=dtype and dtype.value,
@@ -365,6 +381,7 @@ def lineage(
 @app.command()
 def check(
     file: File,
+    dev: Dev = None,
     no_trial: Annotated[
         bool, typer.Option("--no-trial", help="Do not time a trial, only look at the files.")
     ] = False,
@@ -379,7 +396,7 @@ def check(
     the process), peak_anonymous_bytes (the same without mapped files; Linux),
     peak_gpu_bytes; null is what the system does not tell.
     """
-    declared = load(file)
+    declared = _declared(file, dev)
     facts = _facts(declared)
     if not no_trial:
         facts |= _costs(declared)
@@ -441,6 +458,18 @@ def _pushed(folder: Path, repo: str, *, private: bool) -> str:
 
 
 # -- files and storages -----------------------------------------------------------------------
+
+
+def _declared(file: Path, dev: Path | None) -> MergeStudy:
+    """The search of a Python file, or of a genome of mergekit-evolve and dev data."""
+    if file.suffix not in (".yml", ".yaml"):
+        if dev is not None:
+            raise typer.BadParameter(f"--dev is for YAML; {file} has an evaluator of its own.")
+        return load(file)
+    from merge_optuna.evaluators import Classification
+    from merge_optuna.study import MergeStudy
+
+    return MergeStudy.from_mergekit_evolve(file, None if dev is None else Classification(dev))
 
 
 def load(file: Path) -> MergeStudy:

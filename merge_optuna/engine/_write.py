@@ -52,7 +52,8 @@ def write(
 
     Tensors are computed and written one at a time. The folder holds the safetensors files, config
     and generation config of the base, tokenizer, processor and chat template files, a model card,
-    and ``recipe.yaml``. It appears at its place only when it is complete.
+    ``recipe.yaml``, and ``mergekit_config.yml`` if mergekit can do the same. It appears at its
+    place only when it is complete.
 
     Args:
         recipe: A recipe without free numbers, or a checkpoint.
@@ -86,7 +87,7 @@ def write(
     specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]
     texts = {"README.md": model_card(recipe, folder.name, score, command)}
     if isinstance(recipe, Recipe):
-        texts["recipe.yaml"] = recipe.to_yaml()
+        texts |= {"recipe.yaml": recipe.to_yaml(), **_for_mergekit(recipe, out)}
         if (template := recipe.chat_template_text()) is not None:
             texts["chat_template.jinja"] = template
     whose = _source(recipe, tokenizer)
@@ -103,6 +104,15 @@ def write(
 
         write_checkpoint(folder, plan, parts, force=force, threads=merger.threads(recipe))
     return folder
+
+
+def _for_mergekit(recipe: Recipe, dtype: torch.dtype | None) -> dict[str, str]:
+    """The configuration with which mergekit makes the same model, if there is one."""
+    final = {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
+    try:
+        return {"mergekit_config.yml": recipe.with_fields(**final).to_mergekit()}
+    except RecipeError:  # it says what mergekit cannot
+        return {}
 
 
 def _check_range(recipe: Source, name: str, part: Tensor) -> None:

@@ -68,7 +68,7 @@ KARCHER = Method(
     parameters=(
         # mergekit has no weights here: all models count the same.
         Parameter("weight", 1.0, "of each model", low=0.0, per_model=True, search=(0, 1)),
-        Parameter("max_iter", 10, "most steps", low=1, high=1000, grouped=False),
+        Parameter("max_iter", 10, "most steps", low=0, high=100_000, grouped=False),
         Parameter(
             "tol", 1e-5, "angle in radians below which steps end", low=0.0, high=1.0, grouped=False
         ),

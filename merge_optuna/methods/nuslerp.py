@@ -12,8 +12,8 @@ from merge_optuna.methods._affine import Matrix, combine, gram
 from merge_optuna.methods._rows import combine_rows, row_grams
 from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods._sphere import OPPOSITE, Array, around_base, lengths_and_cosines
-from merge_optuna.methods.linear import total_weight
 
+_NO_SUM = 1e-6  # as in mergekit
 _PARALLEL = 1 - 1e-12  # beyond it sin ω is noise, and linear and spherical are the same
 
 
@@ -28,7 +28,9 @@ def _shares(products: Matrix, *, t: float) -> Array:
 
 
 def _t(weight: Sequence[float]) -> float:
-    return weight[1] / total_weight(weight, remedy="Use weights of one sign, not all 0.")
+    """The second one's share of the sum, of any sign; the middle where there is no sum."""
+    total = sum(weight)
+    return weight[1] / total if abs(total) > _NO_SUM else 0.5
 
 
 def coefficients(
@@ -52,7 +54,8 @@ def nuslerp(
     """Great-circle interpolation of two models, or of their task vectors if there is a base.
 
     A tensor of zeros counts as at right angles to the other; opposite ones are interpolated
-    linearly.
+    linearly. Weights of both signs lead beyond one of the models; if they cancel, half of each is
+    taken.
     """
     shares = partial(_shares, t=_t(weight))
     tensors = [*models] if base is None else [base, *models]

@@ -55,7 +55,6 @@ SCE = Method(
             search=(0, 1),
         ),
     ),
-    models=(2, float("inf")),
     promises=frozenset({"idempotent", "symmetric", "vanishing"}),
     source="Wan et al. 2024, FuseChat, arXiv 2408.07990",
 )

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
+from merge_optuna.recipes._mergekit import Genome, read_genome
 from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._statistics import KEY as STATISTICS
 from merge_optuna.recipes._tree import Recipe, check_sources, merge
@@ -743,7 +744,7 @@ def sce(
 
     Args:
         base: What task vectors are taken from.
-        experts: At least two.
+        experts: Any number.
         select_topk: Share of the varying entries that is kept, in [0, 1]; 0 gives the base.
         exclude: See the module.
         name: Prefix of parameter names inside another recipe.
@@ -1111,6 +1112,7 @@ __all__ = [
     "ByName",
     "Depth",
     "Free",
+    "Genome",
     "Hop",
     "LayerPath",
     "Layout",
@@ -1142,6 +1144,7 @@ __all__ = [
     "ram",
     "ramplus_tl",
     "rankmean",
+    "read_genome",
     "regmean",
     "sce",
     "slerp",

@@ -452,7 +452,7 @@ class Recipe(BaseModel):
         return cls.from_document(load_yaml(text, where), where)
 
     @classmethod
-    def from_mergekit(cls, source: str | Path) -> Recipe:
+    def from_mergekit(cls, source: str | Path, *, strict: bool = False) -> Recipe:
         """Reads a configuration of mergekit (0.1.5): a YAML file, or its text.
 
         Every tensor gets the numbers that mergekit gives it. Gradients become one value per layer;
@@ -460,16 +460,21 @@ class Recipe(BaseModel):
         does. ``dtype`` (or ``out_dtype``) is that of the result; mergekit also computes in it,
         where we always compute in float32. Sources are named after their folders.
 
+        Args:
+            source: A file, or its content.
+            strict: Whether a key that mergekit ignores, often a misspelled one, is an error. It
+                is a warning otherwise, with the key that was probably meant.
+
         Raises:
             RecipeError: If it is not valid, or says what a recipe cannot; naming the key and its
-                place in the file.
+                place in the file. Also if it belongs to another tool of mergekit, naming that.
             CheckpointError: If a model cannot be opened.
             CheckpointMismatch: If the models do not fit together.
             FileNotFoundError: If a path is given and no file is there.
         """
         from merge_optuna.recipes import _mergekit
 
-        return _mergekit.read(*_text_of(source))
+        return _mergekit.read(*_text_of(source), strict=strict)
 
     def to_mergekit(self, path: str | Path | None = None) -> str:
         """The recipe as a configuration of mergekit (0.1.5); also written to ``path`` if given.
@@ -489,15 +494,19 @@ class Recipe(BaseModel):
         return text
 
     @classmethod
-    def read(cls, path: str | Path) -> Recipe:
+    def read(cls, path: str | Path, *, strict: bool = False) -> Recipe:
         """Reads a recipe from a YAML file, ours or a configuration of mergekit.
+
+        Args:
+            path: The file.
+            strict: As in :meth:`from_mergekit`.
 
         Raises:
             RecipeError: If it is neither.
             FileNotFoundError: If no file is there.
         """
-        is_theirs = re.search(r"^merge_method\s*:", read_text(path), re.MULTILINE)
-        return cls.from_mergekit(path) if is_theirs else cls.from_yaml(Path(path))
+        is_theirs = re.search(r"^(merge_method|genome|experts)\s*:", read_text(path), re.MULTILINE)
+        return cls.from_mergekit(path, strict=strict) if is_theirs else cls.from_yaml(Path(path))
 
     @classmethod
     def from_document(cls, document: Any, where: str) -> Recipe:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from merge_optuna._documents import read_text
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
-from merge_optuna.recipes import Recipe
+from merge_optuna.recipes import Recipe, read_genome
 from merge_optuna.samplers import fail_dead_trials
 from merge_optuna.spaces import Space
 from merge_optuna.study._callbacks import StopRule
@@ -23,6 +24,8 @@ from merge_optuna.study._quiet import quiet
 from merge_optuna.study._storage import storage as open_storage
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from merge_optuna.checkpoints import Checkpoint
 
 
@@ -80,6 +83,58 @@ class MergeStudy:
         if self.test is not None:
             object.__setattr__(self, "test", as_evaluator(self.test))
             self.objective.check_evaluator(self.test)
+
+    @classmethod
+    def from_mergekit_evolve(
+        cls,
+        path: str | Path,
+        evaluator: Evaluator | Callable[[nn.Module], float] | None = None,
+        *,
+        name: str | None = None,
+        n_trials: int = 100,
+        test: Evaluator | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        dtype: str | None = None,
+        strict: bool = False,
+    ) -> MergeStudy:
+        """The search that a file of mergekit-evolve describes, by CMA-ES from equal weights.
+
+        Its tasks are those of lm-eval, which no evaluator runs: ``evaluator`` takes their place.
+        Numbers that mergekit-evolve lets grow without bounds are searched in [0, 1], with
+        ``allow_negative_weights`` in [-1, 1]. Embedding and head have numbers of their own.
+
+        Args:
+            path: A YAML file with a ``genome``.
+            evaluator: Scores a model on dev data.
+            name: Of the study; that of the file when omitted.
+            n_trials: Budget; 100 is mergekit-evolve's.
+            test: Scores the result on data that the search does not see.
+            seed: Of the search.
+            device: Of the live model.
+            dtype: Of the live model.
+            strict: Whether a key that mergekit ignores is an error instead of a warning.
+
+        Raises:
+            RecipeError: If the file is not valid, or describes no space.
+            StudyError: If there is no evaluator.
+        """
+        genome = read_genome(read_text(path), str(path), strict=strict)
+        if evaluator is None:
+            raise StudyError(
+                f"{path} maximises tasks of lm-eval ({', '.join(genome.tasks) or 'none'}), "
+                "which no evaluator runs. Pass data that stands for them: evaluator="
+                "mo.evaluators.Classification('dev.jsonl'), or merge-optuna run --dev dev.jsonl."
+            )
+        space = genome.space
+        return cls(
+            name or Path(path).stem,
+            MergeObjective(space, evaluator, device=device, dtype=dtype),
+            n_trials,
+            sampler=space.sampler(seed=seed),
+            test=test,
+            first=[space.start()],
+        )
 
     @property
     def sources(self) -> dict[str, Checkpoint]:

@@ -479,6 +479,20 @@ def test_export_and_write(task: Task, cli: Cli, database: str, tmp_path: Path) -
     assert mo.Recipe.from_yaml("out/recipe.yaml") == mo.recipe_of(study, 3)
 
 
+def test_a_misspelled_key_of_mergekits_yaml(task: Task, cli: Cli, tmp_path: Path) -> None:
+    _, a, b = task.folders
+    (tmp_path / "mine.yml").write_text(
+        f"merge_method: linear\nmodels: [{{model: {a}}}, {{model: {b}}}]\n"
+        "parameters: {weight: 1}\ndype: bfloat16\n"
+    )
+    code, _, err = cli("write", "mine.yml", "out", "--strict")
+    assert (code, Path("out").exists()) == (1, False)
+    assert "mine.yml: mergekit ignores the key 'dype'. Did you mean 'dtype'?" in err
+    with pytest.warns(UserWarning, match="ignores the key 'dype'"):
+        code, _, _ = cli("write", "mine.yml", "out")
+    assert (code, Path("out/mergekit_config.yml").exists()) == (0, True)
+
+
 def test_moved_sources(task: Task, cli: Cli, database: str, tmp_path: Path) -> None:
     study = optuna.load_study(study_name="toy", storage=database)
     shutil.copytree(task.root, tmp_path / "models")

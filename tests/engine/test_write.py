@@ -326,3 +326,21 @@ def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(mo.errors.InfeasibleRecipe):
         mo.write(infeasible, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+# -- mergekit's YAML ------------------------------------------------------------------------
+
+
+def test_what_mergekit_can_do_is_written_for_it_too(tmp_path: Path) -> None:
+    base, *experts = toys.family(tmp_path / "models")
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=[0.1, 0.2, 0.3])
+    folder = mo.write(recipe, tmp_path / "out", dtype="bfloat16")
+    again = mo.Recipe.from_mergekit(folder / "mergekit_config.yml", strict=True)
+    assert again == recipe.with_fields(dtype="bfloat16")
+    assert mo.Recipe.read(folder / "recipe.yaml") == recipe
+
+
+def test_what_mergekit_cannot_do_is_not(tmp_path: Path) -> None:
+    base, *experts = toys.family(tmp_path / "models")
+    folder = mo.write(mo.recipes.rankmean(base, experts), tmp_path / "out")
+    assert not (folder / "mergekit_config.yml").exists()

@@ -45,6 +45,17 @@ class Mergekit:
         self, config: dict[str, Any], out: Path, uniforms: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The merged tensors by name."""
+        if error := self._asked(config, out, uniforms):
+            pytest.fail(f"mergekit: {error}")
+        return read(out)
+
+    def error(self, config: dict[str, Any], out: Path) -> str | None:
+        """The error with which it refuses, if it does."""
+        return self._asked(config, out, None)
+
+    def _asked(
+        self, config: dict[str, Any], out: Path, uniforms: dict[str, Tensor] | None
+    ) -> str | None:
         file = None
         if uniforms is not None:
             file = out.with_suffix(".uniforms")
@@ -53,16 +64,15 @@ class Mergekit:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        self._reply()
-        return read(out)
+        return self._reply()
 
-    def _reply(self) -> None:
+    def _reply(self) -> str | None:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             pytest.fail(f"mergekit has ended:\n{self._log.read_text()[-3000:]}")
-        if error := json.loads(line)["error"]:
-            pytest.fail(f"mergekit: {error}")
+        error: str | None = json.loads(line)["error"]
+        return error
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -68,7 +68,8 @@ def main() -> None:
         try:
             with given_uniforms(request["uniforms"]):
                 config = MergeConfiguration.model_validate(request["config"])
-                run_merge(config, request["out"], options)
+                cache = {"lora_merge_cache": request["out"] + ".adapters"}
+                run_merge(config, request["out"], options.model_copy(update=cache))
         except Exception as e:  # whatever it is, the test shows it
             error = f"{type(e).__name__}: {e}"
         print(json.dumps({"error": error}), file=replies, flush=True)

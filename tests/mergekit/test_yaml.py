@@ -296,6 +296,46 @@ YAMLS = {
         dtype: float32
         out_dtype: bfloat16
         """,
+    "ties that scales up what is left": """
+        models:
+          - {model: ja, parameters: {weight: 1, density: 0.3}}
+          - {model: math, parameters: {weight: 0.4, density: [0.2, 0.8]}}
+        merge_method: ties
+        base_model: base
+        parameters: {rescale: "yes", lambda: 0.7}
+        dtype: float32
+        """,
+    "a base alone": """
+        models: [{model: base}]
+        merge_method: dare_ties
+        base_model: base
+        dtype: float32
+        """,
+    "the only module, with numbers for booleans": """
+        merge_method: task_arithmetic
+        base_model: base
+        modules:
+          default:
+            slices:
+              - sources:
+                  - {model: ja, layer_range: [0, 5], parameters: {weight: [0.2, "7e-1"]}}
+                  - {model: math, layer_range: [0, 5]}
+                  - {model: base, layer_range: [0, 5]}
+            parameters: {weight: 0.3}
+        parameters: {normalize: 1.0, weight: 5, lamda: 3}
+        dtype: float32
+        """,
+    "nuslerp beyond a model": """
+        models: [{model: ja, parameters: {weight: 1}}, {model: math, parameters: {weight: -0.3}}]
+        merge_method: nuslerp
+        dtype: float32
+        """,
+    "nuslerp of weights that cancel": """
+        models: [{model: ja, parameters: {weight: 1}}, {model: math, parameters: {weight: -1}}]
+        merge_method: nuslerp
+        base_model: base
+        dtype: float32
+        """,
     "nuslerp without a base": """
         models: [{model: ja}, {model: math}]
         merge_method: nuslerp
@@ -373,7 +413,9 @@ def located(text: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("name", YAMLS)
 @pytest.mark.parametrize("architecture", ["llama", "llama, tied"])
-@pytest.mark.filterwarnings("ignore:.*has no effect", "ignore:.*matches no tensor")
+@pytest.mark.filterwarnings(
+    "ignore:.*has no effect", "ignore:.*matches no tensor", "ignore:.*ignores the key"
+)
 def test_both_write_the_same(
     mergekit: Mergekit, folders: Callable[..., Path], tmp_path: Path, architecture: str, name: str
 ) -> None:

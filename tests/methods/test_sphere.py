@@ -189,10 +189,17 @@ def test_one_element_has_only_two_directions() -> None:
         assert merged.item() == pytest.approx(0.75 * a + 0.25 * b)
 
 
-@pytest.mark.parametrize("weight", [[0.0, 0.0], [1.0, -1.0], [1.0, -0.9]])
-def test_nuslerp_of_weights_without_a_share(strangers: Family, weight: list[float]) -> None:
-    with pytest.raises(InfeasibleRecipe, match=r"cannot be normalised\. Use weights of one sign,"):
-        dict(mo.engine.tensors(mo.recipes.nuslerp(strangers[:2], weight=weight)))
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("weight", "t"), [([0.0, 0.0], 0.5), ([1.0, -1.0], 0.5), ([1.0, -0.9], -9.0)]
+)
+def test_nuslerp_beyond_a_model(
+    strangers: Family, weight: list[float], t: float, way: str
+) -> None:
+    """Weights of both signs lead along the great circle beyond one of the models."""
+    pair = strangers[:2]
+    recipe = mo.recipes.nuslerp(pair, weight=weight, **WAYS[way])
+    assert_merged(recipe, lambda name: nuslerp_of(*(array(c, name) for c in pair), t=t, way=way))
 
 
 # -- Multi-SLERP and Karcher mean ---------------------------------------------------------

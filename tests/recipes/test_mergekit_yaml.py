@@ -6,6 +6,7 @@ the same is in ``tests/mergekit``.
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import huggingface_hub
 import peft
+import pydantic
 import pytest
 import torch
 import yaml
@@ -40,11 +42,11 @@ def family(root: Path) -> Family:
 
 
 @pytest.fixture
-def read(root: Path) -> Callable[[str], mo.Recipe]:
+def read(root: Path) -> Callable[..., mo.Recipe]:
     """Reads a YAML in which ``@name`` stands for a folder."""
 
-    def read(text: str) -> mo.Recipe:
-        return mo.Recipe.from_mergekit(located(text, root))
+    def read(text: str, **options: bool) -> mo.Recipe:
+        return mo.Recipe.from_mergekit(located(text, root), **options)
 
     return read
 
@@ -537,6 +539,236 @@ def test_what_was_read_can_be_searched(read: Callable[[str], mo.Recipe]) -> None
         recipe.free("weight")
 
 
+# -- what mergekit also takes -----------------------------------------------------------------
+
+
+def test_the_only_module(read: Callable[..., mo.Recipe]) -> None:
+    """mergekit writes models and slices as those of the module default."""
+    slices = """
+        slices:
+          - sources:
+              - {model: @ja, layer_range: [0, 3], parameters: {weight: [0.1, 0.9]}}
+              - {model: @math, layer_range: [2, 5]}
+            parameters: {weight: 0.3}
+        """
+    plain = read(f"merge_method: linear\n{textwrap.dedent(slices)}")
+    inside = textwrap.indent(textwrap.dedent(slices), "    ")
+    module = read(f"merge_method: linear\nmodules:\n  default:{inside}")
+    assert module == plain
+    assert module.values["normalize"] is True
+
+
+def test_parameters_of_a_module_come_before_those_of_all(read: Callable[..., mo.Recipe]) -> None:
+    recipe = read(
+        """
+        merge_method: linear
+        parameters: {weight: 3, normalize: false}
+        modules:
+          default:
+            models: [{model: @ja}, {model: @math, parameters: {weight: 1}}]
+            parameters: {weight: 2}
+        """
+    )
+    assert recipe.values == {"weight": (2.0, 1.0), "normalize": False}
+
+
+def test_modules_with_numbers_of_their_own(tmp_path: Path) -> None:
+    """Every module is merged in its part: gradients run over its own layers."""
+    toys.family(tmp_path, toys.t5, experts=2)
+    recipe = mo.Recipe.from_mergekit(
+        located(
+            """
+            merge_method: task_arithmetic
+            base_model: @base
+            parameters: {weight: 0.7}
+            modules:
+              encoder:
+                models: [{model: @ja, parameters: {weight: [0, 1]}}, {model: @math}]
+              decoder:
+                models: [{model: @ja}, {model: @math}]
+                parameters: {lambda: 0.5, weight: [{filter: layer.0, value: [0.1, 0.3]}]}
+              shared:
+                models: [{model: @ja}, {model: @math, parameters: {weight: 0.2}}]
+            """,
+            tmp_path,
+        )
+    )
+
+    def found(name: str) -> tuple[list[float], float]:
+        values = recipe.values_at(name)
+        return values["weight"], values["lambda_"]
+
+    q = "layer.0.SelfAttention.q.weight"
+    assert found(f"encoder.block.0.{q}") == ([0, 0.7], 1)
+    assert found(f"encoder.block.1.{q}") == ([1, 0.7], 1)
+    decoder = [found(f"decoder.block.{i}.{q}") for i in range(3)]
+    assert decoder == [([w, w], 0.5) for w in pytest.approx([0.1, 0.2, 0.3]).expected]
+    assert found("decoder.final_layer_norm.weight") == ([0.7, 0.7], 0.5)
+    assert found("shared.weight") == ([0.7, 0.2], 1)
+
+
+SPELLINGS = [True, False, 0, 1, 1.0, 0.0, 2, 0.5, "Yes", "n", "T", "OFF", "1", "0", "2"]
+SPELLINGS += ["3e-1", "2.0", "12", " ", "maybe", "on"]
+
+
+@pytest.mark.parametrize("value", SPELLINGS, ids=repr)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("normalize", bool), ("weight", float), ("max_iter", int)]
+)
+def test_numbers_and_words_are_read_as_by_pydantic(
+    read: Callable[..., mo.Recipe], name: str, kind: type, value: Any
+) -> None:
+    """As mergekit's models of pydantic do."""
+    method = "karcher" if name == "max_iter" else "linear"
+    parameters = {"weight": 1, name: value} if name == "normalize" else {name: value}
+    text = f"merge_method: {method}\nmodels: [{{model: @ja}}, {{model: @math}}]\n"
+    text += f"parameters: {json.dumps(parameters)}\n"
+    try:
+        expected = pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError:
+        with pytest.raises(RecipeError, match=f"{name}: "):
+            read(text)
+        return
+    found = read(text).values[name]
+    assert (found[0] if name == "weight" else found) == expected
+    assert type(found[0] if name == "weight" else found) is kind
+
+
+def test_an_empty_gradient_asks_the_next_level(read: Callable[..., mo.Recipe]) -> None:
+    recipe = read(
+        """
+        merge_method: linear
+        models: [{model: @ja, parameters: {weight: []}}, {model: @math}]
+        parameters: {weight: 0.3}
+        """
+    )
+    assert recipe.values["weight"] == (0.3, 0.3)
+
+
+def test_whole_numbers_in_other_clothes(read: Callable[..., mo.Recipe]) -> None:
+    text = "merge_method: karcher\nmodels: [{model: @ja}, {model: @math}]\nparameters: "
+    recipe = read(text + "{max_iter: 12000.0, tol: 1e-10}")
+    assert (recipe.values["max_iter"], recipe.values["tol"]) == (12_000, 1e-10)
+    with pytest.raises(RecipeError, match=r"max_iter must be a whole number, not 1\.5"):
+        read(text + "{max_iter: 1.5}")
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_ties_that_scales_up_what_is_left(read: Callable[..., mo.Recipe], rescale: bool) -> None:
+    recipe = read(
+        f"""
+        merge_method: ties
+        base_model: @base
+        models: [{{model: @ja}}, {{model: @math}}]
+        parameters: {{weight: 1, density: 0.3, rescale: {rescale}}}
+        """
+    )
+    assert (recipe.method, recipe.values["normalize"]) == (
+        "breadcrumbs_ties" if rescale else "ties",
+        True,
+    )
+    if rescale:
+        assert (recipe.values["rescale"], recipe.values["gamma"]) == ("l1", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "sce", "ram"])
+def test_a_base_alone_is_itself(root: Path, tmp_path: Path, method: str) -> None:
+    """So adapters are baked in: mergekit has nothing to add to a base without models."""
+    module = toys.llama(layers=LAYERS)
+    adapter = adapters.save_adapter(
+        module, peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path / "lora"
+    )
+    model = f"{root}/base+{adapter}"
+    recipe = mo.Recipe.from_mergekit(
+        f"merge_method: {method}\nbase_model: {model}\nmodels: [{{model: {model}}}]\n"
+    )
+    merged = adapters.merged_by_peft(module, adapter).state_dict()
+    name = f"model.layers.2.{ATTENTION}"
+    torch.testing.assert_close(dict(mo.engine.tensors(recipe))[name], merged[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*no effect")
+def test_layers_of_a_merge_in_the_middle(
+    read: Callable[..., mo.Recipe], root: Path, tmp_path: Path
+) -> None:
+    """Against the layers of the merge that was written first."""
+    middle = """
+        merge_method: ties
+        base_model: @base
+        models:
+          - {model: @ja, parameters: {weight: [0.1, 0.9], density: [{filter: mlp, value: 0.3}]}}
+          - {model: @math, parameters: {weight: 0.4}}
+        parameters: {lambda: [{filter: layers.3., value: 0.5}, {value: 1}]}
+        """
+    end = """
+        merge_method: passthrough
+        slices:
+          - sources: [{model: MIDDLE, layer_range: [1, 3]}]
+          - sources: [{model: @code, layer_range: [0, 2]}]
+          - sources: [{model: MIDDLE, layer_range: [2, 5], parameters: {scale: [1, 2]}}]
+        """
+    mo.write(read(middle), tmp_path / "middle")
+    at_once = read(
+        f"name: middle\n{textwrap.dedent(middle)}\n---\n"
+        + textwrap.dedent(end).replace("MIDDLE", "middle")
+    )
+    after = read(end.replace("MIDDLE", str(tmp_path / "middle")))
+    found, expected = (dict(mo.engine.tensors(recipe)) for recipe in (at_once, after))
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def test_layers_of_a_stack_in_the_middle(
+    read: Callable[..., mo.Recipe], root: Path, tmp_path: Path
+) -> None:
+    """The embedding and the head are those of the stack, whichever layers are taken."""
+    middle = """
+        merge_method: passthrough
+        slices:
+          - sources: [{model: @ja, layer_range: [0, 2]}]
+          - sources: [{model: @math, layer_range: [1, 5], parameters: {scale: [1, 2]}}]
+          - sources: [{model: @code, layer_range: [4, 5]}]
+        """
+    end = "merge_method: passthrough\nslices: [{sources: [{model: MIDDLE, layer_range: [3, 5]}]}]"
+    mo.write(read(middle), tmp_path / "middle")
+    at_once = read(
+        f"name: middle\n{textwrap.dedent(middle)}\n---\n" + end.replace("MIDDLE", "middle")
+    )
+    after = read(end.replace("MIDDLE", str(tmp_path / "middle")) + "\n")
+    found, expected = (dict(mo.engine.tensors(recipe)) for recipe in (at_once, after))
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def test_parameters_of_the_base_have_no_effect(read: Callable[..., mo.Recipe]) -> None:
+    with pytest.warns(UserWarning, match=r"models\[0\]\.parameters has no effect: .*is the base"):
+        recipe = read(
+            """
+            merge_method: ties
+            base_model: @base
+            models: [{model: @base, parameters: {weight: 3}}, {model: @ja}]
+            parameters: {weight: 1}
+            """
+        )
+    assert recipe.values["weight"] == (1.0,)
+
+
+def test_a_tokenizer_of_a_merge_in_the_middle(words: Path) -> None:
+    text = located(
+        "name: mean\nmerge_method: linear\nmodels: [{model: @base}, {model: @ja}]\n"
+        "parameters: {weight: 1}\ntokenizer_source: union\n---\n"
+        "merge_method: linear\nmodels: [{model: mean}, {model: @math}]\n"
+        "parameters: {weight: 1}\ntokenizer: {source: union}\n",
+        words,
+    )
+    with pytest.warns(UserWarning, match="tokenizer_source has no effect: the last configuration"):
+        recipe = mo.Recipe.from_mergekit(text)
+    assert recipe.tokenizer == mo.Vocabulary("union")
+    assert recipe.models[0].tokenizer is None
+
+
 # -- tokenizers, adapters, the hub -----------------------------------------------------------
 
 
@@ -675,41 +907,49 @@ WEIGHT = "parameters: {weight: 1}\n"
 REFUSED = {
     "models: [{model: @ja}]": "The YAML text: no merge_method",
     "models: [{model: @ja}]\nmerge_method: tie_s": "merge_method: 'tie_s' is not supported. Supp",
-    "merge_method: linear\nx: 1": "The YAML text: unknown key 'x'",
-    "merge_method: linear\nmodells: [{model: @ja}]": "unknown key 'modells'. Did you mean 'mod",
-    "merge_method: linear\n": "The YAML text: expected either models or slices",
+    "merge_method: linear\n": "The YAML text: expected one of models, slices and modules",
+    LINEAR + "slices: [{sources: [{model: @ja, layer_range: [0, 1]}]}]": "expected one of models,",
     LINEAR: r"models\[0\]: linear needs a weight here",
     LINEAR + "parameters: {weight: [{filter: mlp, value: 1}]}": "parameters.weight.* is left with",
     LINEAR + "parameters: {weight: high}": "parameters.weight: expected a number, not 'high'",
     LINEAR + "parameters: {weight: [1, x]}": r"parameters.weight\[1\]: expected a number",
     LINEAR + "parameters: {weight: [{filter: mlp}]}": r"weight\[0\]: a condition needs a value",
-    LINEAR + "parameters: {weight: [{filtr: a, value: 1}]}": "'filtr'. Did you mean 'filter'",
-    LINEAR + "parameters: {weigth: 1}": "parameters: unknown key 'weigth'. Did you mean 'weight'",
     LINEAR + "parameters: {weight: 1, normalize: [{filter: mlp, value: true}, {value: false}]}": (
         "parameters.normalize.*must be the same for all tensors, not False, True"
     ),
     LINEAR + WEIGHT + "dtype: int4": "dtype: expected float32, bfloat16 or float16, not 'int4'",
     LINEAR + WEIGHT + "tokenizer_source: @code": "tokenizer_source: .* a model that is merged",
     LINEAR + WEIGHT + "tokenizer: {source: base}\ntokenizer_source: base": "leave one of them out",
-    LINEAR + WEIGHT + "tokenizer: {sorce: base}": "tokenizer: unknown key 'sorce'. Did you mean",
     LINEAR + WEIGHT + "tokenizer: {tokens: {x: {force: true}}}": "tokenizer.tokens.x: say where",
     LINEAR + WEIGHT + "tokenizer: {pad_to_multiple_of: 0}": "tokenizer: .*pad_to_multiple_of",
-    LINEAR + WEIGHT + "chat_template: chatml": "chat_template: .*write the text of 'chatml'",
+    LINEAR + WEIGHT + "chat_template: chatm": "chat_template: expected 'auto', 'alpaca', 'chatml",
     f"name: a\n{LINEAR}{WEIGHT}tokenizer_source: base\n---\nmodels: [{{model: a}}]\n"
     f"merge_method: linear\n{WEIGHT}": "tokenizer_source: say it in the last configuration",
     "merge_method: linear\nmodels: [{model: @ja+/no/such}]": r"models\[0\]\.model: ",
     "merge_method: linear\nmodels: [{model: /no/such@main}]": r"models\[0\]\.model: .*revision",
-    "merge_method: linear\nmodules: {text: {models: [{model: @ja}]}}": "modules.*not supported",
+    "merge_method: linear\nmodules: {default: {parameters: {weight: 1}}}": (
+        "modules.default: expected either models or slices"
+    ),
+    "merge_method: linear\nmodules: {default: {models: []}, text: {models: []}}": (
+        "'default' is the whole model: it cannot stand beside others"
+    ),
+    "merge_method: linear\nparameters: {weight: 1}\n"
+    "modules: {vision_tower: {models: [{model: @ja}]}}": "belongs to none of these modules: vis",
+    "merge_method: linear\nparameters: {weight: 1}\nmodules: {decoder: {models: [{model: @ja}]}, "
+    "encoder: {models: [{model: @math}]}}": "'encoder' must merge the same whole models as 'dec",
+    "experts: [{source_model: @ja}]\ngate_mode: random": "this is a file of mergekit-moe",
+    "genome: {models: [@ja]}\ntasks: [a]": "mergekit-evolve.*from_mergekit_evolve",
+    "donor: @ja\nmodel: @math": "mergekit-tokensurgeon",
+    "merge_method: linear\nmodels: [{model: a/model.safetensors}]": (
+        r"models\[0\]\.model: .*configuration of mergekit-pytorch"
+    ),
     "merge_method: linear\nmodels: [{model: @ja}, {model: @ja}]\n" + WEIGHT: (
         r"models\[0\]: .*ja is merged with itself"
     ),
-    "merge_method: linear\nmodels: [{modle: @ja}]": r"models\[0\]: unknown key 'modle'. Did you",
     "merge_method: linear\nmodels: [@ja]": r"models\[0\]: expected names with values",
     "merge_method: linear\nmodels: [{model: @ja+a+b}]": r"models\[0\]\.model: .*one adapter",
     "merge_method: linear\nmodels: [{model: /no/such}]": r"models\[0\]\.model: No folder",
     "merge_method: ties\nmodels: [{model: @ja}]\n" + WEIGHT: "ties needs a base_model",
-    "merge_method: ties\nbase_model: @base\nmodels: [{model: @ja}]\n"
-    "parameters: {weight: 1, rescale: true}": "parameters.rescale: must be False for ties",
     "merge_method: ties\nbase_model: @base\nmodels: [{model: @ja, parameters: {density: 1.5}}]\n"
     + WEIGHT: r"models\[0\]\.parameters\.density: density must be in \[0, 1\], not 1.5",
     "merge_method: slerp\nbase_model: @base\nmodels: [{model: @ja}, {model: @math}]\n"
@@ -725,6 +965,13 @@ REFUSED = {
     ),
     "merge_method: passthrough\nslices: [{sources: [{model: @ja, layer_range: 0-4}]}]": (
         "layer_range: expected .first layer, layer behind the last."
+    ),
+    "merge_method: passthrough\nslices: [{sources: [{model: @ja, layer_range: [0, 1.5]}]}]": (
+        r"layer_range\[1\]: expected a whole number, not 1.5"
+    ),
+    f"name: a\n{LINEAR}{WEIGHT}---\nmerge_method: passthrough\n"
+    "slices: [{sources: [{model: a, layer_range: [3, 7]}]}]": (
+        r"layer_range: There are no layers 3 to 6 in 'a': it has 5"
     ),
     "merge_method: linear\nslices: [{sources: [{model: @ja, layer_range: [0, 2]}, "
     "{model: @math, layer_range: [0, 3]}]}]\n" + WEIGHT: (
@@ -743,6 +990,49 @@ def test_an_error_names_the_key_and_its_place(read: Callable[[str], mo.Recipe], 
     with pytest.raises(MergeOptunaError, match=REFUSED[text]) as caught:
         read(f"{text}\n")
     assert isinstance(caught.value, RecipeError | CheckpointError)
+
+
+MISSPELLED = {
+    "x: 1": "The YAML text: mergekit ignores the key 'x'. It reads base_model, ",
+    "dype: float32": "The YAML text: mergekit ignores the key 'dype'. Did you mean 'dtype'?",
+    "density: 0.5": "The YAML text: density has no effect: mergekit reads it under 'parameters'",
+    "parameters: {weight: 1, weigth: 2}": "parameters: mergekit ignores the key 'weigth'. Did you",
+    "parameters: {weight: [{filtr: a, value: 1}]}": (
+        r"weight\[0\]: mergekit ignores the key 'filtr'. Did you mean 'filter'"
+    ),
+    "parameters: {weight: 1, lamda: 2}": "mergekit ignores the key 'lamda'. It reads normalize, w",
+}
+
+
+@pytest.mark.parametrize("line", MISSPELLED)
+def test_a_key_that_mergekit_ignores(read: Callable[..., mo.Recipe], line: str) -> None:
+    """A warning, since the file is a valid one; an error for who asks for it."""
+    text = LINEAR + ("" if "parameters" in line else WEIGHT) + line
+    with pytest.warns(UserWarning, match=MISSPELLED[line]):
+        read(text)
+    with pytest.raises(RecipeError, match=MISSPELLED[line]):
+        read(text, strict=True)
+
+
+def test_a_strict_reader_takes_what_mergekit_reads(read: Callable[..., mo.Recipe]) -> None:
+    """What mergekit reads without an effect on the result, and what we wrote ourselves."""
+    text = """
+        merge_method: ties
+        base_model: @base
+        models: [{model: @ja, parameters: {weight: 1}}]
+        parameters: {int8_mask: true}
+        """
+    with pytest.warns(UserWarning, match="int8_mask has no effect"):
+        recipe = read(text, strict=True)
+    assert mo.Recipe.from_mergekit(recipe.to_mergekit(), strict=True) == recipe
+
+
+def test_a_key_that_stands_twice(read: Callable[..., mo.Recipe]) -> None:
+    text = LINEAR + "parameters: {weight: 1, weight: 2}"
+    with pytest.warns(UserWarning, match="'weight' stands twice"):
+        assert read(text).values["weight"] == (2.0, 2.0)
+    with pytest.raises(RecipeError, match="'weight' stands twice"):
+        read(text, strict=True)
 
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from merge_optuna.recipes._mergekit._genome import Genome, read_genome
 from merge_optuna.recipes._mergekit._read import read
 from merge_optuna.recipes._mergekit._write import write
 
-__all__ = ["read", "write"]
+__all__ = ["Genome", "read", "read_genome", "write"]

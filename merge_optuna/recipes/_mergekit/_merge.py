@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,12 @@ from merge_optuna.recipes._mergekit._methods import (
     Translation,
     our_name,
 )
-from merge_optuna.recipes._mergekit._node import Node
+from merge_optuna.recipes._mergekit._node import Node, warn
 from merge_optuna.recipes._mergekit._settings import (
     conditions,
     default_condition,
     seen_from,
+    truth,
     value_of,
 )
 from merge_optuna.recipes._mergekit._sources import Reference
@@ -74,11 +74,13 @@ class Merge:
 
     @property
     def translation(self) -> Translation:
-        return TRANSLATIONS[self.method]
+        found = TRANSLATIONS[self.method]
+        given = [said for level in self.settings if (said := level.get("rescale")) is not None]
+        return found.rescaled if found.rescaled and given and truth(given[0]) else found
 
     @property
     def spec(self) -> methods.Method:
-        return methods.get(self.method)
+        return methods.get(self.translation.method or self.method)
 
     def leaves(self) -> Iterator[Checkpoint]:
         """The checkpoints that are merged."""
@@ -89,8 +91,10 @@ class Merge:
         """The merge as a recipe."""
         self.check()
         base, models = self._roles()
+        if base is not None and not models and self.translation.base_alone:
+            return Recipe(method="passthrough", models=(base.source,))
         fields = {
-            "method": self.method,
+            "method": self.spec.name,
             "base": None if base is None else base.source,
             "models": tuple(model.source for model in models),
         }
@@ -173,40 +177,40 @@ class Merge:
 
 
 def _check_parameters(merge: Merge) -> None:
-    """Refuses parameters that are none; says which have no effect where they stand."""
+    """Says which parameters have no effect where they stand."""
+    for level in merge.settings:
+        _check_level(merge, level, of_one_model=False)
+    for one in merge.inputs:
+        if one.settings is None:
+            continue
+        if one.settings.value and merge.spec.base is not False and one.reference == merge.base:
+            one.settings.has_no_effect(f"{one.reference} is the base, which has no parameters")
+        else:
+            _check_level(merge, one.settings, of_one_model=True)
+
+
+def _check_level(merge: Merge, level: Node, *, of_one_model: bool) -> None:
     translation, spec = merge.translation, merge.spec
-    levels = [(level, False) for level in merge.settings]
-    levels += [(one.settings, True) for one in merge.inputs if one.settings is not None]
-    for level, of_one_model in levels:
-        for name, node in level.fields():
-            if name in translation.parameters:
-                if of_one_model and not spec.parameter(our_name(name)).per_model:
-                    _ignored(node, "mergekit reads it for all models only")
-            elif name in translation.extra and not of_one_model:
-                continue
-            elif name in translation.only:
-                if node.value != translation.only[name]:
-                    raise node.error(
-                        f"must be {translation.only[name]!r} for {spec.name}, not {node.value!r}."
-                    )
-            elif name in KNOWN:
-                _ignored(node, f"it changes nothing in {spec.name}")
-            else:
-                raise level.unknown(name, translation.parameters)
+    for name, node in level.fields():
+        if name in translation.parameters:
+            if of_one_model and not spec.parameter(our_name(name)).per_model:
+                node.has_no_effect("mergekit reads it for all models only")
+        elif name == "rescale" and translation.rescaled is not None and not of_one_model:
+            continue  # it is false, see Merge.translation
+        elif name in translation.memory:
+            warn(f"{node.place} has no effect: it changes nothing in {merge.method}.")
+        elif name in KNOWN:
+            node.has_no_effect(f"it changes nothing in {merge.method}")
+        elif name not in translation.extra or of_one_model:
+            level.ignores(name, translation.parameters)
 
 
 def check_keys(node: Node, known: Sequence[str]) -> None:
-    """Refuses keys that nothing reads; says which have no effect.
-
-    Raises:
-        RecipeError: Naming the key.
-    """
+    """Says which keys nothing reads, and which stand where nothing reads them."""
     for key, inner in node.fields():
         if key in KNOWN:
-            _ignored(inner, "mergekit reads it under 'parameters' only")
+            inner.has_no_effect("mergekit reads it under 'parameters' only")
+        elif key == "revision":
+            inner.has_no_effect("mergekit reads it in a model's name only, 'name@revision'")
         elif key not in known:
-            raise node.unknown(key, known)
-
-
-def _ignored(node: Node, why: str) -> None:
-    warnings.warn(f"{node.place} has no effect: {why}.", stacklevel=2)
+            node.ignores(key, known)

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from merge_optuna.errors import RecipeError
+
+
+def warn(text: str) -> None:
+    """What becomes of something that mergekit passes over: a warning."""
+    warnings.warn(text, stacklevel=2)
+
+
+def refuse(text: str) -> None:
+    """What becomes of it where the author wants to be sure.
+
+    Raises:
+        RecipeError: Always.
+    """
+    raise RecipeError(text)
 
 
 @dataclass(frozen=True)
@@ -18,11 +33,13 @@ class Node:
         value: What YAML makes of it.
         file: Name of the file, or what stands for it.
         path: Where in the file, e.g. ``models[1].parameters.weight``.
+        passed_over: What becomes of something here that mergekit passes over, given its text.
     """
 
     value: Any
     file: str
     path: str = ""
+    passed_over: Callable[[str], None] = warn
 
     @property
     def place(self) -> str:
@@ -37,6 +54,17 @@ class Node:
         """What a mapping holds under ``key``; None if nothing or null."""
         value = self.mapping().get(key)
         return None if value is None else self._at(value, f"{self.path}.{key}".lstrip("."))
+
+    def needed(self, key: str) -> Node:
+        """What a mapping holds under ``key``.
+
+        Raises:
+            RecipeError: If nothing or null.
+        """
+        found = self.get(key)
+        if found is None:
+            raise self.error(f"no {key}.")
+        return found
 
     def mapping(self) -> dict[str, Any]:
         """The value as a mapping with words as keys.
@@ -75,12 +103,27 @@ class Node:
             raise self.error(f"expected a word, not {self.value!r}.")
         return self.value
 
-    def unknown(self, key: str, known: Iterable[str]) -> RecipeError:
-        """The error for a key that nothing reads."""
+    def check_keys(self, known: Iterable[str]) -> None:
+        """Says which keys of a mapping nothing reads.
+
+        Raises:
+            RecipeError: If it is no mapping, or what is passed over is refused.
+        """
+        for key in self.mapping():
+            if key not in known:
+                self.ignores(key, known)
+
+    def ignores(self, key: str, known: Iterable[str]) -> None:
+        """Says that mergekit passes over a key, and which was probably meant."""
         names = sorted(known)
         close = difflib.get_close_matches(key, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return self.error(f"unknown key {key!r}.{hint} Known are {', '.join(names)}.")
+        read = f"It reads {', '.join(names) or 'none'} here."
+        hint = f"Did you mean {close[0]!r}?" if close else read
+        self.passed_over(f"{self.place}: mergekit ignores the key {key!r}. {hint}")
+
+    def has_no_effect(self, why: str) -> None:
+        """Says that mergekit passes over this."""
+        self.passed_over(f"{self.place} has no effect: {why}.")
 
     def _at(self, value: Any, path: str) -> Node:
-        return Node(value, self.file, path)
+        return Node(value, self.file, path, self.passed_over)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import yaml
 
+from merge_optuna._documents import MERGEKIT, load_all_yaml
 from merge_optuna.checkpoints import BY_ID
 from merge_optuna.errors import CheckpointMismatch, RecipeError
 from merge_optuna.recipes._mergekit._merge import Input, Merge, check_keys
 from merge_optuna.recipes._mergekit._methods import TRANSLATIONS
-from merge_optuna.recipes._mergekit._node import Node
+from merge_optuna.recipes._mergekit._modules import joined
+from merge_optuna.recipes._mergekit._node import Node, refuse, warn
 from merge_optuna.recipes._mergekit._same import float_dtypes, same_merge
+from merge_optuna.recipes._mergekit._settings import whole_number
 from merge_optuna.recipes._mergekit._sources import Sources, reference
 from merge_optuna.recipes._mergekit._texts import read_texts
+from merge_optuna.recipes._mergekit._tools import check_tool
 from merge_optuna.recipes._tree import Recipe
 
 _TOP = (
@@ -34,14 +38,17 @@ _TOP = (
     "name",
     "merge_optuna",
 )
+_TEXTS = (("tokenizer_source", "tokenizer"), ("chat_template",))
+_WHOLE = "default"
 
 
-def read(text: str, file: str) -> Recipe:
+def read(text: str, file: str, *, strict: bool = False) -> Recipe:
     """Reads a recipe from mergekit's YAML.
 
     Args:
         text: The content.
         file: How errors call it.
+        strict: Whether what mergekit passes over is an error, not a warning.
 
     Raises:
         RecipeError: If it is not valid, or says what a recipe cannot; naming the key and its
@@ -49,11 +56,10 @@ def read(text: str, file: str) -> Recipe:
         CheckpointError: If a model cannot be opened.
         CheckpointMismatch: If the models do not fit together.
     """
-    try:
-        documents = [d for d in yaml.safe_load_all(text) if d is not None]
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file} is not valid YAML: {error}") from error
-    return _Documents([Node(document, file) for document in documents], file).recipe()
+    passed_over = refuse if strict else warn
+    documents = load_all_yaml(text, file, surprises=MERGEKIT, repeated=passed_over)
+    nodes = [Node(d, file, passed_over=passed_over) for d in documents if d is not None]
+    return _Documents(nodes, file).recipe()
 
 
 class _Documents:
@@ -77,9 +83,11 @@ class _Documents:
                 raise node.error(f"there are several configurations {what}.")
             self._nodes[name] = node
 
+        self._end = self._last()
+
     def recipe(self) -> Recipe:
         """The recipe of the file."""
-        found = _belonging(self._last(), self._file)
+        found = _belonging(_document(self._end, self._end, self._sources), self._file)
         said = None if self._said is None else self._said.get("recipe")
         if said is None:
             return found
@@ -96,10 +104,10 @@ class _Documents:
         names = None if self._said is None else self._said.get("names")
         return {} if names is None else {key: node.text() for key, node in names.fields()}
 
-    def _last(self) -> Recipe:
+    def _last(self) -> Node:
         """The configuration without a name, or the only one that is no model of another."""
         if None in self._nodes:
-            return _document(self._nodes[None], self._sources)
+            return self._nodes[None]
         used = set().union(*(_words(node.value) for node in self._nodes.values()))
         ends = [name for name in self._nodes if name not in used]
         if len(ends) > 1:
@@ -107,7 +115,7 @@ class _Documents:
                 f"{', '.join(map(str, ends))} are no models of each other: leave out the name of "
                 "the last."
             )
-        return _document(self._nodes[ends[0] if ends else next(iter(self._nodes))], self._sources)
+        return self._nodes[ends[0] if ends else next(iter(self._nodes))]
 
     def __contains__(self, name: str) -> bool:
         return name in self._nodes
@@ -121,11 +129,8 @@ class _Documents:
         if name in self._reading:
             raise self._nodes[name].error(f"{name!r} is made of itself.")
         if name not in self._recipes:
-            for key in ("tokenizer_source", "tokenizer", "chat_template"):
-                if (node := self._nodes[name].get(key)) is not None:
-                    raise node.error("say it in the last configuration, for the whole.")
             self._reading.append(name)
-            recipe = _document(self._nodes[name], self._sources)
+            recipe = _document(self._nodes[name], self._end, self._sources)
             # What is in the middle is not rounded.
             self._recipes[name] = recipe.with_fields(name=name, dtype=None)
             self._reading.pop()
@@ -157,6 +162,21 @@ def _belonging(recipe: Recipe, file: str) -> Recipe:
     raise wrong[0]
 
 
+def _pass_over_texts(node: Node, end: Node) -> None:
+    """Tokenizer and chat template of a configuration in the middle: the last one says them.
+
+    Rows for tokens that only some models have are made once, when all models are read.
+
+    Raises:
+        RecipeError: If the last configuration does not say them for the whole.
+    """
+    for keys in _TEXTS if node is not end else ():
+        for inner in filter(None, map(node.get, keys)):
+            if not any(map(end.get, keys)):
+                raise inner.error("say it in the last configuration, for the whole.")
+            warn(f"{inner.place} has no effect: the last configuration says it for the whole.")
+
+
 def _words(value: Any) -> set[str]:
     """Every word in a configuration but its own name."""
     if isinstance(value, dict):
@@ -168,8 +188,9 @@ def _words(value: Any) -> set[str]:
     return set().union(*inner)
 
 
-def _document(node: Node, sources: Sources) -> Recipe:
-    check_keys(node, _TOP)
+def _document(node: Node, end: Node, sources: Sources) -> Recipe:
+    """The recipe of a configuration; ``end`` is the last one."""
+    check_tool(node)
     name = node.get("merge_method")
     if name is None:
         raise node.error("no merge_method: this is not a configuration of mergekit.")
@@ -177,64 +198,120 @@ def _document(node: Node, sources: Sources) -> Recipe:
         raise name.error(
             f"{name.value!r} is not supported. Supported are {', '.join(TRANSLATIONS)}."
         )
-    if (modules := node.get("modules")) is not None:
-        raise modules.error("modules is not supported: merge one of them with part=.")
-    models, slices = node.get("models"), node.get("slices")
-    if (models is None) == (slices is None):
-        raise node.error("expected either models or slices.")
-    if models is not None:
-        merges = [_merge_of_models(node, models, name.text(), sources)]
-    else:
-        assert slices is not None
-        merges = list(_merges_of_slices(node, slices, name.text(), sources))
-    texts = read_texts(node, [leaf for merge in merges for leaf in merge.leaves()], sources)
-    recipe = _stacked(merges)
+    check_keys(node, _TOP)
+    merges = {
+        module: list(_merges(_Part(node, body, _is_aligned(end)), name.text(), sources))
+        for module, body in _modules(node).items()
+    }
+    leaves = [leaf for several in merges.values() for one in several for leaf in one.leaves()]
+    texts = read_texts(end, leaves, sources) if node is end else {}
+    _pass_over_texts(node, end)
+    recipes = {module: _stacked(several) for module, several in merges.items()}
+    recipe = recipes.get(_WHOLE) or joined(recipes, node)
     return recipe.with_fields(dtype=_dtype(node, recipe), **texts)
 
 
-def _merge_of_models(node: Node, models: Node, method: str, sources: Sources) -> Merge:
+def _is_aligned(end: Node) -> bool:
+    return any(end.get(key) is not None for key in ("tokenizer_source", "tokenizer"))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is merged of a model, all of it or a module.
+
+    Attributes:
+        node: The configuration.
+        body: Where the models or slices stand.
+        aligned: Whether the models have different vocabularies, made equal in the end.
+    """
+
+    node: Node
+    body: Node
+    aligned: bool
+
+    @property
+    def base(self) -> Node | None:
+        return self.node.get("base_model")
+
+    @property
+    def settings(self) -> tuple[Node, ...]:
+        """The parameters for all models, those that take precedence first."""
+        levels = [self.body, self.node] if self.body is not self.node else [self.node]
+        return tuple(found for level in levels if (found := level.get("parameters")) is not None)
+
+
+def _modules(node: Node) -> dict[str, Node]:
+    """Where the models or slices of each module stand; mergekit calls the only one default.
+
+    Raises:
+        RecipeError: If there are none, or more than one list of them.
+    """
+    if len([key for key in ("models", "slices", "modules") if node.mapping().get(key)]) != 1:
+        raise node.error("expected one of models, slices and modules.")
+    if (modules := node.get("modules")) is None:
+        return {_WHOLE: node}
+    found = dict(modules.fields())
+    if _WHOLE in found and len(found) > 1:
+        raise modules.error(f"{_WHOLE!r} is the whole model: it cannot stand beside others.")
+    for body in found.values():
+        check_keys(body, ("models", "slices", "parameters"))
+        if bool(body.mapping().get("models")) == bool(body.mapping().get("slices")):
+            raise body.error("expected either models or slices.")
+    return found
+
+
+def _merges(part: _Part, method: str, sources: Sources) -> Iterator[Merge]:
+    """One merge, or one per slice."""
+    if (models := part.body.get("models")) is not None:
+        yield _merge_of_models(part, models, method, sources)
+    elif (slices := part.body.get("slices")) is not None:
+        yield from _merges_of_slices(part, slices, method, sources)
+
+
+def _merge_of_models(part: _Part, models: Node, method: str, sources: Sources) -> Merge:
     """The merge of whole models; mergekit adds the base if it is not among them."""
     inputs = []
     for entry in models.items():
         check_keys(entry, ("model", "parameters"))
-        model = _needed(entry, "model")
+        model = entry.needed("model")
         inputs.append(Input(reference(model), sources.open(model), entry.get("parameters"), entry))
-    base = node.get("base_model")
+    base = part.base
     if base is not None and reference(base) not in [one.reference for one in inputs]:
         inputs.append(Input(reference(base), sources.open(base), None, base))
     return Merge(
         method=method,
         inputs=inputs,
         base=None if base is None else reference(base),
-        settings=_levels(node),
-        node=node,
-        aligned=_is_aligned(node),
+        settings=part.settings,
+        node=part.body,
+        aligned=part.aligned,
     )
 
 
-def _merges_of_slices(node: Node, slices: Node, method: str, sources: Sources) -> Iterator[Merge]:
+def _merges_of_slices(part: _Part, slices: Node, method: str, sources: Sources) -> Iterator[Merge]:
     """One merge per slice."""
     first = 0
     for entry in slices.items():
-        check_keys(entry, ("sources", "base_model", "parameters"))
+        check_keys(entry, ("sources", "base_model", "parameters", "residual_weight"))
         inputs, lengths = [], set()
-        for source in _needed(entry, "sources").items():
+        for source in entry.needed("sources").items():
             check_keys(source, ("model", "layer_range", "parameters"))
-            model = _needed(source, "model")
-            start, stop = _layer_range(_needed(source, "layer_range"))
+            model = source.needed("model")
+            start, stop = _layer_range(source.needed("layer_range"))
             lengths.add(stop - start)
-            part = sources.open(model, (start, stop), _needed(source, "layer_range"))
-            inputs.append(Input(reference(model), part, source.get("parameters"), source, start))
+            layers = sources.open(model, (start, stop), source.needed("layer_range"))
+            inputs.append(Input(reference(model), layers, source.get("parameters"), source, start))
         if len(lengths) > 1:
             raise entry.error(f"the sources of a slice need equally many layers, not {lengths}.")
-        base = entry.get("base_model") or node.get("base_model")
+        base = entry.get("base_model") or part.base
+        own = entry.get("parameters")
         yield Merge(
             method=method,
             inputs=inputs,
             base=None if base is None else reference(base),
-            settings=(*_levels(entry), *_levels(node)),
+            settings=part.settings if own is None else (own, *part.settings),
             node=entry,
-            aligned=_is_aligned(node),
+            aligned=part.aligned,
             first_layer=first,
         )
         first += lengths.pop()
@@ -260,31 +337,11 @@ def _passthrough(merges: Sequence[Merge]) -> Recipe:
     return draft.with_fields(parameters={"scale": tuple(scale[0] for scale in scales)})
 
 
-def _is_aligned(node: Node) -> bool:
-    return any(node.get(key) is not None for key in ("tokenizer_source", "tokenizer"))
-
-
-def _needed(node: Node, key: str) -> Node:
-    found = node.get(key)
-    if found is None:
-        raise node.error(f"no {key}.")
-    return found
-
-
-def _levels(node: Node) -> tuple[Node, ...]:
-    found = node.get("parameters")
-    return () if found is None else (found,)
-
-
 def _layer_range(node: Node) -> tuple[int, int]:
-    value = node.value
-    if (
-        not isinstance(value, (list, tuple))
-        or len(value) != 2
-        or not all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-    ):
-        raise node.error(f"expected [first layer, layer behind the last], not {value!r}.")
-    return value[0], value[1]
+    if not isinstance(node.value, list) or len(node.value) != 2:
+        raise node.error(f"expected [first layer, layer behind the last], not {node.value!r}.")
+    first, behind = map(whole_number, node.items())
+    return first, behind
 
 
 def _dtype(node: Node, recipe: Recipe) -> str | None:

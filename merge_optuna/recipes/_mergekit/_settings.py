@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from merge_optuna.recipes.groups import Depth, Layout
 
 Scalar = bool | int | float | str
 _SCALARS = (bool, int, float, str)
+_TRUE = (True, "true", "t", "yes", "y", "on", "1")  # 1 and 1.0 are equal to True
+_FALSE = (False, "false", "f", "no", "n", "off", "0")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def conditions(node: Node, parameter: Parameter, words: dict[Any, Any]) -> list[
         return tuple(_scalar(one, parameter, words) for one in several)
 
     value = node.value
+    if value == []:
+        return []  # mergekit then asks the next level
     if isinstance(value, list) and not all(isinstance(v, _SCALARS) for v in value):
         entries = node.items()
     else:
@@ -91,9 +95,7 @@ def conditions(node: Node, parameter: Parameter, words: dict[Any, Any]) -> list[
         if not isinstance(entry.value, dict):
             found.append(Condition("*", values(entry), entry))
             continue
-        for key in entry.mapping():
-            if key not in ("filter", "value"):
-                raise entry.unknown(key, ("filter", "value"))
+        entry.check_keys(("filter", "value"))
         given, pattern = entry.get("value"), entry.get("filter")
         if given is None:
             raise entry.error("a condition needs a value.")
@@ -106,25 +108,52 @@ def _scalar(node: Node, parameter: Parameter, words: dict[Any, Any]) -> Scalar:
     value: Any = node.value
     if not isinstance(value, _SCALARS):
         raise node.error(f"expected a value for {parameter.name}, not {value!r}.")
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        value = value.lower() == "true"
     if words:
-        if value not in words:
-            raise node.error(f"must be {' or '.join(map(str, words))}, not {node.value!r}.")
-        value = words[value]
-    elif isinstance(value, str) and not isinstance(parameter.default, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise node.error(f"expected a number, not {value!r}.") from None
-    if parameter.numeric and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = words[truth(node)]
+    elif isinstance(parameter.default, bool):
+        value = truth(node)
+    elif not isinstance(parameter.default, str):
+        value = _number(node)
+        if isinstance(parameter.default, int) and value.is_integer():
+            value = int(value)
     try:
         parameter.check(value)
     except RecipeError as error:
         raise node.error(str(error)) from None
     found: Scalar = value
     return found
+
+
+def truth(node: Node) -> bool:
+    """A boolean as pydantic reads it for mergekit, which also writes 1.0 for it.
+
+    Raises:
+        RecipeError: If it is none.
+    """
+    value = node.value.lower() if isinstance(node.value, str) else node.value
+    for meaning, words in ((True, _TRUE), (False, _FALSE)):
+        if value in words:
+            return meaning
+    raise node.error(f"must be true or false, not {node.value!r}.")
+
+
+def whole_number(node: Node) -> int:
+    """A whole number as pydantic reads it for mergekit.
+
+    Raises:
+        RecipeError: If it is none.
+    """
+    number = _number(node)
+    if not number.is_integer():
+        raise node.error(f"expected a whole number, not {node.value!r}.")
+    return int(number)
+
+
+def _number(node: Node) -> float:
+    try:
+        return float(node.value)
+    except (TypeError, ValueError):
+        raise node.error(f"expected a number, not {node.value!r}.") from None
 
 
 def default_condition(value: Any, node: Node) -> list[Condition]:
@@ -170,8 +199,7 @@ def value_of(
     if all(c.holds(name) == c.holds(how.name) for c, _ in parts for name, how in seen.items()):
         found = _by_name(parts, layout, seen)
     else:  # a filter names a layer of the source, which has another number in the slice
-        labels = layout.grouping("tensor").labels
-        found = PerGroup(per="tensor", values=tuple(numbers[name] for name in labels))
+        found = per_tensor(numbers, layout)
     if not parameter.grouped and not isinstance(found, _SCALARS):
         different = sorted(set(map(str, numbers.values())))
         if len(different) > 1:
@@ -181,6 +209,14 @@ def value_of(
         only: Scalar = next(iter(numbers.values()))
         return only
     return found
+
+
+def per_tensor(numbers: Mapping[str, Scalar], layout: Layout) -> Scalar | PerGroup:
+    """A number by tensor as a value: one number where all are the same."""
+    labels = layout.grouping("tensor").labels
+    if len(set(numbers.values())) == 1:
+        return numbers[labels[0]]
+    return PerGroup(per="tensor", values=tuple(numbers[name] for name in labels))
 
 
 def _by_name(

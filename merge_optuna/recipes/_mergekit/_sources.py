@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from merge_optuna.checkpoints import Checkpoint, find_stacks
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointError, RecipeError
+from merge_optuna.recipes._mergekit._layers import count_layers, layers_of
 from merge_optuna.recipes._mergekit._node import Node
+from merge_optuna.recipes._mergekit._tools import check_folder
 from merge_optuna.recipes._tree import Recipe
 
 
@@ -65,9 +67,7 @@ def reference(node: Node) -> Reference:
 
 def _from_mapping(node: Node) -> Reference:
     """What mergekit writes for names with spaces: {model: {path, revision}, lora: ...}."""
-    for key in node.mapping():
-        if key not in ("model", "lora", "path", "revision"):
-            raise node.unknown(key, ("model", "lora", "path", "revision"))
+    node.check_keys(("model", "lora", "path", "revision", "override_architecture"))
     if (path := node.get("path")) is not None:
         revision = node.get("revision")
         return Reference(path.text(), None if revision is None else revision.text())
@@ -121,6 +121,19 @@ class Named(Protocol):
     def named(self, name: str) -> Recipe: ...
 
 
+class _NoMerges:
+    """No configurations that are models of others."""
+
+    def __contains__(self, name: str) -> bool:
+        return False
+
+    def named(self, name: str) -> Recipe:
+        raise KeyError(name)
+
+
+NO_MERGES = _NoMerges()
+
+
 class Sources:
     """The models of a file, each opened once and named after its folder, or as it says."""
 
@@ -145,12 +158,13 @@ class Sources:
         """
         wanted = reference(node)
         if str(wanted) in self._merges:
-            return _all_layers(self._merges.named(str(wanted)), layers, place or node)
-        whole = self._whole(wanted, node)
-        if layers is None or layers == (0, _count(whole)):
+            whole: Checkpoint | Recipe = self._merges.named(str(wanted))
+        else:
+            whole = self._whole(wanted, node)
+        if layers is None or layers == (0, count_layers(whole)):
             return whole
         try:
-            return whole.layers(*layers)
+            return layers_of(whole, *layers)
         except CheckpointError as error:
             raise (place or node).error(str(error)) from error
 
@@ -160,6 +174,7 @@ class Sources:
         return self._opened[wanted]
 
     def _open(self, wanted: Reference, node: Node) -> Checkpoint:
+        check_folder(node, wanted.path)
         name = self._names.get(str(wanted)) or self._free_name(wanted.short)
         try:
             if wanted.lora is None:
@@ -174,17 +189,3 @@ class Sources:
         taken = {checkpoint.name for checkpoint in self._opened.values()}
         names = [name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))]
         return next(n for n in names if n not in taken)
-
-
-def _count(model: Checkpoint) -> int:
-    """How many layers a model has."""
-    return sum(map(len, find_stacks(model.names()).values()))
-
-
-def _all_layers(recipe: Recipe, layers: tuple[int, int] | None, place: Node) -> Recipe:
-    if layers is not None and layers != (0, _count(recipe.frame)):
-        raise place.error(
-            f"{recipe.name!r} is a merge, of which only all {_count(recipe.frame)} layers can be "
-            "a source. Write it to a folder first, and name that."
-        )
-    return recipe

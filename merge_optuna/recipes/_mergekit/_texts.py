@@ -7,6 +7,7 @@ from typing import Any
 
 from merge_optuna.checkpoints import BY_ID, ZERO, Checkpoint, TokenRow, Vocabulary
 from merge_optuna.errors import RecipeError
+from merge_optuna.recipes._mergekit._chat_templates import CHAT_TEMPLATES
 from merge_optuna.recipes._mergekit._node import Node
 from merge_optuna.recipes._mergekit._sources import Sources, reference_of
 from merge_optuna.recipes._tree import Recipe
@@ -31,19 +32,25 @@ def read_texts(node: Node, leaves: Sequence[Checkpoint], sources: Sources) -> di
     elif long is not None:
         fields["tokenizer"] = _vocabulary(long, name)
     if (template := node.get("chat_template")) is not None:
-        if template.text() != "auto" and "{" not in template.text():
-            raise template.error(
-                f"the templates that mergekit knows by name are not here: write the text of "
-                f"{template.value!r}, or 'auto'."
-            )
-        fields["chat_template"] = template.text()
+        fields["chat_template"] = _chat_template(template)
     return fields
 
 
+def _chat_template(node: Node) -> str:
+    """The text of a template, or ``"auto"``."""
+    said = node.text()
+    if said == "auto" or "{" in said:
+        return said
+    if said not in CHAT_TEMPLATES:
+        raise node.error(
+            f"expected 'auto', {', '.join(map(repr, CHAT_TEMPLATES))} or the text of a template, "
+            f"not {said!r}."
+        )
+    return CHAT_TEMPLATES[said]
+
+
 def _vocabulary(node: Node, name: Callable[[Node], str]) -> Vocabulary:
-    for key in node.mapping():
-        if key not in ("source", "tokens", "pad_to_multiple_of"):
-            raise node.unknown(key, ("source", "tokens", "pad_to_multiple_of"))
+    node.check_keys(("source", "tokens", "pad_to_multiple_of"))
     source, tokens = node.get("source"), node.get("tokens")
     rows = {} if tokens is None else {t: _row(t, row, name) for t, row in tokens.fields()}
     try:
@@ -61,9 +68,7 @@ def _source(node: Node, name: Callable[[Node], str]) -> str:
 
 
 def _row(token: str, node: Node, name: Callable[[Node], str]) -> TokenRow:
-    for key in node.mapping():
-        if key not in ("source", "force"):
-            raise node.unknown(key, ("source", "force"))
+    node.check_keys(("source", "force"))
     source, force = node.get("source"), bool(node.mapping().get("force", False))
     if source is None:
         raise node.error(f"say where the row of {token!r} comes from: source.")

@@ -1,0 +1,49 @@
+"""Files of mergekit's other tools."""
+
+from __future__ import annotations
+
+from merge_optuna.recipes._mergekit._node import Node
+
+_TOKENSURGEON = "mergekit-tokensurgeon, which gives a model another tokenizer and merges nothing"
+_TOOLS = {
+    "experts": (
+        "mergekit-moe, which makes a mixture of experts out of models and merges no weights"
+    ),
+    "genome": (
+        "mergekit-evolve, which searches. Search with it: "
+        "mo.MergeStudy.from_mergekit_evolve(file, evaluator), or merge-optuna run file --dev data"
+    ),
+    "donor": _TOKENSURGEON,
+    "approximation_method": _TOKENSURGEON,
+    "layer_slices": (
+        "bakllama, mergekit's first tool. Write its layers as slices with merge_method: "
+        "passthrough"
+    ),
+}
+"""A key that only the files of a tool have, and what the tool is."""
+
+_OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+
+def check_tool(node: Node) -> None:
+    """Refuses a file of another tool.
+
+    Raises:
+        RecipeError: With the name of the tool.
+    """
+    for key, tool in _TOOLS.items():
+        if key in node.mapping() and "merge_method" not in node.mapping():
+            raise node.error(f"this is a file of {tool}.")
+
+
+def check_folder(node: Node, path: str) -> None:
+    """Refuses a file of weights in place of a model.
+
+    Raises:
+        RecipeError: With the name of the tool that takes it.
+    """
+    if path.endswith(_OF_WEIGHTS):
+        raise node.error(
+            f"{path!r} is a file of weights: this is a configuration of mergekit-pytorch, which "
+            "knows nothing of models. Name the folder of a checkpoint, with its config.json."
+        )
