@@ -93,6 +93,8 @@ def _is_empty(folder: Path) -> bool:
 def _check_contents(folder: Path) -> None:
     try:
         strange = _some_strange(folder)
+    except MergeOptunaError:
+        raise
     except OSError as error:
         raise ExportError(
             f"What is in the folder {str(folder)!r} cannot be read: {error}. Choose another one."
@@ -115,7 +117,12 @@ def _some_strange(folder: Path) -> list[str]:
             after = folder.stat()
             if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
                 return found
-    return []  # it is gone
+    if not os.path.lexists(folder):
+        return []
+    raise ExportError(
+        f"Something changes in the folder {str(folder)!r} all the time. Stop what uses it, or "
+        "choose another one."
+    )
 
 
 # -- what is in a folder ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -291,6 +292,29 @@ def test_a_file_that_is_put_there_meanwhile(tmp_path: Path) -> None:
     (folder / "notes.txt").unlink()
     check_target(folder, force=True)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_somebody_uses(tmp_path: Path) -> None:
+    """A log that is begun anew all the time: sometimes there, sometimes not."""
+    folder, done = written(tmp_path / "out"), threading.Event()
+
+    def use() -> None:
+        while not done.is_set():
+            (folder / "log").write_text("mine")
+            (folder / "log").unlink()
+
+    def look() -> None:
+        for _ in range(20):
+            check_target(folder, force=True)
+
+    user = threading.Thread(target=use)
+    user.start()
+    try:
+        with pytest.raises(ExportError, match=r"deleted: log\.|changes in the folder"):
+            look()
+    finally:
+        done.set()
+        user.join()
 
 
 def test_a_model_that_another_process_writes_meanwhile(tmp_path: Path) -> None:
