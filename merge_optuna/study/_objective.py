@@ -489,6 +489,8 @@ def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
     for name, value in before.parameters:
         if now.values[name] != value:
             return f"{name}={value!r}, now {now.values[name]!r}"
+    if before.config != now.config:
+        return f"config={before.config!r}, now {now.config!r}"
     return "other excluded tensors, names or nested recipes"
 
 
