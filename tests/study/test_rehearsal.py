@@ -31,10 +31,10 @@ def test_seconds(task: Task) -> None:
     class Slow(mo.Engine):
         """Refills in 0.1 s, but 0.3 s for the first time."""
 
-        def load(self, recipe: mo.Recipe) -> nn.Module:
+        def load(self, recipe: mo.Recipe, **options: str) -> nn.Module:
             loads.append(0.1 if loads else 0.3)
             time.sleep(loads[-1])
-            return super().load(recipe)
+            return super().load(recipe, **options)
 
     def evaluate(model: nn.Module) -> float:
         time.sleep(0.2)
