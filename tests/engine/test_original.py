@@ -367,6 +367,7 @@ class CastBack:
         return float(np.mean(scores))
 
 
+@pytest.mark.filterwarnings("ignore:CastBack has changed")
 def test_an_evaluator_that_is_stopped_ends_before_the_next_model(
     models: list[mo.Checkpoint],
 ) -> None:

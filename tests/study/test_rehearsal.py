@@ -32,10 +32,10 @@ def test_seconds(task: Task) -> None:
     class Slow(mo.Engine):
         """Refills in 0.5 s for the first time."""
 
-        def load(self, recipe: mo.Recipe) -> nn.Module:
+        def load(self, recipe: mo.Recipe, **options: str) -> nn.Module:
             began = time.perf_counter()
             time.sleep(0 if loads else 0.5)
-            model = super().load(recipe)
+            model = super().load(recipe, **options)
             loads.append(time.perf_counter() - began)
             return model
 
