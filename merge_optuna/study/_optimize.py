@@ -172,7 +172,10 @@ class _Plain:
         except KeyboardInterrupt:
             excuse(trial, "interrupted")
             raise
-        except (optuna.TrialPruned, StudyError, StorageError, CheckpointError):
+        except CheckpointError:  # no other candidate can mend it
+            excuse(trial, "a source is not as it was")
+            raise
+        except (optuna.TrialPruned, StudyError, StorageError):
             raise
         except Exception as error:
             if interrupt.noted():  # and came out of something as this error
