@@ -1,6 +1,6 @@
 """One process looks after another: ``merge-optuna run`` after the one that does its work.
 
-A call into C++ or CUDA that never returns cannot be interrupted, and a process that the system
+A call into C++ that never returns cannot be interrupted, and a process that the system
 kills cannot say why. So the command starts itself as a worker, which reports its trials through a
 pipe. The supervisor ends a trial that takes too long together with the worker, says of what a
 worker has died, and starts the next one; the storage has everything that it needs to go on.

@@ -28,7 +28,6 @@ from merge_optuna.study._progress import Bar, Crowd
 from merge_optuna.study._quiet import quiet
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
-Value: TypeAlias = float | tuple[float, ...]
 Objective: TypeAlias = Callable[[optuna.Trial], Any]
 
 _POLL_SECONDS = 0.5
@@ -65,7 +64,7 @@ def optimize(
         timeout: Seconds after which this call starts no further trial.
         trial_timeout: Seconds after which a trial is interrupted and fails with the user
             attribute ``reason``. Python code is interrupted, and what waits in it; a call into
-            C++ or CUDA that never returns is not: ``merge-optuna run`` has a watchdog for those.
+            C++ that never returns is not: ``merge-optuna run`` has a watchdog for those.
         callbacks: Called after every trial, see :mod:`mo.callbacks`. A
             :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
         progress: Whether to show a progress bar on standard error.
@@ -172,7 +171,10 @@ class _Plain:
         except KeyboardInterrupt:
             excuse(trial, "interrupted")
             raise
-        except (optuna.TrialPruned, StudyError, StorageError, CheckpointError):
+        except CheckpointError:  # no other candidate can mend it
+            excuse(trial, "a source is not as it was")
+            raise
+        except (optuna.TrialPruned, StudyError, StorageError):
             raise
         except Exception as error:
             if interrupt.noted():  # and came out of something as this error

@@ -96,6 +96,7 @@ def test_what_no_other_trial_can_mend_ends_it(task: Task) -> None:
     with pytest.raises(CheckpointError, match="has changed"):
         mo.optimize(study, objective, 20, progress=False)
     assert [t.state for t in study.trials] == [TrialState.FAIL]
+    assert counts(study)["failed"] == 0, "its candidate is not to blame"
     merging = mo.MergeObjective(task.recipe(), lambda model: 1.0)
     study = optuna.create_study(direction="minimize")
     with pytest.raises(StudyError, match="is to minimize"):
