@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -284,6 +285,11 @@ def test_errors_of_the_caller_stay(kind: str, tmp_path: Path) -> None:
         trial.set_user_attr("a", 1)
     with pytest.raises(TypeError, match="not JSON serializable"):
         study.set_user_attr("a", object())
+    with pytest.raises(ValueError, match="Cannot tell for trial with number 99"):
+        study.tell(99, 1)
+    empty = optuna.create_study(storage=mo.storage(f"{kind}:///{tmp_path}/s"))
+    with pytest.raises(ValueError, match=r"No trials are completed|does not exist"):
+        void(empty.best_trial)
     study.ask().suggest_categorical("c", [1, 2])
     with pytest.raises(ValueError, match="CategoricalDistribution does not support dynamic"):
         study.ask().suggest_categorical("c", [1, 2, 3])
@@ -301,6 +307,21 @@ def test_braces_in_a_path(kind: str, tmp_path: Path) -> None:
 def test_a_folder_for_a_file(kind: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"{tmp_path} is a folder"):
         begin(f"{kind}:///{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_a_copy_for_another_process(kind: str, tmp_path: Path) -> None:
+    """Pickled, as to a worker: it is watched there too."""
+    study = begin(f"{kind}:///{tmp_path}/s")
+    study.tell(study.ask(), 0)
+    there = pickle.loads(pickle.dumps(mo.storage(f"{kind}:///{tmp_path}/s")))
+    other = optuna.load_study(study_name="s", storage=there)
+    other.tell(other.ask(), 1)
+    assert trials(f"{kind}:///{tmp_path}/s") == [0, 1]
+    (tmp_path / "s").unlink()
+    with pytest.raises(StorageError, match="deleted or moved"):
+        other.ask()
+    assert not (tmp_path / "s").exists()
 
 
 # -- who may not write --------------------------------------------------------------------------
