@@ -22,6 +22,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 import merge_optuna as mo
 from merge_optuna.errors import StorageError, StudyError
@@ -94,6 +95,35 @@ def test_a_full_disk(kind: str, tmp_path: Path) -> None:
             plain = JournalStorage(JournalFileBackend(f"{folder}/s"))
             assert len(optuna.load_study(study_name="s", storage=plain).trials) == done + 2
         del study, again
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
+@pytest.mark.parametrize(("kind", "size"), [("sqlite", "480k"), ("journal", "32k")])
+def test_a_search_goes_on_after_a_full_disk(
+    kind: str, size: str, task: Task, tmp_path: Path
+) -> None:
+    """And comes to what it would have come to."""
+
+    def declared() -> mo.MergeStudy:
+        evaluator = mo.evaluators.Classification(task.dev, batch_size=80)
+        return mo.MergeStudy("s", mo.MergeObjective(task.recipe(), evaluator), n_trials=12)
+
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with disk(folder, size):
+        url = f"{kind}:///{folder}/s"
+        with pytest.raises(StorageError, match="the disk is full"):
+            declared().run(url, progress=False)
+        done = len(trials(url))
+        assert 0 < done < 12
+        subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
+        study = declared().run(url, progress=False)
+        finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
+        alone = declared().run(progress=False)
+        assert [(t.params, t.values) for t in finished] == [
+            (t.params, t.values) for t in alone.trials
+        ]
+        del study
 
 
 def _die_within_a_record(file: str) -> None:
