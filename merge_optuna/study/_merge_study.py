@@ -26,6 +26,7 @@ from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._progress import Bar, Crowd
 from merge_optuna.study._quiet import quiet
 from merge_optuna.study._storage import storage as open_storage
+from merge_optuna.study._storage import told_plainly
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -168,9 +169,10 @@ class MergeStudy:
                     if reason := self._reason(study, deadline):
                         bar.say(f"Stopped with {missing} of {total} trials to go: {reason}.")
                         break
-                    study.optimize(
-                        bounded, n_trials=missing, timeout=deadline.left, callbacks=callbacks
-                    )
+                    with told_plainly():
+                        study.optimize(
+                            bounded, n_trials=missing, timeout=deadline.left, callbacks=callbacks
+                        )
                 for keeper in keepers:  # a process that found the last trial may be dead
                     keeper.update(study)
             except BaseException as error:
