@@ -97,29 +97,35 @@ def test_a_full_disk(kind: str, tmp_path: Path) -> None:
         del study, again
 
 
+def search(task: Task, url: str | None) -> optuna.Study:
+    evaluator = mo.evaluators.Classification(task.dev, batch_size=80)
+    objective = mo.MergeObjective(task.recipe(), evaluator)
+    return mo.MergeStudy("s", objective, n_trials=12).run(url, progress=False)
+
+
+def _search(task: Task, url: str) -> None:
+    with pytest.raises(StorageError, match="the disk is full"):
+        search(task, url)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
 @pytest.mark.parametrize(("kind", "size"), [("sqlite", "480k"), ("journal", "32k")])
 def test_a_search_goes_on_after_a_full_disk(
     kind: str, size: str, task: Task, tmp_path: Path
 ) -> None:
     """And comes to what it would have come to."""
-
-    def declared() -> mo.MergeStudy:
-        evaluator = mo.evaluators.Classification(task.dev, batch_size=80)
-        return mo.MergeStudy("s", mo.MergeObjective(task.recipe(), evaluator), n_trials=12)
-
     folder = tmp_path / "disk"
     folder.mkdir()
     with disk(folder, size):
         url = f"{kind}:///{folder}/s"
-        with pytest.raises(StorageError, match="the disk is full"):
-            declared().run(url, progress=False)
+        result = processes.call(_search, task, url, cwd=tmp_path).wait(60)
+        assert result.code == 0, result.err
         done = len(trials(url))
         assert 0 < done < 12
         subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
-        study = declared().run(url, progress=False)
+        study = search(task, url)
         finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
-        alone = declared().run(progress=False)
+        alone = search(task, None)
         assert [(t.params, t.values) for t in finished] == [
             (t.params, t.values) for t in alone.trials
         ]
