@@ -251,7 +251,6 @@ class WatchedDatabase(RDBStorage):
     get_study_user_attrs = _watched(RDBStorage.get_study_user_attrs)
     get_study_system_attrs = _watched(RDBStorage.get_study_system_attrs)
     get_all_studies = _watched(RDBStorage.get_all_studies)
-    _create_new_trial = _watched(RDBStorage._create_new_trial)
     _set_trial_param = _watched(RDBStorage._set_trial_param)
     set_trial_state_values = _watched(RDBStorage.set_trial_state_values)
     set_trial_intermediate_value = _watched(RDBStorage.set_trial_intermediate_value)
@@ -268,6 +267,14 @@ class WatchedDatabase(RDBStorage):
     _get_best_trial_id = _watched(RDBStorage._get_best_trial_id)
     _get_stale_trial_ids = _watched(RDBStorage._get_stale_trial_ids)
     record_heartbeat = _watched(RDBStorage.record_heartbeat)
+
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        # A finished or waiting trial that is there twice counts twice, an empty one does not.
+        operation = "create_new_trial" if template_trial is None else "add_trial"
+        create = super()._create_new_trial
+        return self.watch(operation, lambda: create(study_id, template_trial))
 
 
 class WatchedJournal(JournalStorage):

@@ -37,9 +37,12 @@ R = TypeVar("R")
 _HEARTBEAT = 60
 _TOGETHER = 60.0  # seconds that several processes may take to make the tables
 _PAUSES = 0.1, 5.0  # seconds between two tries: at first, at most
-_WRITES = "create_", "delete_", "set_", "_create_", "_set_", "record_"
-_ONCE = "create_new_study", "delete_study"
-"""What would fail if it was done before its answer was lost."""
+_REFUSING = "create_", "delete_", "set_", "_create_", "_set_", "_get_best_"
+"""How operations begin whose ValueError or TypeError is an answer to the caller."""
+_LOOKUPS = "get_trial_id_from_study_id_trial_number", "get_trial_param"
+"""Those whose KeyError is."""
+_ONCE = "create_new_study", "delete_study", "add_trial"
+"""What is not done again when it is unknown whether it was done: it would fail, or be twice."""
 _TELL_AFTER = 2.0
 """Seconds: two SQLite processes may meet any time."""
 _AWAY = "08", "57P", "40", "53300"  # SQLSTATE: connection, shutdown, rollback, too many clients
@@ -66,9 +69,9 @@ class Database(compat.WatchedDatabase):
     """An RDBStorage for a long search.
 
     An operation whose database is away or locked is repeated, with back-off. Each is one
-    transaction, and all but the creation of a trial come to the same if they are done twice; a
-    trial that was created although the answer was lost stays running, without an owner, and is
-    waited for by nobody.
+    transaction, and comes to the same if it is done twice. The exceptions: a trial that was
+    created although the answer was lost stays running, without an owner, and samplers wait for
+    it once for five seconds; what cannot be told from its repetition is not repeated.
 
     Attributes:
         place: Where it is, in words; without a password.
@@ -125,12 +128,13 @@ class Database(compat.WatchedDatabase):
             StorageError: If they are of an older or newer one.
         """
         found, known = self.get_current_version(), self.get_all_versions()
+        shown = compat.without_password(self.url)
         if found == self.get_head_version():
             return
         remedy = (
             "pip install -U optuna"
             if found not in known
-            else f"Copy it, then: optuna storage upgrade --storage {self.place}"
+            else f"Copy it, then: optuna storage upgrade --storage {shown}"
         )
         age = "an older" if found in known else "a newer"
         raise StorageError(
@@ -177,15 +181,18 @@ class Database(compat.WatchedDatabase):
             try:
                 result = run()
             except (SQLAlchemyError, StorageInternalError) as error:
-                if operation in _ONCE or not _is_away(error) or not self._waits(error, started):
+                unknown = operation in _ONCE and _is_lost(error)
+                if unknown or not _is_away(error) or not self._waits(error, started):
                     raise explained(error, self.place) from error
             except KeyError as error:
+                if operation in _LOOKUPS:
+                    raise
                 if compat.record_not_found(error):
                     raise UnknownStudy.gone(self.place) from error
                 raise unreadable(error, self.place) from error
             except compat.UNREADABLE as error:
-                if operation.startswith(_WRITES) and isinstance(error, ValueError | TypeError):
-                    raise  # what is to be written does not fit
+                if operation.startswith(_REFUSING) and isinstance(error, ValueError | TypeError):
+                    raise
                 raise unreadable(error, self.place) from error
             else:
                 self._away_since, self._told = None, False
@@ -205,6 +212,15 @@ class Database(compat.WatchedDatabase):
             if self._repeats == repeats or not self._has(trial_id, state, values):
                 raise
             return True
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Says that a trial is still run.
+
+        Optuna does that in a thread, which could only print a traceback: if the storage has
+        failed, the next operation of the trial says it.
+        """
+        with contextlib.suppress(StorageError):
+            super().record_heartbeat(trial_id)
 
     def _has(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
         stored = self.get_trial(trial_id)
@@ -332,6 +348,12 @@ def _is_away(error: Exception) -> bool:
     return cause.connection_invalidated or (
         _is_connection(error) and (state is None or state.startswith(_AWAY))
     )
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the connection broke while it was in use."""
+    cause = _cause(error)
+    return isinstance(cause, DBAPIError) and cause.connection_invalidated
 
 
 def _sleep(seconds: float) -> None:

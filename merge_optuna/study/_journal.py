@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -104,7 +105,8 @@ class JournalFile(JournalFileBackend):
         return StorageError(
             f"Line {self._line} of the journal {self.place} is damaged, or was written by a newer "
             f"version of Optuna ({why}). Restore a copy of the file, or end all processes that "
-            f"use it and leave out this one record: sed -i.bak {self._line}d {self.place}"
+            f"use it and leave out this one record: sed -i.bak {self._line}d "
+            f"{shlex.quote(self.place)}"
         )
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
@@ -161,9 +163,10 @@ class JournalFile(JournalFileBackend):
 
     def _mend(self, file: int) -> None:
         """Cuts off what a killed process or a full disk has left of the last record."""
-        end, size = _end_of_lines(file), os.fstat(file).st_size
-        if end == size:
+        size = os.fstat(file).st_size
+        if size == 0 or os.pread(file, 1, size - 1) == b"\n":
             return
+        end = _end_of_lines(file)
         beside = Path(f"{self._kept.path}.torn-{end}")
         beside.write_bytes(os.pread(file, size - end, end))
         os.ftruncate(file, end)

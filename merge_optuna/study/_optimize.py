@@ -26,6 +26,7 @@ from merge_optuna.study._limit import Overdue, check_limit, limited
 from merge_optuna.study._objective import ERROR, REASON, MergeObjective
 from merge_optuna.study._progress import Bar, Crowd
 from merge_optuna.study._quiet import quiet
+from merge_optuna.study._storage import told_plainly
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
 Objective: TypeAlias = Callable[[optuna.Trial], Any]
@@ -129,7 +130,8 @@ class _Search:
                 say(f"Stopped with {missing} of {total} trials to go: {reason}.")
                 break
             left = self._deadline.left
-            study.optimize(bounded, n_trials=missing, timeout=left, callbacks=every)
+            with told_plainly():
+                study.optimize(bounded, n_trials=missing, timeout=left, callbacks=every)
             stopped = "a callback has stopped it" if compat.was_stopped(study) else None
         self._keep()  # a process that found the last trial may be dead
 

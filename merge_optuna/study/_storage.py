@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +60,25 @@ def storage(url: str, *, create: bool = True, patience: float = 120.0) -> BaseSt
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     return _database(url, compat.without_password(url), {"pool_pre_ping": True}, patience)
+
+
+@contextlib.contextmanager
+def told_plainly() -> Iterator[None]:
+    """A block that runs ``study.optimize``, which hides why it cannot end a trial.
+
+    Raises:
+        StorageError: Instead of the AssertionError or UnboundLocalError that Optuna comes to when
+            the storage fails while a trial is told.
+    """
+    try:
+        yield
+    except (AssertionError, UnboundLocalError) as error:
+        hidden: BaseException | None = error
+        while hidden is not None and not isinstance(hidden, StorageError):
+            hidden = hidden.__cause__ or hidden.__context__
+        if hidden is None:
+            raise
+        raise hidden from hidden.__cause__
 
 
 def _sqlite(url: str, file: Path, patience: float) -> BaseStorage:

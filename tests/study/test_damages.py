@@ -698,6 +698,74 @@ class Reader:
         cli.main()
 
 
+COMMANDS: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
+    "export": (
+        "function",
+        CASES["recipe is a number"][1],
+        ("export", "URL", "out", "--trial", "1"),
+        r"recipe of trial 1 is damaged",
+    ),
+    "a recipe": (
+        "recipe",
+        CASES["space is a list"][1],
+        ("show", "URL", "--trial", "4"),
+        r"space of the study 'toy' is damaged",
+    ),
+    "lineage": (
+        "parents",
+        CASES["parents in words"][1],
+        ("lineage", "URL", "--trial", "8"),
+        r"claim of trial 8 is damaged",
+    ),
+    "an unknown study": (
+        "recipe",
+        CASES["reason is a number"][1],
+        ("export", "URL", "out", "--study", "x"),
+        r"no study 'x' in \S+, only toy",
+    ),
+    "a study of plain Optuna": (
+        "recipe",
+        (
+            Rows("DELETE FROM study_user_attributes", lambda records: None),
+            Attribute("study user", "space", lambda _: None),
+        ),
+        ("export", "URL", "out"),
+        r"holds no recipes",
+    ),
+    "trials of plain Optuna": (
+        "recipe",
+        CASES["reason is a number"][1],
+        ("lineage", "URL"),
+        r"descends from no other",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_one_line_on_the_command_line(
+    name: str,
+    kind: str,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    search, damage, command, sentence = COMMANDS[name]
+    file = tmp_path / f"s.{kind}"
+    shutil.copy(whole / f"{search}.{kind}", file)
+    for one in damage if isinstance(damage, tuple) else (damage,):
+        getattr(one, kind)(file)
+    given = {"URL": f"{kind}:///{file}", "out": str(tmp_path / "out")}
+    monkeypatch.setattr(sys, "argv", ["merge-optuna", *(given.get(c, c) for c in command)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert re.fullmatch(rf"Error: .*{sentence}.*\n", said), said
+    assert not (tmp_path / "out").exists()
+
+
 def rows() -> Iterator[Any]:
     for name, (search, damage, operations, sentence) in CASES.items():
         several = damage if isinstance(damage, tuple) else (damage,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -21,6 +22,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 import merge_optuna as mo
 from merge_optuna.errors import StorageError, StudyError
@@ -93,6 +95,41 @@ def test_a_full_disk(kind: str, tmp_path: Path) -> None:
             plain = JournalStorage(JournalFileBackend(f"{folder}/s"))
             assert len(optuna.load_study(study_name="s", storage=plain).trials) == done + 2
         del study, again
+
+
+def search(task: Task, url: str | None) -> optuna.Study:
+    evaluator = mo.evaluators.Classification(task.dev, batch_size=80)
+    objective = mo.MergeObjective(task.recipe(), evaluator)
+    return mo.MergeStudy("s", objective, n_trials=12).run(url, progress=False)
+
+
+def _search(task: Task, url: str) -> None:
+    with pytest.raises(StorageError, match="the disk is full"):
+        search(task, url)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
+@pytest.mark.parametrize(("kind", "size"), [("sqlite", "480k"), ("journal", "32k")])
+def test_a_search_goes_on_after_a_full_disk(
+    kind: str, size: str, task: Task, tmp_path: Path
+) -> None:
+    """And comes to what it would have come to."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with disk(folder, size):
+        url = f"{kind}:///{folder}/s"
+        result = processes.call(_search, task, url, cwd=tmp_path).wait(60)
+        assert result.code == 0, result.err
+        done = len(trials(url))
+        assert 0 < done < 12
+        subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
+        study = search(task, url)
+        finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
+        alone = search(task, None)
+        assert [(t.params, t.values) for t in finished] == [
+            (t.params, t.values) for t in alone.trials
+        ]
+        del study
 
 
 def _die_within_a_record(file: str) -> None:
@@ -284,6 +321,11 @@ def test_errors_of_the_caller_stay(kind: str, tmp_path: Path) -> None:
         trial.set_user_attr("a", 1)
     with pytest.raises(TypeError, match="not JSON serializable"):
         study.set_user_attr("a", object())
+    with pytest.raises(ValueError, match="Cannot tell for trial with number 99"):
+        study.tell(99, 1)
+    empty = optuna.create_study(storage=mo.storage(f"{kind}:///{tmp_path}/s"))
+    with pytest.raises(ValueError, match=r"No trials are completed|does not exist"):
+        void(empty.best_trial)
     study.ask().suggest_categorical("c", [1, 2])
     with pytest.raises(ValueError, match="CategoricalDistribution does not support dynamic"):
         study.ask().suggest_categorical("c", [1, 2, 3])
@@ -301,6 +343,21 @@ def test_braces_in_a_path(kind: str, tmp_path: Path) -> None:
 def test_a_folder_for_a_file(kind: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"{tmp_path} is a folder"):
         begin(f"{kind}:///{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_a_copy_for_another_process(kind: str, tmp_path: Path) -> None:
+    """Pickled, as to a worker: it is watched there too."""
+    study = begin(f"{kind}:///{tmp_path}/s")
+    study.tell(study.ask(), 0)
+    there = pickle.loads(pickle.dumps(mo.storage(f"{kind}:///{tmp_path}/s")))
+    other = optuna.load_study(study_name="s", storage=there)
+    other.tell(other.ask(), 1)
+    assert trials(f"{kind}:///{tmp_path}/s") == [0, 1]
+    (tmp_path / "s").unlink()
+    with pytest.raises(StorageError, match="deleted or moved"):
+        other.ask()
+    assert not (tmp_path / "s").exists()
 
 
 # -- who may not write --------------------------------------------------------------------------
