@@ -119,8 +119,9 @@ def nuslerp(
     Args:
         models: Two.
         base: What task vectors are taken from; the models themselves are interpolated without.
-        weight: Of each model; the second one's share of the sum is slerp's ``t``. Only
-            proportions matter, so of free weights one share is searched.
+        weight: Of each model, of any sign; the second one's share of the sum is slerp's ``t``,
+            half where they cancel. Only proportions matter, so of free weights one share is
+            searched.
         row_wise: Without ``flatten``, interpolate the vectors along the first axis of each tensor
             instead of those along the last.
         flatten: Interpolate each tensor as one vector.
