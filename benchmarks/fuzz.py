@@ -375,8 +375,11 @@ def fuzz(name: str, seed: int, seconds: float, pipe: Any) -> None:
     """Feeds one reader with what hypothesis draws, and tells what went wrong."""
     warnings.simplefilter("ignore")
     import torch
+    import transformers
 
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     tried: list[bool] = []
     known: set[str] = set()
     with tempfile.TemporaryDirectory() as root:

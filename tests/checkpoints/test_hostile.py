@@ -287,7 +287,9 @@ def test_settings_of_adapters(
     refused(made, sentence, base=mo.Checkpoint(model))
 
 
-@pytest.mark.parametrize("fields", [{"peft_type": "NOPE"}, {"init_lora_weights": "nope"}])
+@pytest.mark.parametrize(
+    "fields", [{"peft_type": "NOPE"}, {"init_lora_weights": "nope"}, {"lora_bias": True}]
+)
 def test_settings_that_only_peft_can_judge(
     model: Path, adapter: Path, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
@@ -298,7 +300,7 @@ def test_settings_that_only_peft_can_judge(
         checkpoint = mo.Checkpoint(made, base=mo.Checkpoint(model))
         return [checkpoint.tensor(name) for name in checkpoint.names()]
 
-    check_refused(read, "peft cannot put the adapter")
+    check_refused(read, "peft cannot merge the adapter")
 
 
 @pytest.mark.parametrize(
