@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def check_chain(folder: Path) -> None:
         CheckpointError: If it does.
     """
     passed: list[Path] = []
-    while folder.is_dir() and is_adapter(folder):
+    while os.path.isdir(folder) and is_adapter(folder):
         if folder.resolve() in passed:
             raise CheckpointError(
                 f"The adapter {str(folder)!r} has itself as its base (base_model_name_or_path in "

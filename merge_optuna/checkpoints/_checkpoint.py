@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -365,7 +366,8 @@ def _place(ref: str | Path, revision: str | None) -> str:
         path = Path(ref).expanduser().absolute()
         is_there = path.exists()
     except (OSError, RuntimeError) as error:  # RuntimeError: no such home
-        raise CheckpointError(f"{shown(text)} is no path: {error}. Check it.") from error
+        said = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{shown(text)} is no path: {said}. Check it.") from error
     # A revision makes it a model on the hub, whatever folders there are where it is opened again.
     if revision is None and is_there:
         return str(path)
@@ -393,11 +395,11 @@ def _found_base(place: str, revision: str | None) -> Checkpoint | None:
     named, commit = recorded_base(_folder(place, revision))
     try:
         check_chain(_folder(place, revision))
-        return Checkpoint(named, revision=None if Path(named).exists() else commit)
-    except (CheckpointError, OSError) as error:
+        return Checkpoint(named, revision=None if os.path.exists(named) else commit)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"The adapter {place!r} was trained on {named!r}, which cannot be opened: {error} "
-            "Or pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
+            f"The adapter {place!r} was trained on {shown(named)}, which cannot be opened: "
+            f"{error} Or pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
         ) from error
 
 

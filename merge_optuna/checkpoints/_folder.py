@@ -185,7 +185,7 @@ def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]
 
 def _is_inside(name: str) -> bool:
     """Whether it is the name of a file beside the index, and not a way out of its folder."""
-    return 0 < len(name) <= 255 and name.isprintable() and Path(name).name == name
+    return 0 < len(name) <= 255 and name.isprintable() and Path(name).name == name != ".."
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

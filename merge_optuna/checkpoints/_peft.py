@@ -58,14 +58,16 @@ class PeftStore(AdapterStore):
             f"merged by peft into a copy of its base in float32, {size / 1e9:.2g} GB of memory.",
             stacklevel=2,
         )
+        live = _live_model(self.base)
         try:
-            model = PeftModel.from_pretrained(_live_model(self.base), str(self.adapter.folder))
+            model = PeftModel.from_pretrained(live, str(self.adapter.folder))
+            merged = model.merge_and_unload().requires_grad_(False)
         except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"peft cannot put the adapter {str(self.adapter.folder)!r} on its base: "
+                f"peft cannot merge the adapter {str(self.adapter.folder)!r} into its base: "
                 f"{type(error).__name__}: {error}. Check its adapter_config.json."
             ) from error
-        views = checkpoint_views(model.merge_and_unload().requires_grad_(False))
+        views = checkpoint_views(merged)
         names = self.base.specs().keys()
         if missing := sorted(names - views.keys()):
             raise CheckpointMismatch(

@@ -26,6 +26,8 @@ def check_params(space: Mapping[str, BaseDistribution], params: Mapping[str, Any
     Raises:
         RecipeError: Naming what is missing, or the parameter, its value and its range.
     """
+    if not isinstance(params, Mapping):
+        raise RecipeError(f"Parameters are a table of names and numbers, not {shown(params)}.")
     missing = [name for name in space if name not in params]
     if missing:
         raise RecipeError(

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
+from merge_optuna.evaluators import as_scores
 from merge_optuna.samplers._scores import SCORES, pack, unpack
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def set_scores(trial: Trial, array: ArrayLike) -> None:
             evaluated. Scores that are all 0 or 1 take one bit each, others 32.
 
     Raises:
+        EvaluationError: If they are no numbers.
         StudyError: If the shape is not (n,).
     """
-    scores = np.asarray(array, dtype=np.float32)
+    scores = as_scores(array, "mo.set_scores").astype(np.float32)
     if scores.ndim != 1:
         raise StudyError(f"Scores must have shape (n,), not {scores.shape}.")
     compat.set_system_attr(trial.study, trial, SCORES, pack(scores))
