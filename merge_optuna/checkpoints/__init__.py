@@ -11,6 +11,7 @@ from merge_optuna.checkpoints._blocks import (
     is_embedding,
     renumbered,
 )
+from merge_optuna.checkpoints._cache import cache_root
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._dtype import model_dtype
@@ -22,6 +23,7 @@ from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._token_rows import vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
 from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
+from merge_optuna.checkpoints._watch import renew, steadily
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "WritePlan",
     "aligned_vocabulary",
     "block_of",
+    "cache_root",
     "chat_template_of",
     "check_push",
     "checkpoint_views",
@@ -49,7 +52,9 @@ __all__ = [
     "own_names",
     "push",
     "read_config",
+    "renew",
     "renumbered",
+    "steadily",
     "vocab_size",
     "write_checkpoint",
 ]

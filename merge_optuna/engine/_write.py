@@ -15,6 +15,7 @@ from merge_optuna.engine._card import model_card
 from merge_optuna.engine._tensors import (
     Merger,
     Source,
+    checkpoints_of,
     final_dtype,
     frame_of,
     origins,
@@ -109,8 +110,7 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 
 
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
-    read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
-    for source in read:
+    for source in checkpoints_of(recipe):
         if any(place.resolve().is_relative_to(folder) for place in source.places()):
             raise ExportError(
                 f"The folder {str(folder)!r} holds {source.name!r}, a source of this merge. "

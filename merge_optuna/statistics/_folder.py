@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.checkpoints import (
+    Checkpoint,
+    TensorSpec,
+    WritePlan,
+    cache_root,
+    write_checkpoint,
+)
 from merge_optuna.errors import ExportError
 from merge_optuna.recipes import STATISTICS
 
@@ -46,10 +51,9 @@ def kept(
 
 
 def _cached(facts: Facts) -> Path:
-    root = Path(os.environ.get("MERGE_OPTUNA_CACHE", "~/.cache/merge_optuna")).expanduser()
     text = json.dumps(facts, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return root.absolute() / "statistics" / digest
+    return cache_root() / "statistics" / digest
 
 
 def _facts_in(folder: Path) -> Facts | None:

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
-from merge_optuna.errors import EvaluationError, InfeasibleRecipe, RecipeError, StudyError
+from merge_optuna.errors import (
+    EvaluationError,
+    InfeasibleRecipe,
+    RecipeError,
+    SourceChanged,
+    StudyError,
+)
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
@@ -120,6 +126,8 @@ class MergeObjective:
         Raises:
             optuna.TrialPruned: If the trial is pruned.
             StudyError: If the study does not fit, or two trials run at once in this process.
+            SourceChanged: If a file of a source is not what it was: the trial fails, no value is
+                kept, and a sampler of this package proposes it again.
         """
         if not self._busy.acquire(blocking=False):
             raise StudyError(
@@ -279,6 +287,7 @@ class MergeObjective:
             return
         before = read_space(stored)
         now = self.space if isinstance(self.space, Recipe) else self.space.declaration()
+        now = _recorded_like(before, now)
         if before.digest != now.digest:
             raise StudyError(
                 f"The study {study.study_name!r} was made with another space: "
@@ -295,11 +304,14 @@ class MergeObjective:
         except InfeasibleRecipe as error:
             raise self._pruned(trial, str(error)) from error
         except KeyboardInterrupt:
-            self._excuse(trial)
+            self._excuse(trial, "interrupted")
+            raise
+        except SourceChanged:
+            self._excuse(trial, "source changed")
             raise
         except Exception as error:
             if interrupt.noted():  # and came out of something as this error
-                self._excuse(trial)
+                self._excuse(trial, "interrupted")
                 raise KeyboardInterrupt from error
             # Spaces and evaluators are anybody's code; one bad trial must not end a search.
             if not self._checked:
@@ -311,9 +323,9 @@ class MergeObjective:
             return math.nan
 
     @staticmethod
-    def _excuse(trial: optuna.Trial) -> None:
-        """Ctrl-C is not the candidate's fault: it comes again without counting as a failure."""
-        compat.set_system_attr(trial.study, trial, SURPLUS, "interrupted")
+    def _excuse(trial: optuna.Trial, why: str) -> None:
+        """What is not the candidate's fault: it comes again without counting as a failure."""
+        compat.set_system_attr(trial.study, trial, SURPLUS, why)
 
     def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         started = time.perf_counter()
@@ -322,7 +334,10 @@ class MergeObjective:
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
             model = self.engine.load(recipe)
-        value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
+        try:
+            value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
+        finally:
+            self.engine.look_again(recipe)  # an evaluator reads tokenizers, for one
         if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
         return value
@@ -454,6 +469,17 @@ def _by_example(
     scores = np.full(total, np.nan, np.float32)
     scores[np.concatenate(ids)] = _first_column(np.concatenate(parts))
     return scores
+
+
+def _recorded_like(
+    before: Recipe | Declaration, now: Recipe | Declaration
+) -> Recipe | Declaration:
+    """A space with the digests of its sources as an earlier version may have recorded them."""
+    if isinstance(before, Recipe) and isinstance(now, Recipe):
+        return now.recorded_like(before)
+    if isinstance(before, Declaration) and isinstance(now, Declaration):
+        return now.recorded_like(before)
+    return now
 
 
 def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
