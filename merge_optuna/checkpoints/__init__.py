@@ -14,6 +14,7 @@ from merge_optuna.checkpoints._blocks import (
 from merge_optuna.checkpoints._cache import cache_root
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._config import read_config
+from merge_optuna.checkpoints._digest import texts_digest
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
@@ -55,6 +56,7 @@ __all__ = [
     "renew",
     "renumbered",
     "steadily",
+    "texts_digest",
     "vocab_size",
     "write_checkpoint",
 ]

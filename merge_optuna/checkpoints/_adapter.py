@@ -72,7 +72,8 @@ class Adapter:
         [hashes] = hashes_of([self._file]).values()
         weights, texts = halves(base)
         return digest_of(
-            [weights, *lines_of(self.specs(), hashes)], [texts, *config_lines({CONFIG: self._kept})]
+            [weights, *lines_of(self.specs(), hashes)],
+            [texts, *config_lines({CONFIG: self._kept})],
         )
 
     def sampled_digest(self, base: str) -> str:

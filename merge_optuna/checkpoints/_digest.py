@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from merge_optuna.checkpoints._cache import recall, remember
-from merge_optuna.checkpoints._files import Stamp
+from merge_optuna.checkpoints._files import Stamp, stamps_of
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._threads import for_each
 
@@ -58,6 +58,8 @@ _COSMETIC = frozenset(
         "_from_model_config",
         "_name_or_path",
         "dtype",
+        "is_local",
+        "local_files_only",
         "name_or_path",
         "special_tokens_map_file",
         "tokenizer_file",
@@ -137,8 +139,13 @@ def _hash_all(files: Sequence[HashedFile], found: Mapping[Path, dict[str, str]])
     total, lock = sum(size for size, _, _ in work), threading.Lock()
     small = total < 1 << 28
     with tqdm(
-        desc="Reading all weights", total=total, delay=2, leave=False, disable=small,
-        unit="B", unit_scale=True,
+        desc="Reading all weights",
+        total=total,
+        delay=2,
+        leave=False,
+        disable=small,
+        unit="B",
+        unit_scale=True,
     ) as bar:
 
         def hash_one(item: tuple[int, str, HashedFile]) -> None:
@@ -160,6 +167,11 @@ def _threads() -> int:
 
 
 # -- texts --------------------------------------------------------------------------------
+
+
+def texts_digest(folder: Path) -> str:
+    """16 hexadecimal digits of the tokenizer, config and the like in a folder."""
+    return _half(text_lines(folder, stamps_of(text_files(folder))))
 
 
 def text_files(folder: Path) -> list[Path]:
@@ -186,9 +198,7 @@ def text_lines(folder: Path, stamps: Mapping[Path, Stamp]) -> list[str]:
 
 def config_lines(texts: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """The same of configs in memory, by the name that their file would have."""
-    return [
-        f"{name}|{_hash_json(content)}" for name, content in sorted(texts.items()) if content
-    ]
+    return [f"{name}|{_hash_json(content)}" for name, content in sorted(texts.items()) if content]
 
 
 def _hash_text(path: Path, stamp: Stamp) -> str:

@@ -49,7 +49,6 @@ class ModuleOfModel:
     def tensor(self, name: str) -> Tensor:
         return self.whole.tensor(self.names[name])
 
-
     def holding(self, content: Store) -> ModuleOfModel:
         """The same module with other layers, in a model that is otherwise the same."""
         names = {own: self._outer(own) for own in content.specs()}

@@ -86,7 +86,6 @@ class SafetensorsFile:
             data = data.clone()
         return data.view(dtype).view(shape)
 
-
     def hash(self, name: str) -> str:
         """The hash of a tensor's bytes, which are read anew: no map of them is needed.
 

@@ -19,7 +19,8 @@ def renew(checkpoints: Sequence[Checkpoint]) -> bool:
     Raises:
         SourceChanged: If a content is another than it was.
     """
-    return any([checkpoint.origin.renew() for checkpoint in checkpoints])  # all, not until one
+    renewed = [checkpoint.origin.renew() for checkpoint in checkpoints]  # all, not until one
+    return any(renewed)
 
 
 def steadily(

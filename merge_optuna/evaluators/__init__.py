@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from merge_optuna.evaluators._base import Evaluator, Function, as_evaluator
+from merge_optuna.evaluators._base import ADDED_PARTS, Evaluator, Function, as_evaluator
 from merge_optuna.evaluators.classification import Classification
 
-__all__ = ["Classification", "Evaluator", "Function", "as_evaluator"]
+__all__ = ["ADDED_PARTS", "Classification", "Evaluator", "Function", "as_evaluator"]

@@ -25,7 +25,7 @@ from merge_optuna.errors import (
     SourceChanged,
     StudyError,
 )
-from merge_optuna.evaluators import Evaluator, as_evaluator
+from merge_optuna.evaluators import ADDED_PARTS, Evaluator, as_evaluator
 from merge_optuna.evaluators._base import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, SURPLUS, NichesSampler, StoredSampler
@@ -272,14 +272,23 @@ class MergeObjective:
 
     def _check_data(self, study: optuna.Study) -> None:
         before, now = study.user_attrs.get(DEV), self._data()
-        if before is None or now is None or before == now:
+        if before is None or now is None:
             return
-        parts = [part for part in before | now if before.get(part) != now.get(part)]
-        raise StudyError(
-            f"The trials of the study {study.study_name!r} were scored on other dev data: "
-            f"{', '.join(parts)} differ ({before['examples']} examples, now {now['examples']}). "
-            "Go on with the old data, or use another study_name."
-        )
+        compared = before.keys() | (now.keys() - ADDED_PARTS)
+        parts = sorted(part for part in compared if before.get(part) != now.get(part))
+        if "function" in parts:
+            raise StudyError(
+                f"The trials of the study {study.study_name!r} were scored by another function "
+                "than the evaluator is now. Go on with the old one, or use another study_name. "
+                "Edits that change no score: mo.evaluators.Function(f, digest='...') from the "
+                "start of a study says when it is another."
+            )
+        if parts:
+            raise StudyError(
+                f"The trials of the study {study.study_name!r} were scored on other dev data: "
+                f"{', '.join(parts)} differ ({before['examples']} examples, now "
+                f"{now['examples']}). Go on with the old data, or use another study_name."
+            )
 
     def _check_space(self, study: optuna.Study) -> None:
         stored = study.user_attrs.get(SPACE)
