@@ -332,7 +332,7 @@ class Checkpoint(BaseModel):
             opened.reopen()
             found = _full(opened, self.base)
         except (CheckpointError, OSError) as error:
-            raise _changed(self.name, file, what, f"it cannot be read ({error})") from error
+            raise _changed(self.name, file, what, "it cannot be opened again") from error
         if found != self._content:
             raise _changed(self.name, file, what, _differing(self._content, found))
         self._stamps = opened.stamps()
