@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import faulthandler
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
@@ -42,7 +45,8 @@ def steadily(
         if renew(checkpoints):
             forget()
         try:
-            result = work()
+            with _last_words():
+                result = work()
         except Exception:
             if not _touched(checkpoints):
                 raise
@@ -55,6 +59,23 @@ def steadily(
     raise SourceChanged(
         f"A file of {names} is touched again and again while it is read. Stop what writes to it."
     )
+
+
+@contextlib.contextmanager
+def _last_words() -> Iterator[None]:
+    """Lets a process say where it was if a file is cut short in the middle of being read.
+
+    The system ends a process that reads a memory map beyond the end of its file (SIGBUS).
+    """
+    error = sys.__stderr__  # a notebook puts something without a descriptor in the other's place
+    if faulthandler.is_enabled() or error is None or error.closed:
+        yield
+        return
+    faulthandler.enable(error)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
 
 
 def _touched(checkpoints: Sequence[Checkpoint]) -> bool:

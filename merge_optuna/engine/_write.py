@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from merge_optuna.checkpoints import Checkpoint, TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.checkpoints import (
+    Checkpoint,
+    TensorSpec,
+    WritePlan,
+    renew,
+    write_checkpoint,
+)
 from merge_optuna.engine._card import model_card
 from merge_optuna.engine._tensors import (
     Merger,
@@ -21,7 +27,7 @@ from merge_optuna.engine._tensors import (
     origins,
     wanted_dtype,
 )
-from merge_optuna.errors import ExportError, RecipeError
+from merge_optuna.errors import ExportError, RecipeError, SourceChanged
 from merge_optuna.recipes import Recipe
 
 _NARROW = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -64,9 +70,12 @@ def write(
     Raises:
         ExportError: If the folder holds a source, or is not empty and ``force`` is not set, or if
             a value is out of the range of the data type.
+        SourceChanged: If a file of a source is not what it was when it was opened.
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
     folder = Path(folder).expanduser().resolve()
+    read = checkpoints_of(recipe)
+    renew(read)
     frame = frame_of(recipe).whole
     _check_not_a_source(recipe, folder)
     out, origin = wanted_dtype(recipe, dtype), origins(recipe)
@@ -89,6 +98,10 @@ def write(
             bar.update()
 
         write_checkpoint(folder, plan, parts, force=force, threads=merger.threads(recipe))
+    try:
+        renew(read)
+    except SourceChanged as error:
+        raise SourceChanged(f"{error} Remove {str(folder)!r}: it is not this merge.") from error
     return folder
 
 

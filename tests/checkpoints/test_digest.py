@@ -119,7 +119,7 @@ def refused_after(folder: Path, change: Callable[[Path], object]) -> None:
     recorded = mo.recipes.linear([mo.Checkpoint(folder, name="m")]).to_yaml()
     assert mo.Recipe.from_yaml(recorded).frame.names()
     change(folder)
-    with pytest.raises(CheckpointError, match="config, tokenizer or other texts differ.*'m' was"):
+    with pytest.raises(CheckpointError, match=r"config, tokenizer or other texts differ.*'m' was"):
         mo.Recipe.from_yaml(recorded).frame.names()
 
 

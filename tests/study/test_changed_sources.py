@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,7 +57,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "overwritten": (overwrite, "was written to or replaced"),
     "one bit": (flip, "was written to or replaced"),
     "replaced": (replace, "was written to or replaced"),
-    "truncated": (lambda file: os.truncate(file, 5000), "was cut short"),
+    "truncated": (lambda file: os.truncate(file, file.stat().st_size // 2), "was cut short"),
     "emptied": (lambda file: os.truncate(file, 0), "was cut short"),
     "deleted": (Path.unlink, "is gone"),
 }
@@ -155,10 +156,10 @@ def test_texts_are_looked_at_too(what: str, tmp_path: Path) -> None:
 def test_layer_paths_are_looked_at(tmp_path: Path) -> None:
     base, ja = toys.family(tmp_path, experts=1)
     engine = mo.Engine()
-    engine.load(mo.recipes.path("base0-ja1", [base, ja]))
+    engine.load(mo.recipes.path("A0-B1", [base, ja]))
     overwrite(tmp_path / "ja/model.safetensors")
-    with pytest.raises(SourceChanged, match="ja/model.safetensors was written to or replaced"):
-        engine.load(mo.recipes.path("ja0-ja1", [base, ja]))
+    with pytest.raises(SourceChanged, match=r"ja/model\.safetensors was written to or replaced"):
+        engine.load(mo.recipes.path("B0-B1", [base, ja]))
 
 
 def test_what_is_only_touched_does_not_end_a_search(tmp_path: Path) -> None:
@@ -208,10 +209,35 @@ def test_a_file_that_never_rests_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(mo.Engine, "_refill", refill)
     with (
-        pytest.warns(UserWarning),
+        pytest.warns(UserWarning, match="the content is the same"),
         pytest.raises(SourceChanged, match=r"of base, ja, math is touched again and again"),
     ):
         mo.Engine().load(recipe.bind(recipe.start()))
+
+
+def test_what_is_written_is_looked_at_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, file = made("whole", tmp_path)
+    bound, content = recipe.bind(recipe.start()), file.read_bytes()
+    overwrite(file)
+    with pytest.raises(SourceChanged, match=f"{file} was written to or replaced"):
+        mo.write(bound, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    file.write_bytes(content)
+
+    original = mo.engine.Merger.threads
+
+    def threads(self: Any, source: Any) -> int:  # asked for just before the first tensor
+        overwrite(file)
+        return original(self, source)
+
+    monkeypatch.setattr(mo.engine.Merger, "threads", threads)
+    with (
+        pytest.warns(UserWarning, match="the content is the same"),
+        pytest.raises(SourceChanged, match=r"Remove '.*/out': it is not this merge"),
+    ):
+        mo.write(bound, tmp_path / "out")
 
 
 SCRIPT = """
@@ -262,6 +288,11 @@ def test_in_a_process_of_its_own(change: str, tmp_path: Path) -> None:
     assert process.returncode == 1, said
     assert f"SourceChanged: {file} {CHANGES[change][1]} since 'ja' was opened" in said
 
+    states = [t.state for t in optuna.load_study(study_name="s", storage=url).trials]
+    assert states == [TrialState.COMPLETE] * 3 + [TrialState.FAIL]
+    if change != "overwritten":
+        return  # the rest is the same for all, and takes seconds
+
     shutil.copy2(tmp_path / "kept", file)
     with start() as process:
         _, said = process.communicate("\n" * 9, timeout=120)
@@ -270,3 +301,30 @@ def test_in_a_process_of_its_own(change: str, tmp_path: Path) -> None:
     states = [trial.state for trial in study.trials]
     assert states.count(TrialState.COMPLETE) == 8
     assert states[3] == TrialState.FAIL
+
+
+CUT = """
+import os
+import sys
+from pathlib import Path
+import merge_optuna as mo
+
+file = Path(sys.argv[1], "base/model.safetensors")
+original = mo.Engine._refill
+
+def refill(self, *args):
+    os.truncate(file, 0)
+    original(self, *args)
+
+mo.Engine._refill = refill
+mo.Engine().load(mo.Checkpoint(file.parent))
+"""
+
+
+def test_a_file_cut_short_in_the_middle_ends_the_process_with_a_word(tmp_path: Path) -> None:
+    toys.family(tmp_path, experts=0)
+    command = [sys.executable, "-c", CUT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in done.stderr
+    assert "in steadily" in done.stderr
