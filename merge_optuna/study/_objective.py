@@ -500,16 +500,22 @@ def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
         return f"{kinds[0]}, now {kinds[1]}"
     if before.method != now.method:
         return f"method {before.method}, now {now.method}"
-    old = [(c.name, c.digest[:8]) for c in before.checkpoints()]
-    new = [(c.name, c.digest[:8]) for c in now.checkpoints()]
+    old = [(c.name, c.digest) for c in before.checkpoints()]
+    new = [(c.name, c.digest) for c in now.checkpoints()]
     if old != new:
-        return f"sources {old}, now {new}"
+        return f"sources {_those(old, new)}, now {_those(new, old)}"
     if before.path != now.path:
         return f"path {_path_in_words(before)}, now {_path_in_words(now)}"
     for name, value in before.parameters:
         if now.values[name] != value:
             return f"{name}={value!r}, now {now.values[name]!r}"
     return "other excluded tensors, names or nested recipes"
+
+
+def _those(these: list[tuple[str, str]], others: list[tuple[str, str]]) -> str:
+    """The sources, with their digests, that are not among the others; all names if all are."""
+    missing = [f"{name} ({digest})" for name, digest in these if (name, digest) not in others]
+    return ", ".join(missing or [name for name, _ in these])
 
 
 def _path_in_words(recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import merge_optuna as mo
-from merge_optuna.errors import SourceChanged
+from merge_optuna.errors import SourceChanged, StudyError
 from merge_optuna.samplers import SURPLUS
 from tests import toys
 from tests.adapters import lora_family
+from tests.checkpoints.test_digest import CONFIG
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -151,6 +153,26 @@ def test_texts_are_looked_at_too(what: str, tmp_path: Path) -> None:
     with pytest.raises(SourceChanged, match=f"ja/{what} was .*config, tokenizer or other texts"):
         search.run(8)
     assert search.states == [TrialState.COMPLETE] * 3 + [TrialState.FAIL]
+
+
+def test_a_changed_config_is_noticed_at_resume(tmp_path: Path) -> None:
+    def space() -> mo.Recipe:
+        base, ja = (mo.Checkpoint(tmp_path / name, name=name) for name in ("base", "ja"))
+        return mo.recipes.dare_ties(base, [ja], weight=mo.free(0, 1))
+
+    toys.family(tmp_path, experts=1)
+    search = Search(space())
+    search.run(1)
+    file = tmp_path / "ja/config.json"
+    text = file.read_text()
+    for key, value in CONFIG.items():
+        file.write_text(json.dumps(json.loads(text) | {key: value}))
+        search.objective.space = space()
+        with pytest.raises(StudyError, match=r"another space: sources ja \(2:.*\), now ja \(2:"):
+            search.objective.check_study(search.study)
+    file.write_text(text)
+    search.objective.space = space()
+    search.objective.check_study(search.study)
 
 
 def test_layer_paths_are_looked_at(tmp_path: Path) -> None:
