@@ -26,6 +26,10 @@ class CheckpointError(MergeOptunaError, ValueError):
     """A checkpoint is missing, damaged, not a checkpoint, or has changed since it was recorded."""
 
 
+class SourceChanged(CheckpointError):
+    """The files of a checkpoint are not what was recorded: a search on them ends."""
+
+
 class CheckpointMismatch(CheckpointError):
     """Checkpoints that should be merged do not fit together."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers.utils import logging
 
+# Of this run, and of the processes that tests start.
+os.environ.setdefault("MERGE_OPTUNA_CACHE", tempfile.mkdtemp(prefix="merge_optuna-tests-"))
 torch.set_num_threads(1)
 # How long an example takes says something about the machine and what else it does.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,9 +11,11 @@ from merge_optuna.checkpoints._blocks import (
     is_embedding,
     renumbered,
 )
+from merge_optuna.checkpoints._cache import cache_root
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._configured import configured
+from merge_optuna.checkpoints._digest import texts_digest
 from merge_optuna.checkpoints._dtype import model_dtype
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._meaning import Setting, differing
@@ -30,6 +32,7 @@ from merge_optuna.checkpoints._token_ids import rows_of_other_tokens
 from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
 from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
+from merge_optuna.checkpoints._watch import renew, steadily
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "WritePlan",
     "aligned_vocabulary",
     "block_of",
+    "cache_root",
     "chat_template_of",
     "check_push",
     "check_target",
@@ -66,8 +70,11 @@ __all__ = [
     "push",
     "read_config",
     "remove_written",
+    "renew",
     "renumbered",
     "rows_of_other_tokens",
+    "steadily",
+    "texts_digest",
     "vocab_size",
     "write_checkpoint",
 ]

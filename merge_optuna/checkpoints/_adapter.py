@@ -12,9 +12,18 @@ from typing import Any
 from torch import Tensor
 
 from merge_optuna.checkpoints._bin import BinFile
+from merge_optuna.checkpoints._digest import (
+    config_lines,
+    digest_of,
+    halves,
+    hashes_of,
+    lines_of,
+)
+from merge_optuna.checkpoints._files import Stamp, stamps_of
 from merge_optuna.checkpoints._folder import FORMATS, TRANSFORMERS, File, Format, read_json
 from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
-from merge_optuna.checkpoints._store import Store, digest_of
+from merge_optuna.checkpoints._sampled import sampled_digest
+from merge_optuna.checkpoints._store import Store
 from merge_optuna.errors import CheckpointError, few, shown
 
 CONFIG = "adapter_config.json"
@@ -30,6 +39,11 @@ class Adapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._open()
+
+    def _open(self) -> None:
+        folder = self.folder
+        stamps = stamps_of(path for path in [folder / CONFIG] if path.is_file())
         config = read_json(folder / CONFIG)
         if not config:
             raise CheckpointError(
@@ -37,6 +51,7 @@ class Adapter:
             )
         self.config: dict[str, Any] | None = config
         self.settings = config
+        self._config_stamp = stamps
         self._file = _open(folder)
 
     def __reduce__(self) -> tuple[type[Adapter], tuple[Path]]:
@@ -53,12 +68,32 @@ class Adapter:
         """Shape of a tensor."""
         return self._file.specs[name][1]
 
-    def digest(self, base: str, *, whole: bool = False) -> str:
-        """Digest of the adapter on a base with the digest ``base``: 32 hexadecimal digits."""
-        kept = {key: value for key, value in self.settings.items() if key not in _PLACES}
-        content = [base, digest_of(self, whole=whole), kept]
-        text = json.dumps(content, sort_keys=True)
+    def digest(self, base: str) -> str:
+        """Digest of the adapter on a base with the digest ``base``."""
+        [hashes] = hashes_of([self._file]).values()
+        weights, texts = halves(base)
+        return digest_of(
+            [weights, *lines_of(self.specs(), hashes)],
+            [texts, *config_lines({CONFIG: self._kept})],
+        )
+
+    def sampled_digest(self, base: str) -> str:
+        """The same of earlier versions, see :func:`sampled_digest`."""
+        text = json.dumps([base, sampled_digest(self), self._kept], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """The settings that count."""
+        return {key: value for key, value in self.settings.items() if key not in _PLACES}
+
+    def stamps(self) -> dict[Path, Stamp]:
+        """The files as they were when they were opened."""
+        return {self._file.path: self._file.stamp, **self._config_stamp}
+
+    def reopen(self) -> None:
+        """Opens the files that are there now."""
+        self._open()
 
 
 class AdapterStore:
@@ -82,6 +117,14 @@ class AdapterStore:
 
     def tensor(self, name: str) -> Tensor:
         raise NotImplementedError
+
+    def stamps(self) -> dict[Path, Stamp]:
+        """Those of the adapter; the base has its own."""
+        return self.adapter.stamps()
+
+    def reopen(self) -> None:
+        """Opens the adapter's files that are there now."""
+        self.adapter.reopen()
 
 
 def is_adapter(folder: Path) -> bool:

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from merge_optuna.checkpoints._digest import hash_tensor
+from merge_optuna.checkpoints._files import Stamp
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.errors import CheckpointError, few, shown
 
@@ -23,6 +25,8 @@ class BinFile:
     """A mapped file, or one in memory if it is older than PyTorch 1.6.
 
     Attributes:
+        path: Where it is.
+        stamp: As it was when it was opened.
         specs: Dtype and shape by tensor name.
 
     Raises:
@@ -31,6 +35,11 @@ class BinFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} links to a file that is not there. Download the checkpoint again."
+            )
+        self.stamp = Stamp.of(path)
         self._tensors = _load(path)
         self.specs: dict[str, Spec] = {
             name: (t.dtype, tuple(t.shape)) for name, t in self._tensors.items()
@@ -39,6 +48,10 @@ class BinFile:
     def tensor(self, name: str) -> Tensor:
         """A view of the map, or a copy where the file keeps it transposed or strided."""
         return self._tensors[name].detach().contiguous()
+
+    def hash(self, name: str) -> str:
+        """The hash of a tensor's bytes."""
+        return hash_tensor(self._tensors[name])
 
 
 class _PackedError(Exception):
@@ -82,10 +95,6 @@ def _fit(tensors: Iterable[Tensor], records: Counter[int]) -> bool:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} links to a file that is not there. Download the checkpoint again."
-        )
     mapped = zipfile.is_zipfile(path)
     size = path.stat().st_size
     try:

@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints._config import read_config
+from merge_optuna.checkpoints._digest import lines_of
+from merge_optuna.checkpoints._files import Stamp
 from merge_optuna.checkpoints._folder import FolderStore, Format
 from merge_optuna.checkpoints._names import saved_names
 from merge_optuna.checkpoints._safetensors import Spec
-from merge_optuna.checkpoints._store import Store
+from merge_optuna.checkpoints._store import Opened
+from merge_optuna.errors import CheckpointError, few
 
 # Buffers that older versions of transformers wrote and newer ones ignore.
 _FORMER_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.masked_bias$")
@@ -61,8 +64,29 @@ class RenamedStore:
     def tensor(self, name: str) -> Tensor:
         return self.original.tensor(self.names[name])
 
+    def weights(self) -> Iterable[str]:
+        hashes = self.original.hashes()
+        return lines_of(self.specs(), {name: hashes[old] for name, old in self.names.items()})
 
-def canonical(store: FolderStore) -> Store:
+    def texts(self) -> Iterable[str]:
+        return self.original.texts()
+
+    def stamps(self) -> dict[Path, Stamp]:
+        return self.original.stamps()
+
+    def reopen(self) -> None:
+        """Under the same names as before.
+
+        Raises:
+            CheckpointError: If tensors are gone.
+        """
+        self.original.reopen()
+        lost = sorted(set(self.names.values()) - self.original.specs().keys())
+        if lost:
+            raise CheckpointError(f"{str(self.folder)!r} lacks {few(lost)} now.")
+
+
+def canonical(store: FolderStore) -> Opened:
     """The store itself where its names are up to date, or a view of it under newer names.
 
     Left out is what transformers ignores without a word. Nothing is changed if transformers does

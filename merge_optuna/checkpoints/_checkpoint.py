@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,17 @@ from merge_optuna.checkpoints._adapter import (
     recorded_base,
 )
 from merge_optuna.checkpoints._canonical import canonical
+from merge_optuna.checkpoints._digest import FORM, digest_of, halves
+from merge_optuna.checkpoints._files import Stamp, first_changed
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
 from merge_optuna.checkpoints._layers import LayerStore, depth_of
 from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
 from merge_optuna.checkpoints._parts import ModuleOfModel, open_part
 from merge_optuna.checkpoints._peft import PeftStore
-from merge_optuna.checkpoints._store import ModuleStore, Store, digest_of
-from merge_optuna.errors import CheckpointError, few, shown
+from merge_optuna.checkpoints._sampled import sampled_digest
+from merge_optuna.checkpoints._store import ModuleStore, Opened, Store
+from merge_optuna.errors import CheckpointError, SourceChanged, few, shown
 
 _IN_MEMORY = "module:"
 
@@ -46,17 +51,21 @@ class Checkpoint(BaseModel):
     without a rounding to the base's data type; other kinds need the ``peft`` extra and a full copy
     in memory. Config, tokenizer and the names of the tensors are the base's.
 
-    Two checkpoints are equal when their names and digests are. The digest covers the names,
-    dtypes, shapes and sampled content of the tensors; a checkpoint that comes with a digest (from
-    a stored recipe) is verified on first use, so that a changed source is refused.
+    Two checkpoints are equal when their names and digests are. The digest covers every byte of
+    the tensors with their names, dtypes and shapes, and what of config, generation config,
+    tokenizer, processor and chat template changes what the model does; not how the files are
+    called or split. It is made when the checkpoint is opened and kept in the user's cache. A
+    checkpoint that comes with a digest (from a stored recipe) is verified on first use, in the
+    form in which it was recorded, so that a changed source is refused.
 
     Attributes:
         ref: Absolute path of the folder, the name on the hub, or ``module:<name>`` for a module
             in memory.
         name: Unique within a recipe. It keys random masks and names parameters, so give short
-            names; defaults to the first 8 digits of the digest.
-        digest: 32 hexadecimal digits; that of an adapter covers its base too, that of
-            some layers the whole checkpoint.
+            names; defaults to 8 hexadecimal digits made of samples of the weights.
+        digest: ``2:`` and 32 hexadecimal digits, 16 of the weights and 16 of the rest; 32 digits
+            alone where an earlier version recorded it. That of an adapter covers its base too,
+            that of some layers the whole checkpoint.
         revision: Commit hash of a model on the hub, so that a study reads the same files again.
         part: Component of a diffusers pipeline, e.g. ``unet``, or module of a model, e.g.
             ``language_model`` of a vision-language model, ``bert`` of a classifier. It is merged
@@ -75,6 +84,9 @@ class Checkpoint(BaseModel):
     base: Checkpoint | None = None
     layer_range: tuple[int, int] | None = None
     _store: Store | None = PrivateAttr(default=None)
+    _opened: Opened | AdapterStore | None = PrivateAttr(default=None)
+    _stamps: dict[Path, Stamp] = PrivateAttr(default_factory=dict)
+    _content: str = PrivateAttr(default="")
     _whole: Checkpoint | None = PrivateAttr(default=None)
 
     def __init__(
@@ -114,14 +126,15 @@ class Checkpoint(BaseModel):
         if base is not None and not isinstance(base, Checkpoint):
             raise CheckpointError(f"base must be a Checkpoint: base=mo.Checkpoint({base!r}).")
         place = _place(ref, revision)
-        store = None
-        if digest is None:
+        opened, content = None, ""
+        if digest is None or (name is None and digest.startswith(FORM)):
             if _is_hub(place):
                 revision = snapshot(place, revision, part=part).name
             base = base or _found_base(place, revision)
             part = part if base is None else base.part
-            store = _open(place, name, revision, part, base)
-            digest = _digest(store, base)
+            opened = _open(place, name, revision, part, base)
+            content = _full(opened, base)
+            name, digest = name or _sampled(opened, base)[:8], digest or content
         try:
             super().__init__(
                 ref=place,
@@ -135,7 +148,8 @@ class Checkpoint(BaseModel):
         except ValidationError as error:
             wrong = few([f"{e['loc'][0]}: {e['msg']}" for e in error.errors()])
             raise CheckpointError(f"{shown(name)} is not a checkpoint: {wrong}.") from error
-        self._store = None if store is None else self._seen(store)
+        if opened is not None:
+            self._take(opened, content)
 
     @classmethod
     def from_module(cls, module: nn.Module, *, name: str) -> Checkpoint:
@@ -145,8 +159,9 @@ class Checkpoint(BaseModel):
         pass it again: ``mo.export(study, folder, sources={name: checkpoint})``.
         """
         store = ModuleStore(copy.deepcopy(module).cpu().requires_grad_(False))
-        self = cls(f"{_IN_MEMORY}{name}", name=name, digest=digest_of(store))
-        self._store = store
+        content = _full(store, None)
+        self = cls(f"{_IN_MEMORY}{name}", name=name, digest=content)
+        self._take(store, content)
         return self
 
     def layers(self, start: int, stop: int, *, name: str | None = None) -> Checkpoint:
@@ -187,7 +202,7 @@ class Checkpoint(BaseModel):
     def holding(self, store: Store, *, name: str, digest: str) -> Checkpoint:
         """This place with a content that was made from it, which no recipe can name."""
         made = self.model_copy(update={"name": name, "digest": digest})
-        made._store, made._whole = store, None
+        made._store, made._opened, made._whole = store, None, None
         return made
 
     def _seen(self, whole: Store) -> Store:
@@ -245,8 +260,9 @@ class Checkpoint(BaseModel):
         if not isinstance(store, ModuleOfModel):
             return self
         if self._whole is None:
+            digest = hashlib.blake2b(f"whole of {self.digest}".encode(), digest_size=16)
             whole = Checkpoint(
-                self.ref, name=self.name, digest=digest_of(store.whole), revision=self.revision
+                self.ref, name=self.name, digest=digest.hexdigest(), revision=self.revision
             )
             whole._store = store.whole
             self._whole = whole
@@ -289,16 +305,88 @@ class Checkpoint(BaseModel):
         """
         if self._store is None:
             self._check_place()
-            store = _open(self.ref, self.name, self.revision, self.part, self.base)
-            found = _digest(store, self.base)
-            if found != self.digest:
-                raise CheckpointError(
-                    f"The content of {self.ref!r} has changed: its digest is {found}, but "
-                    f"{self.name!r} was recorded as {self.digest}. Restore the checkpoint, or "
-                    "start a new study with the new content."
-                )
-            self._store = self._seen(store)
+            opened = _open(self.ref, self.name, self.revision, self.part, self.base)
+            self._take(opened, _full(opened, self.base))
+        assert self._store is not None
         return self._store
+
+    def _take(self, opened: Opened | AdapterStore, content: str) -> None:
+        """Keeps what was opened, if it is what was recorded.
+
+        Its digest is kept in full, however it was recorded: a change during a search is noticed.
+        """
+        form = _form_of(self.digest)
+        found = content if form is _full else form(opened, self.base)
+        if found != self.digest:
+            raise SourceChanged(
+                f"The content of {self.ref!r} has changed: {_differing(self.digest, found)}, "
+                f"but {self.name!r} was recorded as {self.digest}. Restore the checkpoint, or "
+                "start a new study with the new content."
+            )
+        self._content, self._stamps = content, opened.stamps()
+        if changed := first_changed(self._stamps):
+            raise SourceChanged(
+                f"{changed[0]} {changed[1]} while it was read. Wait until {self.name!r} is "
+                "complete, and open it again."
+            )
+        self._opened = opened
+        self._store = self._seen(opened)
+
+    @property
+    def touched(self) -> tuple[Path, str] | None:
+        """The first file that is not as it was opened, and what has happened to it."""
+        inner = None if self.base is None else self.base.touched
+        return inner or first_changed(self._stamps)
+
+    def renew(self) -> bool:
+        """Opens the files again if one was touched, and makes sure that they say the same.
+
+        Returns:
+            Whether a file was touched: what was made of the old ones must be made again.
+
+        Raises:
+            SourceChanged: If the content is another, or cannot be read.
+        """
+        touched, opened = self.touched, self._opened
+        if self.base is not None:
+            self.base.renew()
+        if touched is None or opened is None:
+            return touched is not None
+        file, what = touched
+        try:
+            opened.reopen()
+            found = _full(opened, self.base)
+        except (CheckpointError, OSError) as error:
+            raise _changed(self.name, file, what, "it cannot be opened again") from error
+        if found != self._content:
+            raise _changed(self.name, file, what, _differing(self._content, found))
+        self._stamps = opened.stamps()
+        warnings.warn(
+            f"{file} {what} since {self.name!r} was opened. All of it was read again: the content "
+            "is the same, so the search goes on.",
+            stacklevel=2,
+        )
+        return True
+
+    def digest_like(self, recorded: str) -> str:
+        """The digest in the form in which another one was recorded, maybe by an earlier version.
+
+        Raises:
+            CheckpointError: If a newer version has recorded it.
+        """
+        form = _form_of(recorded)
+        if form is _form_of(self.digest) or self.store is None or self._opened is None:
+            return self.digest
+        return form(self._opened, self.base)
+
+    def recorded_like(self, other: Checkpoint) -> Checkpoint:
+        """The same checkpoint with its digest in the form that ``other`` was recorded in."""
+        digest, base = self.digest_like(other.digest), self.base
+        if base is not None and other.base is not None:
+            base = base.recorded_like(other.base)
+        if digest == self.digest and base is self.base:
+            return self
+        return self.model_copy(update={"digest": digest, "base": base})
 
     def at(self, ref: str | Path) -> Checkpoint:
         """The same checkpoint after it was moved.
@@ -345,10 +433,6 @@ class Checkpoint(BaseModel):
     def tensor(self, name: str) -> Tensor:
         """A tensor, mapped from disk where possible; not to be written to."""
         return self.store.tensor(name)
-
-    def full_digest(self) -> str:
-        """Digest over every byte, for those who want more than the sampled one."""
-        return _digest(self.store, self.base, whole=True)
 
 
 def _suffix(layer_range: tuple[int, int]) -> str:
@@ -403,10 +487,54 @@ def _found_base(place: str, revision: str | None) -> Checkpoint | None:
         ) from error
 
 
-def _digest(store: Store, base: Checkpoint | None, *, whole: bool = False) -> str:
-    if base is None or not isinstance(store, AdapterStore):
-        return digest_of(store, whole=whole)
-    return store.adapter.digest(base.full_digest() if whole else base.digest, whole=whole)
+def _full(opened: Opened | AdapterStore, base: Checkpoint | None) -> str:
+    if isinstance(opened, AdapterStore):
+        assert base is not None
+        return opened.adapter.digest(base.digest_like(FORM))
+    return digest_of(opened.weights(), opened.texts())
+
+
+def _sampled(opened: Opened | AdapterStore, base: Checkpoint | None) -> str:
+    if isinstance(opened, AdapterStore):
+        assert base is not None
+        return opened.adapter.sampled_digest(base.digest_like(""))
+    return sampled_digest(opened)
+
+
+_Form = Callable[[Opened | AdapterStore, "Checkpoint | None"], str]
+_FORMS: dict[str, _Form] = {FORM: _full, "": _sampled}
+
+
+def _form_of(digest: str) -> _Form:
+    """How a digest was made.
+
+    Raises:
+        CheckpointError: If a newer version made it.
+    """
+    before, colon, _ = digest.rpartition(":")
+    if before + colon not in _FORMS:
+        raise CheckpointError(
+            f"The digest {digest!r} was recorded by a newer version of merge_optuna. Update this "
+            "one: pip install -U merge_optuna."
+        )
+    return _FORMS[before + colon]
+
+
+def _differing(recorded: str, found: str) -> str:
+    """What differs between two digests of the same form."""
+    if not found.startswith(FORM):
+        return f"its digest is {found}"
+    parts = ("the weights", "config, tokenizer or other texts")
+    pairs = zip(parts, halves(recorded), halves(found), strict=True)
+    differing = " and ".join(part for part, old, new in pairs if old != new)
+    return f"{differing} differ: its digest is {found}"
+
+
+def _changed(name: str, file: Path, what: str, now: str) -> SourceChanged:
+    return SourceChanged(
+        f"{file} {what} since {name!r} was opened, and {now}. No trial that has read it was kept. "
+        "Restore the file and start again, or start a new study with the new content."
+    )
 
 
 def _open(
@@ -415,7 +543,7 @@ def _open(
     revision: str | None,
     part: str | None,
     base: Checkpoint | None,
-) -> Store:
+) -> Opened | AdapterStore:
     """The one place that knows all kinds of sources."""
     if base is not None:
         adapter = Adapter(_folder(place, revision))

@@ -96,10 +96,10 @@ class ConfiguredCheckpoint(Checkpoint):
     def store(self) -> Store:
         """The same tensors with the other config."""
         if self._store is None:
-            self._store = self._opened()
+            self._store = self._as_configured()
         return self._store
 
-    def _opened(self) -> Store:
+    def _as_configured(self) -> Store:
         own = self._inner.store
         config = with_meaning_of(self._inner, self._owner, stacked=self._stacked)
         if config == own.config:

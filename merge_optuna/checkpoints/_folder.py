@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,15 +12,22 @@ from torch import Tensor
 
 from merge_optuna._documents import load_json, read_text
 from merge_optuna.checkpoints._bin import BinFile
+from merge_optuna.checkpoints._digest import (
+    HashedFile,
+    code_files,
+    hashes_of,
+    lines_of,
+    text_files,
+    text_lines,
+)
 from merge_optuna.checkpoints._fields import check_config
+from merge_optuna.checkpoints._files import Stamp, stamps_of
 from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
 from merge_optuna.errors import CheckpointError, few, shown
 
 
-class File(Protocol):
+class File(HashedFile, Protocol):
     """One file of tensors."""
-
-    specs: dict[str, Spec]
 
     def tensor(self, name: str) -> Tensor:
         """The tensor; not to be written to."""
@@ -90,12 +97,19 @@ class FolderStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        found = _find(folder)
+        self._open()
+
+    def _open(self) -> None:
+        found = _find(self.folder)
         self.written = found.written
-        self._files = _open_files(folder, found)
-        self.config = read_json(folder / "config.json")
+        texts = stamps_of(text_files(self.folder))
+        self.config = read_json(self.folder / "config.json")
+        self._texts = texts | stamps_of(code_files(self.folder, self.config))
+        self._index = stamps_of(path for path in [self.folder / found.index] if path.is_file())
+        self._files = _open_files(self.folder, found)
         self._specs = {name: file.specs[name] for name, file in sorted(self._files.items())}
-        check_config(self.config, folder / "config.json", self._specs)
+        check_config(self.config, self.folder / "config.json", self._specs)
+        self._hashes: dict[str, str] = {}
 
     def __reduce__(self) -> tuple[type[FolderStore], tuple[Path]]:
         """Copies and pickles open the files again: memory maps cannot travel."""
@@ -106,6 +120,26 @@ class FolderStore:
 
     def tensor(self, name: str) -> Tensor:
         return self._files[name].tensor(name)
+
+    def hashes(self) -> dict[str, str]:
+        """The hash of every tensor; read once."""
+        if not self._hashes:
+            found = hashes_of(list({file.path: file for file in self._files.values()}.values()))
+            self._hashes = {name: found[file.path][name] for name, file in self._files.items()}
+        return self._hashes
+
+    def weights(self) -> Iterable[str]:
+        return lines_of(self._specs, self.hashes())
+
+    def texts(self) -> Iterable[str]:
+        return text_lines(self.folder, self._texts)
+
+    def stamps(self) -> dict[Path, Stamp]:
+        files = {file.path: file.stamp for file in self._files.values()}
+        return files | self._index | self._texts
+
+    def reopen(self) -> None:
+        self._open()
 
 
 def check_folder(folder: Path) -> None:

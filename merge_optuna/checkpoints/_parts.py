@@ -16,6 +16,7 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._blocks import NUMBERED, renumbered
 from merge_optuna.checkpoints._canonical import canonical
+from merge_optuna.checkpoints._files import Stamp
 from merge_optuna.checkpoints._folder import PIPELINE, FolderStore, check_folder, read_json
 from merge_optuna.checkpoints._known_files import (
     COMPONENT_FILES,
@@ -24,7 +25,7 @@ from merge_optuna.checkpoints._known_files import (
     with_imports,
 )
 from merge_optuna.checkpoints._safetensors import Spec
-from merge_optuna.checkpoints._store import Store
+from merge_optuna.checkpoints._store import Opened, Store
 from merge_optuna.errors import CheckpointError, few
 
 
@@ -67,6 +68,26 @@ class ModuleOfModel:
         number = NUMBERED.match(own)
         assert number is not None
         return renumbered(self.names[renumbered(own, 0)], int(number["index"]))
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedModule(ModuleOfModel):
+    """A module of a model as it lies in a folder."""
+
+    whole: Opened
+
+    def weights(self) -> Iterable[str]:
+        """Those of the whole model: the rest is written with the module."""
+        return [*self.whole.weights(), *(f"{own}|{outer}" for own, outer in self.names.items())]
+
+    def texts(self) -> Iterable[str]:
+        return self.whole.texts()
+
+    def stamps(self) -> dict[Path, Stamp]:
+        return self.whole.stamps()
+
+    def reopen(self) -> None:
+        self.whole.reopen()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +149,7 @@ def _holds(level: Any, module: Mapping[str, Any]) -> bool:
     )
 
 
-def open_part(folder: Path, part: str) -> Store:
+def open_part(folder: Path, part: str) -> Opened:
     """Opens one part of the checkpoint in ``folder``.
 
     Raises:
@@ -146,7 +167,7 @@ def open_part(folder: Path, part: str) -> Store:
     return canonical(FolderStore(folder / part))
 
 
-def _module(whole: Store, part: str, folder: Path) -> ModuleOfModel:
+def _module(whole: Opened, part: str, folder: Path) -> OpenedModule:
     names = own_names(whole.specs(), part)
     if not names:
         modules = dict.fromkeys(n.removeprefix("model.").split(".")[0] for n in whole.specs())
@@ -155,7 +176,7 @@ def _module(whole: Store, part: str, folder: Path) -> ModuleOfModel:
             f"pipeline, and its modules are {few(sorted(modules))}. Choose one of these. Leave "
             "part= out to merge the whole model."
         )
-    return ModuleOfModel(whole, names, _config_of_module(whole.config or {}, part, names))
+    return OpenedModule(whole, names, _config_of_module(whole.config or {}, part, names))
 
 
 def own_names(names: Iterable[str], part: str) -> dict[str, str]:

@@ -48,6 +48,11 @@ class PeftStore(AdapterStore):
         with self._lock:  # tensors are asked for by several threads at once
             return self._merged[name]
 
+    def reopen(self) -> None:
+        super().reopen()
+        with self._lock:
+            self.__dict__.pop("_merged", None)
+
     @cached_property
     def _merged(self) -> dict[str, Tensor]:
         from peft import PeftModel

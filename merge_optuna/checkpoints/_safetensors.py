@@ -7,14 +7,17 @@ does so. Here the file is mapped once; after that a tensor is an offset and a sh
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from merge_optuna._documents import load_json
-from merge_optuna.errors import CheckpointError, few, shown
+from merge_optuna.checkpoints._files import Stamp
+from merge_optuna.errors import CheckpointError, SourceChanged, few, shown
 
 DTYPES = {
     "F64": torch.float64,
@@ -37,6 +40,7 @@ DTYPES = {
 _MOST_HEADER_BYTES = 50_000_000  # half of the format's own limit: some 300,000 tensors
 _MOST_ELEMENTS = 1 << 62
 _MOST_DIMENSIONS = 64  # torch's own limit
+_BLOCK = 1 << 20  # bytes: what is read stays in the cache until it is hashed
 
 Spec = tuple[torch.dtype, tuple[int, ...]]
 
@@ -45,6 +49,8 @@ class SafetensorsFile:
     """A mapped file.
 
     Attributes:
+        path: Where it is.
+        stamp: As it was when it was opened.
         specs: Dtype and shape by tensor name.
 
     Raises:
@@ -54,7 +60,8 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            size = path.stat().st_size
+            self.stamp = Stamp.of(path)
+            size = self.stamp.size
             entries, start = _read_header(path, size)
         except FileNotFoundError as error:
             raise CheckpointError(
@@ -80,6 +87,26 @@ class SafetensorsFile:
         if place.start % dtype.itemsize:
             data = data.clone()
         return data.view(dtype).view(shape)
+
+    def hash(self, name: str) -> str:
+        """The hash of a tensor's bytes, which are read anew: no map of them is needed.
+
+        Raises:
+            SourceChanged: If they are not there any more.
+        """
+        place = self._places[name]
+        state, at = xxhash.xxh3_128(), place.start
+        buffer = memoryview(bytearray(min(_BLOCK, place.stop - place.start)))
+        with open(self.path, "rb", buffering=0) as file:
+            while at < place.stop:
+                read = os.preadv(file.fileno(), [buffer[: place.stop - at]], at)
+                if not read:
+                    raise SourceChanged(
+                        f"{self.path} was cut short while it was read. Copy or download it again."
+                    )
+                state.update(buffer[:read])
+                at += read
+        return state.hexdigest()
 
 
 class _DamagedError(Exception):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from merge_optuna.checkpoints._digest import config_lines, hash_tensor, lines_of
+from merge_optuna.checkpoints._files import Stamp
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._safetensors import Spec
 
@@ -28,6 +29,30 @@ class Store(Protocol):
         """The tensor; not to be written to."""
 
 
+class Watched(Protocol):
+    """What was read from files, and can tell whether they are still what they were."""
+
+    def stamps(self) -> dict[Path, Stamp]:
+        """The files as they were when they were opened."""
+
+    def reopen(self) -> None:
+        """Opens the files that are there now, in place: views of this store see them too.
+
+        Raises:
+            CheckpointError: If they cannot be read.
+        """
+
+
+class Opened(Store, Watched, Protocol):
+    """The whole content of a source."""
+
+    def weights(self) -> Iterable[str]:
+        """What of the tensors enters the digest: every byte is read, or was before."""
+
+    def texts(self) -> Iterable[str]:
+        """What of config, tokenizer and the like enters the digest."""
+
+
 class ModuleStore:
     """The state of a module in memory, under checkpoint names."""
 
@@ -42,34 +67,19 @@ class ModuleStore:
     def tensor(self, name: str) -> Tensor:
         return self._views[name].detach()
 
+    def weights(self) -> Iterable[str]:
+        return lines_of(self.specs(), {n: hash_tensor(t) for n, t in self._views.items()})
 
-def digest_of(store: Store, *, whole: bool = False) -> str:
-    """Digest of names, dtypes, shapes and content: 32 hexadecimal digits.
+    def texts(self) -> Iterable[str]:
+        generation = getattr(self.module, "generation_config", None)
+        written = None if generation is None else json.loads(generation.to_json_string())
+        return config_lines({"config.json": self.config, "generation_config.json": written})
 
-    Small tensors are read whole, of larger ones sixteen blocks of 1 KiB spread evenly (all of it
-    with ``whole``). Sharding and file names do not enter, so a copy has the same digest. That of a
-    module of a model covers the rest of the model too, which is written with it.
-    """
-    state = hashlib.blake2b(digest_size=16)
-    if (around := getattr(store, "whole", None)) is not None:
-        state.update(digest_of(around, whole=whole).encode())
-    for name, (dtype, shape) in sorted(store.specs().items()):
-        state.update(f"{name}|{dtype}|{shape}|".encode())
-        for block in _blocks(store.tensor(name), whole):
-            state.update(block)
-    return state.hexdigest()
+    def stamps(self) -> dict[Path, Stamp]:
+        return {}
 
-
-def _blocks(tensor: Tensor, whole: bool) -> Iterable[bytes]:
-    if tensor.numel() == 0:
-        return
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    if whole or flat.size <= 1 << 16:
-        yield flat.tobytes()
-        return
-    for i in range(16):
-        start = (flat.size - 1024) * i // 15
-        yield flat[start : start + 1024].tobytes()
+    def reopen(self) -> None:
+        """A module in memory is a copy that nobody writes to."""
 
 
 def _config_of(module: Any) -> dict[str, Any]:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, for_each
+from merge_optuna.checkpoints import Checkpoint, for_each, renew, steadily
 from merge_optuna.engine._build import build, check_names
 from merge_optuna.engine._original import CALLER, Loan, Original
 from merge_optuna.engine._tensors import (
     Merger,
     Source,
     as_dtype,
+    checkpoints_of,
     final_dtype,
+    forget_sources,
     frame_of,
     origins,
     wanted_dtype,
@@ -91,7 +93,26 @@ class Engine:
             RecipeError: If numbers of the recipe are still free.
             CheckpointError: If the model cannot be built, or has other tensors than before.
             InfeasibleRecipe: If the recipe's values have no well-defined result.
+            SourceChanged: If a file of the sources is not what it was when it was opened.
         """
+        return steadily(lambda: self._load(recipe, user), checkpoints_of(recipe), self._forget)
+
+    def look_again(self, recipe: Source) -> None:
+        """Makes sure that the files of a recipe still are what they were.
+
+        Raises:
+            SourceChanged: If not.
+        """
+        if renew(checkpoints_of(recipe)):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drops what was learned of the sources, and views of files that are no longer there."""
+        self._merger = Merger(self.device, compute_dtype=self._compute_dtype)
+        self._routed = None
+        forget_sources()
+
+    def _load(self, recipe: Source, user: str) -> nn.Module:
         wanted = wanted_dtype(recipe, self.dtype)
         if isinstance(recipe, Recipe) and recipe.path is not None and _shares_layers(recipe):
             return self._paths(recipe.models, wanted).load(recipe.path, user=user)

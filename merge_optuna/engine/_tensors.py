@@ -249,6 +249,19 @@ def wanted_dtype(source: Source, dtype: torch.dtype | str | None) -> torch.dtype
     return as_dtype(own if dtype is None else dtype)
 
 
+def forget_sources() -> None:
+    """Drops what was learned of sources for as long as the process runs."""
+    _cuts.cache_clear()
+    _ranks.cache_clear()
+
+
+def checkpoints_of(source: Source) -> tuple[Checkpoint, ...]:
+    """Every checkpoint that is read, once."""
+    if isinstance(source, Recipe):
+        return source.checkpoints()
+    return (source,) if isinstance(source, Checkpoint) else ()
+
+
 def frame_of(source: Source) -> Checkpoint:
     """The checkpoint whose names, config and unmerged tensors the result has.
 

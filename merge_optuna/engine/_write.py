@@ -17,18 +17,20 @@ from merge_optuna.checkpoints import (
     TensorSpec,
     Vocabulary,
     WritePlan,
+    renew,
     write_checkpoint,
 )
 from merge_optuna.engine._card import model_card
 from merge_optuna.engine._tensors import (
     Merger,
     Source,
+    checkpoints_of,
     final_dtype,
     frame_of,
     origins,
     wanted_dtype,
 )
-from merge_optuna.errors import ExportError, RecipeError
+from merge_optuna.errors import ExportError, RecipeError, SourceChanged
 from merge_optuna.recipes import Recipe
 
 _NARROW = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -76,10 +78,13 @@ def write(
         ExportError: If the folder holds a source; if it is not empty and ``force`` is not set, or
             holds anything but an earlier export; if a value is out of the range of the data type;
             or if the disk is full. What was there is untouched.
+        SourceChanged: If a file of a source is not what it was when it was opened.
         CheckpointError: If a file to be copied is a link that leads out of its checkpoint.
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
     folder = Path(os.path.realpath(Path(folder).expanduser()))
+    read = checkpoints_of(recipe)
+    renew(read)
     frame = frame_of(recipe).whole
     _check_not_a_source(recipe, folder)
     out, origin = wanted_dtype(recipe, dtype), origins(recipe)
@@ -103,6 +108,10 @@ def write(
             bar.update()
 
         write_checkpoint(folder, plan, parts, force=force, threads=merger.threads(recipe))
+    try:
+        renew(read)
+    except SourceChanged as error:
+        raise SourceChanged(f"{error} Remove {str(folder)!r}: it is not this merge.") from error
     return folder
 
 
@@ -133,8 +142,7 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
 
 
 def _check_not_a_source(recipe: Source, folder: Path) -> None:
-    read = recipe.checkpoints() if isinstance(recipe, Recipe) else (recipe,)
-    for source in read:
+    for source in checkpoints_of(recipe):
         files = (file for place in source.places() for file in (place, *place.glob("*")))
         real = (Path(os.path.realpath(file)) for file in files)  # loops of links, too
         if any(file.is_relative_to(folder) for file in real):

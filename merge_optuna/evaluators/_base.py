@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._checks import as_number, batches_of, value_over
+from merge_optuna.evaluators._source import function_digest
 
 if TYPE_CHECKING:
     from torch import nn
 
 Batch: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64]]
 _DIRECTIONS = ("maximize", "minimize")
+
+ADDED_PARTS = frozenset(("function", "head_content", "max_length", "tokenizer"))
+"""Parts of digests that earlier versions have not stored: without them, nothing is said."""
 
 
 @runtime_checkable
@@ -24,8 +28,8 @@ class Evaluator(Protocol):
 
     An evaluator may also have ``check(model)``, called once before a search: it raises
     :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model. And it may have
-    ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests: with it a
-    search is not continued on other data than it began with.
+    ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
+    values: with it a search is not continued on other data than it began with.
     """
 
     @property
@@ -60,6 +64,7 @@ class Function:
         *,
         direction: str = "maximize",
         name: str = "score",
+        digest: str | Mapping[str, str] | None = None,
     ) -> None:
         """Wraps ``fn``.
 
@@ -68,6 +73,10 @@ class Function:
                 trial: keep no reference to it.
             direction: ``"maximize"`` or ``"minimize"``.
             name: Name of the metric.
+            digest: What a search must go on with: a word for the version of the function, or a
+                mapping from the parts of its data to digests. When omitted, the name and the
+                source text of the function without comments; neither what it calls nor the data
+                that it reads count then.
 
         Raises:
             EvaluationError: If ``fn`` cannot be called or ``direction`` is neither of the two.
@@ -79,6 +88,14 @@ class Function:
         self.fn = fn
         self.directions = (direction,)
         self.metric_names = (name,)
+        self._digest = digest
+
+    @property
+    def digest(self) -> Mapping[str, str]:
+        """What a search is not continued without; see ``digest`` of :class:`Function`."""
+        if isinstance(self._digest, Mapping):
+            return self._digest
+        return {"function": self._digest or function_digest(self.fn)}
 
     def __len__(self) -> int:
         return 1

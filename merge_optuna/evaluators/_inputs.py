@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from merge_optuna.checkpoints import texts_digest
 from merge_optuna.errors import EvaluationError, few
 
 Ids: TypeAlias = NDArray[np.int64]
@@ -72,6 +74,9 @@ class Inputs(Protocol):
 
     def digest(self) -> str:
         """32 hexadecimal digits over the content, whatever a model makes of it."""
+
+    def settings(self) -> dict[str, str | int | None]:
+        """What besides the content and the model decides what the model is given."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,13 @@ class Texts:
     def digest(self) -> str:
         return content_digest([json.dumps([self.texts, self.pairs]).encode()])
 
+    def settings(self) -> dict[str, str | int | None]:
+        given = self.tokenizer
+        if isinstance(given, (str, os.PathLike)):
+            given = _load_tokenizer(str(given))
+        content = None if given is None else _tokenizer_digest(given)
+        return {"max_length": self.max_length, "tokenizer": content}
+
     def _tokenizer(self, model: nn.Module) -> Any:
         tokenizer = self.tokenizer
         if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
@@ -216,6 +228,9 @@ class Images:
             data = data.cast_column(self.column, datasets.Image(decode=False))
         return content_digest(_content(row) for row in data[self.column])
 
+    def settings(self) -> dict[str, str | int | None]:
+        return {}
+
     def _images(self, ids: Ids, colour: bool) -> list[Any]:
         images = [self.data[int(i)][self.column] for i in ids]
         if not colour:
@@ -249,6 +264,9 @@ class Tensors:
         head = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
         raw = self.inputs.cpu().contiguous().reshape(-1).view(torch.uint8)
         return content_digest([head.encode(), raw.numpy().data])
+
+    def settings(self) -> dict[str, str | int | None]:
+        return {}
 
 
 def mixed(n: int) -> Ids:
@@ -293,6 +311,18 @@ def _content(image: Any) -> bytes:
     if isinstance(image, Mapping) and "bytes" in image:
         return image["bytes"] or Path(image["path"]).read_bytes()
     return np.asarray(image).tobytes()
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Of what would be saved, without the state that a call leaves behind."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer.save_pretrained(name)
+        file = Path(name, "tokenizer.json")
+        if file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            kept = {k: v for k, v in content.items() if k not in ("truncation", "padding")}
+            file.write_text(json.dumps(kept), encoding="utf-8")
+        return texts_digest(Path(name))
 
 
 def _load_tokenizer(source: str) -> Any:

@@ -170,12 +170,23 @@ class Classification:
         self._check_range(ready.classes, width)
 
     @cached_property
-    def digest(self) -> dict[str, str]:
-        """Digests of the inputs, of the labels and, if there are any, of groups and head."""
-        parts = {"inputs": self.inputs.digest(), "labels": self._labels.digest()}
+    def digest(self) -> dict[str, str | int | None]:
+        """Digests of the inputs, of the labels and, if there are any, of groups and head.
+
+        With the longest text and the tokenizer, where they are not the model's own.
+        """
+        parts: dict[str, str | int | None] = {
+            "inputs": self.inputs.digest(),
+            "labels": self._labels.digest(),
+            **self.inputs.settings(),
+        }
         if self._groups is not None:
             parts["groups"] = content_digest([self._groups.tobytes()])
-        return parts if self.head is None else {**parts, "head": self.head.checkpoint.digest}
+        if self.head is not None:
+            # "head" is what earlier versions have stored, and is compared with.
+            head = self.head.checkpoint
+            parts |= {"head": head.digest_like(""), "head_content": head.digest}
+        return parts
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:

@@ -111,7 +111,7 @@ def params_of(recipe: Recipe, bound: Recipe) -> dict[str, float]:
 def _outline(recipe: Recipe) -> str:
     """What a space and its recipes have in common."""
     sources = [
-        f"{source.name} ({source.digest[:8]})" if isinstance(source, Checkpoint) else source.method
+        f"{source.name} ({source.digest})" if isinstance(source, Checkpoint) else source.method
         for source in recipe.sources
     ]
     without = f" without {', '.join(recipe.exclude)}" if recipe.exclude else ""

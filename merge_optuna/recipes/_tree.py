@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -264,12 +264,6 @@ class Recipe(BaseModel):
                 f"No source is called {', '.join(unknown)}; they are called {', '.join(known)}."
             )
 
-        def with_given(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
-            if isinstance(source, Recipe):
-                own = source.called()
-                return source.with_sources({n: s for n, s in sources.items() if n in own})
-            return replaced(source)
-
         def replaced(source: Checkpoint) -> Checkpoint:
             source = source.origin
             given = _given(source, sources)
@@ -278,6 +272,7 @@ class Recipe(BaseModel):
             elif given is source and source.base is not None:
                 base = replaced(source.base)
                 given = source if base is source.base else source.on(base)
+            given = given.recorded_like(source)
             if given != source:
                 raise CheckpointError(
                     f"The given source {source.name!r} is {given.name!r} with digest "
@@ -286,10 +281,32 @@ class Recipe(BaseModel):
                 )
             return given
 
+        return self._mapped(replaced)
+
+    def recorded_like(self, other: Recipe) -> Recipe:
+        """The same recipe as an earlier version would have recorded it, where ``other`` was.
+
+        The digests of sources that ``other`` has under the same name take its form.
+        """
+        known = {source.name: source for source in other.checkpoints()}
+
+        def recorded(source: Checkpoint) -> Checkpoint:
+            origin = source.origin
+            before = known.get(source.name)
+            return origin if before is None else origin.recorded_like(before)
+
+        return self._mapped(recorded)
+
+    def _mapped(self, change: Callable[[Checkpoint], Checkpoint]) -> Recipe:
+        """The recipe with every checkpoint replaced, also those of recipes inside."""
+
+        def mapped(source: Checkpoint | Recipe) -> Checkpoint | Recipe:
+            return source._mapped(change) if isinstance(source, Recipe) else change(source)
+
         data = self._fields()
-        data["base"] = None if self.base is None else with_given(self.base)
-        data["models"] = tuple(with_given(model) for model in self.models)
-        data["statistics"] = tuple(with_given(statistics) for statistics in self.statistics)
+        data["base"] = None if self.base is None else mapped(self.base)
+        data["models"] = tuple(mapped(model) for model in self.models)
+        data["statistics"] = tuple(change(statistics) for statistics in self.statistics)
         return Recipe(**data)
 
     def called(self) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -158,6 +158,14 @@ class Declaration:
         if unknown:
             raise RecipeError(f"No source is called {', '.join(sorted(unknown))}.")
         return KINDS[self.kind].declared(recipes, self.options)
+
+    def recorded_like(self, other: Declaration) -> Declaration:
+        """See :meth:`Recipe.recorded_like`."""
+        recipes = {
+            name: recipe.recorded_like(other.recipes[name]) if name in other.recipes else recipe
+            for name, recipe in self.recipes.items()
+        }
+        return replace(self, recipes=recipes)
 
     def _check(self, space: type[Space]) -> None:
         """Checks that what a file says is what the space takes."""

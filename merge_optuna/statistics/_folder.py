@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +15,7 @@ from merge_optuna.checkpoints import (
     Checkpoint,
     TensorSpec,
     WritePlan,
+    cache_root,
     check_target,
     write_checkpoint,
 )
@@ -53,10 +53,9 @@ def kept(
 
 
 def _cached(facts: Facts) -> Path:
-    root = Path(os.environ.get("MERGE_OPTUNA_CACHE", "~/.cache/merge_optuna")).expanduser()
     text = json.dumps(facts, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return root.absolute() / "statistics" / digest
+    return cache_root() / "statistics" / digest
 
 
 def _facts_in(folder: Path) -> Facts | None:

@@ -20,8 +20,14 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import decoding, metric_names
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
-from merge_optuna.errors import InfeasibleRecipe, RecipeError, StudyError
+from merge_optuna.errors import (
+    InfeasibleRecipe,
+    RecipeError,
+    SourceChanged,
+    StudyError,
+)
 from merge_optuna.evaluators import (
+    ADDED_PARTS,
     Evaluator,
     as_evaluator,
     batches_of,
@@ -135,6 +141,8 @@ class MergeObjective:
         Raises:
             optuna.TrialPruned: If the trial is pruned.
             StudyError: If the study does not fit, or two trials run at once in this process.
+            SourceChanged: If a file of a source is not what it was: the trial fails, no value is
+                kept, and a sampler of this package proposes it again.
         """
         if not self._busy.acquire(blocking=False):
             raise StudyError(
@@ -279,10 +287,19 @@ class MergeObjective:
 
     def _check_data(self, study: optuna.Study) -> None:
         before, now = study.user_attrs.get(DEV), self._data()
-        if before is None or now is None or before == now:
+        if before is None or now is None:
             return
         with decoding(f"description of the dev data of the study {study.study_name!r}"):
-            parts = [part for part in before | now if before.get(part) != now.get(part)]
+            compared = before.keys() | (now.keys() - ADDED_PARTS)
+            parts = sorted(part for part in compared if before.get(part) != now.get(part))
+        if "function" in parts:
+            raise StudyError(
+                f"The trials of the study {study.study_name!r} were scored by another function "
+                "than the evaluator is now. Go on with the old one, or use another study_name. "
+                "Edits that change no score: mo.evaluators.Function(f, digest='...') from the "
+                "start of a study says when it is another."
+            )
+        if parts:
             raise StudyError(
                 f"The trials of the study {study.study_name!r} were scored on other dev data: "
                 f"{', '.join(parts)} differ ({before['examples']} examples, now "
@@ -294,6 +311,7 @@ class MergeObjective:
         if before is None or not isinstance(self.space, _DECLARED):
             return
         now = self.space if isinstance(self.space, Recipe) else self.space.declaration()
+        now = _recorded_like(before, now)
         if before.digest != now.digest:
             raise StudyError(
                 f"The study {study.study_name!r} was made with another space: "
@@ -311,6 +329,9 @@ class MergeObjective:
             raise self._pruned(trial, str(error)) from error
         except KeyboardInterrupt:
             excuse(trial, "interrupted")
+            raise
+        except SourceChanged:
+            excuse(trial, "source changed")
             raise
         except Exception as error:
             if interrupt.noted():  # and came out of something as this error
@@ -332,7 +353,10 @@ class MergeObjective:
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
             model = self.engine.load(recipe, user=name_of(self.evaluator))
-        value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
+        try:
+            value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
+        finally:
+            self.engine.look_again(recipe)  # an evaluator reads tokenizers, for one
         if not all(math.isfinite(number) for number in _numbers(value)):
             raise self._pruned(trial, f"The score is not finite: {value}.")
         return value
@@ -471,6 +495,17 @@ def _by_example(
     return scores
 
 
+def _recorded_like(
+    before: Recipe | Declaration, now: Recipe | Declaration
+) -> Recipe | Declaration:
+    """A space with the digests of its sources as an earlier version may have recorded them."""
+    if isinstance(before, Recipe) and isinstance(now, Recipe):
+        return now.recorded_like(before)
+    if isinstance(before, Declaration) and isinstance(now, Declaration):
+        return now.recorded_like(before)
+    return now
+
+
 def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
     """What differs between two spaces, in words."""
     if isinstance(before, Declaration) and isinstance(now, Declaration):
@@ -480,10 +515,10 @@ def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
         return f"{kinds[0]}, now {kinds[1]}"
     if before.method != now.method:
         return f"method {before.method}, now {now.method}"
-    old = [(c.name, c.digest[:8]) for c in before.checkpoints()]
-    new = [(c.name, c.digest[:8]) for c in now.checkpoints()]
+    old = [(c.name, c.digest) for c in before.checkpoints()]
+    new = [(c.name, c.digest) for c in now.checkpoints()]
     if old != new:
-        return f"sources {old}, now {new}"
+        return f"sources {_those(old, new)}, now {_those(new, old)}"
     if before.path != now.path:
         return f"path {_path_in_words(before)}, now {_path_in_words(now)}"
     for name, value in before.parameters:
@@ -492,6 +527,12 @@ def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
     if before.config != now.config:
         return f"config={before.config!r}, now {now.config!r}"
     return "other excluded tensors, names or nested recipes"
+
+
+def _those(these: list[tuple[str, str]], others: list[tuple[str, str]]) -> str:
+    """The sources, with their digests, that are not among the others; all names if all are."""
+    missing = [f"{name} ({digest})" for name, digest in these if (name, digest) not in others]
+    return ", ".join(missing or [name for name, _ in these])
 
 
 def _path_in_words(recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -210,11 +211,15 @@ class Client:
 
 def test_download_and_push(tmp_path: Path) -> None:
     folder = toys.save(toys.llama(), tmp_path / "m")
+    (folder / "tokenizer.json").write_text("{}")
     digest, model = mo.Checkpoint(folder).digest, files_of(folder)
+    without = shutil.copytree(folder, tmp_path / "without")
+    for extra in ("tokenizer.json", "generation_config.json"):
+        (without / extra).unlink()
     torch.save(toys.llama().state_dict(), tmp_path / "pytorch_model.bin")
     bins = {"pytorch_model.bin": (tmp_path / "pytorch_model.bin").read_bytes()}
     hub = Hub()
-    commit = hub.add("org/model", {**model, **bins, "onnx/x.onnx": b"x", "tokenizer.json": b"{}"})
+    commit = hub.add("org/model", {**model, **bins, "onnx/x.onnx": b"x"})
     hub.add("org/old", {**bins, "config.json": model["config.json"]})
     hub.add("org/gated", model)
     hub.gated.add("org/gated")
@@ -227,13 +232,13 @@ def test_download_and_push(tmp_path: Path) -> None:
         first = client.read("org/model")
         assert first["revision"] == commit
         assert first["digest"] == digest
-        assert first["files"] == sorted([*model, "tokenizer.json"])
+        assert first["files"] == sorted(model)
         assert client.read("org/model", revision=commit) == first
         weights = f"GET /org/model/resolve/{commit}/model.safetensors"
         assert hub.requests.count(weights) == 1
 
         old = client.read("org/old")
-        assert old["digest"] == digest
+        assert old["digest"] == mo.Checkpoint(without).digest
         assert old["files"] == ["config.json", "pytorch_model.bin"]
 
         said = client.read("org/gated")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shutil
 import signal
 import struct
@@ -142,8 +143,7 @@ def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
     digests = {mo.Checkpoint(place).digest for place in (folder, copied, sharded)}
 
     assert len(digests) == 1
-    assert len(digests.pop()) == 32
-    assert mo.Checkpoint(folder).full_digest() == mo.Checkpoint(sharded).full_digest()
+    assert re.fullmatch("2:[0-9a-f]{32}", digests.pop())
 
 
 def test_one_changed_element_of_any_tensor_changes_the_digest(tmp_path: Path) -> None:
@@ -187,21 +187,6 @@ def test_names_shapes_and_dtypes_enter_the_digest(tmp_path: Path) -> None:
     assert len(digests) == len(variants)
 
 
-def test_of_large_tensors_the_digest_reads_blocks_and_the_full_digest_all(tmp_path: Path) -> None:
-    tensor = torch.arange(1 << 18, dtype=torch.float32)
-    digests, full = set(), set()
-    for at in (None, 5000, -1):  # 5000 lies between the first and the second block of 1 KiB
-        changed = tensor.clone()
-        if at is not None:
-            changed[at] += 1
-        save_file({"a": changed}, tmp_path / "model.safetensors")
-        checkpoint = mo.Checkpoint(tmp_path)
-        digests.add(checkpoint.digest)
-        full.add(checkpoint.full_digest())
-    assert len(digests) == 2
-    assert len(full) == 3
-
-
 def test_equality_is_by_name_and_content(tmp_path: Path) -> None:
     folder = toys.save(toys.llama(), tmp_path / "m")
     copied = shutil.copytree(folder, tmp_path / "copy")
@@ -214,9 +199,13 @@ def test_equality_is_by_name_and_content(tmp_path: Path) -> None:
     assert a == mo.Checkpoint.from_module(toys.llama(), name="a")
 
 
-def test_the_name_defaults_to_the_digest(tmp_path: Path) -> None:
-    checkpoint = mo.Checkpoint(toys.save(toys.llama(), tmp_path / "m"))
-    assert checkpoint.name == checkpoint.digest[:8]
+def test_a_checkpoint_without_a_name_is_called_as_it_always_was(tmp_path: Path) -> None:
+    # The name that d128686 gave: names key random masks, so they must not change.
+    tensors = {"a": torch.arange(1 << 18, dtype=torch.float32), "b": torch.ones(3)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint = mo.Checkpoint(tmp_path)
+    assert checkpoint.name == "276a0148"
+    assert mo.Checkpoint(tmp_path, digest=checkpoint.digest).name == checkpoint.name
 
 
 def test_changed_content_is_refused(tmp_path: Path) -> None:

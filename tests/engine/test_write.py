@@ -58,7 +58,6 @@ def test_a_written_model_is_a_source(tmp_path: Path) -> None:
     mo.write(base, tmp_path / "copy")
     copied = mo.Checkpoint(tmp_path / "copy", name="base")
     assert copied == base
-    assert copied.full_digest() == base.full_digest()
     assert mo.recipes.linear([copied, ja]) == mo.recipes.linear([base, ja])
 
 

@@ -108,7 +108,7 @@ def test_a_file_written_by_hand(family: Family) -> None:
         parameters: {{weight: 2, lambda_: {{low: 0, high: 1}}}}
         """
     )
-    assert recipe.models[0].name == ja.digest[:8]
+    assert recipe.models[0].name == mo.Checkpoint(ja.ref).name
     assert recipe.values == {
         "weight": (2.0,),
         "lambda_": mo.free(0, 1),

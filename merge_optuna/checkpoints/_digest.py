@@ -1,0 +1,239 @@
+"""What the digest of a checkpoint is made of: every byte that counts for what the model does.
+
+A digest reads ``2:`` and 32 hexadecimal digits: 16 of the tensors (names, data types, shapes and
+all of their content), 16 of what else makes the model what it is (config, generation config,
+tokenizer, processor and chat template, without what is cosmetic). Those of 32 digits alone come
+from earlier versions; see :mod:`merge_optuna.checkpoints._sampled`.
+
+Tensors are hashed by XXH3 (128 bits): it is to notice changes, and no disk and hardly the memory
+is as fast. It is no proof against somebody who forges a file with the same digest.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import xxhash
+from torch import Tensor
+from tqdm import tqdm
+
+from merge_optuna.checkpoints._cache import recall, remember
+from merge_optuna.checkpoints._files import Stamp, stamps_of
+from merge_optuna.checkpoints._safetensors import Spec
+from merge_optuna.checkpoints._threads import for_each
+
+FORM = "2:"
+"""What a digest of this kind begins with."""
+
+_WORTH_KEEPING = 1 << 20  # bytes: of a smaller file the hashes are made sooner than looked up
+_TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "*preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template*",
+)
+_TEMPLATES = "additional_chat_templates"
+# Where a model came from, what saved it, how it is run: none of it changes what it computes. (The
+# data types of the tensors are theirs, whatever the config says of them.)
+_COSMETIC = frozenset(
+    (
+        "_commit_hash",
+        "_diffusers_version",
+        "_from_model_config",
+        "_name_or_path",
+        "dtype",
+        "is_local",
+        "local_files_only",
+        "name_or_path",
+        "special_tokens_map_file",
+        "tokenizer_file",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    )
+)
+
+
+class HashedFile(Protocol):
+    """A file of tensors.
+
+    Attributes:
+        path: Where it is.
+        stamp: As it was when it was opened.
+        specs: Dtype and shape by tensor name.
+    """
+
+    path: Path
+    stamp: Stamp
+    specs: dict[str, Spec]
+
+    def hash(self, name: str) -> str:
+        """The hash of a tensor's bytes."""
+
+
+def digest_of(weights: Iterable[str], texts: Iterable[str]) -> str:
+    """The digest of what the tensors and the texts of a model have said of themselves."""
+    return FORM + _half(weights) + _half(texts)
+
+
+def halves(digest: str) -> tuple[str, str]:
+    """The parts of a digest: of the tensors, and of the texts."""
+    hashes = digest.removeprefix(FORM)
+    return hashes[:16], hashes[16:]
+
+
+def _half(lines: Iterable[str]) -> str:
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+
+
+# -- tensors ------------------------------------------------------------------------------
+
+
+def lines_of(specs: Mapping[str, Spec], hashes: Mapping[str, str]) -> list[str]:
+    """A line per tensor with all that counts; the order of the file does not."""
+    return [f"{n}|{d}|{tuple(s)}|{hashes.get(n)}" for n, (d, s) in sorted(specs.items())]
+
+
+def hash_tensor(tensor: Tensor) -> str:
+    """The hash of all elements, whatever their place in memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return xxhash.xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data if len(flat) else b"")
+
+
+def hashes_of(files: Sequence[HashedFile]) -> dict[Path, dict[str, str]]:
+    """The hashes of all tensors by file and name, looked up or read by several threads."""
+    found = {file.path: _recalled(file) for file in files}
+    unknown = [file for file in files if not found[file.path]]
+    _hash_all(unknown, found)
+    for file in unknown:
+        if file.stamp.size >= _WORTH_KEEPING:
+            remember(file.path, file.stamp, found[file.path])
+    return found
+
+
+def _recalled(file: HashedFile) -> dict[str, str]:
+    if file.stamp.size < _WORTH_KEEPING:
+        return {}
+    return recall(file.path, file.stamp, file.specs) or {}
+
+
+def _hash_all(files: Sequence[HashedFile], found: Mapping[Path, dict[str, str]]) -> None:
+    work = [(nbytes(spec), name, file) for file in files for name, spec in file.specs.items()]
+    work.sort(key=lambda item: -item[0])  # so that no thread is left alone with a large one
+    total, lock = sum(size for size, _, _ in work), threading.Lock()
+    small = total < 1 << 28
+    with tqdm(
+        desc="Reading all weights",
+        total=total,
+        delay=2,
+        leave=False,
+        disable=small,
+        unit="B",
+        unit_scale=True,
+    ) as bar:
+
+        def hash_one(item: tuple[int, str, HashedFile]) -> None:
+            size, name, file = item
+            found[file.path][name] = file.hash(name)
+            with lock:
+                bar.update(size)
+
+        for_each(hash_one, work, 1 if total < _WORTH_KEEPING else _threads())
+
+
+def nbytes(spec: Spec) -> int:
+    """Bytes of a tensor."""
+    return int(torch.Size(spec[1]).numel()) * spec[0].itemsize
+
+
+def _threads() -> int:
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+# -- texts --------------------------------------------------------------------------------
+
+
+def texts_digest(folder: Path) -> str:
+    """16 hexadecimal digits of the tokenizer, config and the like in a folder."""
+    return _half(text_lines(folder, stamps_of(text_files(folder))))
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The files beside the weights that change what the model does."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    found = [n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in _TEXTS)]
+    inner = sorted((folder / _TEMPLATES).glob("*")) if _TEMPLATES in names else []
+    return [path for path in (*(folder / name for name in found), *inner) if path.is_file()]
+
+
+def code_files(folder: Path, config: Mapping[str, Any] | None) -> list[Path]:
+    """The code that a config says the model is made by."""
+    return sorted(folder.glob("*.py")) if "auto_map" in (config or {}) else []
+
+
+def text_lines(folder: Path, stamps: Mapping[Path, Stamp]) -> list[str]:
+    """A line per text file with what of it counts."""
+    return [
+        f"{path.relative_to(folder)}|{_hash_text(path, stamp)}"
+        for path, stamp in sorted(stamps.items())
+    ]
+
+
+def config_lines(texts: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """The same of configs in memory, by the name that their file would have."""
+    return [f"{name}|{_hash_json(content)}" for name, content in sorted(texts.items()) if content]
+
+
+def _hash_text(path: Path, stamp: Stamp) -> str:
+    worth = stamp.size >= _WORTH_KEEPING
+    known = recall(path, stamp, ("",)) if worth else None
+    if known is None:
+        known = {"": _canonical_hash(path)}
+        if worth:
+            remember(path, stamp, known)
+    return known[""]
+
+
+def _canonical_hash(path: Path) -> str:
+    raw = path.read_bytes()
+    if path.suffix == ".json":
+        try:
+            return _hash_json(json.loads(raw))
+        except (ValueError, RecursionError):  # whoever needs it says what is wrong with it
+            pass
+    return xxhash.xxh3_128_hexdigest(raw)
+
+
+def _hash_json(content: Any) -> str:
+    text = json.dumps(without_cosmetics(content), sort_keys=True)
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def without_cosmetics(content: Any) -> Any:
+    """A config without what changes nothing, also inside of the configs of its parts."""
+    if not isinstance(content, Mapping):
+        return content
+    return {
+        key: without_cosmetics(value)
+        if isinstance(value, Mapping) and "model_type" in value
+        else value
+        for key, value in content.items()
+        if key not in _COSMETIC
+    }
