@@ -163,7 +163,7 @@ def nbytes(spec: Spec) -> int:
 
 
 def _threads() -> int:
-    return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
 
 
 # -- texts --------------------------------------------------------------------------------

@@ -295,7 +295,8 @@ class Recipe(BaseModel):
             before = known.get(source.name)
             return origin if before is None else origin.recorded_like(before)
 
-        return self._mapped(recorded)
+        made = self._mapped(recorded)
+        return self if made == self else made
 
     def _mapped(self, change: Callable[[Checkpoint], Checkpoint]) -> Recipe:
         """The recipe with every checkpoint replaced, also those of recipes inside."""
@@ -581,7 +582,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If ``recipe`` is not of this space.
         """
-        return _space.params_of(self, recipe)
+        return _space.params_of(self.recorded_like(recipe), recipe)
 
     def free(
         self,

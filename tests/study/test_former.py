@@ -63,6 +63,16 @@ def test_a_file_of_a_recipe_stays_readable(root: Path) -> None:
     assert former.score(mo.Engine().load(recipe)) == TOLD["trials"][4][2][0]
 
 
+def test_a_former_recipe_is_a_start_and_a_file_of_mergekit(root: Path) -> None:
+    recorded = (former.DATA / "former.yaml").read_text().replace("/former", str(root))
+    recipe = mo.Recipe.from_yaml(recorded).with_sources({"memory": former.module()})
+    assert former.recipe(root).params_of(recipe) == TOLD["trials"][4][1]
+    base, plain = recipe.base, recipe.models[0]
+    assert isinstance(plain, mo.Checkpoint)
+    two = mo.recipes.ties(base, [plain.model_copy(update={"name": "plain"})])
+    assert mo.Recipe.from_mergekit(two.to_mergekit()).recorded_like(two) == two
+
+
 def test_a_source_that_is_another_is_refused(root: Path) -> None:
     url = former.database(root)
     changed(root / "plain", "model.norm.weight", 3)

@@ -52,7 +52,7 @@ def write(recipe: Recipe) -> str:
     said: dict[str, Any] = _if_any("names", _names(recipe))
     made[-1] |= _if_any("merge_optuna", said)
     text = _dump(made)
-    if read(text, "to_mergekit").digest != recipe.digest:
+    if read(text, "to_mergekit").recorded_like(recipe).digest != recipe.digest:
         made[-1]["merge_optuna"] = said | {"recipe": recipe.to_data()}
         text = _dump(made)
     return text
