@@ -28,7 +28,7 @@ from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
 from merge_optuna.checkpoints._layers import LayerStore, depth_of
 from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
-from merge_optuna.checkpoints._parts import ModuleOfModel, open_part
+from merge_optuna.checkpoints._parts import ModuleOfModel, OpenedModule, open_part
 from merge_optuna.checkpoints._peft import PeftStore
 from merge_optuna.checkpoints._sampled import sampled_digest
 from merge_optuna.checkpoints._store import ModuleStore, Opened, Store
@@ -260,13 +260,19 @@ class Checkpoint(BaseModel):
         if not isinstance(store, ModuleOfModel):
             return self
         if self._whole is None:
-            digest = hashlib.blake2b(f"whole of {self.digest}".encode(), digest_size=16)
             whole = Checkpoint(
-                self.ref, name=self.name, digest=digest.hexdigest(), revision=self.revision
+                self.ref, name=self.name, digest=self._digest_of_whole(store), revision=self.revision
             )
             whole._store = store.whole
             self._whole = whole
         return self._whole
+
+    def _digest_of_whole(self, store: ModuleOfModel) -> str:
+        """That of the model in the folder; another one where the module was changed."""
+        if isinstance(store, OpenedModule):
+            return _full(store.whole, None)
+        text = f"whole of {self.digest} {self.layer_range}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @property
     def name_in_whole(self) -> Mapping[str, str]:
@@ -533,7 +539,7 @@ def _differing(recorded: str, found: str) -> str:
 def _changed(name: str, file: Path, what: str, now: str) -> SourceChanged:
     return SourceChanged(
         f"{file} {what} since {name!r} was opened, and {now}. No trial that has read it was kept. "
-        "Restore the file and start again, or start a new study with the new content."
+        "Restore the file and start again, or open the checkpoint anew, in a new study."
     )
 
 

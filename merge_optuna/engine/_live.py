@@ -95,7 +95,13 @@ class Engine:
             InfeasibleRecipe: If the recipe's values have no well-defined result.
             SourceChanged: If a file of the sources is not what it was when it was opened.
         """
-        return steadily(lambda: self._load(recipe, user), checkpoints_of(recipe), self._forget)
+        with torch.inference_mode(False):
+            self._loan.ended(self.put_back())
+            model = steadily(
+                lambda: self._load(recipe, user), checkpoints_of(recipe), self._forget
+            )
+        self._loan.to(user)
+        return model
 
     def look_again(self, recipe: Source) -> None:
         """Makes sure that the files of a recipe still are what they were.
@@ -117,12 +123,9 @@ class Engine:
         if isinstance(recipe, Recipe) and recipe.path is not None and _shares_layers(recipe):
             return self._paths(recipe.models, wanted).load(recipe.path, user=user)
         frame = frame_of(recipe)
-        with torch.inference_mode(False):
-            model = self._built(frame.whole, wanted)
-            self._loan.ended(self.put_back())
-            refill = partial(self._refill, recipe, wanted)
-            for_each(refill, self._places(frame), self._merger.threads(recipe))
-        self._loan.to(user)
+        model = self._built(frame.whole, wanted)
+        refill = partial(self._refill, recipe, wanted)
+        for_each(refill, self._places(frame), self._merger.threads(recipe))
         return model
 
     def put_back(self) -> list[str]:

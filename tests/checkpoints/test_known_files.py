@@ -20,7 +20,10 @@ from tests import toys
 from tests.checkpoints.test_parts import UNET, pipeline
 from tests.hub import Hub, files_of, put_into_cache
 
-OURS = {"README.md", "recipe.yaml", ".merge_optuna.json", "model.safetensors", "config.json"}
+OURS = {
+    *("README.md", "recipe.yaml", "mergekit_config.yml", ".merge_optuna.json"),
+    *("model.safetensors", "config.json"),
+}
 OURS |= {"generation_config.json"}
 
 

@@ -106,6 +106,7 @@ def test_files_come_from_the_base_and_the_tokenizer_from_the_chosen_source(
     base, ja = toys.family(tmp_path, experts=1)
     files_around(tmp_path / "base", "base", 20)
     files_around(tmp_path / "ja", "ja", 30)
+    base, ja = (mo.Checkpoint(one.ref, name=one.name) for one in (base, ja))
 
     out = mo.write(mo.recipes.ties(base, [ja]), tmp_path / "out", tokenizer=chosen)
 

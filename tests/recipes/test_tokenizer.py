@@ -114,6 +114,7 @@ def test_byte_pairs_of_a_named_source_and_its_special_tokens(tmp_path: Path) -> 
     assert config["eos_token_id"] == 2
     (base.folder / "generation_config.json").write_text('{"eos_token_id": 2, "top_k": 7}')
     (code.folder / "generation_config.json").write_text('{"eos_token_id": [2, 33]}')
+    base, code = (mo.Checkpoint(one.ref, name=one.name) for one in (base, code))
     recipe = mo.recipes.ties(base, [code], tokenizer="code")
 
     folder = mo.write(recipe, tmp_path / "out")
@@ -312,6 +313,7 @@ def test_chat_templates(tmp_path: Path) -> None:
         file = checkpoint.folder / "tokenizer_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": template}))
     (math.folder / "chat_template.jinja").write_text(f"{often}\n")
+    base, ja, math = (mo.Checkpoint(one.ref, name=one.name) for one in (base, ja, math))
 
     def written(**settings: Any) -> str | None:
         recipe = mo.recipes.linear([base, ja, math], tokenizer="base", **settings)
@@ -327,6 +329,7 @@ def test_chat_templates(tmp_path: Path) -> None:
         written(chat_template="chatml")
     (math.folder / "chat_template.jinja").unlink()
     (math.folder / "tokenizer_config.json").unlink()
+    math = mo.Checkpoint(math.ref, name="math")
     with pytest.raises(RecipeError, match="'math' has no chat template"):
         written(chat_template="math")
 

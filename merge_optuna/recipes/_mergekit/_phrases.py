@@ -105,7 +105,9 @@ def _by_tensor(seen: Mapping[str, Seen], numbers: Numbers) -> Iterator[dict[str,
         if how.layer is None or match is None:
             values[name] = numbers[name]
         else:
-            over_layers = values.setdefault(match["rest"], [numbers[name]] * how.layers)
+            # Of two stacks of other depths, as in a vision-language model, no list says both.
+            over_layers = values.setdefault(match["rest"], [])
+            over_layers += [numbers[name]] * (how.layers - len(over_layers))
             over_layers[how.layer] = numbers[name]
     # Names that are parts of others come after them.
     for name in sorted(values, key=len, reverse=True):
