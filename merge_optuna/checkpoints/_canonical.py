@@ -23,7 +23,8 @@ from torch import Tensor
 from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._digest import lines_of
 from merge_optuna.checkpoints._files import Stamp
-from merge_optuna.checkpoints._folder import FolderStore, Format
+from merge_optuna.checkpoints._folder import FolderStore
+from merge_optuna.checkpoints._formats import Format
 from merge_optuna.checkpoints._names import saved_names
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._store import Opened

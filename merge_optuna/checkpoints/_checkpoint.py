@@ -261,7 +261,10 @@ class Checkpoint(BaseModel):
             return self
         if self._whole is None:
             whole = Checkpoint(
-                self.ref, name=self.name, digest=self._digest_of_whole(store), revision=self.revision
+                self.ref,
+                name=self.name,
+                digest=self._digest_of_whole(store),
+                revision=self.revision,
             )
             whole._store = store.whole
             self._whole = whole

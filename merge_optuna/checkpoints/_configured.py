@@ -11,7 +11,7 @@ from pydantic import BaseModel, PrivateAttr
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._folder import TRANSFORMERS, Format
+from merge_optuna.checkpoints._formats import TRANSFORMERS, Format
 from merge_optuna.checkpoints._meaning import with_meaning_of
 from merge_optuna.checkpoints._parts import ModuleOfModel
 from merge_optuna.checkpoints._safetensors import Spec

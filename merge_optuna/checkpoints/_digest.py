@@ -11,7 +11,6 @@ is as fast. It is no proof against somebody who forges a file with the same dige
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints._cache import recall, remember
 from merge_optuna.checkpoints._files import Stamp, stamps_of
+from merge_optuna.checkpoints._known_files import CONFIG_FILES, TEXT_FILES, present
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._threads import for_each
 
@@ -34,21 +34,6 @@ FORM = "2:"
 """What a digest of this kind begins with."""
 
 _WORTH_KEEPING = 1 << 20  # bytes: of a smaller file the hashes are made sooner than looked up
-_TEXTS = (
-    "config.json",
-    "generation_config.json",
-    "*preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "chat_template*",
-)
-_TEMPLATES = "additional_chat_templates"
 # Where a model came from, what saved it, how it is run: none of it changes what it computes. (The
 # data types of the tensors are theirs, whatever the config says of them.)
 _COSMETIC = frozenset(
@@ -176,11 +161,8 @@ def texts_digest(folder: Path) -> str:
 
 def text_files(folder: Path) -> list[Path]:
     """The files beside the weights that change what the model does."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    found = [n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in _TEXTS)]
-    inner = sorted((folder / _TEMPLATES).glob("*")) if _TEMPLATES in names else []
-    return [path for path in (*(folder / name for name in found), *inner) if path.is_file()]
+    names = present(folder, (*CONFIG_FILES, *TEXT_FILES))
+    return [path for path in (folder / name for name in names) if path.is_file()]
 
 
 def code_files(folder: Path, config: Mapping[str, Any] | None) -> list[Path]:

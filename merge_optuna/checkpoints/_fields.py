@@ -10,7 +10,9 @@ from typing import Any
 from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.errors import CheckpointError, shown
 
-_TYPES: dict[str, tuple[type, str]] = {
+_NUMBER: tuple[type | tuple[type, ...], str] = (int, "a whole number")
+_NUMBERS: tuple[type | tuple[type, ...], str] = ((int, list), "a whole number, or one per layer")
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "architectures": (list, "a list of names"),
     "model_type": (str, "a name"),
     **dict.fromkeys(
@@ -18,8 +20,8 @@ _TYPES: dict[str, tuple[type, str]] = {
     ),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), (dict, "a table")),
     **dict.fromkeys(("text_config", "vision_config", "audio_config"), (dict, "a table")),
-    **dict.fromkeys(("hidden_size", "vocab_size", "intermediate_size"), (int, "a whole number")),
-    **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), (int, "a whole number")),
+    **dict.fromkeys(("hidden_size", "vocab_size", "num_hidden_layers"), _NUMBER),
+    **dict.fromkeys(("intermediate_size", "num_attention_heads"), _NUMBERS),
 }
 _COUNT = re.compile(r"layers?$|depth|experts?$|heads?$|blocks?$")
 _MOST_COUNTED = 1000  # of layers, heads and the like, whatever the tensors are
@@ -64,4 +66,4 @@ def _is_odd(key: str, value: Any) -> bool:
         return not all(isinstance(name, str) for name in value)
     if key == "id2label":
         return not all(re.fullmatch(r"[0-9]{1,9}", str(number)) for number in value)
-    return isinstance(value, bool) and _TYPES.get(key, (object, ""))[0] is int
+    return isinstance(value, bool) and _TYPES.get(key) in (_NUMBER, _NUMBERS)

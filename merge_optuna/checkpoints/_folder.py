@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from merge_optuna.checkpoints._digest import (
 )
 from merge_optuna.checkpoints._fields import check_config
 from merge_optuna.checkpoints._files import Stamp, stamps_of
+from merge_optuna.checkpoints._formats import FORMATS, PIPELINE, Format
 from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
 from merge_optuna.errors import CheckpointError, few, shown
 
@@ -34,57 +34,8 @@ class File(HashedFile, Protocol):
 
 
 _READERS: dict[str, Callable[[Path], File]] = {"safetensors": SafetensorsFile, "bin": BinFile}
-
-
-@dataclass(frozen=True)
-class Format:
-    """How the files of a checkpoint are called, e.g. ``model.safetensors``.
-
-    Attributes:
-        stem: Before the first dot.
-        kind: ``safetensors`` or ``bin``.
-        variant: Half precision kept beside the full one, e.g. ``.fp16``.
-    """
-
-    stem: str
-    kind: str
-    variant: str = ""
-
-    @property
-    def weights(self) -> str:
-        """The one file."""
-        return f"{self.stem}{self.variant}.{self.kind}"
-
-    @property
-    def index(self) -> str:
-        """Or the index of several."""
-        return f"{self.stem}.{self.kind}.index{self.variant}.json"
-
-    def shard(self, number: int, total: int) -> str:
-        """One of several files."""
-        return f"{self.stem}{self.variant}-{number:05}-of-{total:05}.{self.kind}"
-
-    @property
-    def written(self) -> Format:
-        """What takes the place of these files when the checkpoint is written again."""
-        return Format(self.stem.removeprefix("pytorch_"), "safetensors", self.variant)
-
-
 _MOST_CHARACTERS = 20_000_000  # of a JSON file: an index of 100,000 tensors has half of it
 _MOST_SHARDS = 10_000
-PIPELINE = "model_index.json"  # what diffusers writes beside the folders of the components
-TRANSFORMERS = Format("model", "safetensors")
-# In the order in which transformers and diffusers look for them.
-FORMATS = tuple(
-    Format(stem, kind, variant)
-    for variant in ("", ".fp16", ".bf16")
-    for stem, kind in (
-        ("model", "safetensors"),
-        ("pytorch_model", "bin"),
-        ("diffusion_pytorch_model", "safetensors"),
-        ("diffusion_pytorch_model", "bin"),
-    )
-)
 
 
 class FolderStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from merge_optuna.checkpoints._folder import PIPELINE
+from merge_optuna.checkpoints._formats import PIPELINE
 from merge_optuna.errors import CheckpointError
 
 # Patterns are matched against the whole path inside the repository; * also matches slashes.

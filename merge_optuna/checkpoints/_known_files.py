@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from merge_optuna.checkpoints._folder import FORMATS
+from merge_optuna.checkpoints._formats import FORMATS
 from merge_optuna.errors import CheckpointError
 
 CONFIG_FILES = ("config.json", "generation_config.json")

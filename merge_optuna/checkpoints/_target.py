@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from merge_optuna.checkpoints._folder import PIPELINE
+from merge_optuna.checkpoints._formats import PIPELINE
 from merge_optuna.checkpoints._known_files import (
     COMPONENT_FILES,
     CONFIG_FILES,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._dtype import model_dtype
-from merge_optuna.checkpoints._folder import TRANSFORMERS, Format
+from merge_optuna.checkpoints._formats import TRANSFORMERS, Format
 from merge_optuna.checkpoints._known_files import TEXT_FILES, code_of, copy_known, inside
 from merge_optuna.checkpoints._parts import code_of_pipeline, copy_around
 from merge_optuna.checkpoints._safetensors import DTYPES

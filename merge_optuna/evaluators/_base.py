@@ -116,7 +116,7 @@ class Function:
 
 def name_of(evaluator: Evaluator) -> str:
     """What an evaluator is called in messages: the function's name, or else its class's."""
-    one = evaluator.fn if isinstance(evaluator, Function) else evaluator
+    one = getattr(evaluator, "fn", evaluator)
     return getattr(one, "__name__", type(one).__name__)
 
 

@@ -292,6 +292,7 @@ class MergeObjective:
         with decoding(f"description of the dev data of the study {study.study_name!r}"):
             compared = before.keys() | (now.keys() - ADDED_PARTS)
             parts = sorted(part for part in compared if before.get(part) != now.get(part))
+            examples = before["examples"]
         if "function" in parts:
             raise StudyError(
                 f"The trials of the study {study.study_name!r} were scored by another function "
@@ -302,7 +303,7 @@ class MergeObjective:
         if parts:
             raise StudyError(
                 f"The trials of the study {study.study_name!r} were scored on other dev data: "
-                f"{', '.join(parts)} differ ({before['examples']} examples, now "
+                f"{', '.join(parts)} differ ({examples} examples, now "
                 f"{now['examples']}). Go on with the old data, or use another study_name."
             )
 

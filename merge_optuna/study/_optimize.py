@@ -282,14 +282,18 @@ class _Bounded:
     def _is_under_way(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether another process can be expected to finish a trial.
 
-        One of another machine can where a heartbeat tells when it is dead.
+        One of another machine can where a heartbeat tells when it is dead. One of this process
+        cannot: it was left by an earlier run here, when the storage failed.
         """
         if trial.state != TrialState.RUNNING or SURPLUS in trial.system_attrs:
             return False
-        if owner_of(trial) is None:  # just created, or killed there and then
+        owner = owner_of(trial)
+        if owner is None:  # just created, or killed there and then
             seen = self._first_seen.setdefault(trial.number, time.monotonic())
             return time.monotonic() - seen < _PATIENCE
         alive = owner_alive(trial)
+        if alive and owner["pid"] == os.getpid():
+            return False
         return compat.has_heartbeat(study) if alive is None else alive
 
 

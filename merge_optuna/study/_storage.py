@@ -135,13 +135,15 @@ def _check_tables(file: Path) -> None:
     try:
         connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
         try:
-            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            tables = {name for (name,) in rows} - {"sqlite_sequence"}
+            is_complete = "version_info" in _tables(connection) and bool(
+                connection.execute("SELECT * FROM version_info").fetchall()
+            )
+            tables = _tables(connection)
         finally:
             connection.close()
     except sqlite3.Error:
         return  # it is said once it is opened
-    if "version_info" in tables and not tables >= {"studies", "trials"}:
+    if is_complete and not tables >= {"studies", "trials"}:
         gone = sorted({"studies", "trials"} - tables)
         raise StorageError(
             f"{file.absolute()} has lost the table {' and the table '.join(gone)}. Restore a copy."
@@ -151,6 +153,12 @@ def _check_tables(file: Path) -> None:
             f"{file.absolute()} is an SQLite database of another program, with the tables "
             f"{few(sorted(tables), 5)}. Use another file."
         )
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    """The tables that are there now; another process may be making them, the version last."""
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {name for (name,) in rows} - {"sqlite_sequence"}
 
 
 def _filesystem(folder: Path, mounts: str) -> str | None:

@@ -217,7 +217,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         mo.Engine().load(mo.Checkpoint(folder))
 
 
-@pytest.mark.parametrize("config", [{"architectures": ["NoSuchModel"]}, {"num_attention_heads": 0}])
+@pytest.mark.parametrize(
+    "config", [{"architectures": ["NoSuchModel"]}, {"num_attention_heads": 0}]
+)
 def test_unknown_architectures_are_read_as_they_are(
     tmp_path: Path, config: dict[str, object]
 ) -> None:

@@ -68,7 +68,7 @@ def test_functions_and_specs_have_the_same_parameters_and_defaults(name: str) ->
     given = inspect.signature(getattr(mo.recipes, name)).parameters
     others = {
         *("models", "sources", "a", "b", "base", "expert", "experts", "statistics"),
-        *("exclude", "name", "tokenizer", "chat_template"),
+        *("exclude", "name", "tokenizer", "chat_template", "config"),
     }
     mine = {key: p.default for key, p in given.items() if key not in others}
     specs = {p.name: p.default for p in methods.get(name).parameters}

@@ -96,7 +96,7 @@ def test_in_its_own_way_means_by_its_samples(root: Path) -> None:
     """Between two of the sixteen blocks that were read, and in a config that was not."""
     changed(root / "plain", "model.embed_tokens.weight", 400)
     config = json.loads((root / "plain/config.json").read_text())
-    (root / "plain/config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    (root / "plain/config.json").write_text(json.dumps(config | {"bos_token_id": 5}))
     study = former.search(root, former.database(root), former.BEFORE)
     assert len(study.trials) == former.BEFORE
 

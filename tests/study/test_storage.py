@@ -62,7 +62,8 @@ def test_processes_that_start_together(tmp_path: Path) -> None:
     processes.call(time.sleep, 0, cwd=tmp_path).wait()  # the first one takes seconds to start
     start = time.time() + 0.3
     several = [processes.call(_open_at, start, tmp_path, cwd=tmp_path) for _ in range(3)]
-    assert [running.wait().code for running in several] == [0] * 3
+    ended = [running.wait() for running in several]
+    assert [one.code for one in ended] == [0] * 3, [one.err for one in ended]
     for i in range(_ROUNDS):
         assert optuna.get_all_study_names(mo.storage(f"sqlite:///{tmp_path}/{i}.db")) == ["s"]
 
