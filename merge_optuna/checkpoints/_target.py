@@ -218,7 +218,8 @@ def _was_written(folder: Path, name: str) -> bool:
 def replacing(folder: Path, *, force: bool) -> Iterator[Path]:
     """Yields a temporary folder that takes the place of ``folder`` if the block succeeds.
 
-    It is on the disk, power cuts considered, before what was there goes.
+    It is on the disk, power cuts considered, before what was there goes. Where nothing was there
+    nobody waits for the disk: that takes as long as the merge, and a merge can be made again.
 
     Args:
         folder: The target, all links followed.
@@ -235,7 +236,9 @@ def replacing(folder: Path, *, force: bool) -> Iterator[Path]:
         partial.mkdir(parents=True)
         with _held(partial):
             yield partial
-            _seal(partial)
+            _list(partial)
+            if not _is_empty(folder):
+                _flush(partial)
             _put(partial, folder, force=force)
     except MergeOptunaError:
         raise
@@ -316,11 +319,15 @@ def _beside(folder: Path, kind: str) -> Path:
     return folder.parent / name
 
 
-def _seal(folder: Path) -> None:
-    """Adds the manifest and waits until everything is on the disk."""
+def _list(folder: Path) -> None:
+    """Adds the manifest."""
     listed = {name: _fingerprint(folder / name) for name in _contents(folder)}
     content = {"format": _FORMAT, "files": listed}
     (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _flush(folder: Path) -> None:
+    """Waits until everything is on the disk."""
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
             _sync(Path(place, name))
