@@ -326,3 +326,27 @@ def tables_of_optuna() -> set[str]:
     from optuna.storages._rdb import models  # and with it SQLAlchemy
 
     return set(models.BaseModel.metadata.tables) | {"alembic_version"}
+
+
+def make_tables(url: str, engine_kwargs: Mapping[str, Any]) -> None:
+    """Makes the tables and their indices in an SQLite file, all of them or none.
+
+    Optuna makes them one by one. A process that is killed meanwhile would leave a database without
+    the index that keeps the names of studies apart, and nothing would make it later.
+    """
+    from optuna.storages._rdb import models
+    from sqlalchemy import create_engine, event, inspect
+
+    engine = create_engine(url, **engine_kwargs)
+    metadata = models.BaseModel.metadata
+    if not metadata.tables.keys() <= set(inspect(engine).get_table_names()):
+        engine.dispose()
+        event.listen(engine, "connect", _begin_by_hand)
+        event.listen(engine, "begin", lambda made: made.exec_driver_sql("BEGIN IMMEDIATE"))
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+    engine.dispose()
+
+
+def _begin_by_hand(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # sqlite3 begins no transaction before a CREATE

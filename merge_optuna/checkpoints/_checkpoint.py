@@ -127,7 +127,7 @@ class Checkpoint(BaseModel):
             raise CheckpointError(f"base must be a Checkpoint: base=mo.Checkpoint({base!r}).")
         place = _place(ref, revision)
         opened, content = None, ""
-        if digest is None or (name is None and digest.startswith(FORM)):
+        if digest is None or (name is None and str(digest).startswith(FORM)):
             if _is_hub(place):
                 revision = snapshot(place, revision, part=part).name
             base = base or _found_base(place, revision)

@@ -283,6 +283,8 @@ def _made(
     deadline = time.monotonic() + _TOGETHER
     while True:
         try:
+            if file is not None:
+                compat.make_tables(url, engine_kwargs)
             return Database(url, place, engine_kwargs, file=file, patience=patience)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             # Of several processes that make the tables at once all but one see this.

@@ -137,6 +137,7 @@ def test_tokens_without_a_row_are_dropped(mergekit: Mergekit, tmp_path: Path) ->
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(base.folder)
+    base = mo.Checkpoint(base.ref, name=base.name)
     made = config("task_arithmetic", [code], base, per_model={"weight": [0.6]})
 
     theirs = mergekit.merge({**made, "tokenizer_source": "base"}, tmp_path / "theirs")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import make_url
+from sqlalchemy import event, text
+from sqlalchemy.engine import Engine, make_url
 
 import merge_optuna as mo
 from merge_optuna import _optuna_compat as compat
@@ -66,6 +66,32 @@ def test_processes_that_start_together(tmp_path: Path) -> None:
     assert [one.code for one in ended] == [0] * 3, [one.err for one in ended]
     for i in range(_ROUNDS):
         assert optuna.get_all_study_names(mo.storage(f"sqlite:///{tmp_path}/{i}.db")) == ["s"]
+
+
+def _die_at_table(number: int, file: Path) -> None:
+    """Opens a storage and dies when the table of this number has been made."""
+    seen = 0
+
+    def count(connection: object, cursor: object, statement: str, *_: object) -> None:
+        nonlocal seen
+        seen += statement.lstrip().startswith("CREATE")
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "after_cursor_execute", count)
+    mo.storage(f"sqlite:///{file}")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 12])
+def test_killed_while_the_tables_are_made(tmp_path: Path, number: int) -> None:
+    """Half of them would be without the index that keeps the names of studies apart."""
+    file = tmp_path / "a.db"
+    ended = processes.call(_die_at_table, number, file, cwd=tmp_path).wait()
+    assert ended.code == -signal.SIGKILL
+    opened = mo.storage(f"sqlite:///{file}")
+    optuna.create_study(study_name="s", storage=opened)
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        optuna.create_study(study_name="s", storage=opened)
 
 
 # -- refused ----------------------------------------------------------------------------------
