@@ -138,7 +138,7 @@ class Checkpoint(BaseModel):
         try:
             super().__init__(
                 ref=place,
-                name=name or digest[:8],
+                name=name or str(digest)[:8],
                 digest=digest,
                 revision=revision,
                 part=part,

@@ -124,6 +124,7 @@ def test_a_file_of_three_hundred_nested_recipes() -> None:
 
 SOURCES: list[tuple[dict[str, Any], str]] = [
     ({"ref": "/a", "name": 123, "digest": "0"}, "name must be without '/', not 123. It has up to"),
+    ({"ref": "/a", "digest": ["2:0"]}, "is not a checkpoint: digest: Input should be"),
     ({"ref": "/a", "name": "a\tb", "digest": "0"}, r"name must be without '/', not 'a\tb'."),
     ({"ref": "/a", "name": "a", "digest": 5}, "'a' is not a checkpoint: digest: Input should be"),
     ({"ref": "/a", "name": "a", "digest": "0", "layer_range": "x"}, "layer_range: Input should"),
