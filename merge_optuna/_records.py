@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from merge_optuna._optuna_compat import UNREADABLE
 from merge_optuna.errors import MergeOptunaError, RecipeError, StudyError
 
 if TYPE_CHECKING:
@@ -36,7 +35,14 @@ def decoding(what: str) -> Iterator[None]:
         raise _damaged(what, error) from error
     except MergeOptunaError:
         raise
-    except (*UNREADABLE, OSError, OverflowError, zlib.error) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        zlib.error,
+    ) as error:
         raise _damaged(what, error) from error
 
 

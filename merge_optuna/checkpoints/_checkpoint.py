@@ -541,8 +541,8 @@ def _differing(recorded: str, found: str) -> str:
 
 def _changed(name: str, file: Path, what: str, now: str) -> SourceChanged:
     return SourceChanged(
-        f"{file} {what} since {name!r} was opened, and {now}. No trial that has read it was kept. "
-        "Restore the file and start again, or open the checkpoint anew, in a new study."
+        f"{file} {what} since {name!r} was opened, and {now}. Nothing that was made of it is "
+        "kept. Restore the file and start again, or open the checkpoint anew, in a new study."
     )
 
 

@@ -46,7 +46,7 @@ def first_changed(stamps: Mapping[Path, Stamp]) -> tuple[Path, str] | None:
         except OSError as error:
             return path, f"cannot be read ({error.strerror})"
         if now.size < stamp.size:
-            return path, "was cut short"
+            return path, "was cut short or rewritten"
         if now != stamp:
             return path, "was written to or replaced"
     return None

@@ -18,11 +18,27 @@ def for_each(work: Callable[[T], None], items: Sequence[T], threads: int) -> Non
         for item in items:
             work(item)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         futures = [pool.submit(work, item) for item in items]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    finally:
+        _end(pool)
+
+
+def _end(pool: ThreadPoolExecutor) -> None:
+    """Waits for the threads, however often that is interrupted.
+
+    They write into memory that is used again: one left behind would write into the next model.
+    """
+    interrupted: BaseException | None = None
+    while True:
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            break
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted

@@ -72,7 +72,13 @@ Parts = Callable[[str], Iterable[Tensor]]
 
 
 def write_checkpoint(
-    folder: Path, plan: WritePlan, parts: Parts, *, force: bool = False, threads: int = 1
+    folder: Path,
+    plan: WritePlan,
+    parts: Parts,
+    *,
+    check: Callable[[], None] = lambda: None,
+    force: bool = False,
+    threads: int = 1,
 ) -> None:
     """Writes the tensors of ``plan.specs`` and the files around them.
 
@@ -83,6 +89,7 @@ def write_checkpoint(
         plan: What goes into the folder.
         parts: Gives the consecutive flat parts of a tensor by its name. A part is written before
             the next is asked for, so it may be overwritten then.
+        check: Called before the folder takes its place: what it raises keeps it from that.
         force: Replace an earlier export.
         threads: How many tensors are computed and written at once.
 
@@ -103,6 +110,7 @@ def write_checkpoint(
         for name, text in plan.texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         _write_shards(place, plan, parts, threads)
+        check()
 
 
 def copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> None:

@@ -141,14 +141,15 @@ class Engine:
 
     def _built(self, frame: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
         if self._model is None:
-            self._model, self._views = build(frame, dtype, self.device)
-            self._original = Original(self._model)
+            model, self._views = build(frame, dtype, self.device)
+            self._original = Original(model)
             filled = {view.untyped_storage().data_ptr() for view in self._views.values()}
             self._constants = [
                 (tensor, tensor.clone())
                 for tensor in self._original.memory
                 if tensor.untyped_storage().data_ptr() not in filled
             ]
+            self._model = model  # the last: an interrupt before it, and all is built again
         return self._model
 
     def _paths(self, models: tuple[Source, ...], dtype: torch.dtype | None) -> LivePath:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,24 @@ def write(
                 yield part
             bar.update()
 
-        write_checkpoint(folder, plan, parts, force=force, threads=merger.threads(recipe))
-    try:
-        renew(read)
-    except SourceChanged as error:
-        raise SourceChanged(f"{error} Remove {str(folder)!r}: it is not this merge.") from error
+        write_checkpoint(
+            folder,
+            plan,
+            parts,
+            check=lambda: _check_untouched(read),
+            force=force,
+            threads=merger.threads(recipe),
+        )
     return folder
+
+
+def _check_untouched(read: Sequence[Checkpoint]) -> None:
+    """Refuses what was read while somebody wrote to it, even if it is now what it was."""
+    if renew(read):
+        raise SourceChanged(
+            "A source was written to while it was merged. Write the merge again; the folder is "
+            "as it was before."
+        )
 
 
 def _for_mergekit(recipe: Recipe, dtype: torch.dtype | None) -> dict[str, str]:

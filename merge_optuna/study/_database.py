@@ -150,9 +150,10 @@ class Database(compat.WatchedDatabase):
         """
         try:
             return super().get_study_id_from_name(study_name)
-        except UnknownStudy as error:
+        except UnknownStudy:
             names = [study.study_name for study in self.get_all_studies()]
-            raise UnknownStudy.among(names, study_name, self.place) from error
+            # Not chained: that one says that it was deleted, of which nothing is known here.
+            raise UnknownStudy.among(names, study_name, self.place) from None
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Of a study, one per objective.

@@ -166,7 +166,9 @@ class MergeObjective:
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
         evaluator = evaluator or self.evaluator
-        return value_of(evaluator, self.engine.load(recipe, user=name_of(evaluator)))
+        value = value_of(evaluator, self.engine.load(recipe, user=name_of(evaluator)))
+        self.engine.look_again(recipe)
+        return value
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """The recipe that a trial asks for.
@@ -519,7 +521,9 @@ def _difference(before: Recipe | Declaration, now: Recipe | Declaration) -> str:
     old = [(c.name, c.digest) for c in before.checkpoints()]
     new = [(c.name, c.digest) for c in now.checkpoints()]
     if old != new:
-        return f"sources {_those(old, new)}, now {_those(new, old)}"
+        changed = [name for name, digest in old if dict(new).get(name, digest) != digest]
+        restored = f" (has {' and '.join(changed)} changed? Restore it)" if changed else ""
+        return f"sources {_those(old, new)}, now {_those(new, old)}{restored}"
     if before.path != now.path:
         return f"path {_path_in_words(before)}, now {_path_in_words(now)}"
     for name, value in before.parameters:

@@ -583,3 +583,23 @@ def test_a_checksum_sees_every_bit(sums: Callable[[Tensor], list[int]], size: in
     if size > 8:
         content.copy_(content.flip(0).clone())
         assert sums(content) != known
+
+
+def test_an_interrupted_build_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, ja = toys.family(tmp_path, experts=1)
+    recipe = mo.recipes.linear([base, ja])
+    engine = mo.Engine()
+    with monkeypatch.context() as patch:
+        patch.setattr(Original, "__init__", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.load(recipe)
+    engine.load(recipe).half()
+    with pytest.warns(UserWarning, match="has changed the live model"):
+        model = engine.load(recipe)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

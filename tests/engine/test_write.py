@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import merge_optuna as mo
-from merge_optuna.errors import ExportError, RecipeError
+from merge_optuna.engine import Merger
+from merge_optuna.errors import ExportError, RecipeError, SourceChanged
 from tests import toys
 
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
@@ -344,3 +347,27 @@ def test_what_mergekit_cannot_do_is_not(tmp_path: Path) -> None:
     base, *experts = toys.family(tmp_path / "models")
     folder = mo.write(mo.recipes.rankmean(base, experts), tmp_path / "out")
     assert not (folder / "mergekit_config.yml").exists()
+
+
+def test_a_source_that_changes_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new folder never takes the place of the old one."""
+    base, ja = toys.family(tmp_path, experts=1)
+    recipe = mo.recipes.linear([base, ja])
+    out = mo.write(recipe, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    file = tmp_path / "ja" / "model.safetensors"
+    parts = Merger.parts
+
+    def parts_of_a_changed_source(self: Merger, *arguments: Any) -> Any:
+        with open(file, "r+b") as opened:
+            opened.seek(-4, os.SEEK_END)
+            opened.write(b"\0\0\0\1")
+        return parts(self, *arguments)
+
+    monkeypatch.setattr(Merger, "parts", parts_of_a_changed_source)
+    with pytest.raises(SourceChanged, match=r"model\.safetensors was written to"):
+        mo.write(recipe, out, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
