@@ -22,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 
 import merge_optuna as mo
 from merge_optuna.checkpoints import chat_template_of
+from merge_optuna.checkpoints._safetensors import SafetensorsFile
 from tests import toys
 from tests.hostile import check_refused
 
@@ -104,7 +105,7 @@ def test_headers(
     [
         (b"[" * 50_000, "the header is nested more than 100 deep"),
         (b'{"a": {}, "a": {}}', "the header has 'a' twice in one object"),
-        (b'{"a": [' + b"0," * 1_000_000 + b"0]}", "the header holds more than 500,000 values"),
+        (b'{"a": [' + b"0," * 4_000_000 + b"0]}", "the header holds more than 3,000,000 values"),
         (b'{"a": ' + b"9" * 5000 + b"}", "the header is not valid JSON: Exceeds the limit"),
         (b"\xff\xfe{}", "the header is no text"),
     ],
@@ -112,6 +113,16 @@ def test_headers(
 def test_headers_that_are_none(model: Path, tmp_path: Path, text: bytes, sentence: str) -> None:
     made = struct.pack("<Q", len(text)) + text
     refused(with_file(model, tmp_path, "model.safetensors", made), sentence)
+
+
+def test_a_header_of_100_000_tensors(tmp_path: Path) -> None:
+    """A third of what is said to be read; a mixture of experts can have as many."""
+    added = {"dtype": "F32", "shape": [0, 1, 1, 1], "data_offsets": [0, 0]}
+    names = [f"model.layers.{i}.mlp.experts.w" for i in range(100_000)]
+    text = json.dumps(dict.fromkeys(names, added)).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(text)) + text)
+    assert SafetensorsFile(file).specs[names[-1]] == (torch.float32, (0, 1, 1, 1))
 
 
 @pytest.mark.parametrize("length", [0, 2**63, 2**64 - 1])
@@ -231,6 +242,8 @@ def test_configs(model: Path, tmp_path: Path, fields: dict[str, Any], sentence: 
         {"num_attention_heads": 0},
         {"vocab_size": None},
         {"dtype": "nope"},
+        {"dtype": ["float32"], "note": "so that transformers is asked"},
+        {"note": {"dtype": ["float32"]}},
         {"tie_word_embeddings": "x"},
         {"architectures": ["AutoTokenizer"]},
     ],
