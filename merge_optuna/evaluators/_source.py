@@ -56,14 +56,15 @@ def _(value: dict) -> str:  # type: ignore[type-arg]
     return f"{{{', '.join(f'{_given(key)}: {_given(inner)}' for key, inner in value.items())}}}"
 
 
-@_given.register
-def _(value: set | frozenset) -> str:
+@_given.register(set)
+@_given.register(frozenset)
+def _(value: set[Any] | frozenset[Any]) -> str:
     """Its order is another in every process."""
     return f"{type(value).__name__}({', '.join(sorted(map(_given, value)))})"
 
 
 @_given.register
-def _(value: np.ndarray) -> str:  # type: ignore[type-arg]
+def _(value: np.ndarray) -> str:
     if value.dtype.hasobject:  # whose bytes are addresses
         return f"array({_given(value.tolist())})"
     return f"array({value.dtype}, {value.shape}, {_hash(value.tobytes())})"

@@ -226,6 +226,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers in "),
     ({"num_experts": 10**7}, "num_experts in "),
     ({"rope_parameters": 5}, "must be a table, not 5. Restore the file."),
+    ({"dtype": ["float32"]}, "must be the name of a data type, not ['float32']. Restore the"),
     ({"id2label": {"x": "y"}}, "must be a table, not {'x': 'y'}. Restore the file."),
 ]
 
@@ -242,8 +243,6 @@ def test_configs(model: Path, tmp_path: Path, fields: dict[str, Any], sentence: 
         {"num_attention_heads": 0},
         {"vocab_size": None},
         {"dtype": "nope"},
-        {"dtype": ["float32"], "note": "so that transformers is asked"},
-        {"note": {"dtype": ["float32"]}},
         {"tie_word_embeddings": "x"},
         {"architectures": ["AutoTokenizer"]},
     ],
@@ -256,6 +255,16 @@ def test_settings_that_only_transformers_can_judge(
     pair = [mo.Checkpoint(made, name="x"), mo.Checkpoint(model, name="y")]
     recipe = mo.recipes.linear(pair)
     check_refused(lambda: mo.Engine().load(recipe), "transformers cannot make a ")
+
+
+def test_a_config_that_makes_transformers_fail_in_a_way_of_its_own(
+    model: Path, tmp_path: Path
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    text = json.dumps(config | {"attention_dropout": 0.5, "x": {"y": {"dtype": [1]}}})
+    made = mo.Checkpoint(with_file(model, tmp_path, "config.json", text), name="x")
+    recipe = mo.recipes.linear([made, mo.Checkpoint(model, name="y")])
+    check_refused(lambda: recipe.slots, "The configs of 'y' and 'x' give weights another meaning")
 
 
 @pytest.mark.parametrize(
