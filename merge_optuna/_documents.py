@@ -20,13 +20,34 @@ from merge_optuna.errors import MergeOptunaError, MissingFile, RecipeError, shor
 
 MOST_CHARACTERS = 4_000_000  # of a document: a long genealogy has some 100,000
 _MOST_DEPTH = 100
-_MOST_VALUES = {"YAML": 150_000, "JSON": 500_000}  # below 200 MB of Python objects and nodes
+MOST_VALUES = 500_000  # of a JSON text: below 200 MB of Python objects
+_MOST_YAML_VALUES = 150_000  # the same, of objects and nodes
 _MOST_DIGITS = 400  # of a number; more than any float has
 
 ErrorClass: TypeAlias = type[MergeOptunaError]
 _TAGS = "tag:yaml.org,2002:"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is built in
-_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{},]', re.DOTALL)
+_WORD = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)  # of JSON
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much a text may be.
+
+    Attributes:
+        characters: The most of them.
+        values: The most of them in JSON, those inside of others too.
+        error: What to raise where it is more, or nested too deep; as for any other fault when
+            None.
+    """
+
+    characters: int = MOST_CHARACTERS
+    values: int = MOST_VALUES
+    error: ErrorClass | None = None
+
+
+DOCUMENT = Bounds()
 
 
 @dataclass(frozen=True)
@@ -60,14 +81,14 @@ OURS = (
 
 
 def read_text(
-    path: str | Path, *, error: ErrorClass = RecipeError, most: int = MOST_CHARACTERS
+    path: str | Path, *, error: ErrorClass = RecipeError, bounds: Bounds = DOCUMENT
 ) -> str:
     """The text in a file.
 
     Args:
         path: The file.
         error: What to raise.
-        most: How many characters it may have.
+        bounds: How many characters it may have.
 
     Raises:
         MissingFile: If no file is there.
@@ -76,7 +97,7 @@ def read_text(
     where = short(str(path), 300)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            text = file.read(most + 1)
+            text = file.read(bounds.characters + 1)
     except FileNotFoundError as cause:
         raise MissingFile(f"No file {where!r}. Check the path.") from cause
     except IsADirectoryError as cause:
@@ -86,7 +107,7 @@ def read_text(
     except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
         said = getattr(cause, "strerror", None) or cause
         raise error(f"{where!r} cannot be read: {said}. Check the path.") from cause
-    _check_length(text, where, error, most)
+    _check_length(text, where, bounds.error or error, bounds.characters)
     return text
 
 
@@ -140,7 +161,7 @@ def load_all_yaml(
 
 
 def load_json(
-    text: str, where: str, *, error: ErrorClass = RecipeError, most: int = MOST_CHARACTERS
+    text: str, where: str, *, error: ErrorClass = RecipeError, bounds: Bounds = DOCUMENT
 ) -> Any:
     """The content of a JSON text.
 
@@ -148,13 +169,13 @@ def load_json(
         text: The text.
         where: How errors call it.
         error: What to raise.
-        most: How many characters it may have.
+        bounds: How much it may be.
 
     Raises:
         MergeOptunaError: ``error``, if it is no JSON, too much of it, or has a key twice.
     """
-    _check_length(text, where, error, most)
-    _check_json(text, where, error)
+    _check_length(text, where, bounds.error or error, bounds.characters)
+    _check_json(text, where, bounds.error or error, bounds.values)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -184,21 +205,21 @@ def _check_length(text: str, where: str, error: ErrorClass, most: int) -> None:
         raise error(f"{where} is longer than {most:,} characters. Is it the right file?")
 
 
-def _check_json(text: str, where: str, error: ErrorClass) -> None:
+def _check_json(text: str, where: str, error: ErrorClass, most: int) -> None:
     """Looks at brackets and commas, since the parser is recursive."""
     opened = text.count("[") + text.count("{")
-    most = _MOST_VALUES["JSON"]
     if opened <= _MOST_DEPTH and opened + text.count(",") <= most:
         return
-    depth = values = 0
-    for found in _JSON.finditer(text):
-        mark = found[0]
-        depth += (mark in "[{") - (mark in "]}")
-        values += mark in "[{,"
+    bare = _WORD.sub("", text)
+    if sum(map(bare.count, "[{,")) > most:
+        raise error(_too_many(where, most))
+    depth = 0
+    for found in _BRACKET.finditer(bare):
+        depth += 1 if found[0] in "[{" else -1
         if depth > _MOST_DEPTH:
             raise error(_too_deep(where))
-        if values > most:
-            raise error(_too_many(where, most))
+        if depth < 0:  # no JSON, as the parser will say
+            return
 
 
 def _too_deep(where: str) -> str:
@@ -319,8 +340,8 @@ class _Scan:
 
     def _count(self, values: int) -> None:
         self.values += values
-        if self.values > _MOST_VALUES["YAML"]:
-            raise self.error(_too_many(self.where, _MOST_VALUES["YAML"]))
+        if self.values > _MOST_YAML_VALUES:
+            raise self.error(_too_many(self.where, _MOST_YAML_VALUES))
 
     def _check_tag(self, event: Any) -> None:
         """The types that YAML can be told are what fails in the oddest ways."""

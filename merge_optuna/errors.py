@@ -26,6 +26,10 @@ class CheckpointError(MergeOptunaError, ValueError):
     """A checkpoint is missing, damaged, not a checkpoint, or has changed since it was recorded."""
 
 
+class FileTooLarge(CheckpointError):
+    """A file of a checkpoint holds more than is read of its kind: what it says is not known."""
+
+
 class SourceChanged(CheckpointError):
     """The files of a checkpoint are not what was recorded: a search on them ends."""
 

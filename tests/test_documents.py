@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from merge_optuna._documents import (
     MERGEKIT,
+    Bounds,
     load_all_yaml,
     load_json,
     load_yaml,
@@ -154,7 +155,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"latin.yml is no text in UTF-8"):
         read_text(latin)
     with pytest.raises(CheckpointError, match="longer than 100 characters"):
-        read_text(long, error=CheckpointError, most=100)
+        read_text(long, error=CheckpointError, bounds=Bounds(100))
     with pytest.raises(RecipeError, match=r"cannot be read: File name too long. Check the path."):
         read_text("x" * 10_000_000)
     with pytest.raises(RecipeError, match=r"cannot be read: embedded null byte. Check the path."):

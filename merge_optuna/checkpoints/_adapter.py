@@ -20,8 +20,9 @@ from merge_optuna.checkpoints._digest import (
     lines_of,
 )
 from merge_optuna.checkpoints._files import Stamp, stamps_of
-from merge_optuna.checkpoints._folder import File, read_json
+from merge_optuna.checkpoints._folder import File
 from merge_optuna.checkpoints._formats import FORMATS, TRANSFORMERS, Format
+from merge_optuna.checkpoints._json import read_json
 from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
 from merge_optuna.checkpoints._sampled import sampled_digest
 from merge_optuna.checkpoints._store import Store

@@ -84,7 +84,7 @@ def _read(content: Mapping[str, Any], of_part: bool, of_text: bool) -> Any:
     around = {key for key in content if of_part and key.endswith("_config") and key not in own}
     try:
         read = _from_file(architecture, {k: v for k, v in content.items() if k not in around})
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError):
+    except (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError):
         return None  # what is wrong with it is for the engine to say, which needs the model
     if not of_part or "text_config" not in own:
         return read

@@ -19,6 +19,8 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
         ("auto_map", "id2label", "label2id", "quantization_config"), (dict, "a table")
     ),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), (dict, "a table")),
+    # a whole number where it is a word of a vocabulary, as in Emu 3
+    **dict.fromkeys(("dtype", "torch_dtype"), ((str, dict, int), "the name of a data type")),
     **dict.fromkeys(("text_config", "vision_config", "audio_config"), (dict, "a table")),
     **dict.fromkeys(("hidden_size", "vocab_size", "num_hidden_layers"), _NUMBER),
     **dict.fromkeys(("intermediate_size", "num_attention_heads"), _NUMBERS),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from merge_optuna._documents import load_json, read_text
 from merge_optuna.checkpoints._bin import BinFile
 from merge_optuna.checkpoints._digest import (
     HashedFile,
@@ -22,6 +21,7 @@ from merge_optuna.checkpoints._digest import (
 from merge_optuna.checkpoints._fields import check_config
 from merge_optuna.checkpoints._files import Stamp, stamps_of
 from merge_optuna.checkpoints._formats import FORMATS, PIPELINE, Format
+from merge_optuna.checkpoints._json import read_json
 from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
 from merge_optuna.errors import CheckpointError, few, shown
 
@@ -34,7 +34,6 @@ class File(HashedFile, Protocol):
 
 
 _READERS: dict[str, Callable[[Path], File]] = {"safetensors": SafetensorsFile, "bin": BinFile}
-_MOST_CHARACTERS = 20_000_000  # of a JSON file: an index of 100,000 tensors has half of it
 _MOST_SHARDS = 10_000
 
 
@@ -171,14 +170,3 @@ def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]
 def _is_inside(name: str) -> bool:
     """Whether it is the name of a file beside the index, and not a way out of its folder."""
     return 0 < len(name) <= 255 and name.isprintable() and Path(name).name == name != ".."
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None if there is no file."""
-    if not file.is_file():
-        return None
-    text = read_text(file, error=CheckpointError, most=_MOST_CHARACTERS)
-    content = load_json(text, str(file), error=CheckpointError, most=_MOST_CHARACTERS)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no JSON object. Restore the file.")
-    return content

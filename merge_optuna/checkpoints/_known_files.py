@@ -6,7 +6,6 @@ Nothing else is copied: a folder may hold anything, and what is written may be p
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from merge_optuna.checkpoints._formats import FORMATS
+from merge_optuna.checkpoints._json import read_json
 from merge_optuna.errors import CheckpointError
 
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -162,6 +162,9 @@ def code_of(folder: Path, configs: Iterable[str]) -> list[str]:
 
     Returns:
         The files that are there, with those that they import from beside them.
+
+    Raises:
+        CheckpointError: If a config cannot be read.
     """
     return with_imports(folder, (n for config in configs for n in _auto_map(folder / config)))
 
@@ -180,12 +183,9 @@ def with_imports(folder: Path, modules: Iterable[str]) -> list[str]:
 
 
 def _auto_map(config: Path) -> Iterator[str]:
-    """The modules beside a config file that it names."""
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # whoever needs the file says what is wrong with it
-        return
-    named = content.get("auto_map") if isinstance(content, dict) else None
+    """The modules beside a config file that it names; those of a vocabulary are none."""
+    content = read_json(config) if config.name.endswith("config.json") else None
+    named = (content or {}).get("auto_map")
     for value in (named if isinstance(named, dict) else {}).values():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and (code := _CODE.fullmatch(one)):

@@ -17,8 +17,9 @@ from torch import Tensor
 from merge_optuna.checkpoints._blocks import NUMBERED, renumbered
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._files import Stamp
-from merge_optuna.checkpoints._folder import FolderStore, check_folder, read_json
+from merge_optuna.checkpoints._folder import FolderStore, check_folder
 from merge_optuna.checkpoints._formats import PIPELINE
+from merge_optuna.checkpoints._json import read_json
 from merge_optuna.checkpoints._known_files import (
     COMPONENT_FILES,
     WEIGHT_FILES,

@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from merge_optuna._documents import load_json
+from merge_optuna._documents import Bounds, load_json
 from merge_optuna.checkpoints._files import Stamp
 from merge_optuna.errors import CheckpointError, SourceChanged, few, shown
 
@@ -37,7 +37,7 @@ DTYPES = {
     "U64": torch.uint64,
     "C64": torch.complex64,
 }
-_MOST_HEADER_BYTES = 50_000_000  # half of the format's own limit: some 300,000 tensors
+_HEADER = Bounds(50_000_000, 3_000_000)  # half of the format's limit: some 300,000 tensors
 _MOST_ELEMENTS = 1 << 62
 _MOST_DIMENSIONS = 64  # torch's own limit
 _BLOCK = 1 << 20  # bytes: what is read stays in the cache until it is hashed
@@ -118,14 +118,14 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         start = 8 + length
-        if size < 8 or length > _MOST_HEADER_BYTES or start > size:
+        if size < 8 or length > _HEADER.characters or start > size:
             raise _DamagedError("the header is longer than the file")
         try:
             text = file.read(length).decode()
         except UnicodeDecodeError as error:
             raise _DamagedError(f"the header is no text: {error}") from error
     try:
-        header = load_json(text, "the header", error=CheckpointError, most=_MOST_HEADER_BYTES)
+        header = load_json(text, "the header", error=CheckpointError, bounds=_HEADER)
     except CheckpointError as error:
         raise _DamagedError(str(error).removesuffix(".")) from error
     if not isinstance(header, dict):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import filecmp
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._folder import read_json
+from merge_optuna.checkpoints._files import Stamp, stamps_of
+from merge_optuna.checkpoints._json import TOKENIZER, read_json
 from merge_optuna.checkpoints._known_files import VOCABULARY_FILES, present
 from merge_optuna.checkpoints._token_rows import vocab_size
 from merge_optuna.checkpoints._tokenizers import load_tokenizer
@@ -18,7 +18,7 @@ from merge_optuna.errors import CheckpointError
 _FAST = "tokenizer.json"
 _ADDED = "added_tokens.json"
 _SETTINGS = "tokenizer_config.json"
-_Stamp = tuple[tuple[str, int, int], ...]
+_Stamps = tuple[tuple[Path, Stamp], ...]
 
 
 class RowsOfOtherTokens(NamedTuple):
@@ -41,16 +41,17 @@ def rows_of_other_tokens(a: Checkpoint, b: Checkpoint) -> RowsOfOtherTokens:
 
     Raises:
         CheckpointError: If a tokenizer cannot be read.
+        FileTooLarge: If it is more than is read of one.
     """
     one, other = a.tokenizer_folder, b.tokenizer_folder
     if one is None or other is None or one == other:
         return RowsOfOtherTokens({}, 0)
-    return _compared(a, one, _stamp(one), b, other, _stamp(other))
+    return _compared(a, one, _stamps(one), b, other, _stamps(other))
 
 
 @lru_cache(maxsize=64)
 def _compared(
-    a: Checkpoint, one: Path, _one: _Stamp, b: Checkpoint, other: Path, _other: _Stamp
+    a: Checkpoint, one: Path, _one: _Stamps, b: Checkpoint, other: Path, _other: _Stamps
 ) -> RowsOfOtherTokens:
     files, others = _files(one), _files(other)
     if not files or not others or (_are_equal(files, others) and _added(one) == _added(other)):
@@ -68,7 +69,7 @@ def _ids(checkpoint: Checkpoint, folder: Path) -> Mapping[str, int]:
     if _FAST not in _files(folder):
         ids: Mapping[str, int] = load_tokenizer(checkpoint).get_vocab()
         return ids
-    content = read_json(folder / _FAST) or {}
+    content = read_json(folder / _FAST, TOKENIZER) or {}
     try:
         own = content["model"]["vocab"]
         if isinstance(own, list):  # Unigram: pairs of token and score, by id
@@ -91,7 +92,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _added(folder: Path) -> dict[str, int]:
     """Tokens that the settings of the tokenizer add."""
-    settings: dict[str, Any] = read_json(folder / _SETTINGS) or {}
+    settings: dict[str, Any] = read_json(folder / _SETTINGS, TOKENIZER) or {}
     added = settings.get("added_tokens_decoder") or {}
     try:
         return {token["content"]: int(i) for i, token in added.items()}
@@ -104,13 +105,15 @@ def _damaged(file: Path) -> CheckpointError:
 
 
 def _are_equal(files: Mapping[str, Path], others: Mapping[str, Path]) -> bool:
+    """Byte by byte; filecmp would remember what it found of files of this size and time."""
     return files.keys() == others.keys() and all(
-        filecmp.cmp(path, others[name], shallow=False) for name, path in files.items()
+        path.stat().st_size == others[name].stat().st_size
+        and path.read_bytes() == others[name].read_bytes()
+        for name, path in files.items()
     )
 
 
-def _stamp(folder: Path) -> _Stamp:
+def _stamps(folder: Path) -> _Stamps:
     """What changes when a file of the tokenizer does."""
     files = [*_files(folder).values(), folder / _SETTINGS]
-    known = [(path, path.stat()) for path in files if path.is_file()]
-    return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in known)
+    return tuple(stamps_of(path for path in files if path.is_file()).items())

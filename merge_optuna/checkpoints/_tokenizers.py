@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from merge_optuna._documents import read_text
+from merge_optuna._documents import Bounds, read_text
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._folder import read_json
+from merge_optuna.checkpoints._json import read_json
 from merge_optuna.checkpoints._known_files import (
     PROCESSOR_FILES,
     TEXT_FILES,
@@ -25,7 +25,7 @@ from merge_optuna.checkpoints._vocabulary import Vocabulary
 from merge_optuna.checkpoints._writer import copy_files
 from merge_optuna.errors import CheckpointError, few, shown
 
-_MOST_TEMPLATE = 1_000_000  # characters
+_TEMPLATE = Bounds(1_000_000)
 
 
 class CommonTokenizer:
@@ -228,7 +228,7 @@ def chat_template_of(checkpoint: Checkpoint) -> str | None:
     folder = checkpoint.folder
     if folder is not None and (folder / "chat_template.jinja").is_file():
         file = folder / "chat_template.jinja"
-        return read_text(file, error=CheckpointError, most=_MOST_TEMPLATE).strip()
+        return read_text(file, error=CheckpointError, bounds=_TEMPLATE).strip()
     template = _read(checkpoint, "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         named = [entry for entry in template if isinstance(entry, dict)]

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merge_optuna._documents import load_json
+from merge_optuna._documents import Bounds, load_json
 from merge_optuna.errors import EvaluationError, few, shown
 from merge_optuna.evaluators._inputs import Images, Inputs, Labels, Tensors, Texts, Where
 
-_MOST_LINE = 10_000_000  # characters
+_LINE = Bounds(10_000_000)
 _MOST_PATH = 4000
 
 
@@ -131,7 +131,7 @@ def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            lines_of = iter(lambda: file.readline(_MOST_LINE + 1), "")
+            lines_of = iter(lambda: file.readline(_LINE.characters + 1), "")
             for number, line in enumerate(lines_of, start=1):
                 if line.strip():
                     lines.append(number)
@@ -142,7 +142,7 @@ def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
-    fields = load_json(line, f"{path}, line {number}", error=EvaluationError, most=_MOST_LINE)
+    fields = load_json(line, f"{path}, line {number}", error=EvaluationError, bounds=_LINE)
     if not isinstance(fields, dict):
         raise EvaluationError(
             f'{path}, line {number}: not an object {{"text": ..., "label": ...}} but '

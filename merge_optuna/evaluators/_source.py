@@ -7,8 +7,12 @@ import functools
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 
 def function_digest(fn: Callable[..., Any]) -> str:
@@ -17,7 +21,7 @@ def function_digest(fn: Callable[..., Any]) -> str:
     Comments and layout do not count, nor does the module: a script is ``__main__`` when it is run
     and has a name when it is imported.
     """
-    return hashlib.blake2b("\n".join(_facts(fn)).encode(), digest_size=16).hexdigest()
+    return _hash("\n".join(_facts(fn)).encode())
 
 
 def _facts(fn: Any) -> list[str]:
@@ -29,10 +33,55 @@ def _facts(fn: Any) -> list[str]:
     return [named.__qualname__, _source(named)]
 
 
+@functools.singledispatch
 def _given(value: Any) -> str:
+    """What tells a value from others, and is the same in every process."""
     text = repr(value)
     # an address is another in every process
     return text if " at 0x" not in text else "\n".join(_facts(value))
+
+
+@_given.register
+def _(value: list) -> str:  # type: ignore[type-arg]
+    return f"[{_all(value)}]"
+
+
+@_given.register
+def _(value: tuple) -> str:  # type: ignore[type-arg]
+    return f"({_all(value)}{',' * (len(value) == 1)})"
+
+
+@_given.register
+def _(value: dict) -> str:  # type: ignore[type-arg]
+    return f"{{{', '.join(f'{_given(key)}: {_given(inner)}' for key, inner in value.items())}}}"
+
+
+@_given.register(set)
+@_given.register(frozenset)
+def _(value: set[Any] | frozenset[Any]) -> str:
+    """Its order is another in every process."""
+    return f"{type(value).__name__}({', '.join(sorted(map(_given, value)))})"
+
+
+@_given.register
+def _(value: np.ndarray) -> str:
+    if value.dtype.hasobject:  # whose bytes are addresses
+        return f"array({_given(value.tolist())})"
+    return f"array({value.dtype}, {value.shape}, {_hash(value.tobytes())})"
+
+
+@_given.register
+def _(value: Tensor) -> str:
+    data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return f"tensor({value.dtype}, {tuple(value.shape)}, {_hash(data.numpy().tobytes())})"
+
+
+def _all(values: Iterable[Any]) -> str:
+    return ", ".join(map(_given, values))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _source(named: Any) -> str:

@@ -16,7 +16,7 @@ from merge_optuna.checkpoints import (
     has_token_rows,
     rows_of_other_tokens,
 )
-from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
+from merge_optuna.errors import CheckpointError, CheckpointMismatch, FileTooLarge, few
 
 _REMEDY = (
     'Merge models that compute alike, or say whose config counts: config="base" or the name of a '
@@ -79,15 +79,20 @@ def check_vocabularies(
 
 
 def _other_tokens(frame: Checkpoint, other: Checkpoint) -> str | None:
-    """What two tokenizers say otherwise of rows; None if nothing, as far as they can be read."""
+    """What two tokenizers say otherwise of rows; None if nothing, as far as they can be read.
+
+    Raises:
+        CheckpointError: If one is whole but more than is read.
+    """
     try:
         found = rows_of_other_tokens(frame, other)
+    except FileTooLarge as error:
+        raise CheckpointError(
+            f'{_unknown(frame, other, error)} Pass tokenizer="ids" to merge rows as they are '
+            "numbered."
+        ) from error
     except CheckpointError as error:
-        warnings.warn(
-            f"Whether {other.name!r} and {frame.name!r} have the same tokens is not known: "
-            f"{error}",
-            stacklevel=2,
-        )
+        warnings.warn(_unknown(frame, other, error), stacklevel=2)
         return None
     if not found.tokens:
         return None
@@ -96,3 +101,7 @@ def _other_tokens(frame: Checkpoint, other: Checkpoint) -> str | None:
         f"The tokenizers of {other.name!r} and {frame.name!r} call {len(found.tokens)} of "
         f"{found.rows} rows otherwise: {few(listed, 5)}."
     )
+
+
+def _unknown(frame: Checkpoint, other: Checkpoint, error: CheckpointError) -> str:
+    return f"Whether {other.name!r} and {frame.name!r} have the same tokens is not known: {error}"

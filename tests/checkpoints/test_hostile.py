@@ -22,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 
 import merge_optuna as mo
 from merge_optuna.checkpoints import chat_template_of
+from merge_optuna.checkpoints._safetensors import SafetensorsFile
 from tests import toys
 from tests.hostile import check_refused
 
@@ -104,7 +105,7 @@ def test_headers(
     [
         (b"[" * 50_000, "the header is nested more than 100 deep"),
         (b'{"a": {}, "a": {}}', "the header has 'a' twice in one object"),
-        (b'{"a": [' + b"0," * 1_000_000 + b"0]}", "the header holds more than 500,000 values"),
+        (b'{"a": [' + b"0," * 4_000_000 + b"0]}", "the header holds more than 3,000,000 values"),
         (b'{"a": ' + b"9" * 5000 + b"}", "the header is not valid JSON: Exceeds the limit"),
         (b"\xff\xfe{}", "the header is no text"),
     ],
@@ -112,6 +113,16 @@ def test_headers(
 def test_headers_that_are_none(model: Path, tmp_path: Path, text: bytes, sentence: str) -> None:
     made = struct.pack("<Q", len(text)) + text
     refused(with_file(model, tmp_path, "model.safetensors", made), sentence)
+
+
+def test_a_header_of_100_000_tensors(tmp_path: Path) -> None:
+    """A third of what is said to be read; a mixture of experts can have as many."""
+    added = {"dtype": "F32", "shape": [0, 1, 1, 1], "data_offsets": [0, 0]}
+    names = [f"model.layers.{i}.mlp.experts.w" for i in range(100_000)]
+    text = json.dumps(dict.fromkeys(names, added)).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(text)) + text)
+    assert SafetensorsFile(file).specs[names[-1]] == (torch.float32, (0, 1, 1, 1))
 
 
 @pytest.mark.parametrize("length", [0, 2**63, 2**64 - 1])
@@ -215,6 +226,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers in "),
     ({"num_experts": 10**7}, "num_experts in "),
     ({"rope_parameters": 5}, "must be a table, not 5. Restore the file."),
+    ({"dtype": ["float32"]}, "must be the name of a data type, not ['float32']. Restore the"),
     ({"id2label": {"x": "y"}}, "must be a table, not {'x': 'y'}. Restore the file."),
 ]
 
@@ -243,6 +255,16 @@ def test_settings_that_only_transformers_can_judge(
     pair = [mo.Checkpoint(made, name="x"), mo.Checkpoint(model, name="y")]
     recipe = mo.recipes.linear(pair)
     check_refused(lambda: mo.Engine().load(recipe), "transformers cannot make a ")
+
+
+def test_a_config_that_makes_transformers_fail_in_a_way_of_its_own(
+    model: Path, tmp_path: Path
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    text = json.dumps(config | {"attention_dropout": 0.5, "x": {"y": {"dtype": [1]}}})
+    made = mo.Checkpoint(with_file(model, tmp_path, "config.json", text), name="x")
+    recipe = mo.recipes.linear([made, mo.Checkpoint(model, name="y")])
+    check_refused(lambda: recipe.slots, "The configs of 'y' and 'x' give weights another meaning")
 
 
 @pytest.mark.parametrize(

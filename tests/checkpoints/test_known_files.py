@@ -200,6 +200,12 @@ def test_code_is_copied_only_if_it_is_trusted(tmp_path: Path, base: Path) -> Non
         assert write(base, trust_remote_code=True) == OURS | {"layers.py", "modeling_mine.py"}
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "{"])
+def test_settings_that_cannot_be_read(base: Path, text: str) -> None:
+    (base / "processor_config.json").write_text(text)
+    refused(base, "processor_config.json is n")
+
+
 def test_code_of_the_tokenizer(tmp_path: Path, base: Path) -> None:
     ja = toys.save(toys.noised(toys.llama(), 1), tmp_path / "ja")
     auto_map = {"AutoTokenizer": ["tokenization_ja.Tokenizer", None]}

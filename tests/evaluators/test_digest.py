@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,6 +112,67 @@ def test_a_function_counts_by_its_name_and_source(kind: str, tmp_path: Path) -> 
 def test_partials_count_by_what_they_were_given() -> None:
     digests = {Function(functools.partial(abs, k=k)).digest["function"] for k in (1, 2)}
     assert len(digests) == 2
+
+
+_GIVEN = """
+import functools
+from pathlib import Path
+import numpy as np
+import torch
+from merge_optuna.evaluators import Function
+
+values = [
+    {"a", "b", "c"}, [{"a", "b", "c"}, frozenset("xyz")], {"k": (None, {"p", "q", "r"})},
+    np.arange(5), np.array(["a", None]), torch.ones(3, dtype=torch.bfloat16), Path("x"), 1.5, abs,
+]
+print([Function(functools.partial(abs, k=value)).digest["function"] for value in values])
+"""
+
+
+def test_what_a_partial_was_given_is_the_same_in_every_process() -> None:
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", _GIVEN],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    assert len(set(ast.literal_eval(said[0]))) == 9
+
+
+def _one_changed(values: Any) -> Any:
+    changed = copy.deepcopy(values)
+    changed[len(changed) // 2] = 7
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.zeros(10_000), _one_changed(np.zeros(10_000))),
+        (np.zeros(4), np.zeros(4, np.float32)),
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (np.array(["a", None]), np.array(["b", None])),
+        (torch.zeros(10_000), _one_changed(torch.zeros(10_000))),
+        (torch.zeros(4), torch.zeros(4, dtype=torch.int32)),
+        ([torch.zeros(2000)], [_one_changed(torch.zeros(2000))]),
+        ([print, 1], [print, 2]),
+        ([KINDS], [KINDS, 1]),
+        ({"a", "b"}, {"a", "c"}),
+        ({"a": {1}}, {"a": frozenset({1})}),
+        ((1,), [1]),
+    ],
+)
+def test_every_part_of_what_a_partial_was_given_counts(one: Any, other: Any) -> None:
+    def digest(value: Any) -> Any:
+        return Function(functools.partial(abs, k=value)).digest["function"]
+
+    assert digest(one) == digest(copy.deepcopy(one))
+    assert digest(one) != digest(other)
 
 
 def test_a_digest_of_ones_own_takes_the_place_of_the_source() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 import merge_optuna as mo
-from merge_optuna.errors import CheckpointMismatch, RecipeError
+from merge_optuna.checkpoints import rows_of_other_tokens
+from merge_optuna.errors import CheckpointError, CheckpointMismatch, RecipeError
 from tests import adapters, toys, vocabularies
 
 Config = dict[str, Any]
@@ -462,6 +464,58 @@ def test_a_tokenizer_that_cannot_be_read(tmp_path: Path, file: str, content: str
     (two.folder / file).write_text(content)
     with pytest.warns(UserWarning, match=rf"'two' and 'one' have the same tokens .*{file}"):
         assert mo.recipes.linear([one, two]).alignment.copied == {}
+
+
+def _save_large(folder: Path, tokens: list[str], merges: int) -> mo.Checkpoint:
+    """A tokenizer.json with each merge as a pair, as ``tokenizers`` writes it today."""
+    pairs = [[token, token] for token in tokens[:merges]]
+    model = {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": pairs}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": []}))
+    return mo.Checkpoint(folder, name=folder.name)
+
+
+def test_permuted_tokens_of_a_large_vocabulary(tmp_path: Path) -> None:
+    """That of Qwen 2.5: 151,643 tokens and 151,387 merges."""
+    tokens = [f"t{i}" for i in range(151_643)]
+    models = []
+    for name, known in (("one", tokens), ("two", [*tokens[1::-1], *tokens[2:]])):
+        toys.save(toys.llama(), tmp_path / name)
+        models.append(_save_large(tmp_path / name, known, 151_387))
+    text = mismatch(mo.recipes.linear(models))
+    assert "call 2 of 64 rows otherwise: 0 is 't1' and 't0', 1 is 't0' and 't1'" in text
+
+
+def test_a_tokenizer_that_is_more_than_is_read(tmp_path: Path) -> None:
+    """It may be a good one, and permuted: our own bound is no reason to merge it."""
+    one, two = (
+        vocabularies.model_with(vocabularies.word_level(WORDS), tmp_path / name, seed=0)
+        for name in ("one", "two")
+    )
+    (two.folder / "tokenizer.json").write_text(
+        '{"model": {"merges": [' + "0," * 5_000_000 + "0]}}"
+    )
+    two = mo.Checkpoint(two.folder, name="two")
+    with pytest.raises(CheckpointError) as caught:
+        _ = mo.recipes.linear([one, two]).alignment
+    text = str(caught.value)
+    assert text.startswith("Whether 'two' and 'one' have the same tokens is not known: ")
+    assert "tokenizer.json holds more than 5,000,000 values." in text
+    assert 'Pass tokenizer="ids"' in text
+    assert mo.recipes.linear([one, two], tokenizer="ids").alignment.copied == {}
+
+
+def test_a_tokenizer_that_is_replaced_by_one_of_the_same_size_and_time(tmp_path: Path) -> None:
+    one, two = (
+        vocabularies.model_with(vocabularies.word_level(WORDS), tmp_path / name, seed=0)
+        for name in ("one", "two")
+    )
+    assert mo.recipes.linear([one, two]).alignment.copied == {}
+    file = two.folder / "tokenizer.json"
+    before = file.stat()
+    file.write_text(file.read_text().replace("w0", "w?"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = mo.Checkpoint(two.folder, name="two")
+    assert rows_of_other_tokens(one, again).tokens == {3: ("w0", "w?")}
 
 
 def test_a_path_compares_the_tokens_of_its_ends(tmp_path: Path) -> None:
