@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import merge_optuna as mo
 from merge_optuna.errors import ExportError, RecipeError
-from tests import toys
+from tests import toys, vocabularies
 
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 
@@ -344,3 +344,18 @@ def test_what_mergekit_cannot_do_is_not(tmp_path: Path) -> None:
     base, *experts = toys.family(tmp_path / "models")
     folder = mo.write(mo.recipes.rankmean(base, experts), tmp_path / "out")
     assert not (folder / "mergekit_config.yml").exists()
+
+
+def test_a_path_through_a_common_vocabulary_is_written_without_it(tmp_path: Path) -> None:
+    """mergekit has the layers, but not the same rows."""
+    models = vocabularies.word_family(tmp_path / "models")
+    recipe = mo.Recipe(
+        method="path",
+        models=tuple(models[:2]),
+        path={"hops": "A0-B1", "head_from": 1},
+        tokenizer="union",
+    )
+    folder = mo.write(recipe, tmp_path / "out")
+    assert not (folder / "mergekit_config.yml").exists()
+    with pytest.raises(RecipeError, match="tokenizer"):
+        recipe.to_mergekit()
