@@ -205,6 +205,7 @@ class AlignedCheckpoint(Checkpoint):
 
     _vocabulary: AlignedVocabulary = PrivateAttr()
     _index: int = PrivateAttr()
+    _origin: Checkpoint = PrivateAttr()
 
     def __init__(self, vocabulary: AlignedVocabulary, index: int):
         origin = vocabulary.sources[index]
@@ -212,19 +213,31 @@ class AlignedCheckpoint(Checkpoint):
         BaseModel.__init__(self, **fields)
         self._vocabulary = vocabulary
         self._index = index
+        self._origin = origin
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AlignedCheckpoint):
             return False
-        return (self._index, self._vocabulary) == (other._index, other._vocabulary)
+        return self._view == other._view
 
     def __hash__(self) -> int:
-        return hash((self._index, self._vocabulary))
+        return hash(self._view)
+
+    @property
+    def _view(self) -> tuple[object, ...]:
+        return self._index, self._vocabulary, self._origin
 
     @property
     def origin(self) -> Checkpoint:
         """The checkpoint that this is a view of."""
-        return self._vocabulary.sources[self._index]
+        return self._origin
+
+    def layers(self, start: int, stop: int, *, name: str | None = None) -> AlignedCheckpoint:
+        """The layers with the common vocabulary: a view of the layers of the checkpoint."""
+        view = super().layers(start, stop, name=name)
+        assert isinstance(view, AlignedCheckpoint)
+        view._origin = self._origin.layers(start, stop, name=name)
+        return view
 
     @property
     def folder(self) -> Path | None:

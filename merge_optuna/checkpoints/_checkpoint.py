@@ -195,6 +195,16 @@ class Checkpoint(BaseModel):
         return depth_of(self.store)
 
     @property
+    def all_layers(self) -> Checkpoint:
+        """The whole model, of which these are some layers; itself where it is that."""
+        if self.layer_range is None:
+            return self
+        _ = self.store  # opens it
+        whole = self.model_copy(update={"name": self.whole_name, "layer_range": None})
+        whole._store = whole._opened
+        return whole
+
+    @property
     def whole_name(self) -> str:
         """The name of the whole model, of which these are some layers."""
         return self.name.removesuffix(_suffix(self.layer_range)) if self.layer_range else self.name

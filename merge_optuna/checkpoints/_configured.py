@@ -72,6 +72,13 @@ class ConfiguredCheckpoint(Checkpoint):
         """The checkpoint that this is a view of."""
         return self._inner.origin
 
+    def layers(self, start: int, stop: int, *, name: str | None = None) -> ConfiguredCheckpoint:
+        """The layers as they are seen: a view of the layers of the checkpoint."""
+        view = super().layers(start, stop, name=name)
+        assert isinstance(view, ConfiguredCheckpoint)
+        view._inner = self._inner.layers(start, stop, name=name)
+        return view
+
     @property
     def folder(self) -> Path | None:
         """That of the checkpoint."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from operator import is_not
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,29 @@ import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints._blocks import block_of, find_stacks, is_embedding, renumbered
+from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._store import Store
 from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+_Specs = dict[str, Spec]
+
+
+class _LastSpecs:
+    """Specs made of those of other stores, made again when one of these was opened again."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[list[_Specs], _Specs] = ([], {})
+
+    def of(self, inner: list[_Specs], make: Callable[[], _Specs]) -> _Specs:
+        """What ``make`` makes of the inner ones, at the first call with these very objects."""
+        before, made = self._kept
+        if len(before) != len(inner) or any(map(is_not, before, inner)):
+            made = make()
+            self._kept = inner, made
+        return made
 
 
 class LayerStore:
@@ -34,6 +54,7 @@ class LayerStore:
 
     def __init__(self, whole: Store, start: int, stop: int) -> None:
         self.whole = whole
+        self._specs = _LastSpecs()
         self.folder: Path | None = getattr(whole, "folder", None)
         stack, count = _the_stack(whole.specs())
         if not 0 <= start <= stop <= count:
@@ -53,9 +74,11 @@ class LayerStore:
             None if whole.config is None else _config_of_range(whole.config, count, start, stop)
         )
 
-    def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def specs(self) -> _Specs:
         specs = self.whole.specs()
-        return {name: specs[own] for name, own in self.names.items()}
+        return self._specs.of(
+            [specs], lambda: {name: specs[own] for name, own in self.names.items()}
+        )
 
     def tensor(self, name: str) -> Tensor:
         return self.whole.tensor(self.names[name])
@@ -83,6 +106,7 @@ class StackStore:
         self, parts: Sequence[Store], names: Sequence[str], dtype: torch.dtype | None = None
     ) -> None:
         self._parts, self._dtype = parts, dtype
+        self._specs = _LastSpecs()
         self.origins: dict[str, tuple[int, str]] = {}
         if all(isinstance(part, LayerStore) and not part.has_layers for part in parts):
             raise CheckpointError(f"There is no layer in {', '.join(names)}: a model needs one.")
@@ -104,9 +128,14 @@ class StackStore:
         configs = [part.config for part in parts if part.config is not None]
         self.config = _config_of_stack(configs, counts) if len(configs) == len(parts) else None
 
-    def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        found = {name: self._parts[i].specs()[own] for name, (i, own) in self.origins.items()}
-        return {name: (self._final(dtype), shape) for name, (dtype, shape) in found.items()}
+    def specs(self) -> _Specs:
+        inner = [part.specs() for part in self._parts]
+
+        def made() -> _Specs:
+            found = {name: inner[i][own] for name, (i, own) in self.origins.items()}
+            return {name: (self._final(dtype), shape) for name, (dtype, shape) in found.items()}
+
+        return self._specs.of(inner, made)
 
     def tensor(self, name: str) -> Tensor:
         i, own = self.origins[name]

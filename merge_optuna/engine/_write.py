@@ -30,7 +30,7 @@ from merge_optuna.engine._tensors import (
     origins,
     wanted_dtype,
 )
-from merge_optuna.errors import ExportError, RecipeError, SourceChanged
+from merge_optuna.errors import CheckpointError, ExportError, RecipeError, SourceChanged
 from merge_optuna.recipes import Recipe
 
 _NARROW = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -132,7 +132,7 @@ def _for_mergekit(recipe: Recipe, dtype: torch.dtype | None) -> dict[str, str]:
     final = {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
     try:
         return {"mergekit_config.yml": recipe.with_fields(**final).to_mergekit()}
-    except RecipeError:  # it says what mergekit cannot
+    except (RecipeError, CheckpointError):  # it says what mergekit cannot
         return {}
 
 

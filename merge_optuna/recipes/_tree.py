@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -24,7 +23,7 @@ from pydantic import (
 )
 
 from merge_optuna import methods
-from merge_optuna._documents import load_json, load_yaml, read_text
+from merge_optuna._documents import load_all_yaml, load_json, load_yaml, read_text
 from merge_optuna.checkpoints import BY_ID, Checkpoint, Vocabulary, configured, is_name
 from merge_optuna.errors import CheckpointError, RecipeError, shown
 from merge_optuna.recipes import _space
@@ -523,8 +522,13 @@ class Recipe(BaseModel):
             RecipeError: If it is neither.
             FileNotFoundError: If no file is there.
         """
-        is_theirs = re.search(r"^(merge_method|genome|experts)\s*:", read_text(path), re.MULTILINE)
-        return cls.from_mergekit(path, strict=strict) if is_theirs else cls.from_yaml(Path(path))
+        from merge_optuna.recipes import _mergekit
+
+        # Whoever reads it then says what is wrong with it.
+        found = load_all_yaml(read_text(path), str(path), surprises=(), repeated=lambda _: None)
+        if _mergekit.is_theirs(found):
+            return cls.from_mergekit(path, strict=strict)
+        return cls.from_yaml(Path(path))
 
     @classmethod
     def from_document(cls, document: Any, where: str) -> Recipe:

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import merge_optuna as mo
 from merge_optuna.engine import Merger
 from merge_optuna.errors import ExportError, RecipeError, SourceChanged
-from tests import toys
+from tests import toys, vocabularies
 
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 
@@ -371,3 +371,18 @@ def test_a_source_that_changes_while_it_is_written(
         mo.write(recipe, out, force=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_path_through_a_common_vocabulary_is_written_without_it(tmp_path: Path) -> None:
+    """mergekit has the layers, but not the same rows."""
+    models = vocabularies.word_family(tmp_path / "models")
+    recipe = mo.Recipe(
+        method="path",
+        models=tuple(models[:2]),
+        path={"hops": "A0-B1", "head_from": 1},
+        tokenizer="union",
+    )
+    folder = mo.write(recipe, tmp_path / "out")
+    assert not (folder / "mergekit_config.yml").exists()
+    with pytest.raises(RecipeError, match="tokenizer"):
+        recipe.to_mergekit()

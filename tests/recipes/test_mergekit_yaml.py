@@ -1211,3 +1211,121 @@ def test_either_kind_of_file_is_read(family: Family, tmp_path: Path) -> None:
     assert mo.Recipe.read(tmp_path / "theirs.yml") == recipe
     with pytest.raises(RecipeError, match="is not a recipe: it does not say"):
         mo.Recipe.from_yaml(tmp_path / "theirs.yml")
+
+
+@pytest.mark.parametrize("form", [str, json.dumps], ids=["words", "quotes"])
+def test_a_file_is_told_by_its_keys(family: Family, tmp_path: Path, form: Any) -> None:
+    recipe = R.linear(family[:2], weight=[0.4, 0.6])
+    file = tmp_path / "theirs.yml"
+    text = recipe.to_mergekit().replace("merge_method:", f"{form('merge_method')}:")
+    file.write_text(text)
+    assert mo.Recipe.read(file) == recipe
+    file.write_text(json.dumps(yaml.safe_load(text)))
+    assert mo.Recipe.read(file) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "tool"),
+    [
+        ("genome", "mergekit-evolve"),
+        ("experts", "mergekit-moe"),
+        ("donor", "mergekit-tokensurgeon"),
+        ("approximation_method", "mergekit-tokensurgeon"),
+        ("layer_slices", "bakllama"),
+    ],
+)
+def test_a_file_of_another_tool_is_named_as_such(tmp_path: Path, key: str, tool: str) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text(f"'{key}': x\n")
+    with pytest.raises(RecipeError, match=f"this is a file of {tool}"):
+        mo.Recipe.read(file)
+
+
+def test_a_key_in_a_text_of_ours_is_none(family: Family, tmp_path: Path) -> None:
+    recipe = R.linear(family[:2], chat_template="{{ messages }} merge_method: none")
+    (tmp_path / "ours.yml").write_text(recipe.to_yaml().replace(" merge_method", "\nmerge_method"))
+    assert mo.Recipe.read(tmp_path / "ours.yml") == recipe
+
+
+# -- exports that open nothing ----------------------------------------------------------------
+
+
+@pytest.fixture
+def turned(tmp_path: Path) -> Family:
+    """Two models of four layers whose rotary positions have another base."""
+    return [
+        mo.Checkpoint(toys.save(toys.llama(i, layers=4, rope_theta=theta), tmp_path / name))
+        for i, (name, theta) in enumerate({"one": 1e4, "two": 5e4}.items())
+    ]
+
+
+EXPORTED: dict[str, Callable[[Family], mo.Recipe]] = {
+    "whole models": lambda m: R.slerp(*m, config="base"),
+    "layers": lambda m: R.passthrough([m[0].layers(0, 2), m[1].layers(1, 3)], config="base"),
+    "a path": lambda m: R.path("A0 B1*0.8 A1", m, config="base"),
+    "another form": lambda m: R.slerp(
+        *m, t=mo.per_group([0.1, 0.3, 0.2, 0.4], per=3), config="base"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_export_neither_opens_nor_doubts_what_is_decided(turned: Family, name: str) -> None:
+    recipe = EXPORTED[name](turned)
+    expected = recipe.to_mergekit()
+    for model in turned:  # it stays mapped; whoever opens it again finds none
+        (Path(model.ref) / "model.safetensors").rename(Path(model.ref) / "elsewhere")
+    assert recipe.to_mergekit() == expected
+    for model in turned:
+        (Path(model.ref) / "elsewhere").rename(Path(model.ref) / "model.safetensors")
+    with pytest.warns(UserWarning, match="This recipe does as mergekit"):
+        back = mo.Recipe.from_mergekit(expected)
+    assert back.digest == recipe.digest or recipe.path is None
+    if "merge_optuna:" not in expected:
+        assert dict(mo.engine.tensors(back)).keys() == dict(mo.engine.tensors(recipe)).keys()
+
+
+def test_a_path_with_a_config_goes_through_its_layers_only(turned: Family) -> None:
+    path = R.path("A0-B1-B2-A3-B3", turned, config="base", head_from=1)
+    text = path.to_mergekit()
+    ranges = [
+        (Path(source["model"]).name, source["layer_range"])
+        for one in yaml.safe_load(text)["slices"]
+        for source in one["sources"]
+    ]
+    assert ranges == [("one", [0, 1]), ("two", [1, 3]), ("one", [3, 4]), ("two", [3, 4])]
+    told = yaml.safe_load(text)
+    del told["merge_optuna"]["recipe"]
+    with pytest.warns(UserWarning, match="config='base'"):
+        read = mo.Recipe.from_mergekit(yaml.safe_dump(told))
+    theirs, ours = dict(mo.engine.tensors(read)), dict(mo.engine.tensors(path))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
+
+
+def test_a_path_is_not_whole_models(turned: Family) -> None:
+    """What stands beside the slices is compared with them, also where the slices are wrong."""
+    path = R.path("A0-B1-A1", turned, config="base")
+    told = yaml.safe_load(path.to_mergekit())
+    for one in told["slices"]:
+        one["sources"][0]["layer_range"] = [0, 4]
+    with (
+        pytest.warns(UserWarning, match="config='base'"),
+        pytest.raises(RecipeError, match="this is another merge"),
+    ):
+        mo.Recipe.from_mergekit(yaml.safe_dump(told))
+
+
+def test_layers_of_a_view_are_a_view_of_the_layers(turned: Family, words: Path) -> None:
+    seen = R.linear(turned, config="base").models[1]
+    some = seen.layers(1, 3)
+    assert some.origin == turned[1].layers(1, 3)
+    assert some.config is not None
+    assert some.config["rope_parameters"]["rope_theta"] == 1e4
+    assert some == seen.layers(1, 3) != seen.layers(0, 2)
+    known = [mo.Checkpoint(words / name) for name in ("ja", "math")]
+    aligned = R.linear(known, tokenizer="union").models[1]
+    assert aligned.layers(1, 2).origin == known[1].layers(1, 2)
+    assert aligned.layers(1, 2).shape(EMBED) == aligned.shape(EMBED) != known[1].shape(EMBED)
+    assert aligned.layers(1, 2) != aligned.layers(0, 1)

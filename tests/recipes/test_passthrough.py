@@ -272,3 +272,19 @@ def test_nothing_can_be_left_out(llamas: list[mo.Checkpoint]) -> None:
     recipe = mo.Recipe(method="passthrough", models=tuple(llamas), exclude=("lm_head",))
     with pytest.raises(RecipeError, match="passthrough leaves nothing out"):
         recipe.alignment  # noqa: B018
+
+
+def test_layers_look_up_what_they_are_once(tmp_path: Path) -> None:
+    """Asked for each tensor, a stack would otherwise take time by the square of its depth."""
+    model = mo.Checkpoint(toys.save(toys.llama(layers=3), tmp_path / "model"), name="model")
+    recipe = mo.recipes.passthrough([model.layers(i, i + 1) for i in (2, 0, 1, 0)])
+    for store in (recipe.models[0].store, recipe.frame.store):
+        before = store.specs()
+        assert store.specs() is before
+        toys.save(toys.llama(layers=3), tmp_path / "model", dtype=torch.float16)
+        model.store.reopen()
+        assert store.specs().keys() == before.keys()
+        assert {dtype for dtype, _ in store.specs().values()} == {torch.float16}
+        toys.save(toys.llama(layers=3), tmp_path / "model")
+        model.store.reopen()
+        assert store.specs() == before

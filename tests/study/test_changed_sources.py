@@ -59,7 +59,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "overwritten": (overwrite, "was written to or replaced"),
     "one bit": (flip, "was written to or replaced"),
     "replaced": (replace, "was written to or replaced"),
-    "truncated": (lambda file: os.truncate(file, file.stat().st_size // 2), "was cut short or rewritten"),
+    "truncated": (
+        lambda file: os.truncate(file, file.stat().st_size // 2),
+        "was cut short or rewritten",
+    ),
     "emptied": (lambda file: os.truncate(file, 0), "was cut short or rewritten"),
     "deleted": (Path.unlink, "is gone"),
 }

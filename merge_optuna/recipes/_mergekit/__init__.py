@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from merge_optuna.recipes._mergekit._genome import Genome, read_genome
 from merge_optuna.recipes._mergekit._read import read
+from merge_optuna.recipes._mergekit._tools import is_theirs
 from merge_optuna.recipes._mergekit._write import write
 
-__all__ = ["Genome", "read", "read_genome", "write"]
+__all__ = ["Genome", "is_theirs", "read", "read_genome", "write"]

@@ -107,7 +107,7 @@ def _space(node: Node) -> Recipe:
         raise method.error(
             f"mergekit-evolve has no genome for {method.value!r}, only for {', '.join(_FREE)}."
         )
-    spec, sources = methods.get(method.text()), Sources(NO_MERGES, {})
+    spec, sources = methods.get(method.text()), Sources(NO_MERGES, {}, {})
     named = node.needed("models").items()
     models = [sources.open(one) for one in named]
     said = node.get("base_model")

@@ -16,6 +16,10 @@ def warn(text: str) -> None:
     warnings.warn(text, stacklevel=2)
 
 
+def pass_over(text: str) -> None:
+    """What becomes of it where it was decided before: nothing."""
+
+
 def refuse(text: str) -> None:
     """What becomes of it where the author wants to be sure.
 

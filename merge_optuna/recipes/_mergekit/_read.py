@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from merge_optuna._documents import MERGEKIT, load_all_yaml
-from merge_optuna.checkpoints import BY_ID
+from merge_optuna.checkpoints import BY_ID, Checkpoint
 from merge_optuna.errors import CheckpointMismatch, RecipeError
 from merge_optuna.recipes._mergekit._merge import Input, Merge, check_keys
 from merge_optuna.recipes._mergekit._methods import TRANSLATIONS
 from merge_optuna.recipes._mergekit._modules import joined
-from merge_optuna.recipes._mergekit._node import Node, refuse, warn
+from merge_optuna.recipes._mergekit._node import Node, pass_over, refuse, warn
 from merge_optuna.recipes._mergekit._same import float_dtypes, same_merge
 from merge_optuna.recipes._mergekit._settings import whole_number
-from merge_optuna.recipes._mergekit._sources import Sources, reference
+from merge_optuna.recipes._mergekit._sources import Reference, Sources, reference
 from merge_optuna.recipes._mergekit._texts import read_texts
 from merge_optuna.recipes._mergekit._tools import check_tool
 from merge_optuna.recipes._tree import Recipe
+
+Say = Callable[[str], None]
 
 _TOP = (
     "merge_method",
@@ -56,16 +57,32 @@ def read(text: str, file: str, *, strict: bool = False) -> Recipe:
         CheckpointError: If a model cannot be opened.
         CheckpointMismatch: If the models do not fit together.
     """
-    passed_over = refuse if strict else warn
+    nodes = _nodes(text, file, refuse if strict else warn)
+    return _Documents(nodes, file, {}).recipe(warn)
+
+
+def read_back(text: str, opened: Mapping[Reference, Checkpoint]) -> Recipe:
+    """Reads what was written of a recipe, whose checkpoints are open; says nothing of it.
+
+    Args:
+        text: The content.
+        opened: The checkpoints by how the text calls them.
+    """
+    file = "to_mergekit"
+    return _Documents(_nodes(text, file, pass_over), file, opened).recipe(pass_over)
+
+
+def _nodes(text: str, file: str, passed_over: Say) -> list[Node]:
     documents = load_all_yaml(text, file, surprises=MERGEKIT, repeated=passed_over)
-    nodes = [Node(d, file, passed_over=passed_over) for d in documents if d is not None]
-    return _Documents(nodes, file).recipe()
+    return [Node(d, file, passed_over=passed_over) for d in documents if d is not None]
 
 
 class _Documents:
     """The configurations of a file; a named one can be a model of another (mergekit-multi)."""
 
-    def __init__(self, nodes: Sequence[Node], file: str) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], file: str, opened: Mapping[Reference, Checkpoint]
+    ) -> None:
         self._file = file
         self._nodes: dict[str | None, Node] = {}
         self._reading: list[str] = []
@@ -74,7 +91,7 @@ class _Documents:
             raise RecipeError(f"{file} is empty.")
         # What we have said beside mergekit's own words stands in the last one.
         self._said = nodes[-1].get("merge_optuna")
-        self._sources = Sources(self, self._names())
+        self._sources = Sources(self, self._names(), opened)
         for node in nodes:
             found = node.get("name")
             name = None if found is None else found.text()
@@ -85,9 +102,9 @@ class _Documents:
 
         self._end = self._last()
 
-    def recipe(self) -> Recipe:
-        """The recipe of the file."""
-        found = _belonging(_document(self._end, self._end, self._sources), self._file)
+    def recipe(self, doubt: Say) -> Recipe:
+        """The recipe of the file; ``doubt`` is told where models do not belong together."""
+        found = _belonging(_document(self._end, self._end, self._sources), self._file, doubt)
         said = None if self._said is None else self._said.get("recipe")
         if said is None:
             return found
@@ -137,8 +154,8 @@ class _Documents:
         return self._recipes[name]
 
 
-def _belonging(recipe: Recipe, file: str) -> Recipe:
-    """The recipe as mergekit does it where models do not belong together, with a warning.
+def _belonging(recipe: Recipe, file: str, doubt: Say) -> Recipe:
+    """The recipe as mergekit does it where models do not belong together, which is said.
 
     mergekit takes the config of the base and merges rows of embeddings as they are numbered.
 
@@ -157,7 +174,7 @@ def _belonging(recipe: Recipe, file: str) -> Recipe:
             continue
         done = ", ".join(f"{key}={value!r}" for key, value in fields.items())
         for message in dict.fromkeys(map(str, wrong)):
-            warnings.warn(f"{file}: {message} This recipe does as mergekit: {done}.", stacklevel=2)
+            doubt(f"{file}: {message} This recipe does as mergekit: {done}.")
         return made
     raise wrong[0]
 

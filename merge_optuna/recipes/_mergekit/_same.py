@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.checkpoints import BY_ID, Checkpoint, Vocabulary
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._mergekit._methods import TRANSLATIONS, our_name
 from merge_optuna.recipes._structure import Route
@@ -22,6 +22,9 @@ def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
             and isinstance(b, Checkpoint)
             and (a.digest, a.layer_range) == (b.digest, b.layer_range)
         )
+    names = a.alignment.layout.names
+    if set(names) != set(b.alignment.layout.names):
+        return False
     a, b = stacked(a), stacked(b)
     return (
         a.method == b.method
@@ -29,7 +32,7 @@ def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
         and len(a.sources) == len(b.sources)
         and all(map(same_merge, a.sources, b.sources))
         and _dtypes(a) == _dtypes(b)
-        and all(_numbers(a, name) == _numbers(b, name) for name in a.alignment.layout.names)
+        and all(_numbers(a, name) == _numbers(b, name) for name in names)
     )
 
 
@@ -55,11 +58,22 @@ def stacked(recipe: Recipe) -> Recipe:
             "that of the last. For this path make them so with embeddings_from="
             f"{recipe.path.hops[0].model} and head_from={recipe.path.hops[-1].model}."
         )
+    if recipe.tokenizer not in (None, Vocabulary(BY_ID)):
+        raise RecipeError(
+            "mergekit makes a tokenizer of models in the order of their layers, not for a layer "
+            f"path: it cannot do tokenizer={recipe.tokenizer.source!r}. Write the models with "
+            "that tokenizer to folders first, and take the path through those."
+        )
     scales = [{**piece.factors, "*": 1.0} if piece.factors else 1.0 for piece in route.pieces]
-    made = merge("passthrough", None, route.parts, {"scale": scales}, name=recipe.name)
+    parts = [part.origin for part in route.parts]
+    made = merge("passthrough", None, parts, {"scale": scales}, name=recipe.name)
     config = None if recipe.config is None else "base"  # all others are refused
-    fields = {"dtype": recipe.dtype, "chat_template": recipe.chat_template, "config": config}
-    return made.with_fields(**fields)
+    return made.with_fields(
+        dtype=recipe.dtype,
+        chat_template=recipe.chat_template,
+        config=config,
+        tokenizer=recipe.tokenizer,
+    )
 
 
 def float_dtypes(frame: Checkpoint) -> set[torch.dtype]:

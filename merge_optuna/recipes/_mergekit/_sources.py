@@ -135,12 +135,20 @@ NO_MERGES = _NoMerges()
 
 
 class Sources:
-    """The models of a file, each opened once and named after its folder, or as it says."""
+    """The models of a file, each opened once and named after its folder, or as it says.
 
-    def __init__(self, merges: Named, names: Mapping[str, str]) -> None:
+    Args:
+        merges: The configurations that are models of others.
+        names: Of checkpoints, by where they are.
+        opened: The checkpoints that are open already.
+    """
+
+    def __init__(
+        self, merges: Named, names: Mapping[str, str], opened: Mapping[Reference, Checkpoint]
+    ) -> None:
         self._merges = merges
         self._names = names
-        self._opened: dict[Reference, Checkpoint] = {}
+        self._opened = dict(opened)
 
     def open(
         self, node: Node, layers: tuple[int, int] | None = None, place: Node | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from merge_optuna.recipes._mergekit._node import Node
 
 _TOKENSURGEON = "mergekit-tokensurgeon, which gives a model another tokenizer and merges nothing"
@@ -22,7 +25,15 @@ _TOOLS = {
 }
 """A key that only the files of a tool have, and what the tool is."""
 
+_MERGE = "merge_method"
+_KEYS = {_MERGE, *_TOOLS}
+
 _OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+
+def is_theirs(documents: Sequence[Any]) -> bool:
+    """Whether a file is of one of mergekit's tools, by the keys of its documents."""
+    return any(isinstance(one, dict) and one.keys() & _KEYS for one in documents)
 
 
 def check_tool(node: Node) -> None:
@@ -32,7 +43,7 @@ def check_tool(node: Node) -> None:
         RecipeError: With the name of the tool.
     """
     for key, tool in _TOOLS.items():
-        if key in node.mapping() and "merge_method" not in node.mapping():
+        if key in node.mapping() and _MERGE not in node.mapping():
             raise node.error(f"this is a file of {tool}.")
 
 

@@ -18,10 +18,10 @@ from merge_optuna.recipes._mergekit._methods import (
     our_name,
 )
 from merge_optuna.recipes._mergekit._phrases import setting
-from merge_optuna.recipes._mergekit._read import read
-from merge_optuna.recipes._mergekit._same import float_dtypes, stacked
+from merge_optuna.recipes._mergekit._read import read_back
+from merge_optuna.recipes._mergekit._same import float_dtypes, same_merge, stacked
 from merge_optuna.recipes._mergekit._settings import seen_from
-from merge_optuna.recipes._mergekit._sources import reference_of
+from merge_optuna.recipes._mergekit._sources import Reference, reference_of
 from merge_optuna.recipes._mergekit._texts import texts
 from merge_optuna.recipes._tree import Recipe
 from merge_optuna.recipes._values import Value
@@ -49,24 +49,29 @@ def write(recipe: Recipe) -> str:
             "base, or write the merge here: mo.write(recipe, folder)."
         )
     made = _documents(stacked(recipe))
-    said: dict[str, Any] = _if_any("names", _names(recipe))
+    opened = _opened(recipe)
+    said: dict[str, Any] = _if_any("names", _names(opened))
     made[-1] |= _if_any("merge_optuna", said)
     text = _dump(made)
-    if read(text, "to_mergekit").recorded_like(recipe).digest != recipe.digest:
+    found = read_back(text, opened)
+    if found.digest != recipe.digest:
+        if not same_merge(found, recipe):
+            raise RecipeError("mergekit has no words for this recipe: it would merge otherwise.")
         made[-1]["merge_optuna"] = said | {"recipe": recipe.to_data()}
         text = _dump(made)
     return text
 
 
-def _names(recipe: Recipe) -> dict[str, str]:
-    """Names by place, where they are not those of the folders."""
-    found = {}
+def _opened(recipe: Recipe) -> dict[Reference, Checkpoint]:
+    """The checkpoints of a recipe by how mergekit calls them."""
     named = [leaf.origin for leaf in recipe.leaves()]
-    for checkpoint in (*named, *(c.base for c in named if c.base is not None)):
-        place = reference_of(checkpoint)
-        if checkpoint.whole_name != place.short:
-            found[str(place)] = checkpoint.whole_name
-    return found
+    bases = [leaf.base for leaf in named if leaf.base is not None]
+    return {reference_of(one): one.all_layers for one in (*named, *bases)}
+
+
+def _names(opened: Mapping[Reference, Checkpoint]) -> dict[str, str]:
+    """Names by place, where they are not those of the folders."""
+    return {str(place): one.name for place, one in opened.items() if one.name != place.short}
 
 
 def _documents(recipe: Recipe) -> list[dict[str, Any]]:
