@@ -33,7 +33,9 @@ _CAUSES = {
 }
 
 Fail = Callable[[str, str, int, str], bool]
-"""Fails a trial, by storage, study, number and reason; False if it has come to an end."""
+"""Fails a trial, by storage, study, number and reason; False if it has come to an end.
+
+It says itself if it cannot, and raises nothing: the worker is ended whenever it is not False."""
 
 
 # -- the worker -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from merge_optuna._whole import whole
 from merge_optuna.checkpoints import (
     ATTENTION,
     NUMBERED,
@@ -54,11 +55,13 @@ class Depth:
     points: int
 
     def __post_init__(self) -> None:
-        if type(self.points) is not int or not 1 <= self.points <= MOST_GROUPS:
+        points = whole(self.points)
+        if points is None or not 1 <= points <= MOST_GROUPS:
             raise RecipeError(
                 f"mo.depth(k) needs at least one point, not {shown(self.points)}: a whole number "
                 f"up to {MOST_GROUPS:,}."
             )
+        object.__setattr__(self, "points", points)
 
     def __str__(self) -> str:
         return f"depth({self.points})"
@@ -83,8 +86,8 @@ def parse_per(per: object) -> Per:
     """
     if isinstance(per, Depth) or per in ("model", "layer", "module", "tensor"):
         return per
-    if type(per) is int and 1 <= per <= MOST_GROUPS:
-        return per
+    if (layers := whole(per)) is not None and 1 <= layers <= MOST_GROUPS:
+        return layers
     if isinstance(per, str) and (match := re.fullmatch(r"depth\(([0-9]{1,9})\)", per)):
         return Depth(int(match[1]))
     raise RecipeError(

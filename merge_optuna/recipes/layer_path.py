@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
+from merge_optuna._whole import whole
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few, shown
 from merge_optuna.recipes._belonging import check_configs, check_vocabularies
@@ -28,6 +29,8 @@ _HOP = re.compile(
     r"|\[(?P<from>[0-9]{1,6}):(?P<to>[0-9]{1,6})\])"
 )
 MOST_HOPS = 4096
+_MODELS = range(len(string.ascii_uppercase))
+_LAYERS = range(10**6)
 _MOST_CHARACTERS = 2_000_000  # of a path of so many hops
 _OPTIONS: dict[str, Any] = {"scale_target": "branch", "embeddings_from": 0, "head_from": 0}
 _SEPARATOR = re.compile(r"\s*(?<![eE×*])-\s*|\s+")  # a scale may be 1e-5
@@ -73,12 +76,11 @@ class LayerPath:
             raise RecipeError(
                 f"scale_target must be 'branch' or 'stream', not {self.scale_target!r}."
             )
+        object.__setattr__(self, "hops", tuple(map(_checked, self.hops)))
+        for name in ("embeddings_from", "head_from"):
+            if (number := whole(getattr(self, name))) is not None:  # else see :meth:`check`
+                object.__setattr__(self, name, number)
         for hop in self.hops:
-            if not _is_hop(hop):
-                raise RecipeError(
-                    f"{shown(hop)} is no layer of a path: mo.recipes.Hop(model, layer, scale), of "
-                    "models from 0 to 25."
-                )
             if not 0 < hop.scale < math.inf:
                 raise RecipeError(
                     f"The scale of layer {_text(hop)} must be a number above 0, not {hop.scale}."
@@ -169,7 +171,7 @@ class LayerPath:
             RecipeError: If not.
         """
         for number in self.models:
-            if not isinstance(number, int) or not 0 <= number < len(models):
+            if whole(number) is None or not 0 <= number < len(models):
                 known = ", ".join(f"{i} ({string.ascii_uppercase[i]})" for i in range(len(models)))
                 raise RecipeError(f"The path wants model {number!r}; there are {known}.")
         for hop in self.hops:
@@ -376,12 +378,16 @@ def _check_length(hops: int) -> None:
         raise RecipeError(f"A path may have {MOST_HOPS:,} layers, this one has {hops:,}.")
 
 
-def _is_hop(hop: object) -> bool:
-    """Whether the numbers of a hop are such that its text can be read back."""
-    if not isinstance(hop, Hop) or type(hop.model) is not int or type(hop.layer) is not int:
-        return False
-    is_scale = isinstance(hop.scale, Real) and not isinstance(hop.scale, bool)
-    return is_scale and 0 <= hop.model < len(string.ascii_uppercase) and 0 <= hop.layer < 10**6
+def _checked(hop: Hop) -> Hop:
+    """A hop whose numbers are such that its text can be read back."""
+    if isinstance(hop, Hop):
+        is_scale = isinstance(hop.scale, Real) and not isinstance(hop.scale, bool)
+        if is_scale and whole(hop.model) in _MODELS and whole(hop.layer) in _LAYERS:
+            return Hop(int(hop.model), int(hop.layer), hop.scale)
+    raise RecipeError(
+        f"{shown(hop)} is no layer of a path: mo.recipes.Hop(model, layer, scale), of models from "
+        "0 to 25."
+    )
 
 
 def _text(hop: Hop, digits: str = "") -> str:

@@ -18,6 +18,7 @@ from merge_optuna.study._interrupt import in_storage
 from merge_optuna.study._objective import REASON
 from merge_optuna.study._storage import storage as open_storage
 
+_PATIENCE = 4.0  # seconds of a storage that is away: who waits takes no signal
 _AGAIN = 1.0  # seconds until it is raised again, if somebody has swallowed it
 
 
@@ -79,8 +80,13 @@ class _Alarm:
 
 
 def fail_overdue(storage: str, study_name: str, number: int, reason: str) -> bool:
-    """Fails the trial of another process; False if it has come to an end."""
-    study = optuna.load_study(study_name=study_name, storage=open_storage(storage, create=False))
+    """Fails the trial of another process; False if it has come to an end.
+
+    Raises:
+        StudyError: If the storage cannot be opened, read or written now, or has no such study.
+    """
+    opened = open_storage(storage, create=False, patience=_PATIENCE)
+    study = optuna.load_study(study_name=study_name, storage=opened)
     trial = compat.numbered(compat.all_trials(study), number)
     if trial is None:
         return False

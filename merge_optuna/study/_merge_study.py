@@ -192,7 +192,7 @@ class MergeStudy:
             n_trials: Another total than the declared one.
             timeout: Another number of seconds than the declared one.
             trial_timeout: Another number of seconds for a trial than the declared one.
-            progress: Whether to show a progress bar on standard error.
+            progress: Whether to show a progress bar on standard error, see :func:`mo.optimize`.
 
         Returns:
             The study.

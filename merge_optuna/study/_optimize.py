@@ -15,7 +15,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.errors import CheckpointError, StorageError, StudyError
+from merge_optuna._whole import whole
+from merge_optuna.errors import InfeasibleRecipe, SourceChanged, StudyError, shown
 from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive, owner_of, sign_once
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
@@ -54,7 +55,8 @@ def optimize(
       (processes of several machines need a database server, e.g. PostgreSQL);
     - a trial that raises has failed, with the traceback in its user attribute ``error``, and the
       search goes on; after ten failures in a row it ends. Failed trials do not count. What no
-      other trial can mend – a :class:`StudyError`, a source that has changed – ends it at once;
+      other trial can mend – a :class:`StudyError`, a source that has changed – ends it at once; a
+      trial whose recipe is an :class:`InfeasibleRecipe` is pruned;
     - one progress bar takes the place of a line per trial;
     - ctrl-C ends it between two writes, so that nothing is left half done.
 
@@ -68,11 +70,13 @@ def optimize(
             C++ that never returns is not: ``merge-optuna run`` has a watchdog for those.
         callbacks: Called after every trial, see :mod:`mo.callbacks`. A
             :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
-        progress: Whether to show a progress bar on standard error.
+        progress: Whether to show a progress bar on standard error. Without one, failures and why
+            it has stopped early are warnings of the logger ``merge_optuna``.
 
     Raises:
         StudyError: If the study does not fit the objective, or ten candidates in a row fail, with
             the traceback of the first.
+        SourceChanged: If the files of a checkpoint are not what they were.
 
     Example:
         >>> mo.optimize(study, objective, n_trials=1000)
@@ -173,11 +177,14 @@ class _Plain:
         except KeyboardInterrupt:
             excuse(trial, "interrupted")
             raise
-        except CheckpointError:  # no other candidate can mend it
-            excuse(trial, "a source is not as it was")
+        except SourceChanged:  # no other candidate can mend it
+            excuse(trial, "source changed")
             raise
-        except (optuna.TrialPruned, StudyError, StorageError):
+        except (optuna.TrialPruned, StudyError):
             raise
+        except InfeasibleRecipe as error:
+            trial.set_user_attr(REASON, str(error))
+            raise optuna.TrialPruned(str(error)) from error
         except Exception as error:
             if interrupt.noted():  # and came out of something as this error
                 excuse(trial, "interrupted")
@@ -317,8 +324,13 @@ def check_total(n_trials: int) -> None:
     """Refuses a number of trials that is none.
 
     Raises:
-        StudyError: If it is negative.
+        StudyError: If it is no whole number, or negative.
     """
+    if whole(n_trials) is None:
+        raise StudyError(
+            f"n_trials must be a whole number, not {shown(n_trials)}: the total of the study, "
+            "over all its processes, so that each of them knows when to stop."
+        )
     if n_trials < 0:
         raise StudyError(f"n_trials must not be negative, but is {n_trials}.")
 

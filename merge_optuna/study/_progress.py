@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import MergeObjective, failure
 
+_LOGGER = logging.getLogger("merge_optuna")
 _SECONDS = 0.2  # between two looks at all trials, which take longer the more there are
 
 
@@ -65,8 +67,13 @@ class Bar:
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
 
     def say(self, line: str) -> None:
-        """Prints a line above the bar."""
-        if not self._bar.disable:
+        """Prints a line above the bar, or logs it if there is none.
+
+        Python prints warnings of a logger that nobody has set up on standard error.
+        """
+        if self._bar.disable:
+            _LOGGER.warning(line)
+        else:
             self._bar.write(line, file=sys.stderr)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,21 +17,24 @@ import optuna
 import pytest
 
 import merge_optuna as mo
-from merge_optuna.study import counts
+from merge_optuna.errors import StorageError
+from merge_optuna.study import counts, fail_overdue
 from tests.trained import Task
 
 ROOT = Path(mo.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 # A worker that does what its file says; one line is written per start.
+FAIL = """
+def fail(storage, study, trial, reason):
+    open("failed", "a").write(f"{storage} {study} {trial} {reason}\\n")
+    return True
+"""
 PROGRAM = """
 import os, signal, sys, time
 from merge_optuna import _supervision as supervision
 
-def fail(storage, study, trial, reason):
-    open("failed", "a").write(f"{storage} {study} {trial} {reason}\\n")
-    return True
-
+{fail}
 supervision._GRACE = supervision._LAST_WORDS = 2.0
 if supervision.can_supervise(sys.argv[1:]):
     supervision.supervise([sys.executable, *sys.orig_argv[1:]], fail)
@@ -43,10 +48,14 @@ report = supervision.report
 """
 
 
+def program(lines: str, fail: str = FAIL) -> str:
+    return PROGRAM.replace("{fail}", fail) + lines
+
+
 def run(
-    folder: Path, lines: str, ctrl_c: signal.Handlers = signal.SIG_DFL
+    folder: Path, lines: str, ctrl_c: signal.Handlers = signal.SIG_DFL, *, fail: str = FAIL
 ) -> subprocess.Popen[str]:
-    (folder / "program.py").write_text(PROGRAM + lines)
+    (folder / "program.py").write_text(program(lines, fail))
     return subprocess.Popen(
         [sys.executable, "program.py", "run"],
         cwd=folder,
@@ -150,6 +159,37 @@ report(trial=None)
     assert f"Trial 1 could not be interrupted. {reason} It is started again." in err
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:///:memory:", "There is no study 'toy' in sqlite:///:memory:, nor any other."),
+        ("sqlite:///gone.db", "Cannot open the storage sqlite:///gone.db: there is no file "),
+    ],
+)
+def test_a_trial_that_hangs_and_cannot_be_failed(url: str, message: str, tmp_path: Path) -> None:
+    """Its worker is ended all the same."""
+    code, _, err = ended(
+        run(
+            tmp_path,
+            f"""
+report(study=("{url}", "toy"))
+report(trial=start, seconds=0.1)
+if start == 1:
+    {HANG}
+report(trial=None)
+""",
+            fail="from merge_optuna.cli import _fail_overdue as fail",
+        )
+    )
+    assert (code, starts(tmp_path)) == (0, 2), err
+    first, *_, last = err.strip().splitlines()
+    assert first.startswith(f"Trial 1 cannot be failed in the storage. {message}")
+    assert last == (
+        "Trial 1 could not be interrupted. It took longer than trial_timeout=0.1 seconds. It is "
+        "started again."
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_handed_on(number: signal.Signals, tmp_path: Path) -> None:
     process = run(tmp_path, "time.sleep(600)")
@@ -179,7 +219,7 @@ def test_ctrl_c_arrives_once(sent_to: str, tmp_path: Path) -> None:
         assert ended(process)[0] == 101
         return
     # A terminal sends it to both.
-    (tmp_path / "program.py").write_text(PROGRAM + WAIT)
+    (tmp_path / "program.py").write_text(program(WAIT))
     pid, terminal = os.forkpty()
     if pid == 0:
         os.chdir(tmp_path)
@@ -231,6 +271,22 @@ if start == 1:
     code, _, err = ended(run(tmp_path, lines))
     assert code == 0
     assert "SIGKILL in trial 7" in err
+
+
+def test_a_database_that_is_locked_does_not_hold_it_up(tmp_path: Path) -> None:
+    """Meanwhile no signal is taken."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = optuna.create_study(study_name="toy", storage=mo.storage(url))
+    study.ask()
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        with pytest.raises(StorageError, match="locked"):
+            fail_overdue(url, "toy", 0, "late")
+        assert time.monotonic() - begun < 30
+    assert fail_overdue(url, "toy", 0, "late")
+    assert not fail_overdue(url, "toy", 0, "late"), "it has come to an end"
+    assert study.trials[0].user_attrs == {"reason": "late"}
 
 
 # -- the command ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -574,6 +575,19 @@ def test_one_parameter() -> None:
 
 
 # -- errors ---------------------------------------------------------------------------------
+
+
+def test_whole_numbers_of_numpy() -> None:
+    assert mo.depth(np.int64(4)) == mo.depth(4)
+    assert str(mo.depth(np.int64(4))) == "depth(4)"
+    for one, other in ((np.int64(2), 2), (mo.depth(np.uint8(3)), mo.depth(3))):
+        assert mo.free(0, 1, per=one) == mo.free(0, 1, per=other)
+        assert repr(mo.free(0, 1, per=one)) == repr(mo.free(0, 1, per=other))
+    for wrong in (np.bool_(True), np.float64(2)):
+        with pytest.raises(RecipeError, match="at least one point"):
+            mo.depth(wrong)
+        with pytest.raises(RecipeError, match="per must be"):
+            mo.free(0, 1, per=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("per", ["layers", 0, -1, 1.5, True, None, "depth(0)", "depth(x)", [2]])

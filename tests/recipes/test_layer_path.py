@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -262,3 +263,18 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     assert path("A0-A0", [vit]).frame.config["num_hidden_layers"] == 2
     with pytest.raises(RecipeError, match=r"a vit, cannot have scales; those of llama, .*bert"):
         path("A0×0.5", [vit])
+
+
+def test_whole_numbers_of_numpy() -> None:
+    zero, one = np.arange(2)
+    way = LayerPath((Hop(one, zero), Hop(zero, one, 0.5)), embeddings_from=one, head_from=one)
+    plain = LayerPath((Hop(1, 0), Hop(0, 1, 0.5)), embeddings_from=1, head_from=1)
+    assert way == plain
+    assert repr(way) == repr(plain)
+    assert json.dumps(way.to_data()) == json.dumps(plain.to_data())
+    way.check("AB", (2, 2))
+    for wrong in (np.bool_(True), np.float64(1)):
+        with pytest.raises(RecipeError, match="is no layer of a path"):
+            LayerPath((Hop(0, wrong),))
+    with pytest.raises(RecipeError, match="wants model True; there are 0"):
+        LayerPath((Hop(0, 0),), head_from=True).check("AB", (2, 2))

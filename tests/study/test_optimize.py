@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
 import merge_optuna as mo
-from merge_optuna.errors import CheckpointError, StudyError
+from merge_optuna.errors import CheckpointMismatch, InfeasibleRecipe, SourceChanged, StudyError
 from merge_optuna.samplers import CmaEsSampler, owner_of
 from merge_optuna.samplers._owner import fail_as_killed
 from merge_optuna.study import counts, failure
@@ -90,10 +94,10 @@ def test_ten_failures_in_a_row_end_it() -> None:
 
 def test_what_no_other_trial_can_mend_ends_it(task: Task) -> None:
     def objective(trial: optuna.Trial) -> float:
-        raise CheckpointError("the source has changed")
+        raise SourceChanged("the source has changed")
 
     study = optuna.create_study()
-    with pytest.raises(CheckpointError, match="has changed"):
+    with pytest.raises(SourceChanged, match="has changed"):
         mo.optimize(study, objective, 20, progress=False)
     assert [t.state for t in study.trials] == [TrialState.FAIL]
     assert counts(study)["failed"] == 0, "its candidate is not to blame"
@@ -102,6 +106,47 @@ def test_what_no_other_trial_can_mend_ends_it(task: Task) -> None:
     with pytest.raises(StudyError, match="is to minimize"):
         mo.optimize(study, merging, 20, progress=False)
     assert study.trials == [], "refused before the first trial"
+
+
+def test_models_that_do_not_fit_end_their_trial_only() -> None:
+    outcomes = iter([CheckpointMismatch("other shapes"), InfeasibleRecipe("all are zero")])
+
+    def objective(trial: optuna.Trial) -> float:
+        for error in outcomes:
+            raise error
+        return 1.0
+
+    study = optuna.create_study()
+    mo.optimize(study, objective, 2, progress=False)
+    assert [t.state.name for t in study.trials] == ["FAIL", "PRUNED", "COMPLETE"]
+    assert counts(study)["failed"] == 1, "its candidate is to blame"
+    assert failure(study.trials[0]).endswith("CheckpointMismatch: other shapes\n")
+    assert study.trials[1].user_attrs == {"reason": "all are zero"}
+
+
+def test_without_a_bar_it_still_says_what_is_wrong() -> None:
+    """On standard error where nobody has set up logging, as a script of four lines has not."""
+    script = """
+import optuna, merge_optuna as mo
+def objective(trial):
+    return 1 / trial.number
+study = optuna.create_study(direction="maximize")
+mo.optimize(study, objective, 9, callbacks=[mo.callbacks.Stagnation(2)], progress=False)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    assert ran.stderr.splitlines()[1:] == [
+        "Trial 0 failed: ZeroDivisionError: division by zero",
+        "Stopped with 6 of 9 trials to go: trial 1 is the best for 2 trials.",
+    ]
+
+
+def test_what_it_says_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    study = optuna.create_study()
+    mo.optimize(study, lambda trial: 1 / trial.number, 1, progress=False)
+    assert caplog.record_tuples == [
+        ("merge_optuna", logging.WARNING, "Trial 0 failed: ZeroDivisionError: division by zero")
+    ]
 
 
 def test_callbacks_and_timeout(capfd: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +191,10 @@ def test_no_line_per_trial(capfd: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         ({"n_trials": -1}, "n_trials must not be negative"),
+        *(
+            ({"n_trials": wrong}, f"^n_trials must be a whole number, not {wrong!r}: the total")
+            for wrong in (None, "3", 2.5, True)
+        ),
         ({"timeout": 0}, "timeout must be a positive number of seconds, not 0"),
         ({"trial_timeout": float("nan")}, "trial_timeout must be a positive number"),
         ({"objective": 3}, "a function from a trial to a number, not 3"),
@@ -156,6 +205,12 @@ def test_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         mo.optimize(study, **{"objective": sphere, "n_trials": 2, **arguments})
     assert study.trials == []
+
+
+def test_a_total_of_numpy() -> None:
+    study = optuna.create_study()
+    mo.optimize(study, sphere, np.int64(3), progress=False)
+    assert len(study.trials) == 3
 
 
 # -- ctrl-C -----------------------------------------------------------------------------------
