@@ -138,6 +138,8 @@ class _Search:
                 study.optimize(bounded, n_trials=missing, timeout=left, callbacks=every)
             stopped = "a callback has stopped it" if compat.was_stopped(study) else None
         self._keep()  # a process that found the last trial may be dead
+        if reason := _why_none_is_complete(study):
+            say(f"No trial was completed, all were pruned, the last one because: {reason}")
 
     def _keep(self) -> None:
         for callback in self._callbacks:
@@ -149,6 +151,14 @@ class _Search:
         rules = [c.reason for c in self._callbacks if isinstance(c, StopRule)]
         reasons = (rule(self._study) for rule in (self._deadline.reason, *rules))
         return next(filter(None, reasons), None)
+
+
+def _why_none_is_complete(study: optuna.Study) -> str | None:
+    """Why the last trial was pruned, if all were: a search that ends so looks like a success."""
+    done = [trial for trial in compat.all_trials(study) if trial.state in COUNTED]
+    if not done or any(trial.state == TrialState.COMPLETE for trial in done):
+        return None
+    return str(done[-1].user_attrs.get(REASON, "its pruner or its objective has said so"))
 
 
 def _prepared(objective: Objective, study: optuna.Study) -> tuple[Objective, list[Crowd]]:

@@ -432,3 +432,14 @@ def test_one_of_them_is_killed(scheme: str, task: Task, tmp_path: Path) -> None:
         result = running.wait()
         assert result.code == 0, result.err
     checked(scheme, tmp_path, total)
+
+
+def test_a_search_that_completes_nothing_says_why(
+    task: Task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    objective = mo.MergeObjective(task.recipe(), lambda model: float("nan"))
+    mo.optimize(study, objective, n_trials=2)
+    said = capsys.readouterr().err
+    assert "No trial was completed" in said
+    assert "The score is not finite: nan" in said
