@@ -9,12 +9,12 @@ worker has died, and starts the next one; the storage has everything that it nee
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ _STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 _POLL_SECONDS = 0.2
 _GRACE = 10.0  # seconds that a trial has to end by itself once it is interrupted
 _LAST_WORDS = 5.0  # seconds from SIGTERM to SIGKILL
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 _DEATHS, _OVERDUE = 3, 10  # in a row, without a trial that came to an end
 _CAUSES = {
     "SIGBUS": "a file that it reads was cut short, or the disk is full or gone",
@@ -48,9 +49,14 @@ def report(**facts: Any) -> None:
 
 
 def follow() -> None:
-    """Ends this process together with its supervisor, even if that is killed."""
+    """Ends this process together with its supervisor, even if that is killed.
+
+    The system does it: a thread would wait for its turn as long as a call into C++ holds it.
+    """
     if (lines := _lines()) is not None:
-        threading.Thread(target=_wait_for_the_end, args=(lines.leash,), daemon=True).start()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != lines.supervisor:  # it was quicker
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,10 @@ class _Lines:
     Attributes:
         supervisor: Its pid.
         report: The writing end of a pipe.
-        leash: The reading end of a pipe that closes when the supervisor ends.
     """
 
     supervisor: int
     report: int
-    leash: int
 
 
 def _lines() -> _Lines | None:
@@ -75,21 +79,16 @@ def _lines() -> _Lines | None:
     return lines if lines is not None and lines.supervisor == os.getppid() else None
 
 
-def _wait_for_the_end(leash: int) -> None:
-    os.read(leash, 1)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 # -- the supervisor ---------------------------------------------------------------------------
 
 
 def can_supervise(arguments: Sequence[str]) -> bool:
     """Whether this process was started with these arguments, by anybody but a supervisor.
 
-    Only on a system that tells who has sent a signal, as Linux does and macOS does not.
+    Only on Linux, which tells who has sent a signal and ends a process with its parent.
     """
     started = sys.orig_argv[-len(arguments) :] == list(arguments)
-    return started and _lines() is None and hasattr(signal, "sigtimedwait")
+    return started and _lines() is None and sys.platform == "linux"
 
 
 def supervise(argv: list[str], fail: Fail) -> NoReturn:
@@ -155,13 +154,10 @@ class _Worker:
         self._end = math.inf
         self._unread = b""
         self._reports, report = os.pipe()
-        leash, self._leash = os.pipe()
-        for end in (report, leash):
-            os.set_inheritable(end, True)
-        environment = {**os.environ, _ENVIRONMENT: f"{os.getpid()}:{report}:{leash}"}
+        os.set_inheritable(report, True)
+        environment = {**os.environ, _ENVIRONMENT: f"{os.getpid()}:{report}"}
         self._pid = os.posix_spawn(argv[0], argv, environment, setsigmask=())
-        for end in (report, leash):
-            os.close(end)
+        os.close(report)
         os.set_blocking(self._reports, False)
 
     def wait(self) -> int:
@@ -172,8 +168,7 @@ class _Worker:
             if time.monotonic() > self._end:
                 self._end_overdue()
         self._read()
-        for end in (self._reports, self._leash):
-            os.close(end)
+        os.close(self._reports)
         return status
 
     def last_words(self, status: int) -> str:

@@ -24,6 +24,9 @@ from tests.trained import Task
 ROOT = Path(mo.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
+# One call that never returns, nor lets another thread run.
+BUSY = "import collections, itertools; collections.deque(itertools.repeat(0), maxlen=0)"
+
 # A worker that does what its file says; one line is written per start.
 FAIL = """
 def fail(storage, study, trial, reason):
@@ -246,8 +249,9 @@ time.sleep(1)
     assert ended(process) == (0, "", "")
 
 
-def test_a_killed_command_takes_its_worker_along(tmp_path: Path) -> None:
-    process = run(tmp_path, "time.sleep(600)")
+@pytest.mark.parametrize("lines", ["time.sleep(600)", BUSY])
+def test_a_killed_command_takes_its_worker_along(lines: str, tmp_path: Path) -> None:
+    process = run(tmp_path, lines)
     until(lambda: starts(tmp_path) == 1)
     worker = int((tmp_path / "starts").read_text())
     process.kill()
