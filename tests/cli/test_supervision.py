@@ -67,8 +67,14 @@ def run(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, ctrl_c),
+        preexec_fn=functools.partial(_as_at_a_terminal, ctrl_c),
     )
+
+
+def _as_at_a_terminal(ctrl_c: signal.Handlers) -> None:
+    """Whatever nohup, cron or a shell in the background has these tests ignore."""
+    signal.signal(signal.SIGINT, ctrl_c)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
