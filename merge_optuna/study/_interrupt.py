@@ -36,8 +36,13 @@ _ctrl_c = _CtrlC()
 
 def in_storage(frame: FrameType | None) -> bool:
     """Whether a signal has hit a storage, where nothing must be left half done."""
+    return is_within(frame, "optuna.storages.")
+
+
+def is_within(frame: FrameType | None, module: str) -> bool:
+    """Whether a signal has hit a module whose name begins so, or what it has called."""
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("optuna.storages."):
+        if frame.f_globals.get("__name__", "").startswith(module):
             return True
         frame = frame.f_back
     return False

@@ -14,11 +14,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from merge_optuna import _optuna_compat as compat
 from merge_optuna import _supervision as supervision
 from merge_optuna.errors import StudyError
-from merge_optuna.study._interrupt import in_storage
+from merge_optuna.study._interrupt import is_within
 from merge_optuna.study._objective import REASON
 from merge_optuna.study._storage import storage as open_storage
 
 _PATIENCE = 4.0  # seconds of a storage that is away: who waits takes no signal
+_WHOLE = "optuna.storages.", "merge_optuna.checkpoints._threads"
+"""What is not left half done: storages, and threads that fill the live model."""
 _AGAIN = 1.0  # seconds until it is raised again, if somebody has swallowed it
 
 
@@ -33,7 +35,8 @@ class Overdue(BaseException):
 def limited(trial: optuna.Trial, seconds: float | None) -> Iterator[None]:
     """A block that is left by :class:`Overdue` when it has taken so many seconds.
 
-    Python code is interrupted between two instructions, but never within the storage.
+    Python code is interrupted between two instructions, but never within the storage, nor while
+    threads fill the live model.
     """
     supervision.report(trial=trial.number, seconds=seconds)
     try:
@@ -75,7 +78,7 @@ class _Alarm:
         signal.signal(signal.SIGALRM, self._before)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
-        if self._on and not in_storage(frame):
+        if self._on and not any(is_within(frame, module) for module in _WHOLE):
             raise Overdue(supervision.overdue(self._seconds))
 
 
