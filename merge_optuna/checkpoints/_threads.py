@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,24 +19,28 @@ def for_each(work: Callable[[T], None], items: Sequence[T], threads: int) -> Non
             work(item)
         return
     pool = ThreadPoolExecutor(threads)
+    futures: list[Future[None]] = []
     try:
-        futures = [pool.submit(work, item) for item in items]
+        for item in items:
+            futures.append(pool.submit(work, item))
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         for future in done:
             future.result()
     finally:
-        _end(pool)
+        _end(pool, futures)
 
 
-def _end(pool: ThreadPoolExecutor) -> None:
-    """Waits for the threads, however often that is interrupted.
+def _end(pool: ThreadPoolExecutor, futures: Sequence[Future[None]]) -> None:
+    """Waits for the work that has begun, however often that is interrupted.
 
-    They write into memory that is used again: one left behind would write into the next model.
+    It writes into memory that is used again: a thread left behind would write into the next model.
+    (To join threads is no way: an interrupted join takes a running thread for one that has ended.)
     """
     interrupted: BaseException | None = None
     while True:
         try:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            wait([future for future in futures if not future.cancel()])
             break
         except BaseException as error:
             interrupted = error
