@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -766,7 +767,8 @@ def test_what_config_cannot_be(two: list[mo.Checkpoint]) -> None:
 
 
 def test_mergekit_takes_that_of_the_base(two: list[mo.Checkpoint]) -> None:
-    with pytest.warns(UserWarning, match="to_mergekit: The configs of 'two'"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # whoever says config= has decided
         text = mo.recipes.linear(two, config="base").to_mergekit()
     with pytest.warns(UserWarning, match="rms_norm_eps is 0.05") as warned:
         recipe = mo.Recipe.from_mergekit(text)
@@ -782,7 +784,8 @@ def test_mergekit_merges_rows_as_they_are_numbered(tmp_path: Path) -> None:
         vocabularies.model_with(vocabularies.word_level(known), tmp_path / name, seed=seed)
         for seed, (name, known) in enumerate({"one": WORDS, "two": WORDS[::-1]}.items())
     ]
-    with pytest.warns(UserWarning, match="to_mergekit: The tokenizers of 'two' and 'one'"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         text = mo.recipes.linear(models, tokenizer="ids").to_mergekit()
     assert "tokenizer" not in text.partition("merge_optuna")[0]
     with pytest.warns(UserWarning, match=r"call 10 of 13 rows otherwise"):
