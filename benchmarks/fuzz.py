@@ -31,6 +31,8 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).parents[1]
+
 SECONDS, MEGABYTES = 2.0, 200
 NUMBERS = (0, -1, 1, 2, 7, 2**31, 2**63, 2**64, 10**9, 10**30, 10**400)
 ODD: tuple[Any, ...] = (
@@ -180,6 +182,8 @@ class Models:
         import torch
 
         import merge_optuna as mo
+
+        sys.path.insert(0, str(ROOT))  # this is a process of its own
         from tests import toys
 
         self.root = root
