@@ -24,9 +24,6 @@ from tests.trained import Task
 ROOT = Path(mo.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-# One call that never returns, nor lets another thread run.
-BUSY = "import collections, itertools; collections.deque(itertools.repeat(0), maxlen=0)"
-
 # A worker that does what its file says; one line is written per start.
 FAIL = """
 def fail(storage, study, trial, reason):
@@ -255,7 +252,7 @@ time.sleep(1)
     assert ended(process) == (0, "", "")
 
 
-@pytest.mark.parametrize("lines", ["time.sleep(600)", BUSY])
+@pytest.mark.parametrize("lines", ["time.sleep(600)", HANG])
 def test_a_killed_command_takes_its_worker_along(lines: str, tmp_path: Path) -> None:
     process = run(tmp_path, lines)
     until(lambda: starts(tmp_path) == 1)

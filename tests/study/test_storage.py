@@ -244,7 +244,7 @@ def test_no_password_in_a_model_card(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "sqlite:////tmp/a:b@c/s.db",
+        "sqlite:////data/a:b@c/s.db",
         "journal:///a:b@c.log",
         "sqlite:///s.db",
         "postgresql://me@host:5432/x",
