@@ -367,5 +367,18 @@ def _sleep(seconds: float) -> None:
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
     # 20 times quicker asks at 64 parameters than with the default rollback journal.
-    connection.execute("PRAGMA journal_mode=WAL")
+    _wait_for_wal(connection)
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _wait_for_wal(connection: Any) -> None:
+    """Several processes may open a new file at once, and SQLite waits for no lock here itself."""
+    deadline = time.monotonic() + connection.execute("PRAGMA busy_timeout").fetchone()[0] / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
