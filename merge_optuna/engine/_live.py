@@ -26,7 +26,7 @@ from merge_optuna.recipes import Recipe
 from merge_optuna.recipes.layer_path import SCALED
 
 if TYPE_CHECKING:
-    from merge_optuna.engine.layer_path import LivePath
+    from merge_optuna.engine._live_path import LivePath
 
 
 class Engine:
@@ -154,7 +154,7 @@ class Engine:
 
     def _paths(self, models: tuple[Source, ...], dtype: torch.dtype | None) -> LivePath:
         """What puts paths through these models in place; those of a search are the same."""
-        from merge_optuna.engine.layer_path import LivePath  # it has engines
+        from merge_optuna.engine._live_path import LivePath  # it has engines
 
         if self._routed is None or self._routed[0] != (models, dtype):
             paths = LivePath(

@@ -23,8 +23,8 @@ from merge_optuna.methods.splice import Segments
 from merge_optuna.recipes import Layout, Recipe
 
 if TYPE_CHECKING:
-    from merge_optuna.engine._fused import Fill
-    from merge_optuna.engine._statistics import Statistics
+    from merge_optuna.engine._known import Statistics
+    from merge_optuna.engine.fused.task_vectors import Fill
     from merge_optuna.recipes._structure import Structure
 
 Source = Checkpoint | Recipe
@@ -104,7 +104,7 @@ class Merger:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        from merge_optuna.engine._statistics import Statistics
+        from merge_optuna.engine._known import Statistics
 
         return Statistics(keep=self._keep)
 
@@ -193,11 +193,11 @@ class Merger:
     def _fill_by_parts(self, recipe: Recipe, name: str) -> Fill | None:
         """How to fill a tensor without having the whole tensors of nested recipes."""
         if recipe.method == "linear":
-            from merge_optuna.engine._fused import combined
+            from merge_optuna.engine.fused.task_vectors import combined
 
             return combined(recipe, name, self._plan)
         if isinstance(recipe.individual, Descent):
-            from merge_optuna.engine._evolved import descended
+            from merge_optuna.engine.fused.evolved import descended
 
             return descended(recipe, name, self._plan)
         return None
@@ -205,8 +205,8 @@ class Merger:
     def _fill(self, recipe: Recipe, name: str, inputs: Inputs) -> Fill | None:
         if not self._fused:
             return None
-        from merge_optuna.engine._evolved import spliced  # these load numba
-        from merge_optuna.engine._fused import chunked, fused
+        from merge_optuna.engine.fused.evolved import spliced  # these load numba
+        from merge_optuna.engine.fused.task_vectors import chunked, fused
 
         if isinstance(recipe.individual, Segments):
             return spliced(recipe, name, inputs)
@@ -313,7 +313,7 @@ def check_finite(recipe: Recipe) -> None:
 
 
 def _is_fused(source: Source) -> bool:
-    from merge_optuna.engine._fused import has_kernel
+    from merge_optuna.engine.fused.task_vectors import has_kernel
 
     if isinstance(source, Checkpoint):
         return True

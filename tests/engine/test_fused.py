@@ -16,11 +16,11 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 import merge_optuna as mo
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import flat
-from merge_optuna.engine._evolved import _apply
-from merge_optuna.engine._fused import has_kernel
-from merge_optuna.engine._statistics import Statistics, TaskVector, places
+from merge_optuna.engine._known import Statistics, TaskVector, places
+from merge_optuna.engine.fused.evolved import _apply
+from merge_optuna.engine.fused.task_vectors import has_kernel
+from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._sparsify import cut_at, kept_count, trim

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import merge_optuna as mo
-from merge_optuna.engine._statistics import Statistics
+from merge_optuna.engine._known import Statistics
 from merge_optuna.engine._tensors import _cuts
 
 from .. import toys

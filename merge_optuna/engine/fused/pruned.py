@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, floats, part
+from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods._sparsify import MIN_NORM, keep_chances
 
 _BLOCK = 1 << 16  # elements

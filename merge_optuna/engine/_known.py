@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, flat
+from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods._sparsify import kept_count
 
 

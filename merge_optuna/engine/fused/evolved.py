@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, Inputs, alike, flat, floats, part, tensor_of
+from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods import Part, mask_key
 from merge_optuna.methods._affine import gram as methods_gram
 from merge_optuna.methods.descent import Blend, Crossover, Descent, Operation, Particle

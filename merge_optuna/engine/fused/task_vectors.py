@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
-from merge_optuna.engine._pruned import merge as merge_pruned
-from merge_optuna.engine._pruned import pruning
-from merge_optuna.engine._statistics import NOWHERE, Place, Statistics, TaskVector, key_of, places
+from merge_optuna.engine._known import NOWHERE, Place, Statistics, TaskVector, key_of, places
+from merge_optuna.engine.fused.pruned import merge as merge_pruned
+from merge_optuna.engine.fused.pruned import pruning
+from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
 from merge_optuna.methods.linear import linear_terms, total_weight

@@ -1,0 +1,1 @@
+"""Merges in one pass over the sources."""
