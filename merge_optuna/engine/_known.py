@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine._arrays import Array, flat
-from merge_optuna.engine.kernels import task_vectors as kernels
-from merge_optuna.methods._sparsify import kept_count
+
+_WHOLE = 128  # more than any recipe has experts: they are asked for in turn
 
 
-class Statistics:
+class Known:
     """Gram matrices and histograms of magnitudes, by the sources that they belong to.
 
     A histogram of differences of bfloat16 tensors takes some 80 KB, however large they are.
+
+    Args:
+        keep: Keep what belongs to single tensors; what is about whole models always is kept.
     """
 
     def __init__(self, *, keep: bool = True) -> None:
         self._keep = keep
         self._known: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
+        self._whole: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.RLock()
 
     def once(self, key: Hashable | None, compute: Callable[[], Any]) -> Any:
         """The value of ``key``, computed at the first request; always if it is not to be kept."""
@@ -44,164 +44,17 @@ class Statistics:
                 self._known[key] = known
         return known[1]
 
-    def of_model(
-        self, base: Checkpoint, model: Checkpoint, names: Sequence[str], density: float
-    ) -> dict[str, Place] | None:
-        """Where to trim each tensor so that the largest share of the whole model stays.
-
-        None if the kernels do not know the data type of some tensor.
-        """
-        key = "places", base, model
-        with self._lock:  # every tensor asks for the same
-            found: dict[str, Place] | None
-            asked, found = self._known.get(key, (None, None))
-            if asked != (names, density):
-                found = self._places(base, model, names, density)
-                self._known[key] = (names, density), found
-        return found
-
-    def _places(
-        self, base: Checkpoint, model: Checkpoint, names: Sequence[str], density: float
-    ) -> dict[str, Place] | None:
-        vectors = {}
-        for name in names:
-            arrays = flat(base.tensor(name)), flat(model.tensor(name))
-            if arrays[0] is None or arrays[1] is None:
-                return None
-            key = key_of("histogram", name, base, model)
-            vectors[name] = TaskVector.of(arrays[0], arrays[1], self, key)
-        keep = kept_count(sum(v.model.size for v in vectors.values()), density)
-        return dict(zip(names, places(list(vectors.values()), keep), strict=True))
+    def whole(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """The same of whole models: every tensor asks for it, and one thread computes it."""
+        with self._lock:
+            if key not in self._whole:
+                self._whole[key] = compute()
+            self._whole.move_to_end(key)
+            if len(self._whole) > _WHOLE:
+                self._whole.popitem(last=False)
+            return self._whole[key]
 
 
 def key_of(what: str, name: str, *sources: Any) -> Hashable | None:
-    """Key of a statistic of a tensor; None if a source is a recipe, whose content changes."""
+    """Key of what is known of a tensor; None if a source is a recipe, whose content changes."""
     return (what, name, sources) if all(isinstance(s, Checkpoint) for s in sources) else None
-
-
-class Histogram(NamedTuple):
-    """Counts of magnitudes by bins, those that are zero left out.
-
-    Attributes:
-        bins: The used bins in ascending order; see ``kernels.histogram``. The magnitudes in an
-            even one are equal.
-        counts: How many magnitudes are in each.
-    """
-
-    bins: NDArray[np.uint32]
-    counts: NDArray[np.uint32]
-
-
-@dataclass(frozen=True)
-class TaskVector:
-    """The task vector of one tensor.
-
-    Attributes:
-        base: Flat array of the base's tensor.
-        model: That of the expert's.
-        histogram: Of its magnitudes.
-    """
-
-    base: Array
-    model: Array
-    histogram: Histogram
-
-    @classmethod
-    def of(cls, base: Array, model: Array, statistics: Statistics, key: Any) -> TaskVector:
-        """Looks the histogram up, or makes it."""
-        return cls(base, model, statistics.once(key, lambda: _histogram(base, model)))
-
-    def count(self, bin_: int) -> int:
-        """Number of elements in a bin."""
-        place = int(np.searchsorted(self.histogram.bins, bin_))
-        known = place < len(self.histogram.bins) and self.histogram.bins[place] == bin_
-        return int(self.histogram.counts[place]) if known else 0
-
-    def inside(self, bin_: int) -> NDArray[np.uint32]:
-        """The magnitudes in an odd bin, as bit patterns, in the order of the elements."""
-        count = self.count(bin_)
-        found = np.empty(count + 1, np.uint32)
-        if count:
-            low = _lowest(bin_)
-            kernels.inside(self.base, self.model, low, np.uint32(1 << kernels.BIN) - 1, found)
-        return found[:count]
-
-    def place(self, value: np.uint32, nth: int, equal: int) -> int:
-        """Flat index of the ``nth`` of ``equal`` elements whose magnitude has the bits ``value``.
-
-        The size of the tensor if there is none.
-        """
-        if nth == equal:
-            return int(self.model.size)
-        return int(kernels.place_of(self.base, self.model, value, nth))
-
-
-class Place(NamedTuple):
-    """Where to trim: what is larger than ``threshold`` stays.
-
-    So does what equals it at the flat indices before ``last``.
-    """
-
-    threshold: float
-    last: int
-
-
-NOWHERE = Place(float("inf"), 0)
-"""A cut that keeps nothing."""
-
-
-def places(vectors: Sequence[TaskVector], keep: int) -> list[Place]:
-    """For each tensor where to trim so that the ``keep`` largest elements of all stay.
-
-    Exactly the cuts of ``methods._sparsify.cut_of`` and ``_cuts.model_cuts``: radix selection on
-    the magnitude's bits. The histogram gives the bin that the threshold lies in, and only what is
-    inside that bin is looked at. Elements that are zero count as kept or not, as one likes.
-    """
-    if keep == 0:
-        return [NOWHERE] * len(vectors)
-    if keep >= sum(int(v.histogram.counts.sum()) for v in vectors):
-        return [Place(0.0, 0)] * len(vectors)
-    bin_, wanted = _bin(vectors, keep)
-    if bin_ % 2 == 0:
-        value, ties = _lowest(bin_), wanted
-        equal = [v.count(bin_) for v in vectors]
-    else:
-        found = [v.inside(bin_) for v in vectors]
-        every = np.sort(np.concatenate(found))
-        value = every[every.size - wanted]
-        ties = wanted - int((every > value).sum())
-        equal = [int((own == value).sum()) for own in found]
-    threshold, result = float(value.view(np.float32)), []
-    for vector, count in zip(vectors, equal, strict=True):
-        here = min(ties, count)
-        ties -= here
-        result.append(Place(threshold, vector.place(value, here, count)))
-    return result
-
-
-def _bin(vectors: Sequence[TaskVector], keep: int) -> tuple[int, int]:
-    """The bin of the ``keep``-th largest element, and how many of that bin are kept."""
-    bins = np.concatenate([v.histogram.bins for v in vectors])
-    counts = np.concatenate([v.histogram.counts for v in vectors])
-    if len(vectors) > 1:
-        bins, place = np.unique(bins, return_inverse=True)
-        counts = np.bincount(place, counts)  # float64: exact up to 2^53
-    above = np.cumsum(counts[::-1], dtype=np.int64)
-    position = int(np.searchsorted(above, keep))
-    before = int(above[position - 1]) if position else 0
-    return int(bins[len(bins) - 1 - position]), keep - before
-
-
-def _lowest(bin_: int) -> np.uint32:
-    """The smallest bit pattern in a bin."""
-    return np.uint32((bin_ >> 1 << kernels.BIN) + (bin_ & 1))
-
-
-def _histogram(base: Array, model: Array) -> Histogram:
-    table = np.zeros(1 << 32 - kernels.BIN, np.uint32)  # the sign bit is never set
-    kernels.histogram(base, model, table)
-    table[0] = 0
-    bins = np.empty(np.count_nonzero(table), np.uint32)
-    counts = np.empty_like(bins)
-    kernels.used(table, bins, counts)
-    return Histogram(bins, counts)

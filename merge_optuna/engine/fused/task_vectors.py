@@ -1,348 +1,258 @@
-"""Which merges the fused kernels do, and with what arguments."""
+"""Merges of task vectors: how they are made sparse, and by which consensus they are added up."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
-from merge_optuna.engine._known import NOWHERE, Place, Statistics, TaskVector, key_of, places
+from merge_optuna.engine._arrays import Array, alike, flat, floats, part
+from merge_optuna.engine._known import key_of
+from merge_optuna.engine._plan import Fill
+from merge_optuna.engine._target import Target
+from merge_optuna.engine.fused._way import Way
+from merge_optuna.engine.fused.magnitudes import (
+    NOTHING,
+    Bound,
+    TaskVector,
+    bounds,
+    bounds_of_model,
+)
 from merge_optuna.engine.fused.pruned import merge as merge_pruned
 from merge_optuna.engine.fused.pruned import pruning
+from merge_optuna.engine.kernels import draws
 from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
-from merge_optuna.methods.linear import linear_terms, total_weight
+from merge_optuna.methods.linear import total_weight
 from merge_optuna.methods.ties import check_mean
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from merge_optuna.recipes import Recipe
-
-Fill = Callable[[Array, int], None]
-"""``fill(out, first)`` writes the merged elements from the even flat index ``first`` on."""
-
 _FULL = 1 << 32
-_CHUNK = 1 << 15  # elements, few enough that torch uses one thread
 
 
-def fused(
-    recipe: Recipe, name: str, inputs: Sequence[Tensor], statistics: Statistics
-) -> Fill | None:
-    """How to merge one tensor in one pass, or None if only the plain path can.
+class TaskVectors:
+    """The task vectors of one tensor to be merged.
 
-    What must be known of whole tensors – thresholds, kept counts, Gram matrices – is found here.
-
-    Args:
-        recipe: A recipe without free numbers.
-        name: Of a merged tensor.
-        inputs: The tensors of ``recipe.sources``.
-        statistics: What is known of the sources already.
-
-    Raises:
-        InfeasibleRecipe: If the values have no well-defined result.
+    Attributes:
+        target: The tensor.
+        base: The base's, as a flat array.
+        models: Those of the models, all in one data type.
+        values: Of the parameters.
     """
-    if not has_kernel(recipe) or inputs[0].numel() == 0:
-        return None
-    values, prepare = recipe.values_at(name), _PREPARE.get(recipe.method)
-    if prepare is None and recipe.spec.coefficients is None:
-        return None
-    if prepare is None:
-        sources = alike(inputs)
-        return None if sources is None else _combination(recipe, name, sources, values, statistics)
-    base = flat(inputs[0]) if recipe.base is not None else None
-    models = alike(inputs[len(inputs) - len(recipe.models) :])
-    if models is None or (recipe.base is not None and base is None):
-        return None
-    return prepare(Merge(recipe, name, tuple(inputs[0].shape), base, models, values, statistics))
 
-
-class Merge:
-    """One tensor to be merged: its recipe, its sources as arrays, and its values."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        name: str,
-        shape: tuple[int, ...],
-        base: Array | None,
-        models: tuple[Array, ...],
-        values: dict[str, Any],
-        statistics: Statistics,
-    ) -> None:
-        self.recipe = recipe
-        self.name = name
-        self.shape = shape
+    def __init__(self, target: Target, base: Array, models: tuple[Array, ...]) -> None:
+        self.target = target
         self.base = base
         self.models = models
-        self.values = values
-        self.statistics = statistics
+        self.values = target.values
+        self.known = target.reader.known
+
+    @classmethod
+    def of(cls, target: Target) -> Self | None:
+        """None if there are no elements, or of a type that the kernels do not know."""
+        base, models = flat(target.inputs[0]), alike(target.inputs[1:])
+        if base is None or models is None or not base.size:
+            return None
+        return cls(target, base, models)
 
     def key(self, what: str, model: int) -> Any:
-        """Key of a statistic of one model's task vector."""
-        return key_of(what, self.name, self.recipe.sources[0], self.recipe.models[model])
+        """Key of what is known of one model's task vector."""
+        recipe = self.target.recipe
+        return key_of(what, self.target.name, recipe.sources[0], recipe.models[model])
 
-    def weights(self) -> Array:
-        """The weights, divided by their sum where they are normalised."""
-        weight = self.values["weight"]
-        total = total_weight(weight) if self.values["normalize"] else 1.0
-        return floats([w / total for w in weight])
-
-    def task_arithmetic(self) -> Fill:
-        assert self.base is not None
-        base, weight, scale = self.base, self.weights(), np.float32(self.values["lambda_"])
-
-        def fill(out: Array, first: int) -> None:
-            inputs = part((base, *self.models), first, out.size)
-            kernels.task_vectors(out, inputs[0], inputs[1:], weight, scale)
-
-        return fill
-
-    # -- sparse task vectors ---------------------------------------------------------------
-
-    def ties(self) -> Fill | None:
-        found = [self._place(i, density) for i, density in enumerate(self.values["density"])]
-        if None in found:
-            return None
-        kept = [(place, NOWHERE) for place in found if place]
-        return self._trimmed(*self._agreeing(), kept)
-
-    def breadcrumbs(self) -> Fill | None:
-        return self._band(self.weights(), kernels.SUM)
-
-    def breadcrumbs_ties(self) -> Fill | None:
-        return self._band(*self._agreeing())
-
-    def _agreeing(self) -> tuple[Array, int]:
-        """Weights and mode of a disjoint merge."""
-        if not self.values["normalize"]:
-            return floats(self.values["weight"]), kernels.AGREEING
-        check_mean(self.values["weight"])
-        return floats(self.values["weight"]), kernels.MEAN
-
-    def _band(self, weight: Array, mode: int) -> Fill | None:
-        if self.values["rescale"] != "none":
-            return None
-        kept = []
-        for i, (density, gamma) in enumerate(
-            zip(self.values["density"], self.values["gamma"], strict=True)
-        ):
-            vector = self.task_vector(i)
-            skip, keep = band_counts(vector.model.size, density, gamma)
-            kept.append((places([vector], skip + keep)[0], places([vector], skip)[0]))
-        return self._trimmed(weight, mode, kept)
-
-    def _trimmed(self, weight: Array, mode: int, kept: list[tuple[Place, Place]]) -> Fill:
-        """Each model keeps what the first of its cuts keeps and the second does not."""
-        threshold = floats([[cut.threshold for cut in cuts] for cuts in zip(*kept, strict=True)])
-        below = np.nextafter(threshold, np.float32(-math.inf))
-        last = np.array([[cut.last for cut in cuts] for cuts in zip(*kept, strict=True)], np.int64)
-        return self._sparse(kernels.trimmed, weight, mode, threshold, below, last)
-
-    def _place(self, model: int, density: float) -> Place | None:
-        """Where to trim one model's task vector; None if that takes the plain path."""
-        if self.values["trim_over"] == "tensor":
-            vector = self.task_vector(model)
-            return places([vector], kept_count(vector.model.size, density))[0]
-        base, expert = self.recipe.sources[0], self.recipe.models[model]
-        if not (isinstance(base, Checkpoint) and isinstance(expert, Checkpoint)):
-            return None
-        names = self.recipe.alignment.layout.names
-        found = self.statistics.of_model(base, expert, names, density)
-        return None if found is None else found[self.name]
-
-    def task_vector(self, model: int) -> TaskVector:
+    def vector(self, model: int) -> TaskVector:
         """The task vector of one model, with its histogram."""
-        assert self.base is not None
         key = self.key("histogram", model)
-        return TaskVector.of(self.base, self.models[model], self.statistics, key)
-
-    def dare_linear(self) -> Fill:
-        return self._dropped(self.weights(), kernels.SUM)
-
-    def dare_ties(self) -> Fill:
-        return self._dropped(*self._agreeing())
-
-    def _dropped(self, weight: Array, mode: int) -> Fill:
-        keys = np.array(self.mask_keys(), np.uint64)
-        limits = [round(density * _FULL) for density in self.values["density"]]
-        # Nothing is at most -1: such a model is kept at random and then multiplied by 0.
-        largest = np.array([max(limit - 1, 0) for limit in limits], np.uint32)
-        rescale = floats([self._rescale(i, keys[i], limit) for i, limit in enumerate(limits)])
-        return self._sparse(kernels.dropped, weight, mode, keys, largest, rescale)
-
-    def _rescale(self, model: int, key: Any, limit: int) -> float:
-        """What the kept entries are multiplied by (see ``methods._sparsify.drop``)."""
-        size, how = self.models[model].size, self.values["rescale"]
-        if limit == 0:
-            return 0.0
-        if limit == _FULL or how == "none":
-            return 1.0
-        if how == "l1":
-            return self._rescale_l1(model, key, limit)
-        kept = self.statistics.last(
-            ("kept", int(key), size), limit, lambda: kernels.kept(key, size, np.uint32(limit - 1))
-        )
-        return size / kept if kept else 0.0
-
-    def _rescale_l1(self, model: int, key: Any, limit: int) -> float:
-        assert self.base is not None
-        base, theta = self.base, self.models[model]
-        norm = self.statistics.once(
-            self.key("l1", model),
-            lambda: kernels.norm(base, theta, np.uint64(0), np.uint32(_FULL - 1)),
-        )
-        kept: float = kernels.norm(base, theta, key, np.uint32(limit - 1))
-        return norm / kept if kept >= MIN_NORM else 1.0
-
-    def della_linear(self) -> Fill:
-        return self._pruned(self.weights(), kernels.SUM)
-
-    def della(self) -> Fill:
-        return self._pruned(*self._agreeing())
-
-    def _pruned(self, weight: Array, mode: int) -> Fill:
-        assert self.base is not None
-        base, models, values = self.base, self.models, self.values
-        row = base.size // (self.shape[0] if len(self.shape) > 1 else 1)
-        prunings = [
-            pruning(base, model, row, density, epsilon, key, values["rescale"])
-            for model, density, epsilon, key in zip(
-                models, values["density"], values["epsilon"], self.mask_keys(), strict=True
-            )
-        ]
-        scale, count = np.float32(values["lambda_"]), values.get("elect") == "count"
-
-        def fill(out: Array, first: int) -> None:
-            merge_pruned(out, first, base, models, row, prunings, weight, scale, mode, count)
-
-        return fill
+        return TaskVector.of(self.base, self.models[model], self.known, key)
 
     def mask_keys(self) -> list[int]:
         """Keys of the random masks of every model."""
-        names = self.recipe.model_names
-        return [mask_key(self.values["seed"], model, self.name) for model in names]
-
-    def _sparse(self, kernel: Any, weight: Array, mode: int, *masks: Array) -> Fill:
-        assert self.base is not None
-        base, scale = self.base, np.float32(self.values["lambda_"])
-        count = self.values.get("elect") == "count"
-
-        def fill(out: Array, first: int) -> None:
-            inputs = part((base, *self.models), first, out.size)
-            kernel(out, inputs[0], inputs[1:], weight, scale, first, mode, count, *masks)
-
-        return fill
+        names, seed = self.target.recipe.model_names, self.values["seed"]
+        return [mask_key(seed, model, self.target.name) for model in names]
 
 
-def _combination(
-    recipe: Recipe,
-    name: str,
-    sources: tuple[Array, ...],
-    values: dict[str, Any],
-    statistics: Statistics,
-) -> Fill | None:
-    """For methods that give coefficients; they may decline with None."""
-    assert recipe.spec.coefficients is not None
-    key = key_of("gram", name, *recipe.sources)
-    gram = statistics.once(key, lambda: kernels.gram(sources))
-    coefficients = recipe.spec.coefficients(gram, **values)
-    return None if coefficients is None else _combine(sources, coefficients)
+# -- consensus ----------------------------------------------------------------------------------
 
 
-def chunked(recipe: Recipe, inputs: Sequence[Tensor], values: dict[str, Any]) -> Fill | None:
-    """For elementwise methods without a fused kernel: torch's, on chunks in the cache.
+class Consensus(NamedTuple):
+    """How sparse task vectors are added up.
 
-    None if the sources are of a type that is not computed in float32.
+    Attributes:
+        weight: Of each, float32.
+        scale: Of their sum.
+        mode: ``SUM``, ``AGREEING`` or ``MEAN`` of the kernels.
+        by_number: Whether the number of models elects the sign, not their weights.
     """
-    if any(flat(tensor) is None for tensor in inputs):
+
+    weight: Array
+    scale: np.float32
+    mode: int
+    by_number: bool
+
+
+def summed(values: Mapping[str, Any]) -> Consensus:
+    """All entries, by weights that are divided by their sum where they are normalised."""
+    total = total_weight(values["weight"]) if values["normalize"] else 1.0
+    weight = floats([w / total for w in values["weight"]])
+    return Consensus(weight, np.float32(values["lambda_"]), kernels.SUM, by_number=False)
+
+
+def agreeing(values: Mapping[str, Any]) -> Consensus:
+    """The entries of the elected sign; their mean where normalised."""
+    if values["normalize"]:
+        check_mean(values["weight"])
+    mode = kernels.MEAN if values["normalize"] else kernels.AGREEING
+    weight, scale = floats(values["weight"]), np.float32(values["lambda_"])
+    return Consensus(weight, scale, mode, by_number=values["elect"] == "count")
+
+
+# -- what is kept -------------------------------------------------------------------------------
+
+
+def dense(vectors: TaskVectors, consensus: Consensus) -> Fill:
+    """All entries, for a sum."""
+    base, models, (weight, scale, *_) = vectors.base, vectors.models, consensus
+
+    def fill(out: Array, first: int) -> None:
+        inputs = part((base, *models), first, out.size)
+        kernels.task_vectors(out, inputs[0], inputs[1:], weight, scale)
+
+    return fill
+
+
+def trimmed(vectors: TaskVectors, consensus: Consensus) -> Fill | None:
+    """The largest of each model, in the tensor or in the whole model."""
+    bound = _in_tensor if vectors.values["trim_over"] == "tensor" else _in_model
+    found = [bound(vectors, i, density) for i, density in enumerate(vectors.values["density"])]
+    if None in found:
         return None
-    flats = [tensor.reshape(-1) for tensor in inputs]
-    statistics = [s if s is None else s.reshape(-1) for s in values.pop("statistics", ())]
+    return _between(vectors, consensus, [(one, NOTHING) for one in found if one])
+
+
+def _in_tensor(vectors: TaskVectors, model: int, density: float) -> Bound:
+    vector = vectors.vector(model)
+    return bounds([vector], kept_count(vector.model.size, density))[0]
+
+
+def _in_model(vectors: TaskVectors, model: int, density: float) -> Bound | None:
+    recipe = vectors.target.recipe
+    base, expert = recipe.sources[0], recipe.models[model]
+    if not (isinstance(base, Checkpoint) and isinstance(expert, Checkpoint)):
+        return None
+    names = recipe.alignment.layout.names
+    found = bounds_of_model(base, expert, names, density, vectors.known)
+    return None if found is None else found[vectors.target.name]
+
+
+def banded(vectors: TaskVectors, consensus: Consensus) -> Fill | None:
+    """All but the largest and the smallest of each model."""
+    values = vectors.values
+    if values["rescale"] != "none":
+        return None
+    kept = []
+    for i, (density, gamma) in enumerate(zip(values["density"], values["gamma"], strict=True)):
+        vector = vectors.vector(i)
+        skip, keep = band_counts(vector.model.size, density, gamma)
+        kept.append((bounds([vector], skip + keep)[0], bounds([vector], skip)[0]))
+    return _between(vectors, consensus, kept)
+
+
+def _between(vectors: TaskVectors, consensus: Consensus, kept: list[tuple[Bound, Bound]]) -> Fill:
+    """Of each model what the first of its bounds keeps and the second does not."""
+    threshold = floats([[one.threshold for one in both] for both in zip(*kept, strict=True)])
+    below = np.nextafter(threshold, np.float32(-math.inf))
+    last = np.array([[one.last for one in both] for both in zip(*kept, strict=True)], np.int64)
+    return _masked(kernels.trimmed, vectors, consensus, threshold, below, last)
+
+
+def dropped(vectors: TaskVectors, consensus: Consensus) -> Fill:
+    """A random share of each model."""
+    keys = np.array(vectors.mask_keys(), np.uint64)
+    limits = [round(density * _FULL) for density in vectors.values["density"]]
+    # Nothing is at most -1: such a model is kept at random and then multiplied by 0.
+    largest = np.array([max(limit - 1, 0) for limit in limits], np.uint32)
+    factors = floats([_rescale(vectors, i, keys[i], limit) for i, limit in enumerate(limits)])
+    return _masked(kernels.dropped, vectors, consensus, keys, largest, factors)
+
+
+def _rescale(vectors: TaskVectors, model: int, key: Any, limit: int) -> float:
+    """What the kept entries are multiplied by (see ``methods._sparsify.drop``)."""
+    size, how = vectors.models[model].size, vectors.values["rescale"]
+    if limit == 0:
+        return 0.0
+    if limit == _FULL or how == "none":
+        return 1.0
+    largest = np.uint32(limit - 1)
+    if how == "l1":
+        return _rescale_l1(vectors, model, key, largest)
+    kept = vectors.known.last(
+        ("kept", int(key), size), limit, lambda: draws.kept(key, size, largest)
+    )
+    return size / kept if kept else 0.0
+
+
+def _rescale_l1(vectors: TaskVectors, model: int, key: Any, largest: np.uint32) -> float:
+    base, theta = vectors.base, vectors.models[model]
+    norm = vectors.known.once(
+        vectors.key("l1", model),
+        lambda: draws.norm(base, theta, np.uint64(0), np.uint32(_FULL - 1)),
+    )
+    kept: float = draws.norm(base, theta, key, largest)
+    return norm / kept if kept >= MIN_NORM else 1.0
+
+
+def _masked(
+    kernel: Callable[..., None], vectors: TaskVectors, consensus: Consensus, *masks: Array
+) -> Fill:
+    base, models, (weight, scale, mode, by_number) = vectors.base, vectors.models, consensus
 
     def fill(out: Array, first: int) -> None:
-        merged = tensor_of(out)
-        for at in range(0, out.size, _CHUNK):
-            end = min(at + _CHUNK, out.size)
-            parts = [tensor[first + at : first + end].float() for tensor in flats]
-            base = parts.pop(0) if recipe.base is not None else None
-            known = [s if s is None else s[first + at : first + end] for s in statistics]
-            more = {"statistics": known} if known else {}
-            merged[at:end] = recipe.spec.kernel(base, parts, **values, **more)
+        inputs = part((base, *models), first, out.size)
+        kernel(out, inputs[0], inputs[1:], weight, scale, first, mode, by_number, *masks)
 
     return fill
 
 
-def combined(recipe: Recipe, name: str, plan: Callable[[Any, str], Fill | Tensor]) -> Fill | None:
-    """``linear``: a model whose weight is 0 is not read, and a nested recipe is never whole.
-
-    None if a source is of a type that is not computed in float32.
-
-    Args:
-        recipe: A recipe without free numbers.
-        name: Of a merged tensor.
-        plan: From a source and the tensor's name in it to how to fill it, or the tensor.
-
-    Raises:
-        InfeasibleRecipe: If the weights cannot be normalised.
-    """
-    terms = linear_terms(recipe.inputs_at(name), **recipe.values_at(name))
-    factors = floats([c for _, c in terms])
-    models: list[Array | Fill] = []
-    for source, _ in terms:
-        planned = plan(*source)
-        model = planned if callable(planned) else flat(planned)
-        if model is None:
-            return None
-        models.append(model)
-    arrays = tuple(model for model in models if not callable(model))
-    if len(arrays) == len(models) and len({array.dtype for array in arrays}) == 1:
-        return _combine(arrays, factors)
+def pruned(vectors: TaskVectors, consensus: Consensus) -> Fill:
+    """A random share of each row of each model, the larger entries the likelier."""
+    base, models, values = vectors.base, vectors.models, vectors.values
+    shape = vectors.target.inputs[0].shape
+    row = base.size // (shape[0] if len(shape) > 1 else 1)
+    prunings = [
+        pruning(base, model, row, density, epsilon, key, values["rescale"])
+        for model, density, epsilon, key in zip(
+            models, values["density"], values["epsilon"], vectors.mask_keys(), strict=True
+        )
+    ]
 
     def fill(out: Array, first: int) -> None:
-        total, buffer = np.empty((2, min(out.size, _CHUNK)), np.float32)
-        for at in range(0, out.size, _CHUNK):
-            here = out[at : at + _CHUNK]
-            for k, model in enumerate(models):
-                values = buffer[: here.size]
-                if callable(model):
-                    model(values, first + at)
-                else:
-                    values = model[first + at : first + at + here.size]
-                kernels.add_scaled(total, values, factors[k], k == 0)
-            kernels.store(here, total)
+        merge_pruned(out, first, base, models, row, prunings, *consensus)
 
     return fill
 
 
-def _combine(sources: tuple[Array, ...], coefficients: Any) -> Fill:
-    factors = floats(coefficients)
+def _way(
+    sparsify: Callable[[TaskVectors, Consensus], Fill | None],
+    consensus: Callable[[Mapping[str, Any]], Consensus],
+) -> Way:
+    def way(target: Target) -> Fill | None:
+        vectors = TaskVectors.of(target)
+        return None if vectors is None else sparsify(vectors, consensus(vectors.values))
 
-    def fill(out: Array, first: int) -> None:
-        kernels.combine(out, part(sources, first, out.size), factors)
-
-    return fill
-
-
-def has_kernel(recipe: Recipe) -> bool:
-    """Whether the recipe's own method, inner recipes aside, is merged in one pass."""
-    spec = recipe.spec
-    known = recipe.method in _PREPARE or recipe.individual is not None
-    return known or spec.elementwise or spec.coefficients is not None
+    return way
 
 
-_PREPARE: dict[str, Callable[[Merge], Fill | None]] = {
-    "task_arithmetic": Merge.task_arithmetic,
-    "ties": Merge.ties,
-    "della_linear": Merge.della_linear,
-    "della": Merge.della,
-    "breadcrumbs": Merge.breadcrumbs,
-    "breadcrumbs_ties": Merge.breadcrumbs_ties,
-    "dare_linear": Merge.dare_linear,
-    "dare_ties": Merge.dare_ties,
+TASK_VECTORS: dict[str, Way] = {
+    "task_arithmetic": _way(dense, summed),
+    "ties": _way(trimmed, agreeing),
+    "dare_linear": _way(dropped, summed),
+    "dare_ties": _way(dropped, agreeing),
+    "della_linear": _way(pruned, summed),
+    "della": _way(pruned, agreeing),
+    "breadcrumbs": _way(banded, summed),
+    "breadcrumbs_ties": _way(banded, agreeing),
 }
+"""By method: what is kept of the task vectors, and how that is added up."""
