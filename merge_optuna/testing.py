@@ -20,11 +20,15 @@ from optuna.distributions import (
 )
 from optuna.storages import BaseStorage
 
-from merge_optuna.samplers._archive import ArchiveSampler, DistributionAlgorithm
-from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._log import Candidate, Member, Rank, own_claim
-from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
-from merge_optuna.samplers._stored import CANDIDATE, LEARN, StoredSampler, keyed_rng
+from merge_optuna.samplers._protocol.folds import ArchiveSampler, DistributionAlgorithm
+from merge_optuna.samplers._protocol.log import Candidate, Member, Rank, own_claim
+from merge_optuna.samplers._protocol.sampler import CANDIDATE, LEARN, StoredSampler, keyed_rng
+from merge_optuna.samplers._protocol.slots import (
+    Population,
+    PopulationAlgorithm,
+    PopulationSampler,
+)
+from merge_optuna.samplers.box import Box
 from merge_optuna.samplers.cmaes import CmaEs
 
 Params: TypeAlias = dict[str, Any]

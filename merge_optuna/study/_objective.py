@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import decoding, metric_names
+from merge_optuna._scores import SCORES, pack
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import (
@@ -38,9 +39,8 @@ from merge_optuna.evaluators import (
 )
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import PARTIAL, NichesSampler, StoredSampler, sign_once
-from merge_optuna.samplers._log import check_numbers
-from merge_optuna.samplers._owner import CLAIM
-from merge_optuna.samplers._scores import SCORES, pack
+from merge_optuna.samplers._protocol.log import check_numbers
+from merge_optuna.samplers._protocol.owner import CLAIM
 from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt

@@ -31,8 +31,8 @@ from merge_optuna.samplers import (
     NichesSampler,
     PSOSampler,
     StoredSampler,
-    _stored,
 )
+from merge_optuna.samplers._protocol import sampler as _stored
 from merge_optuna.testing import WriteHook, kill_at, on_write
 from tests.samplers.storages import make_storage
 

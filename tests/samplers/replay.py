@@ -22,8 +22,8 @@ from merge_optuna.samplers import (
     PopulationAlgorithm,
     own_claim,
 )
-from merge_optuna.samplers._log import KILLED, SURPLUS, Claim, Place, Rank
-from merge_optuna.samplers._population import TooFewMembers
+from merge_optuna.samplers._protocol.log import KILLED, SURPLUS, Claim, Place, Rank
+from merge_optuna.samplers._protocol.slots import TooFewMembers
 
 
 class Step(NamedTuple):

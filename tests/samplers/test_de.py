@@ -43,7 +43,7 @@ from merge_optuna.samplers import (
     Resample,
     own_claim,
 )
-from merge_optuna.samplers._log import Rank
+from merge_optuna.samplers._protocol.log import Rank
 from merge_optuna.samplers.de import _gains, _Memory
 from merge_optuna.testing import AlgorithmSuite, textbook
 from tests.samplers.storages import make_storage

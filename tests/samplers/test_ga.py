@@ -41,7 +41,7 @@ from merge_optuna.samplers import (
     Truncation,
     own_claim,
 )
-from merge_optuna.samplers._log import Rank
+from merge_optuna.samplers._protocol.log import Rank
 from merge_optuna.samplers._variation import blend, roulette
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage

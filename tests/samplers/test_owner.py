@@ -12,7 +12,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from merge_optuna.samplers import fail_dead_trials, owner_alive
-from merge_optuna.samplers._owner import OWNER, sign
+from merge_optuna.samplers._protocol.owner import OWNER, sign
 
 
 def owned(owner: object) -> FrozenTrial:

@@ -26,10 +26,10 @@ from merge_optuna.samplers import (
     CmaEs,
     CmaEsSampler,
     DistributionAlgorithm,
-    _stored,
 )
-from merge_optuna.samplers._log import Claim, Log, own_claim
-from merge_optuna.samplers._owner import CLAIM, OWNER, owner_of
+from merge_optuna.samplers._protocol import sampler as _stored
+from merge_optuna.samplers._protocol.log import Claim, Log, own_claim
+from merge_optuna.samplers._protocol.owner import CLAIM, OWNER, owner_of
 from tests.samplers.storages import make_storage
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}

@@ -29,12 +29,12 @@ from merge_optuna.samplers import (
     PopulationAlgorithm,
     PopulationSampler,
     StoredSampler,
-    _stored,
     own_claim,
 )
-from merge_optuna.samplers._log import Book
-from merge_optuna.samplers._owner import OWNER, owner_of
-from merge_optuna.samplers._population import TooFewMembers, _Slots
+from merge_optuna.samplers._protocol import sampler as _stored
+from merge_optuna.samplers._protocol.log import Book
+from merge_optuna.samplers._protocol.owner import OWNER, owner_of
+from merge_optuna.samplers._protocol.slots import TooFewMembers, _Slots
 from tests.samplers import replay
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}

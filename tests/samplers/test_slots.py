@@ -30,10 +30,10 @@ from merge_optuna.samplers import (
     PopulationSampler,
     PSOSampler,
     Rand,
-    _stored,
 )
-from merge_optuna.samplers._log import own_claim
-from merge_optuna.samplers._population import TooFewMembers, _Slots
+from merge_optuna.samplers._protocol import sampler as _stored
+from merge_optuna.samplers._protocol.log import own_claim
+from merge_optuna.samplers._protocol.slots import TooFewMembers, _Slots
 from tests.samplers import replay
 from tests.samplers.storages import make_storage
 

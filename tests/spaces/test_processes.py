@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 
-from merge_optuna.samplers import _stored
+from merge_optuna.samplers._protocol import sampler as _stored
 from merge_optuna.spaces import parents_of
 from merge_optuna.testing import kill_at, on_write
 from tests import processes

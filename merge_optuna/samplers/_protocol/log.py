@@ -21,12 +21,12 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._records import check_type, decoding, values_of
+from merge_optuna._scores import SCORES, unpack
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._owner import CLAIM, KILLED
-from merge_optuna.samplers._scores import SCORES, unpack
+from merge_optuna.samplers._protocol.owner import CLAIM, KILLED
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Box, Vector
+    from merge_optuna.samplers.box import Box, Vector
 
 PARTIAL = "merge_optuna:partial"
 """System attribute: value of a pruned trial as far as it got, in the units of the objective.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._log import Candidate, Member, Place, Start
-from merge_optuna.samplers._stored import LEARN, StoredSampler, keyed_rng, next_slot
+from merge_optuna.samplers._protocol.log import Candidate, Member, Place, Start
+from merge_optuna.samplers._protocol.sampler import LEARN, StoredSampler, keyed_rng, next_slot
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Box, Vector
-    from merge_optuna.samplers._log import Book
+    from merge_optuna.samplers._protocol.log import Book
+    from merge_optuna.samplers.box import Box, Vector
 
 
 class TooFewMembers(Exception):

@@ -32,10 +32,9 @@ from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers import _owner
-from merge_optuna.samplers._box import Box, value_at
 from merge_optuna.samplers._genealogy import sources_of
-from merge_optuna.samplers._log import (
+from merge_optuna.samplers._protocol import owner as _owner
+from merge_optuna.samplers._protocol.log import (
     SURPLUS,
     Book,
     Candidate,
@@ -46,7 +45,8 @@ from merge_optuna.samplers._log import (
     held_claim,
     own_claim,
 )
-from merge_optuna.samplers._owner import CLAIM
+from merge_optuna.samplers._protocol.owner import CLAIM
+from merge_optuna.samplers.box import Box, value_at
 
 if TYPE_CHECKING:
     from optuna import Study

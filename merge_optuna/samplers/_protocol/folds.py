@@ -12,14 +12,14 @@ from optuna.study import StudyDirection
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._log import Candidate, Log, Place
-from merge_optuna.samplers._stored import StoredSampler, next_slot
+from merge_optuna.samplers._protocol.log import Candidate, Log, Place
+from merge_optuna.samplers._protocol.sampler import StoredSampler, next_slot
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from merge_optuna.samplers._box import Box
-    from merge_optuna.samplers._log import Book, Member
+    from merge_optuna.samplers._protocol.log import Book, Member
+    from merge_optuna.samplers.box import Box
 
 
 class DistributionAlgorithm(ABC):
