@@ -20,16 +20,18 @@ from optuna.distributions import (
 )
 from optuna.storages import BaseStorage
 
-from merge_optuna.samplers._protocol.folds import ArchiveSampler, DistributionAlgorithm
-from merge_optuna.samplers._protocol.log import Candidate, Member, Rank, own_claim
-from merge_optuna.samplers._protocol.sampler import CANDIDATE, LEARN, StoredSampler, keyed_rng
-from merge_optuna.samplers._protocol.slots import (
+from merge_optuna.samplers import ArchiveSampler, PopulationSampler
+from merge_optuna.samplers.algorithm import (
+    Candidate,
+    DistributionAlgorithm,
+    Member,
     Population,
     PopulationAlgorithm,
-    PopulationSampler,
+    Rank,
 )
 from merge_optuna.samplers.box import Box
 from merge_optuna.samplers.cmaes import CmaEs
+from merge_optuna.samplers.plumbing import CANDIDATE, LEARN, StoredSampler, keyed_rng, own_claim
 
 Params: TypeAlias = dict[str, Any]
 WriteHook: TypeAlias = Callable[[int, str, bool], None]

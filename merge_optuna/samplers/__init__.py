@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
-from merge_optuna.samplers._protocol.folds import (
-    ArchiveAlgorithm,
-    ArchiveSampler,
-    DistributionAlgorithm,
-)
-from merge_optuna.samplers._protocol.log import (
-    PARTIAL,
-    SURPLUS,
-    Candidate,
-    Member,
-    is_excused,
-    own_claim,
-)
+from merge_optuna.samplers._protocol.claim import own_claim
+from merge_optuna.samplers._protocol.log import PARTIAL, SURPLUS, is_excused
 from merge_optuna.samplers._protocol.owner import fail_dead_trials, owner_alive, owner_of, sign
-from merge_optuna.samplers._protocol.sampler import StoredSampler, sign_once
-from merge_optuna.samplers._protocol.slots import (
-    Population,
-    PopulationAlgorithm,
+from merge_optuna.samplers._protocol.sampler import (
+    ArchiveSampler,
     PopulationSampler,
+    StoredSampler,
+    sign_once,
 )
 from merge_optuna.samplers._variation import (
     SBX,
@@ -30,6 +19,14 @@ from merge_optuna.samplers._variation import (
     IsoLine,
     PolynomialMutation,
     Variation,
+)
+from merge_optuna.samplers.algorithm import (
+    ArchiveAlgorithm,
+    Candidate,
+    DistributionAlgorithm,
+    Member,
+    Population,
+    PopulationAlgorithm,
 )
 from merge_optuna.samplers.box import Box
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler

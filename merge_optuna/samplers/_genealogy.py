@@ -21,10 +21,10 @@ from optuna.distributions import (
 )
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._protocol.log import Candidate
+from merge_optuna.samplers.algorithm import Candidate
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._protocol.log import Member
+    from merge_optuna.samplers.algorithm import Member
     from merge_optuna.samplers.box import Box
 
 ORIGIN = "origin"

@@ -23,11 +23,12 @@ import numpy as np
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Bounds, Midpoint
-from merge_optuna.samplers._protocol.log import Candidate, Member
-from merge_optuna.samplers._protocol.slots import (
+from merge_optuna.samplers._protocol.sampler import PopulationSampler
+from merge_optuna.samplers.algorithm import (
+    Candidate,
+    Member,
     Population,
     PopulationAlgorithm,
-    PopulationSampler,
     TooFewMembers,
 )
 from merge_optuna.samplers.box import Box

@@ -25,8 +25,8 @@ from merge_optuna.samplers._genealogy import (
     source,
     sources_of,
 )
-from merge_optuna.samplers._protocol.folds import ArchiveAlgorithm, ArchiveSampler
-from merge_optuna.samplers._protocol.log import Candidate, Member
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
+from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member
 from merge_optuna.samplers.de import Adaptation, Fixed
 
 if TYPE_CHECKING:

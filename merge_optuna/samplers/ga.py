@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._protocol.folds import ArchiveSampler, DistributionAlgorithm
-from merge_optuna.samplers._protocol.log import Candidate, Member
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import SBX, PolynomialMutation, Variation, roulette
+from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm, Member
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

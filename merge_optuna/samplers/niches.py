@@ -16,9 +16,9 @@ import numpy as np
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
-from merge_optuna.samplers._protocol.folds import ArchiveAlgorithm, ArchiveSampler
-from merge_optuna.samplers._protocol.log import Candidate, Member, Rank
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation, blend, roulette
+from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member, Rank
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -25,8 +25,8 @@ from merge_optuna.samplers._genealogy import (
     seed_number,
     sources_of,
 )
-from merge_optuna.samplers._protocol.log import Candidate, Member
-from merge_optuna.samplers._protocol.slots import Population, PopulationSampler, TooFewMembers
+from merge_optuna.samplers._protocol.sampler import PopulationSampler
+from merge_optuna.samplers.algorithm import Candidate, Member, Population, TooFewMembers
 from merge_optuna.samplers.pso import GlobalBest, Swarm, Topology
 
 if TYPE_CHECKING:

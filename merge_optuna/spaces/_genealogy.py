@@ -14,7 +14,7 @@ from merge_optuna.errors import RecipeError, StudyError, few
 from merge_optuna.recipes import Recipe, check_params
 from merge_optuna.samplers import own_claim
 from merge_optuna.samplers._genealogy import CHILD, ORIGIN
-from merge_optuna.samplers._protocol.owner import CLAIM
+from merge_optuna.samplers.plumbing import CLAIM
 from merge_optuna.spaces._space import Space
 
 if TYPE_CHECKING:

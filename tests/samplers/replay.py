@@ -22,8 +22,10 @@ from merge_optuna.samplers import (
     PopulationAlgorithm,
     own_claim,
 )
-from merge_optuna.samplers._protocol.log import KILLED, SURPLUS, Claim, Place, Rank
-from merge_optuna.samplers._protocol.slots import TooFewMembers
+from merge_optuna.samplers._protocol.claim import Claim, Place
+from merge_optuna.samplers._protocol.log import SURPLUS
+from merge_optuna.samplers._protocol.owner import KILLED
+from merge_optuna.samplers.algorithm import Rank, TooFewMembers
 
 
 class Step(NamedTuple):

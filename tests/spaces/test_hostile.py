@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 import merge_optuna as mo
-from merge_optuna.samplers._protocol.log import Claim
+from merge_optuna.samplers._protocol.claim import Claim
 from merge_optuna.samplers._protocol.owner import CLAIM
 from tests import toys
 from tests.hostile import check_refused

@@ -1,116 +1,22 @@
-"""Algorithms whose population has slots: each keeps a member that its next candidate meets."""
+"""Slots: each keeps a member that its next candidate meets."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection
 from contextlib import suppress
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from merge_optuna.errors import StudyError
-from merge_optuna.samplers._protocol.log import Candidate, Member, Place, Start
-from merge_optuna.samplers._protocol.sampler import LEARN, StoredSampler, keyed_rng, next_slot
+from merge_optuna.samplers._protocol.claim import Place
+from merge_optuna.samplers._protocol.log import Start
+from merge_optuna.samplers._protocol.places import LEARN, Places, keyed_rng, next_slot
+from merge_optuna.samplers.algorithm import Candidate, Member, Population, TooFewMembers
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from merge_optuna.samplers._protocol.log import Book
-    from merge_optuna.samplers.box import Box, Vector
-
-
-class TooFewMembers(Exception):
-    """While the first results are not in: the candidate is drawn as in generation 0."""
-
-
-class Population:
-    """What an algorithm sees: the member of each slot after the previous generation.
-
-    Args:
-        members: slot -> member. A slot whose first candidate is not evaluated yet is absent; with
-            one worker none is.
-        slots: all slots of this generation.
-        memory: what the algorithm has learned from the generations before.
-
-    Attributes:
-        members: sorted by slot.
-    """
-
-    def __init__(self, members: Mapping[int, Member], slots: Sequence[int], memory: Any) -> None:
-        self.members = dict(sorted(members.items()))
-        self.slots = tuple(slots)
-        self.memory = memory
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __contains__(self, slot: int) -> bool:
-        return slot in self.members
-
-    def __getitem__(self, slot: int) -> Member:
-        return self.members[slot]
-
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self.members.values())
-
-    def others(self, slot: int, count: int, rng: np.random.Generator) -> list[Member]:
-        """``count`` different members of other slots."""
-        others = [other for other in self.members if other != slot]
-        if len(others) < count:
-            raise TooFewMembers
-        return [self.members[others[i]] for i in rng.choice(len(others), count, replace=False)]
-
-    @cached_property
-    def ranked(self) -> list[Member]:
-        """Best first; the earlier among equals."""
-        return sorted(self, key=lambda member: (member.rank, member.id))
-
-
-class PopulationAlgorithm(ABC):
-    """An algorithm on a population with slots (differential evolution, particle swarms).
-
-    Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. The
-    results of the methods must depend on nothing but the arguments.
-    """
-
-    @abstractmethod
-    def population_size(self, n: int, evaluations: int = 0) -> int:
-        """Number of slots in ``n`` dimensions after so many evaluations; must not grow."""
-
-    @abstractmethod
-    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
-        """The next candidate of a slot that has a member."""
-
-    def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
-        """A candidate of generation 0, at a given or uniform point ``x`` (n,)."""
-        return Candidate(x)
-
-    def survive(self, target: Member, child: Member) -> Member:
-        """Which of the two the slot keeps: the better, the older of equals.
-
-        A child with ``k`` > 0 is a further candidate of a slot whose own is still in flight.
-        """
-        return child if child.rank < target.rank else target
-
-    def start(self, box: Box) -> Any:
-        """The memory of generation 0."""
-        return None
-
-    def learn(
-        self,
-        population: Population,
-        generation: Sequence[tuple[Member, Member]],
-        rng: np.random.Generator,
-    ) -> Any:
-        """The memory of the next generation.
-
-        Args:
-            population: the next generation, with the memory of this one.
-            generation: (target, child) of this or earlier generations; in the order of the slots
-                when there is one worker, as they finished when there are more.
-            rng: random numbers of the generation.
-        """
-        return population.memory
+    from merge_optuna.samplers.algorithm import PopulationAlgorithm
+    from merge_optuna.samplers.box import Box
 
 
 class _Slots:
@@ -168,32 +74,13 @@ class _Slots:
         return child if target is None else self.algorithm.survive(target, child)
 
 
-class PopulationSampler(StoredSampler):
-    """Runs a :class:`PopulationAlgorithm` in an Optuna study.
+class SlotPlaces(Places):
+    """In each generation every slot gets one candidate; see :class:`PopulationSampler`."""
 
-    In each generation every slot gets one candidate, in order, drawn from the population after
-    the generation before: with one worker that is the textbook. With several nothing waits. The
-    next generation begins when all free slots have had their candidate; slots whose candidate is
-    still in flight are passed over and take part with what is known of them. When no slot is free,
-    the one with the fewest candidates in this generation gets a further one, of those the one with
-    the fewest in flight; a generation of nothing but further candidates has one for each slot.
-
-    The arguments are those of :class:`StoredSampler`.
-    """
-
-    _kind = PopulationAlgorithm
     _algorithm: PopulationAlgorithm
 
-    def _check_initial(self) -> None:
-        super()._check_initial()
-        size = self.population_size()
-        if size is not None and len(self._initial) > size:
-            raise StudyError(
-                f"initial_population has {len(self._initial)} candidates, but the population only "
-                f"{size} slots. Raise population_size or leave some out."
-            )
-
-    def _catch_up(self, book: Book, box: Box) -> None:
+    def catch_up(self, book: Book, box: Box) -> None:
+        """See :class:`Places`."""
         if len(box) == 0:
             return
         if book.memory is None:
@@ -210,34 +97,21 @@ class PopulationSampler(StoredSampler):
             book.memory.fold(record.member(individual), record.claim.place)
         book.told = max(book.told, until)
 
-    def _next_place(self, book: Book, box: Box, held: Collection[Place], seed: int) -> Place:
+    def following(self, book: Book, box: Box, held: Collection[Place], seed: int) -> Place:
+        """See :class:`Places`."""
         if len(box) == 0:
             return next_slot(0, book.slots[0], held)
         slots: _Slots = book.memory
         # Further candidates do not hold their slot: else none would ever be free with twice as
         # many trials in flight as there are slots.
         busy = {place.slot for place in book.open if place.k == 0}
-        free = [slot for slot in slots.slots if slot not in busy]
-        if free:
-            over = all(book.knows(Place(slots.generation, slot)) for slot in free)
-        else:  # slots can be lost for ever, e.g. to trials that were asked for and never told
-            own = sum(book.knows(Place(slots.generation, slot)) for slot in slots.slots)
-            further = book.tries[slots.generation].total() - own
-            enough = further >= len(slots.slots)
-            over = enough and len(book.records) > book.starts[slots.generation].records
-        if over and not held:
+        if not held and _is_over(book, slots, busy):
             slots.advance(Start(len(book.records), frozenset(book.taken), seed))
-            free = [slot for slot in slots.slots if slot not in busy]
-        for slot in free:
+        for slot in slots.slots:
             place = Place(slots.generation, slot)
-            if not book.knows(place) and place not in held:
+            if slot not in busy and not book.knows(place) and place not in held:
                 return place
-        tries, taken = book.tries[slots.generation], book.taken
-        slot = min(slots.slots, key=lambda slot: (tries[slot], taken[slot], slot))
-        place = Place(slots.generation, slot, 1)
-        while book.knows(place) or place in held:
-            place = place._replace(k=place.k + 1)
-        return place
+        return _further(book, slots, held)
 
     def _draw(
         self, book: Book, box: Box, rng: np.random.Generator, place: Place | None = None
@@ -251,3 +125,25 @@ class PopulationSampler(StoredSampler):
         given = place.generation == 0 and place.k == 0 and place.slot < len(self._initial)
         x = box.point(self._initial[place.slot]) if given else box.uniform(rng)
         return self._algorithm.first(x, rng)
+
+
+def _is_over(book: Book, slots: _Slots, busy: Collection[int]) -> bool:
+    """Whether all slots of the generation that are free have had their candidate."""
+    had = {slot for slot in slots.slots if book.knows(Place(slots.generation, slot))}
+    free = set(slots.slots).difference(busy)
+    if free:
+        return free <= had
+    # Slots can be lost for ever, e.g. to trials that were asked for and never told.
+    further = book.tries[slots.generation].total() - len(had)
+    news = len(book.records) > book.starts[slots.generation].records
+    return further >= len(slots.slots) and news
+
+
+def _further(book: Book, slots: _Slots, held: Collection[Place]) -> Place:
+    """A further candidate of the least occupied slot."""
+    tries, taken = book.tries[slots.generation], book.taken
+    slot = min(slots.slots, key=lambda slot: (tries[slot], taken[slot], slot))
+    place = Place(slots.generation, slot, 1)
+    while book.knows(place) or place in held:
+        place = place._replace(k=place.k + 1)
+    return place
