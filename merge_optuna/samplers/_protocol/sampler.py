@@ -238,7 +238,9 @@ class StoredSampler(BaseSampler):
     # -- Claims -------------------------------------------------------------------------------
 
     def _claim(self, study: Study, trial: FrozenTrial) -> None:
-        waiting = self._notes_of(study).waiting
+        with self._lock:
+            notes = self._notes_of(study)
+        log, waiting = notes.log, notes.waiting
         trials = waiting.at_hand(study, trial)
         while True:
             at_once = trials is not None
@@ -246,7 +248,6 @@ class StoredSampler(BaseSampler):
                 _owner.sign(study, trial)  # before anything that takes its time
                 trials = waiting.for_lower(study, trial.number)
             with self._lock:
-                log = self._notes_of(study).log
                 if log.front > trial.number:
                     log.reset()  # a late claim: it must not know those above it
                 try:
@@ -261,7 +262,7 @@ class StoredSampler(BaseSampler):
                     log.reset()  # it may have read results that no stored claim lists
                     raise
                 log.append(claim)
-                self._notes_of(study).remember(claim)
+                notes.remember(claim)
                 alone = log.all_claimed and is_young(trial)
             # A clone cannot claim anything else: the fold drops one of the two.
             if alone or copied_claim(trial) is not None or not waiting.clash(study, claim):
