@@ -9,7 +9,7 @@ from merge_optuna.samplers._archive import (
 )
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
 from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._log import PARTIAL, SURPLUS, Candidate, Member, is_excused, own_claim
+from merge_optuna.samplers._log import Candidate, Member, is_excused, own_claim
 from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
 from merge_optuna.samplers._stored import StoredSampler, sign_once
@@ -64,11 +64,9 @@ __all__ = [
     "DE",
     "GA",
     "JDE",
-    "PARTIAL",
     "PSO",
     "SBX",
     "SHADE",
-    "SURPLUS",
     "Absorb",
     "ArchiveAlgorithm",
     "ArchiveSampler",

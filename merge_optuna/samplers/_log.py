@@ -21,18 +21,12 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._records import check_type, decoding, values_of
+from merge_optuna._schema import CLAIM, KILLED, PARTIAL, SCORES, SURPLUS
+from merge_optuna._scores import unpack
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._owner import CLAIM, KILLED
-from merge_optuna.samplers._scores import SCORES, unpack
 
 if TYPE_CHECKING:
     from merge_optuna.samplers._box import Box, Vector
-
-PARTIAL = "merge_optuna:partial"
-"""System attribute: value of a pruned trial as far as it got, in the units of the objective.
-Without it the last intermediate value counts, which is something else under WilcoxonPruner."""
-SURPLUS = "merge_optuna:surplus"
-"""System attribute of a trial that was failed unevaluated: its candidate was not to blame."""
 
 _KILLS = 20  # a candidate that takes its process down that often is to blame
 

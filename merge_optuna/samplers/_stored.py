@@ -31,12 +31,12 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._schema import CLAIM, SURPLUS
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers import _owner
 from merge_optuna.samplers._box import Box, value_at
 from merge_optuna.samplers._genealogy import sources_of
 from merge_optuna.samplers._log import (
-    SURPLUS,
     Book,
     Candidate,
     Claim,
@@ -46,7 +46,6 @@ from merge_optuna.samplers._log import (
     held_claim,
     own_claim,
 )
-from merge_optuna.samplers._owner import CLAIM
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -18,8 +18,8 @@ from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 
 from merge_optuna import testing
+from merge_optuna._schema import OWNER, SURPLUS
 from merge_optuna.samplers import (
-    SURPLUS,
     ArchiveSampler,
     Box,
     Candidate,
@@ -33,7 +33,7 @@ from merge_optuna.samplers import (
     own_claim,
 )
 from merge_optuna.samplers._log import Book
-from merge_optuna.samplers._owner import OWNER, owner_of
+from merge_optuna.samplers._owner import owner_of
 from merge_optuna.samplers._population import TooFewMembers, _Slots
 from tests.samplers import replay
 
