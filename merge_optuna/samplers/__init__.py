@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
 from merge_optuna.samplers._protocol.claim import own_claim
-from merge_optuna.samplers._protocol.log import PARTIAL, SURPLUS, is_excused
+from merge_optuna.samplers._protocol.log import is_excused
 from merge_optuna.samplers._protocol.owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._protocol.sampler import (
     ArchiveSampler,
@@ -72,11 +72,9 @@ __all__ = [
     "DE",
     "GA",
     "JDE",
-    "PARTIAL",
     "PSO",
     "SBX",
     "SHADE",
-    "SURPLUS",
     "Absorb",
     "ArchiveAlgorithm",
     "ArchiveSampler",

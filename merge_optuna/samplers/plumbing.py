@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from merge_optuna.samplers._protocol.claim import own_claim
-from merge_optuna.samplers._protocol.log import PARTIAL, SURPLUS, check_numbers, is_excused
+from merge_optuna.samplers._protocol.log import check_numbers, is_excused
 from merge_optuna.samplers._protocol.owner import (
-    CLAIM,
     fail_dead_trials,
     owner_alive,
     owner_of,
@@ -16,10 +15,7 @@ from merge_optuna.samplers._protocol.sampler import StoredSampler, sign_once
 
 __all__ = [
     "CANDIDATE",
-    "CLAIM",
     "LEARN",
-    "PARTIAL",
-    "SURPLUS",
     "StoredSampler",
     "check_numbers",
     "fail_dead_trials",

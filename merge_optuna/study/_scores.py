@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._scores import SCORES, pack, unpack
+from merge_optuna._schema import SCORES
+from merge_optuna._scores import pack, unpack
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import as_scores
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from merge_optuna._schema import KILLED, SCORES, SURPLUS
 from merge_optuna.samplers import (
     Box,
     Candidate,
@@ -23,8 +24,6 @@ from merge_optuna.samplers import (
     own_claim,
 )
 from merge_optuna.samplers._protocol.claim import Claim, Place
-from merge_optuna.samplers._protocol.log import SURPLUS
-from merge_optuna.samplers._protocol.owner import KILLED
 from merge_optuna.samplers.algorithm import Rank, TooFewMembers
 
 
@@ -159,7 +158,7 @@ class _Replay(ABC):
                     params=trial.params,
                     attrs=trial.user_attrs,
                     trial=number,
-                    packed_scores=trial.system_attrs.get("merge_optuna:scores"),
+                    packed_scores=trial.system_attrs.get(SCORES),
                     sign=self.sign,
                     parents=candidate.parents,
                 ),

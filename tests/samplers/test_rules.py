@@ -17,9 +17,8 @@ from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 
 from merge_optuna import testing
+from merge_optuna._schema import CLAIM, OWNER, PARTIAL, SURPLUS
 from merge_optuna.samplers import (
-    PARTIAL,
-    SURPLUS,
     ArchiveSampler,
     Box,
     Candidate,
@@ -30,7 +29,7 @@ from merge_optuna.samplers import (
 from merge_optuna.samplers._protocol import waiting
 from merge_optuna.samplers._protocol.claim import Claim, encoded, own_claim
 from merge_optuna.samplers._protocol.log import Log
-from merge_optuna.samplers._protocol.owner import CLAIM, OWNER, owner_of
+from merge_optuna.samplers._protocol.owner import owner_of
 from tests.samplers.storages import make_storage
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}

@@ -18,8 +18,8 @@ from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 
 from merge_optuna import testing
+from merge_optuna._schema import OWNER, SURPLUS
 from merge_optuna.samplers import (
-    SURPLUS,
     ArchiveSampler,
     Box,
     Candidate,
@@ -33,7 +33,7 @@ from merge_optuna.samplers import (
 )
 from merge_optuna.samplers._protocol import waiting
 from merge_optuna.samplers._protocol.log import Book
-from merge_optuna.samplers._protocol.owner import OWNER, owner_of
+from merge_optuna.samplers._protocol.owner import owner_of
 from merge_optuna.samplers._protocol.slots import _Slots
 from merge_optuna.samplers.algorithm import TooFewMembers
 from tests.samplers import replay

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from merge_optuna._records import check_type, decoding
-from merge_optuna.samplers._protocol.owner import CLAIM
+from merge_optuna._schema import CLAIM
 from merge_optuna.samplers.algorithm import Candidate
 
 if TYPE_CHECKING:

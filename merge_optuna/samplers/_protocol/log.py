@@ -17,20 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._records import check_type, decoding, values_of
-from merge_optuna._scores import SCORES
+from merge_optuna._schema import CLAIM, KILLED, PARTIAL, SCORES, SURPLUS
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._protocol.claim import Claim, Place, held_claim
-from merge_optuna.samplers._protocol.owner import CLAIM, KILLED
 from merge_optuna.samplers.algorithm import Member, Rank
 
 if TYPE_CHECKING:
     from merge_optuna.samplers.box import Box
-
-PARTIAL = "merge_optuna:partial"
-"""System attribute: value of a pruned trial as far as it got, in the units of the objective.
-Without it the last intermediate value counts, which is something else under WilcoxonPruner."""
-SURPLUS = "merge_optuna:surplus"
-"""System attribute of a trial that was failed unevaluated: its candidate was not to blame."""
 
 _KILLS = 20  # a candidate that takes its process down that often is to blame
 

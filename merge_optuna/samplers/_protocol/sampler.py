@@ -24,6 +24,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._schema import CLAIM, SURPLUS
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._genealogy import sources_of
 from merge_optuna.samplers._protocol import checks
@@ -36,8 +37,7 @@ from merge_optuna.samplers._protocol.claim import (
     own_claim,
 )
 from merge_optuna.samplers._protocol.folds import FoldPlaces
-from merge_optuna.samplers._protocol.log import SURPLUS, Log
-from merge_optuna.samplers._protocol.owner import CLAIM
+from merge_optuna.samplers._protocol.log import Log
 from merge_optuna.samplers._protocol.places import INDEPENDENT, OUTSIDER, Places, keyed_rng
 from merge_optuna.samplers._protocol.slots import SlotPlaces
 from merge_optuna.samplers._protocol.waiting import Waiting, is_young
