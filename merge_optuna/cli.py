@@ -561,7 +561,8 @@ def _interrupted(study: optuna.Study, total: int) -> NoReturn:
 def _result(study: optuna.Study, *, best: int) -> dict[str, Any]:
     """What a study has come to: counts, and the best trials or the Pareto front."""
     from merge_optuna._records import metric_names
-    from merge_optuna.study import PATH, complete_trials, counts, ranked
+    from merge_optuna._schema import PATH
+    from merge_optuna.study import complete_trials, counts, ranked
 
     trials = counts(study)
     if len(study.directions) > 1:
@@ -586,7 +587,8 @@ def _reasons(study: optuna.Study) -> dict[str, dict[str, int]]:
     """Why trials were pruned and have failed, and how often; numbers in the reasons left out."""
     from optuna.trial import TrialState
 
-    from merge_optuna.study import REASON, failure
+    from merge_optuna._schema import REASON
+    from merge_optuna.study import failure
 
     trials = study.get_trials(deepcopy=False)
     pruned = [str(t.user_attrs.get(REASON, "")) for t in trials if t.state == TrialState.PRUNED]
