@@ -13,7 +13,7 @@ from merge_optuna.engine._live_path import LivePath
 from merge_optuna.engine._original import CALLER, Loan
 from merge_optuna.engine._refilled import Refilled
 from merge_optuna.recipes import Recipe
-from merge_optuna.recipes.layer_path import SCALED
+from merge_optuna.recipes.route import SCALED
 
 
 class Engine:

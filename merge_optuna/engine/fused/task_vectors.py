@@ -28,7 +28,7 @@ from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
 from merge_optuna.methods.linear import total_weight
-from merge_optuna.methods.ties import check_mean
+from merge_optuna.methods.sparse import check_mean
 
 _FULL = 1 << 32
 
@@ -179,7 +179,7 @@ def dropped(vectors: TaskVectors, consensus: Consensus) -> Fill:
 
 
 def _rescale(vectors: TaskVectors, model: int, key: Any, limit: int) -> float:
-    """What the kept entries are multiplied by (see ``methods._sparsify.drop``)."""
+    """What the kept entries are multiplied by (see ``methods.sparse.Drop``)."""
     size, how = vectors.models[model].size, vectors.values["rescale"]
     if limit == 0:
         return 0.0
