@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine._frame import Source
-from merge_optuna.engine.fused._way import Way
+from merge_optuna.engine._plan import Fill
+from merge_optuna.engine._target import Target
 from merge_optuna.engine.fused.combination import by_coefficients, chunked, linear
 from merge_optuna.engine.fused.evolved import descended, spliced
-from merge_optuna.engine.fused.task_vectors import TASK_VECTORS
+from merge_optuna.engine.fused.task_vectors import sparse
 from merge_optuna.methods.descent import Descent
+from merge_optuna.methods.linear import LINEAR
+from merge_optuna.methods.sparse import SPARSE
 from merge_optuna.methods.splice import Segments
 from merge_optuna.recipes import Recipe
 
+Way = Callable[[Target], Fill | None]
+"""From a tensor to how to fill it; None if a source is of a type that kernels do not compute.
+
+What must be known of whole tensors – thresholds, kept counts, Gram matrices – is found there.
+"""
+
 _INDIVIDUALS: dict[type, Way] = {Segments: spliced, Descent: descended}
-_METHODS: dict[str, Way] = {"linear": linear, **TASK_VECTORS}
+_METHODS: dict[str, Way] = {LINEAR.name: linear, **{method.name: sparse for method in SPARSE}}
 
 
 def way_of(recipe: Recipe) -> Way | None:

@@ -13,7 +13,6 @@ from merge_optuna.engine._arrays import Array, alike, flat, floats, part
 from merge_optuna.engine._known import key_of
 from merge_optuna.engine._plan import Fill
 from merge_optuna.engine._target import Target
-from merge_optuna.engine.fused._way import Way
 from merge_optuna.engine.fused.magnitudes import (
     NOTHING,
     Bound,
@@ -28,7 +27,19 @@ from merge_optuna.engine.kernels import task_vectors as kernels
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
 from merge_optuna.methods.linear import total_weight
-from merge_optuna.methods.sparse import check_mean
+from merge_optuna.methods.sparse import (
+    Agreeing,
+    Band,
+    Consensus,
+    Drop,
+    MagPrune,
+    Mean,
+    Sparsifier,
+    Sum,
+    Trim,
+    Whole,
+    check_mean,
+)
 
 _FULL = 1 << 32
 
@@ -77,7 +88,7 @@ class TaskVectors:
 # -- consensus ----------------------------------------------------------------------------------
 
 
-class Consensus(NamedTuple):
+class Added(NamedTuple):
     """How sparse task vectors are added up.
 
     Attributes:
@@ -93,26 +104,26 @@ class Consensus(NamedTuple):
     by_number: bool
 
 
-def summed(values: Mapping[str, Any]) -> Consensus:
+def summed(values: Mapping[str, Any]) -> Added:
     """All entries, by weights that are divided by their sum where they are normalised."""
     total = total_weight(values["weight"]) if values["normalize"] else 1.0
     weight = floats([w / total for w in values["weight"]])
-    return Consensus(weight, np.float32(values["lambda_"]), kernels.SUM, by_number=False)
+    return Added(weight, np.float32(values["lambda_"]), kernels.SUM, by_number=False)
 
 
-def agreeing(values: Mapping[str, Any]) -> Consensus:
+def agreeing(values: Mapping[str, Any]) -> Added:
     """The entries of the elected sign; their mean where normalised."""
     if values["normalize"]:
         check_mean(values["weight"])
     mode = kernels.MEAN if values["normalize"] else kernels.AGREEING
     weight, scale = floats(values["weight"]), np.float32(values["lambda_"])
-    return Consensus(weight, scale, mode, by_number=values["elect"] == "count")
+    return Added(weight, scale, mode, by_number=values["elect"] == "count")
 
 
 # -- what is kept -------------------------------------------------------------------------------
 
 
-def dense(vectors: TaskVectors, consensus: Consensus) -> Fill:
+def dense(vectors: TaskVectors, consensus: Added) -> Fill:
     """All entries, for a sum."""
     base, models, (weight, scale, *_) = vectors.base, vectors.models, consensus
 
@@ -123,7 +134,7 @@ def dense(vectors: TaskVectors, consensus: Consensus) -> Fill:
     return fill
 
 
-def trimmed(vectors: TaskVectors, consensus: Consensus) -> Fill | None:
+def trimmed(vectors: TaskVectors, consensus: Added) -> Fill | None:
     """The largest of each model, in the tensor or in the whole model."""
     bound = _in_tensor if vectors.values["trim_over"] == "tensor" else _in_model
     found = [bound(vectors, i, density) for i, density in enumerate(vectors.values["density"])]
@@ -147,7 +158,7 @@ def _in_model(vectors: TaskVectors, model: int, density: float) -> Bound | None:
     return None if found is None else found[vectors.target.name]
 
 
-def banded(vectors: TaskVectors, consensus: Consensus) -> Fill | None:
+def banded(vectors: TaskVectors, consensus: Added) -> Fill | None:
     """All but the largest and the smallest of each model."""
     values = vectors.values
     if values["rescale"] != "none":
@@ -160,7 +171,7 @@ def banded(vectors: TaskVectors, consensus: Consensus) -> Fill | None:
     return _between(vectors, consensus, kept)
 
 
-def _between(vectors: TaskVectors, consensus: Consensus, kept: list[tuple[Bound, Bound]]) -> Fill:
+def _between(vectors: TaskVectors, consensus: Added, kept: list[tuple[Bound, Bound]]) -> Fill:
     """Of each model what the first of its bounds keeps and the second does not."""
     threshold = floats([[one.threshold for one in both] for both in zip(*kept, strict=True)])
     below = np.nextafter(threshold, np.float32(-math.inf))
@@ -168,7 +179,7 @@ def _between(vectors: TaskVectors, consensus: Consensus, kept: list[tuple[Bound,
     return _masked(kernels.trimmed, vectors, consensus, threshold, below, last)
 
 
-def dropped(vectors: TaskVectors, consensus: Consensus) -> Fill:
+def dropped(vectors: TaskVectors, consensus: Added) -> Fill:
     """A random share of each model."""
     keys = np.array(vectors.mask_keys(), np.uint64)
     limits = [round(density * _FULL) for density in vectors.values["density"]]
@@ -205,7 +216,7 @@ def _rescale_l1(vectors: TaskVectors, model: int, key: Any, largest: np.uint32) 
 
 
 def _masked(
-    kernel: Callable[..., None], vectors: TaskVectors, consensus: Consensus, *masks: Array
+    kernel: Callable[..., None], vectors: TaskVectors, consensus: Added, *masks: Array
 ) -> Fill:
     base, models, (weight, scale, mode, by_number) = vectors.base, vectors.models, consensus
 
@@ -216,7 +227,7 @@ def _masked(
     return fill
 
 
-def pruned(vectors: TaskVectors, consensus: Consensus) -> Fill:
+def pruned(vectors: TaskVectors, consensus: Added) -> Fill:
     """A random share of each row of each model, the larger entries the likelier."""
     base, models, values = vectors.base, vectors.models, vectors.values
     shape = vectors.target.inputs[0].shape
@@ -234,25 +245,25 @@ def pruned(vectors: TaskVectors, consensus: Consensus) -> Fill:
     return fill
 
 
-def _way(
-    sparsify: Callable[[TaskVectors, Consensus], Fill | None],
-    consensus: Callable[[Mapping[str, Any]], Consensus],
-) -> Way:
-    def way(target: Target) -> Fill | None:
-        vectors = TaskVectors.of(target)
-        return None if vectors is None else sparsify(vectors, consensus(vectors.values))
-
-    return way
-
-
-TASK_VECTORS: dict[str, Way] = {
-    "task_arithmetic": _way(dense, summed),
-    "ties": _way(trimmed, agreeing),
-    "dare_linear": _way(dropped, summed),
-    "dare_ties": _way(dropped, agreeing),
-    "della_linear": _way(pruned, summed),
-    "della": _way(pruned, agreeing),
-    "breadcrumbs": _way(banded, summed),
-    "breadcrumbs_ties": _way(banded, agreeing),
+_KEPT: dict[type[Sparsifier], Callable[[TaskVectors, Added], Fill | None]] = {
+    Whole: dense,
+    Trim: trimmed,
+    Band: banded,
+    Drop: dropped,
+    MagPrune: pruned,
 }
-"""By method: what is kept of the task vectors, and how that is added up."""
+_ADDED: dict[type[Consensus], Callable[[Mapping[str, Any]], Added]] = {
+    Sum: summed,
+    Agreeing: agreeing,
+    Mean: agreeing,
+}
+
+
+def sparse(target: Target) -> Fill | None:
+    """For rows of the table of methods on sparse task vectors."""
+    kernel: Any = target.recipe.spec.kernel
+    vectors = TaskVectors.of(target)
+    if vectors is None:
+        return None
+    consensus = _ADDED[type(kernel.consensus)](target.values)
+    return _KEPT[type(kernel.sparsifier)](vectors, consensus)
