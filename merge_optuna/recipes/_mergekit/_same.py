@@ -6,9 +6,10 @@ import torch
 
 from merge_optuna.checkpoints import BY_ID, Checkpoint, Vocabulary
 from merge_optuna.errors import RecipeError
+from merge_optuna.recipes._layers import passthrough
 from merge_optuna.recipes._mergekit._methods import TRANSLATIONS, our_name
 from merge_optuna.recipes._structure import Route
-from merge_optuna.recipes._tree import Recipe, merge
+from merge_optuna.recipes._tree import Recipe
 
 
 def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
@@ -66,7 +67,7 @@ def stacked(recipe: Recipe) -> Recipe:
         )
     scales = [{**piece.factors, "*": 1.0} if piece.factors else 1.0 for piece in route.pieces]
     parts = [part.origin for part in route.parts]
-    made = merge("passthrough", None, parts, {"scale": scales}, name=recipe.name)
+    made = passthrough(parts, scale=scales, name=recipe.name)
     config = None if recipe.config is None else "base"  # all others are refused
     return made.with_fields(
         dtype=recipe.dtype,
