@@ -24,30 +24,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_optuna import methods
-from merge_optuna.recipes._functions import (
-    PerModel,
-    Setting,
-    Source,
-    Tokenizer,
-    function_of,
-)
+from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
+from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer, function_of
 from merge_optuna.recipes._layers import passthrough, path
-from merge_optuna.recipes._mergekit import Genome, read_genome
 from merge_optuna.recipes._params import check_params
-from merge_optuna.recipes._statistics import KEY as STATISTICS
-from merge_optuna.recipes._tree import Recipe
-from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
+from merge_optuna.recipes._structure import Chain, Structure, frame_of
+from merge_optuna.recipes._tree import Recipe, check_sources, mergekit
+from merge_optuna.recipes._values import (
+    ByName,
+    Free,
+    PerGroup,
+    Value,
+    as_value,
+    free,
+    per_group,
+    value_at,
+)
 from merge_optuna.recipes.groups import Depth, Layout, depth
-from merge_optuna.recipes.layer_path import MOST_HOPS, Hop, LayerPath, ScaleTarget
+from merge_optuna.recipes.route import MOST_HOPS, Hop, Route, ScaleTarget
 
 if TYPE_CHECKING:
     from merge_optuna.recipes._merges import *  # noqa: F403 - it has an __all__
 else:
 
     def __getattr__(name):
-        """The function of a method, also of one that is registered later."""
+        """The function of a method, also of one that is registered later; what stood here."""
         if name in methods.METHODS:
             return function_of(methods.METHODS[name])
+        if name in ("Genome", "read_genome"):
+            return getattr(mergekit(), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -55,31 +60,38 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *methods.METHODS})
 
 
+LayerPath = Route  # its name before mo.spaces.LayerPath
+
 __all__ = [
     "MOST_HOPS",
     "STATISTICS",
     "ByName",
+    "Chain",
     "Depth",
     "Free",
-    "Genome",
     "Hop",
     "LayerPath",
     "Layout",
     "PerGroup",
     "PerModel",
     "Recipe",
+    "Route",
     "ScaleTarget",
     "Setting",
     "Source",
+    "Structure",
     "Tokenizer",
     "Value",
+    "as_value",
     "check_params",
+    "check_sources",
     "depth",
+    "frame_of",
     "free",
     "passthrough",
     "path",
     "per_group",
-    "read_genome",
+    "value_at",
 ]
 if not TYPE_CHECKING:
     __all__ += methods.METHODS.keys() - set(__all__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from merge_optuna.recipes._functions import PerModel, Source, Tokenizer, as_setting
 from merge_optuna.recipes._tree import Recipe, check_sources
-from merge_optuna.recipes.layer_path import LayerPath, ScaleTarget
+from merge_optuna.recipes.route import Route, ScaleTarget
 
 
 def passthrough(
@@ -50,7 +50,7 @@ def passthrough(
 
 
 def path(
-    path: str | LayerPath,
+    path: str | Route,
     models: Sequence[Source],
     *,
     scale_target: ScaleTarget = "branch",
@@ -69,9 +69,9 @@ def path(
 
     Args:
         path: ``"A0-A1-B1×0.8-A2"``, or with ranges, ``"A[0:16] B[8:24]"``; letters are the models
-            in their order. Or a :class:`LayerPath`, which says the next three itself.
+            in their order. Or a :class:`Route`, which says the next three itself.
         models: Of one architecture and width; their depths may differ.
-        scale_target: What a scale is about; see :class:`LayerPath`.
+        scale_target: What a scale is about; see :class:`Route`.
         embeddings_from: Number of the model whose embedding, config and tokenizer it has.
         head_from: Number of the model whose final norm and head it has.
         name: Prefix of parameter names inside another recipe.
@@ -88,7 +88,7 @@ def path(
     check_sources("path", None, models)
     if isinstance(path, str):
         ends = {"embeddings_from": embeddings_from, "head_from": head_from}
-        path = LayerPath.parse(path, scale_target, **ends)
+        path = Route.parse(path, scale_target, **ends)
     recipe = Recipe(method="path", models=tuple(models), path=path, name=name, config=config)
     _ = recipe.structure  # finds layers that there are not
     return recipe

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from merge_optuna.recipes._mergekit._node import Node
-from merge_optuna.recipes._mergekit._settings import per_tensor
-from merge_optuna.recipes._tree import Recipe
-from merge_optuna.recipes._values import value_at
+from merge_optuna.mergekit._node import Node
+from merge_optuna.mergekit._settings import per_tensor
+from merge_optuna.recipes import Recipe, value_at
 
 _PARTS = {
     "text_decoder": ("language_model",),

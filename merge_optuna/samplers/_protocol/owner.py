@@ -18,19 +18,11 @@ from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import check_type, decoding
+from merge_optuna._schema import CLAIM, KILLED, OWNER
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
-
-OWNER = "merge_optuna:owner"
-"""System attribute: trial number, host, pid and start time of the process that runs a trial."""
-
-CLAIM = "merge_optuna:claim"
-"""System attribute: the claim of a trial; one made at once also says who owns the trial."""
-
-KILLED = "merge_optuna:killed"
-"""System attribute of a trial that was failed because its process had died."""
 
 
 def sign(study: Study, trial: Trial | FrozenTrial) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from merge_optuna import methods
 from merge_optuna.checkpoints import BY_ID, Checkpoint
 from merge_optuna.errors import RecipeError
-from merge_optuna.recipes._mergekit._methods import (
+from merge_optuna.mergekit._methods import (
     KNOWN,
     OUR_WORDS,
     REQUIRED,
@@ -17,17 +17,16 @@ from merge_optuna.recipes._mergekit._methods import (
     Translation,
     our_name,
 )
-from merge_optuna.recipes._mergekit._node import Node, warn
-from merge_optuna.recipes._mergekit._settings import (
+from merge_optuna.mergekit._node import Node, warn
+from merge_optuna.mergekit._settings import (
     conditions,
     default_condition,
     seen_from,
     truth,
     value_of,
 )
-from merge_optuna.recipes._mergekit._sources import Reference
-from merge_optuna.recipes._tree import Recipe
-from merge_optuna.recipes._values import Value
+from merge_optuna.mergekit._sources import Reference
+from merge_optuna.recipes import Recipe, Value
 from merge_optuna.recipes.groups import Layout
 
 

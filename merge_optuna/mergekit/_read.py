@@ -11,16 +11,16 @@ import torch
 from merge_optuna._documents import MERGEKIT, load_all_yaml
 from merge_optuna.checkpoints import BY_ID, Checkpoint
 from merge_optuna.errors import CheckpointMismatch, RecipeError
-from merge_optuna.recipes._mergekit._merge import Input, Merge, check_keys
-from merge_optuna.recipes._mergekit._methods import TRANSLATIONS
-from merge_optuna.recipes._mergekit._modules import joined
-from merge_optuna.recipes._mergekit._node import Node, pass_over, refuse, warn
-from merge_optuna.recipes._mergekit._same import float_dtypes, same_merge
-from merge_optuna.recipes._mergekit._settings import whole_number
-from merge_optuna.recipes._mergekit._sources import Reference, Sources, reference
-from merge_optuna.recipes._mergekit._texts import read_texts
-from merge_optuna.recipes._mergekit._tools import check_tool
-from merge_optuna.recipes._tree import Recipe
+from merge_optuna.mergekit._merge import Input, Merge, check_keys
+from merge_optuna.mergekit._methods import TRANSLATIONS
+from merge_optuna.mergekit._modules import joined
+from merge_optuna.mergekit._node import Node, pass_over, refuse, warn
+from merge_optuna.mergekit._same import float_dtypes, same_merge
+from merge_optuna.mergekit._settings import whole_number
+from merge_optuna.mergekit._sources import Reference, Sources, reference
+from merge_optuna.mergekit._texts import read_texts
+from merge_optuna.mergekit._tools import check_tool
+from merge_optuna.recipes import Recipe
 
 Say = Callable[[str], None]
 

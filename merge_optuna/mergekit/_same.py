@@ -6,10 +6,8 @@ import torch
 
 from merge_optuna.checkpoints import BY_ID, Checkpoint, Vocabulary
 from merge_optuna.errors import RecipeError
-from merge_optuna.recipes._layers import passthrough
-from merge_optuna.recipes._mergekit._methods import TRANSLATIONS, our_name
-from merge_optuna.recipes._structure import Route
-from merge_optuna.recipes._tree import Recipe
+from merge_optuna.mergekit._methods import TRANSLATIONS, our_name
+from merge_optuna.recipes import Chain, Recipe, passthrough
 
 
 def same_merge(a: Checkpoint | Recipe, b: Checkpoint | Recipe) -> bool:
@@ -46,7 +44,7 @@ def stacked(recipe: Recipe) -> Recipe:
     if recipe.path is None:
         return recipe
     route = recipe.structure
-    assert isinstance(route, Route)
+    assert isinstance(route, Chain)
     for model in recipe.models:
         if isinstance(model, Recipe):
             raise RecipeError(

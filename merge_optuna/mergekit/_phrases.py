@@ -7,10 +7,10 @@ from typing import Any
 
 from merge_optuna.checkpoints import NUMBERED
 from merge_optuna.errors import RecipeError
+from merge_optuna.mergekit._node import Node
+from merge_optuna.mergekit._settings import Seen, conditions
 from merge_optuna.methods import Parameter
-from merge_optuna.recipes._mergekit._node import Node
-from merge_optuna.recipes._mergekit._settings import Seen, conditions
-from merge_optuna.recipes._values import ByName, PerGroup, Value, value_at
+from merge_optuna.recipes import ByName, PerGroup, Value, value_at
 from merge_optuna.recipes.groups import Depth, Layout, matches
 
 Numbers = Mapping[str, Any]

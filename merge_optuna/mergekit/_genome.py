@@ -8,13 +8,12 @@ from typing import Any
 from merge_optuna import methods
 from merge_optuna._documents import MERGEKIT, load_yaml
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.recipes._mergekit._methods import OUR_WORDS, REQUIRED, TRANSLATIONS, our_name
-from merge_optuna.recipes._mergekit._node import Node, refuse, warn
-from merge_optuna.recipes._mergekit._settings import truth, whole_number
-from merge_optuna.recipes._mergekit._sources import NO_MERGES, Sources
-from merge_optuna.recipes._mergekit._texts import read_texts
-from merge_optuna.recipes._tree import Recipe
-from merge_optuna.recipes._values import as_value, free
+from merge_optuna.mergekit._methods import OUR_WORDS, REQUIRED, TRANSLATIONS, our_name
+from merge_optuna.mergekit._node import Node, refuse, warn
+from merge_optuna.mergekit._settings import truth, whole_number
+from merge_optuna.mergekit._sources import NO_MERGES, Sources
+from merge_optuna.mergekit._texts import read_texts
+from merge_optuna.recipes import Recipe, as_value, free
 from merge_optuna.recipes.groups import Per, depth, matches
 
 _FREE = {

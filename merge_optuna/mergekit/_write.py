@@ -10,21 +10,20 @@ import yaml
 
 from merge_optuna.checkpoints import Checkpoint, find_stacks
 from merge_optuna.errors import RecipeError
-from merge_optuna.recipes._mergekit._methods import (
+from merge_optuna.mergekit._methods import (
     OUR_WORDS,
     REQUIRED,
     TRANSLATIONS,
     Translation,
     our_name,
 )
-from merge_optuna.recipes._mergekit._phrases import setting
-from merge_optuna.recipes._mergekit._read import read_back
-from merge_optuna.recipes._mergekit._same import float_dtypes, same_merge, stacked
-from merge_optuna.recipes._mergekit._settings import seen_from
-from merge_optuna.recipes._mergekit._sources import Reference, reference_of
-from merge_optuna.recipes._mergekit._texts import texts
-from merge_optuna.recipes._tree import Recipe
-from merge_optuna.recipes._values import Value
+from merge_optuna.mergekit._phrases import setting
+from merge_optuna.mergekit._read import read_back
+from merge_optuna.mergekit._same import float_dtypes, same_merge, stacked
+from merge_optuna.mergekit._settings import seen_from
+from merge_optuna.mergekit._sources import Reference, reference_of
+from merge_optuna.mergekit._texts import texts
+from merge_optuna.recipes import Recipe, Value
 from merge_optuna.recipes.groups import Layout
 
 

@@ -51,7 +51,7 @@ class Hop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LayerPath:
+class Route:
     """A path through the layers of some models of one architecture.
 
     Attributes:
@@ -224,10 +224,10 @@ class Branches(NamedTuple):
     reads: tuple[str, ...] = ()
     embedding: str | None = None
 
-    def factors(self, way: LayerPath) -> list[dict[str, float]]:
+    def factors(self, way: Route) -> list[dict[str, float]]:
         """For each hop, what the modules of its layer are multiplied by.
 
-        Pre-norm: these are the factors of :attr:`LayerPath.factors`. Post-norm: a norm follows
+        Pre-norm: these are the factors of :attr:`Route.factors`. Post-norm: a norm follows
         each sum, so nothing is carried on. LN(w h + A(w h)) is LN(h + A(w h) / w): the attention
         reads w h, and its result is divided.
         """
@@ -242,7 +242,7 @@ class Branches(NamedTuple):
         # The name of the attention's projection also has that of the other one in it.
         return [{self.attention: 1.0, self.feed_forward: after} for after in (*scales[1:], 1.0)]
 
-    def embedding_factor(self, way: LayerPath) -> float:
+    def embedding_factor(self, way: Route) -> float:
         """What the end of the embedding is multiplied by; 1 for pre-norm models."""
         return way.hops[0].scale if self.embedding and way.scale_target == "branch" else 1.0
 
@@ -285,7 +285,7 @@ class Piece(NamedTuple):
         return next((f for part, f in self.factors.items() if part in name), 1.0)
 
 
-def pieces(way: LayerPath, models: Sequence[Checkpoint]) -> list[Piece]:
+def pieces(way: Route, models: Sequence[Checkpoint]) -> list[Piece]:
     """What a path is made of, the pieces for embedding and head included.
 
     Raises:
@@ -305,7 +305,7 @@ def pieces(way: LayerPath, models: Sequence[Checkpoint]) -> list[Piece]:
     return found
 
 
-def check_fit(way: LayerPath, models: Sequence[Checkpoint]) -> None:
+def check_fit(way: Route, models: Sequence[Checkpoint]) -> None:
     """Checks that a path can go through layers of all the models, and end in its head.
 
     Raises:
@@ -348,7 +348,7 @@ def _of_first_layer(model: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {n: one.shape(n) for n in one.names() if n not in none.store.specs()}
 
 
-def _scaled(way: LayerPath, branches: Branches) -> list[Piece]:
+def _scaled(way: Route, branches: Branches) -> list[Piece]:
     """Every hop, with its factors."""
     found = [
         Piece(hop.model, hop.layer, hop.layer + 1, factors)

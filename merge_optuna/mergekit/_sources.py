@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointError, RecipeError
-from merge_optuna.recipes._mergekit._layers import count_layers, layers_of
-from merge_optuna.recipes._mergekit._node import Node
-from merge_optuna.recipes._mergekit._tools import check_folder
-from merge_optuna.recipes._tree import Recipe
+from merge_optuna.mergekit._layers import count_layers, layers_of
+from merge_optuna.mergekit._node import Node
+from merge_optuna.mergekit._tools import check_folder
+from merge_optuna.recipes import Recipe
 
 
 @dataclass(frozen=True)

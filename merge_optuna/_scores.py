@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from merge_optuna._records import check_type, decoding
 
-SCORES = "merge_optuna:scores"
-"""System attribute: the packed per-example scores of a trial."""
-
 
 def pack(scores: NDArray[np.float32]) -> dict[str, Any]:
     """(n,) scores as JSON: one bit each if all are 0 or 1, else 32."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from merge_optuna.checkpoints import BY_ID, ZERO, Checkpoint, TokenRow, Vocabulary
 from merge_optuna.errors import RecipeError
-from merge_optuna.recipes._mergekit._chat_templates import CHAT_TEMPLATES
-from merge_optuna.recipes._mergekit._node import Node
-from merge_optuna.recipes._mergekit._sources import Sources, reference_of
-from merge_optuna.recipes._tree import Recipe
+from merge_optuna.mergekit._chat_templates import CHAT_TEMPLATES
+from merge_optuna.mergekit._node import Node
+from merge_optuna.mergekit._sources import Sources, reference_of
+from merge_optuna.recipes import Recipe
 
 
 def read_texts(node: Node, leaves: Sequence[Checkpoint], sources: Sources) -> dict[str, Any]:

@@ -7,10 +7,8 @@ from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, block_of, find_stacks, renumbered
 from merge_optuna.errors import CheckpointError
-from merge_optuna.recipes._mergekit._settings import per_tensor
-from merge_optuna.recipes._structure import frame_of
-from merge_optuna.recipes._tree import Recipe
-from merge_optuna.recipes._values import Value, value_at
+from merge_optuna.mergekit._settings import per_tensor
+from merge_optuna.recipes import Recipe, Value, frame_of, value_at
 from merge_optuna.recipes.groups import Layout
 
 Source = Checkpoint | Recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from merge_optuna.recipes._mergekit._node import Node
+from merge_optuna.mergekit._node import Node
 
 _TOKENSURGEON = "mergekit-tokensurgeon, which gives a model another tokenizer and merges nothing"
 _TOOLS = {
