@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from merge_optuna.errors import RecipeError, StudyError
-from merge_optuna.recipes import Recipe, dare_ties, free, linear, ties
-from merge_optuna.recipes._tree import check_sources
+from merge_optuna.recipes import Recipe, check_sources, dare_ties, free, linear, ties
 from merge_optuna.spaces import AffineSwarm, DifferentialCrossover, LayerPath, SplitSlerp
 from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration

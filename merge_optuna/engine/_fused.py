@@ -17,7 +17,7 @@ from merge_optuna.engine._statistics import NOWHERE, Place, Statistics, TaskVect
 from merge_optuna.methods import mask_key
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
 from merge_optuna.methods.linear import linear_terms, total_weight
-from merge_optuna.methods.ties import check_mean
+from merge_optuna.methods.sparse import check_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,7 +177,7 @@ class Merge:
         return self._sparse(kernels.dropped, weight, mode, keys, largest, rescale)
 
     def _rescale(self, model: int, key: Any, limit: int) -> float:
-        """What the kept entries are multiplied by (see ``methods._sparsify.drop``)."""
+        """What the kept entries are multiplied by (see ``methods.sparse.Drop``)."""
         size, how = self.models[model].size, self.values["rescale"]
         if limit == 0:
             return 0.0

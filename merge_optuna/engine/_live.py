@@ -23,7 +23,7 @@ from merge_optuna.engine._tensors import (
     wanted_dtype,
 )
 from merge_optuna.recipes import Recipe
-from merge_optuna.recipes.layer_path import SCALED
+from merge_optuna.recipes.route import SCALED
 
 if TYPE_CHECKING:
     from merge_optuna.engine.layer_path import LivePath

@@ -31,7 +31,7 @@ class Pruning(NamedTuple):
 def pruning(
     base: Array, model: Array, row: int, density: float, epsilon: float, key: int, rescale: str
 ) -> Pruning:
-    """Finds the factors of ``methods._sparsify.magprune``, which depend on all that is kept."""
+    """Finds the factors of ``methods.sparse.MagPrune``, which depend on all that is kept."""
     chances = keep_chances(density, epsilon, row).numpy()
     limits = (chances * 2**32).round().astype(np.uint64)
     ones = np.ones(row)

@@ -25,7 +25,7 @@ from merge_optuna.recipes import Layout, Recipe
 if TYPE_CHECKING:
     from merge_optuna.engine._fused import Fill
     from merge_optuna.engine._statistics import Statistics
-    from merge_optuna.recipes._structure import Structure
+    from merge_optuna.recipes import Structure
 
 Source = Checkpoint | Recipe
 

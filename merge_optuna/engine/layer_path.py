@@ -19,8 +19,8 @@ from merge_optuna.engine._live import Engine
 from merge_optuna.engine._original import CALLER, Loan, Original
 from merge_optuna.engine._tensors import Source, frame_of
 from merge_optuna.errors import RecipeError
-from merge_optuna.recipes import LayerPath
-from merge_optuna.recipes.layer_path import SCALED, Branches, check_layers
+from merge_optuna.recipes import Route
+from merge_optuna.recipes.route import SCALED, Branches, check_layers
 
 _LANGUAGE = "language_model"  # what transformers calls the one inside of another model
 Module = TypeVar("Module", bound=nn.Module)
@@ -71,7 +71,7 @@ class LivePath:
         self._shell: tuple[tuple[int, int], _Shell] | None = None
         self._loan = Loan()
 
-    def load(self, path: LayerPath | str, *, user: str = CALLER) -> nn.Module:
+    def load(self, path: Route | str, *, user: str = CALLER) -> nn.Module:
         """Puts a path in place.
 
         Args:
@@ -85,7 +85,7 @@ class LivePath:
         Raises:
             RecipeError: If there is no such model or layer.
         """
-        path = LayerPath.parse(path) if isinstance(path, str) else path
+        path = Route.parse(path) if isinstance(path, str) else path
         path.check(self._names, [model.depth for model in self._models])
         self._loan.ended(self._put_back(path))
         hops = [
@@ -104,7 +104,7 @@ class LivePath:
         model: nn.Module = shell.module
         return model
 
-    def _put_back(self, path: LayerPath) -> list[str]:
+    def _put_back(self, path: Route) -> list[str]:
         """Makes the last model and all of which the next one consists what they were."""
         changed = [] if self._shell is None else self._shell[1].put_back()
         for number, model in enumerate(self._models):

@@ -13,10 +13,7 @@ import difflib
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods import (
     arcee_fusion,
-    breadcrumbs,
     consensus,
-    dare,
-    della,
     descent,
     fisher,
     karcher,
@@ -32,14 +29,13 @@ from merge_optuna.methods import (
     regmean,
     sce,
     slerp,
+    sparse,
     splice,
-    task_arithmetic,
-    ties,
 )
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._random import mask_key
-from merge_optuna.methods._sparsify import Band, Cut
+from merge_optuna.methods._sparsify import Cut
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
 
 METHODS: dict[str, Method] = {
@@ -50,17 +46,10 @@ METHODS: dict[str, Method] = {
         nuslerp.NUSLERP,
         multislerp.MULTISLERP,
         karcher.KARCHER,
-        task_arithmetic.TASK_ARITHMETIC,
-        ties.TIES,
-        dare.DARE_LINEAR,
-        dare.DARE_TIES,
+        *sparse.SPARSE,
         model_stock.MODEL_STOCK,
         nearswap.NEARSWAP,
         arcee_fusion.ARCEE_FUSION,
-        della.DELLA_LINEAR,
-        della.DELLA,
-        breadcrumbs.BREADCRUMBS,
-        breadcrumbs.BREADCRUMBS_TIES,
         sce.SCE,
         ram.RAM,
         ram.RAMPLUS_TL,
@@ -97,7 +86,6 @@ __all__ = [
     "EVOLVED",
     "METHODS",
     "PROMISES",
-    "Band",
     "Cut",
     "Individual",
     "Method",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from merge_optuna._markdown import page, table
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
 
 _INTRODUCTION = """\
@@ -29,11 +30,11 @@ def markdown(methods: Iterable[Method]) -> str:
     ]
     blocks = [
         _INTRODUCTION,
-        _table(("method", "what it does", "merges", "promises"), overview),
-        _table(("promise", f"what holds, {_CONDITION}"), list(PROMISES.items())),
+        table(("method", "what it does", "merges", "promises"), overview),
+        table(("promise", f"what holds, {_CONDITION}"), list(PROMISES.items())),
         *(block for method in methods for block in _section(method)),
     ]
-    return "\n\n".join(blocks) + "\n"
+    return page(blocks)
 
 
 def _section(method: Method) -> Iterator[str]:
@@ -42,7 +43,7 @@ def _section(method: Method) -> Iterator[str]:
     yield f"Source: {method.source}."
     if method.parameters:
         columns = ("parameter", "of", "range", "default", "search range", "what it is")
-        yield _table(columns, [_row(parameter) for parameter in method.parameters])
+        yield table(columns, [_row(parameter) for parameter in method.parameters])
 
 
 def _row(parameter: Parameter) -> Sequence[str]:
@@ -58,9 +59,3 @@ def _row(parameter: Parameter) -> Sequence[str]:
 
 def _promised(method: Method) -> list[str]:
     return [promise for promise in PROMISES if promise in method.promises]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

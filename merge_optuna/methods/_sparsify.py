@@ -1,4 +1,4 @@
-"""Ways to make a task vector sparse: trimming by magnitude and random dropping."""
+"""What of a task vector is large: cuts, ranks and the chances that follow from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from merge_optuna.methods._random import below, keep_mask
 from merge_optuna.methods._reduce import stable_sum
 
 MIN_NORM = 1e-7  # mergekit's bound; far below, the factor would leave float32
@@ -23,26 +22,9 @@ class Cut(NamedTuple):
     ties: int
 
 
-class Band(NamedTuple):
-    """What ``within`` keeps and ``without`` does not: all but the largest and the smallest."""
-
-    within: Cut
-    without: Cut
-
-
 def cut_at(delta: Tensor, density: float) -> Cut:
     """The cut that keeps the ``max(1, ⌊density · n⌋)`` largest magnitudes (none at density 0)."""
     return cut_of(delta, kept_count(delta.numel(), density))
-
-
-def band_at(delta: Tensor, density: float, gamma: float) -> Band:
-    """The band that skips the ``⌊gamma · n⌋`` largest magnitudes and keeps the next ones.
-
-    As many are kept as :func:`cut_at` keeps; fewer of the largest are skipped where not enough
-    would be left.
-    """
-    skip, keep = band_counts(delta.numel(), density, gamma)
-    return Band(within=cut_of(delta, skip + keep), without=cut_of(delta, skip))
 
 
 def band_counts(n: int, density: float, gamma: float) -> tuple[int, int]:
@@ -70,11 +52,6 @@ def trim(delta: Tensor, cut: Cut) -> Tensor:
     return torch.where(kept_by(delta, cut), delta, 0)
 
 
-def trim_band(delta: Tensor, band: Band) -> Tensor:
-    """Zeroes everything outside the band."""
-    return torch.where(kept_by(delta, band.within) & ~kept_by(delta, band.without), delta, 0)
-
-
 def kept_by(delta: Tensor, cut: Cut) -> Tensor:
     """Boolean mask of what a cut keeps."""
     magnitude = delta.abs().float().reshape(-1)
@@ -82,26 +59,6 @@ def kept_by(delta: Tensor, cut: Cut) -> Tensor:
     equal = (magnitude == cut.threshold).nonzero().squeeze(1)
     keep[equal[: cut.ties]] = True
     return keep.reshape(delta.shape)
-
-
-def drop(delta: Tensor, density: float, key: int, rescale: str) -> Tensor:
-    """Keeps each element with probability ``density`` and rescales the rest (DARE, eq. 1–3).
-
-    ``rescale="density"`` divides by the realised density, which keeps the sum unbiased and cannot
-    blow up when a small tensor keeps few elements; ``"l1"`` restores the tensor's L1 norm, unless
-    what is kept has a norm below 1e-7; ``"none"`` leaves the values. Density 0 and an empty mask
-    give zeros.
-    """
-    if density == 1:
-        return delta
-    mask = keep_mask(key, delta.shape, density, delta.device)
-    kept = torch.where(mask, delta, 0)
-    if rescale == "none":
-        return kept
-    if rescale == "density":
-        count = int(mask.sum())
-        return kept * (delta.numel() / count) if count else kept
-    return with_l1_of(delta, kept)
 
 
 def row_ranks(delta: Tensor) -> Tensor:
@@ -126,38 +83,6 @@ def keep_chances(density: float, epsilon: float, n: int) -> Tensor:
     spread = min(epsilon, density, 1 - density)
     places = torch.arange(n, dtype=torch.float64)
     return density + spread * (1 - 2 * places / (n - 1) if n > 1 else 0 * places)
-
-
-def magprune(
-    delta: Tensor,
-    density: float,
-    epsilon: float,
-    key: int,
-    rescale: str,
-    ranks: Tensor | None = None,
-) -> Tensor:
-    """Keeps large elements with a higher probability than small ones, and rescales the rest.
-
-    ``rescale="density"`` divides each element by its probability, and all by one factor that
-    makes up for how many were kept, as in :func:`drop`: no element grows by more than the number
-    of elements. ``"l1"`` and ``"none"`` are as there. ``ranks`` are the :func:`row_ranks` where
-    they are known already.
-    """
-    if density == 1:
-        return delta
-    ranks = row_ranks(delta) if ranks is None else ranks
-    row = delta.numel() // delta.shape[0] if delta.dim() > 1 and delta.numel() else delta.numel()
-    chances = keep_chances(density, epsilon, row)
-    limits = (chances * 2**32).round().long()
-    mask = below(key, limits.to(delta.device)[ranks])
-    kept = torch.where(mask, delta, 0)
-    if rescale == "none":
-        return kept
-    if rescale == "l1":
-        return with_l1_of(delta, kept)
-    inverse = torch.where(mask, 1 / chances.to(delta.device)[ranks], 0)
-    total = stable_sum(inverse)
-    return kept * (inverse * (delta.numel() / total)).to(delta.dtype) if total else kept
 
 
 def with_l1_of(delta: Tensor, kept: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from merge_optuna.methods._spec import Method, Parameter
-from merge_optuna.methods.task_arithmetic import LAMBDA
+from merge_optuna.methods.sparse import LAMBDA
 
 
 def consensus_ta(

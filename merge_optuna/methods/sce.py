@@ -10,7 +10,7 @@ from torch import Tensor
 from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._sparsify import cut_of, kept_by, kept_count
 from merge_optuna.methods._spec import Method, Parameter
-from merge_optuna.methods.ties import elects_plus, merge_agreeing
+from merge_optuna.methods.sparse import elects_plus, merge_agreeing
 
 
 def sce(base: Tensor, models: Sequence[Tensor], *, select_topk: float) -> Tensor:

@@ -21,14 +21,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
-from merge_optuna.recipes._mergekit import Genome, read_genome
+from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
 from merge_optuna.recipes._params import check_params
-from merge_optuna.recipes._statistics import KEY as STATISTICS
-from merge_optuna.recipes._tree import Recipe, check_sources, merge
-from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, free, per_group
+from merge_optuna.recipes._structure import Chain, Structure, frame_of
+from merge_optuna.recipes._tree import Recipe, check_sources, merge, mergekit
+from merge_optuna.recipes._values import (
+    ByName,
+    Free,
+    PerGroup,
+    Value,
+    as_value,
+    free,
+    per_group,
+    value_at,
+)
 from merge_optuna.recipes.groups import Depth, Layout, depth
-from merge_optuna.recipes.layer_path import MOST_HOPS, Hop, LayerPath, ScaleTarget
+from merge_optuna.recipes.route import MOST_HOPS, Hop, Route, ScaleTarget
 
+LayerPath = Route  # its name before mo.spaces.LayerPath
 Source = Checkpoint | Recipe
 Setting = float | Free | PerGroup | Mapping[str, Any]
 PerModel = Setting | Sequence[Setting]
@@ -1063,7 +1073,7 @@ def passthrough(
 
 
 def path(
-    path: str | LayerPath,
+    path: str | Route,
     models: Sequence[Source],
     *,
     scale_target: ScaleTarget = "branch",
@@ -1082,9 +1092,9 @@ def path(
 
     Args:
         path: ``"A0-A1-B1×0.8-A2"``, or with ranges, ``"A[0:16] B[8:24]"``; letters are the models
-            in their order. Or a :class:`LayerPath`, which says the next three itself.
+            in their order. Or a :class:`Route`, which says the next three itself.
         models: Of one architecture and width; their depths may differ.
-        scale_target: What a scale is about; see :class:`LayerPath`.
+        scale_target: What a scale is about; see :class:`Route`.
         embeddings_from: Number of the model whose embedding, config and tokenizer it has.
         head_from: Number of the model whose final norm and head it has.
         name: Prefix of parameter names inside another recipe.
@@ -1101,30 +1111,41 @@ def path(
     check_sources("path", None, models)
     if isinstance(path, str):
         ends = {"embeddings_from": embeddings_from, "head_from": head_from}
-        path = LayerPath.parse(path, scale_target, **ends)
+        path = Route.parse(path, scale_target, **ends)
     recipe = Recipe(method="path", models=tuple(models), path=path, name=name, config=config)
     _ = recipe.structure  # finds layers that there are not
     return recipe
+
+
+def __getattr__(name: str) -> Any:
+    """What stands in :mod:`merge_optuna.mergekit` and stood here before."""
+    if name in ("Genome", "read_genome"):
+        return getattr(mergekit(), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
     "MOST_HOPS",
     "STATISTICS",
     "ByName",
+    "Chain",
     "Depth",
     "Free",
-    "Genome",
     "Hop",
     "LayerPath",
     "Layout",
     "PerGroup",
     "Recipe",
+    "Route",
     "ScaleTarget",
+    "Structure",
     "Value",
     "arcee_fusion",
+    "as_value",
     "breadcrumbs",
     "breadcrumbs_ties",
     "check_params",
+    "check_sources",
     "consensus_ta",
     "dare_linear",
     "dare_ties",
@@ -1132,6 +1153,7 @@ __all__ = [
     "della_linear",
     "depth",
     "fisher",
+    "frame_of",
     "free",
     "karcher",
     "linear",
@@ -1145,10 +1167,10 @@ __all__ = [
     "ram",
     "ramplus_tl",
     "rankmean",
-    "read_genome",
     "regmean",
     "sce",
     "slerp",
     "task_arithmetic",
     "ties",
+    "value_at",
 ]

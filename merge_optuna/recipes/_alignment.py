@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from merge_optuna.checkpoints import Checkpoint, own_names, vocab_size
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes._belonging import check_configs, check_vocabularies
-from merge_optuna.recipes._statistics import is_statistics
+from merge_optuna.recipes._fisher_and_gram import is_statistics
 from merge_optuna.recipes.groups import Layout, matches
 
 _SHOWN = 10

@@ -11,7 +11,7 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._alignment import Alignment, align
 from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 from merge_optuna.recipes.groups import Layout
-from merge_optuna.recipes.layer_path import check_fit, pieces
+from merge_optuna.recipes.route import check_fit, pieces
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +120,7 @@ class Stack:
         return {}
 
 
-class Route:
+class Chain:
     """The layers of a path between an embedding and a head; every tensor is made of one.
 
     Attributes:
@@ -188,5 +188,5 @@ class Route:
 def structure_of(recipe: Recipe) -> Structure:
     """How the sources of a recipe make up the merged model."""
     if recipe.path is not None:
-        return Route(recipe)
+        return Chain(recipe)
     return Stack(recipe) if recipe.method == "passthrough" else Overlay(recipe)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
@@ -28,9 +29,9 @@ from merge_optuna.checkpoints import BY_ID, Checkpoint, Vocabulary, configured, 
 from merge_optuna.errors import CheckpointError, RecipeError, shown
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment
+from merge_optuna.recipes._fisher_and_gram import check_number, check_origin
 from merge_optuna.recipes._limits import check_extent, extent_of
 from merge_optuna.recipes._params import check_params
-from merge_optuna.recipes._statistics import check_number, check_origin
 from merge_optuna.recipes._structure import Structure, structure_of
 from merge_optuna.recipes._tokenizer import (
     Tokenizer,
@@ -51,7 +52,7 @@ from merge_optuna.recipes._values import (
     value_at,
 )
 from merge_optuna.recipes.groups import Layout, Per
-from merge_optuna.recipes.layer_path import LayerPath
+from merge_optuna.recipes.route import Route
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -135,8 +136,8 @@ class Recipe(BaseModel):
         PlainSerializer(lambda value: None if value is None else value.rows()),
     ] = None
     path: Annotated[
-        LayerPath | None,
-        BeforeValidator(lambda v: LayerPath.from_data(v) if isinstance(v, str | Mapping) else v),
+        Route | None,
+        BeforeValidator(lambda v: Route.from_data(v) if isinstance(v, str | Mapping) else v),
         PlainSerializer(lambda value: None if value is None else value.to_data()),
     ] = None
 
@@ -489,9 +490,8 @@ class Recipe(BaseModel):
             CheckpointMismatch: If the models do not fit together.
             FileNotFoundError: If a path is given and no file is there.
         """
-        from merge_optuna.recipes import _mergekit
-
-        return _mergekit.read(*_text_of(source), strict=strict)
+        recipe: Recipe = mergekit().read(*_text_of(source), strict=strict)
+        return recipe
 
     def to_mergekit(self, path: str | Path | None = None) -> str:
         """The recipe as a configuration of mergekit (0.1.5); also written to ``path`` if given.
@@ -503,9 +503,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If it says what mergekit cannot, e.g. free numbers.
         """
-        from merge_optuna.recipes import _mergekit
-
-        text = _mergekit.write(self)
+        text: str = mergekit().write(self)
         if path is not None:
             Path(path).write_text(text)
         return text
@@ -522,11 +520,9 @@ class Recipe(BaseModel):
             RecipeError: If it is neither.
             FileNotFoundError: If no file is there.
         """
-        from merge_optuna.recipes import _mergekit
-
         # Whoever reads it then says what is wrong with it.
         found = load_all_yaml(read_text(path), str(path), surprises=(), repeated=lambda _: None)
-        if _mergekit.is_theirs(found):
+        if mergekit().is_theirs(found):
             return cls.from_mergekit(path, strict=strict)
         return cls.from_yaml(Path(path))
 
@@ -631,6 +627,13 @@ class Recipe(BaseModel):
             raise RecipeError("Nothing is free in this recipe. Use mo.free for some parameter.")
         arguments: dict[str, Any] = {"x0": self.start(), **overrides}
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
+
+
+def mergekit() -> ModuleType:
+    """Mergekit's files in and out: made of recipes, which read and write them through here."""
+    from merge_optuna import mergekit
+
+    return mergekit
 
 
 def _text_of(source: str | Path) -> tuple[str, str]:

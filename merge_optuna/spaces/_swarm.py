@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
-from merge_optuna.recipes import Recipe, dare_linear
-from merge_optuna.recipes._tree import check_sources
+from merge_optuna.recipes import Recipe, check_sources, dare_linear
 from merge_optuna.samplers import Inertia
 
 DROP_RATE = 0.8

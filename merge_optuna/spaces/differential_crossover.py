@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Crossover, Granularity
-from merge_optuna.recipes import Recipe
-from merge_optuna.recipes._tree import check_sources
+from merge_optuna.recipes import Recipe, check_sources
 from merge_optuna.samplers import EvolverSampler
 from merge_optuna.samplers.evolver import DONORS, MEMBER, individuals_space, merged_space
 from merge_optuna.spaces._genealogy import Genealogy, check_models

@@ -15,9 +15,15 @@ from merge_optuna import recipes
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine.layer_path import branches_of
 from merge_optuna.errors import InfeasibleRecipe, RecipeError, few, shown
-from merge_optuna.recipes import MOST_HOPS, Hop, Recipe, ScaleTarget, check_params
-from merge_optuna.recipes._structure import frame_of
-from merge_optuna.recipes._tree import check_sources
+from merge_optuna.recipes import (
+    MOST_HOPS,
+    Hop,
+    Recipe,
+    ScaleTarget,
+    check_params,
+    check_sources,
+    frame_of,
+)
 from merge_optuna.samplers import CmaEsSampler, GASampler
 from merge_optuna.spaces._indicators import INDICATORS
 from merge_optuna.spaces._scales import SCALES
@@ -53,7 +59,7 @@ class LayerPath(Space):
         scales: ``"hop"``, one scale for every indicator; ``"matrix"``, one for every pair of
             layers, which is for 12 layers in all; ``"network"``, a small network of the two layers
             and the number of the hop, whose 41 weights are searched; or ``"none"``, all are 1.
-        scale_target: What a scale is about, see :class:`mo.recipes.LayerPath`.
+        scale_target: What a scale is about, see :class:`mo.recipes.Route`.
         embeddings_from: Number of the model that has embedding, config and tokenizer.
         head_from: Number of the model that has the final norm and head.
         max_hops: Longer paths are infeasible; as long as they like when omitted.
@@ -104,7 +110,7 @@ class LayerPath(Space):
         _check_bound(models)
         depths = [frame_of(model).depth for model in models]
         text = f"A[0:{depths[0]}]" if init == FIRST_MODEL else init
-        start = recipes.LayerPath.parse(
+        start = recipes.Route.parse(
             text, scale_target, embeddings_from=embeddings_from, head_from=head_from
         )
         recipe = recipes.path(start, models, config=config)
@@ -143,7 +149,7 @@ class LayerPath(Space):
         self._distributions = {**self._indicators.distributions(), **self._scales.distributions()}
 
     @property
-    def init(self) -> recipes.LayerPath:
+    def init(self) -> recipes.Route:
         """The path that a search begins with."""
         assert self.recipe.path is not None
         return self.recipe.path

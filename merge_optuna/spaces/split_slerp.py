@@ -21,8 +21,7 @@ from merge_optuna.engine._evolved import gram
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Blend
 from merge_optuna.methods.splice import Segments
-from merge_optuna.recipes import Recipe
-from merge_optuna.recipes._tree import check_sources
+from merge_optuna.recipes import Recipe, check_sources
 from merge_optuna.samplers import NichesSampler
 from merge_optuna.samplers._genealogy import split_slerp
 from merge_optuna.spaces._genealogy import Genealogy, check_models

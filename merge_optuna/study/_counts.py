@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.samplers import SURPLUS
+from merge_optuna._schema import SURPLUS
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 

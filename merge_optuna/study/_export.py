@@ -14,11 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import decoding, metric_names, values_of
+from merge_optuna._schema import RECIPE
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError
 from merge_optuna.recipes import Recipe
 from merge_optuna.study._interrupt import interruptible
-from merge_optuna.study._objective import RECIPE, stored_space
+from merge_optuna.study._objective import stored_space
 
 if TYPE_CHECKING:
     import torch

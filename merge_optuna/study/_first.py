@@ -9,10 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._schema import FIRST
 from merge_optuna.samplers import is_excused
-
-FIRST = "first"
-"""Trial user attribute: its place among the parameters that the search begins with."""
 
 
 def enqueue(study: optuna.Study, first: Sequence[Mapping[str, Any]]) -> None:

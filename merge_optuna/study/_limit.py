@@ -13,9 +13,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna import _supervision as supervision
+from merge_optuna._schema import REASON
 from merge_optuna.errors import StudyError
 from merge_optuna.study._interrupt import is_within
-from merge_optuna.study._objective import REASON
 from merge_optuna.study._storage import storage as open_storage
 
 _PATIENCE = 4.0  # seconds of a storage that is away: who waits takes no signal

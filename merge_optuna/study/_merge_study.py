@@ -12,7 +12,8 @@ import optuna
 from merge_optuna._documents import read_text
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
-from merge_optuna.recipes import Recipe, read_genome
+from merge_optuna.mergekit import read_genome
+from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import fail_dead_trials
 from merge_optuna.spaces import Space
 from merge_optuna.study._callbacks import StopRule

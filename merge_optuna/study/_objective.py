@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,23 @@ from numpy.typing import NDArray
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import decoding, metric_names
+from merge_optuna._schema import (
+    CLAIM,
+    DEV,
+    ERROR,
+    EXAMPLES,
+    PARENTS,
+    PARTIAL,
+    PATH,
+    REASON,
+    RECIPE,
+    SCORES,
+    SECONDS_EVALUATE,
+    SECONDS_MERGE,
+    SPACE,
+    taken,
+)
+from merge_optuna._scores import pack
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import (
@@ -37,10 +54,8 @@ from merge_optuna.evaluators import (
     value_over,
 )
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import PARTIAL, NichesSampler, StoredSampler, sign_once
-from merge_optuna.samplers._log import check_numbers
-from merge_optuna.samplers._owner import CLAIM
-from merge_optuna.samplers._scores import SCORES, pack
+from merge_optuna.samplers import NichesSampler, StoredSampler, sign_once
+from merge_optuna.samplers.plumbing import check_numbers
 from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt
@@ -48,21 +63,6 @@ from merge_optuna.study._counts import excuse
 
 if TYPE_CHECKING:
     from torch import nn
-
-SPACE = "space"
-"""Study user attribute: the space as YAML, so that the database alone can rebuild a trial."""
-DEV = "dev"
-"""Study user attribute: number of dev examples, and digests of their parts."""
-RECIPE = "merge_optuna:recipe"
-"""Trial system attribute: the recipe as JSON, for spaces that are functions."""
-REASON = "reason"
-"""Trial user attribute: why it was pruned, or has failed without an exception."""
-PARENTS = "parents"
-"""Trial user attribute: numbers of the trials that it descends from, by parameter."""
-PATH = "path"
-"""Trial user attribute: the layer path, of recipes that are one."""
-ERROR = "error"
-"""Trial user attribute: the traceback of a failed evaluation."""
 
 
 def failure(trial: optuna.trial.FrozenTrial) -> str | None:
@@ -180,7 +180,9 @@ class MergeObjective:
             StudyError: If the space returns anything else.
             CheckpointError, RecipeError, EvaluationError: If the first one does not fit.
         """
+        before = trial.user_attrs.keys()
         recipe = self.space(trial)
+        _warn_if_taken(trial.user_attrs.keys() - before)
         if not isinstance(recipe, Recipe):
             raise StudyError(f"A space must return a recipe, not {recipe!r}.")
         if not self._checked:
@@ -285,7 +287,7 @@ class MergeObjective:
     def _data(self) -> dict[str, Any] | None:
         """What the dev data are, if the evaluator says it."""
         digest = getattr(self.evaluator, "digest", None)
-        return None if digest is None else {"examples": len(self.evaluator), **digest}
+        return None if digest is None else {EXAMPLES: len(self.evaluator), **digest}
 
     def _check_data(self, study: optuna.Study) -> None:
         before, now = study.user_attrs.get(DEV), self._data()
@@ -294,7 +296,7 @@ class MergeObjective:
         with decoding(f"description of the dev data of the study {study.study_name!r}"):
             compared = before.keys() | (now.keys() - ADDED_PARTS)
             parts = sorted(part for part in compared if before.get(part) != now.get(part))
-            examples = before["examples"]
+            examples = before[EXAMPLES]
         if "function" in parts:
             raise StudyError(
                 f"The trials of the study {study.study_name!r} were scored by another function "
@@ -306,7 +308,7 @@ class MergeObjective:
             raise StudyError(
                 f"The trials of the study {study.study_name!r} were scored on other dev data: "
                 f"{', '.join(parts)} differ ({examples} examples, now "
-                f"{now['examples']}). Go on with the old data, or use another study_name."
+                f"{now[EXAMPLES]}). Go on with the old data, or use another study_name."
             )
 
     def _check_space(self, study: optuna.Study) -> None:
@@ -383,9 +385,9 @@ class MergeObjective:
             return value_over(self.evaluator, np.concatenate(parts))
         finally:
             facts = {
-                "seconds_merge": round(seconds_merge, 4),
-                "seconds_evaluate": round(time.perf_counter() - started, 4),
-                "examples": seen,
+                SECONDS_MERGE: round(seconds_merge, 4),
+                SECONDS_EVALUATE: round(time.perf_counter() - started, 4),
+                EXAMPLES: seen,
                 **_parents(trial),
                 **({} if recipe.path is None else {PATH: f"{recipe.path:.2f}"}),
             }
@@ -480,6 +482,17 @@ def _parents(trial: optuna.Trial) -> dict[str, Any]:
     """The numbers of the parents' trials, for readers: parameters have individual ids."""
     claim = compat.system_attrs(trial.study, trial).get(CLAIM) or {}
     return {PARENTS: claim["parents"]} if claim.get("parents") else {}
+
+
+def _warn_if_taken(names: Collection[str]) -> None:
+    """Warns of user attributes that a space has set and that are this package's."""
+    if both := taken(names):
+        warnings.warn(
+            f"The space sets the user attribute {' and '.join(map(repr, both))} of its trials, "
+            "which mo.MergeObjective writes itself. Choose another name: docs/database.md lists "
+            "those that are taken.",
+            stacklevel=2,
+        )
 
 
 def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:

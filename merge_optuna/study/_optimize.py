@@ -15,16 +15,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._schema import ERROR, REASON, SURPLUS
 from merge_optuna._whole import whole
 from merge_optuna.errors import InfeasibleRecipe, SourceChanged, StudyError, shown
-from merge_optuna.samplers import SURPLUS, fail_dead_trials, owner_alive, owner_of, sign_once
+from merge_optuna.samplers import fail_dead_trials, owner_alive, owner_of, sign_once
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, excuse, remaining
 from merge_optuna.study._first import is_copy
 from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._limit import Overdue, check_limit, limited
-from merge_optuna.study._objective import ERROR, REASON, MergeObjective
+from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._progress import Bar, Crowd
 from merge_optuna.study._quiet import quiet
 from merge_optuna.study._storage import told_plainly

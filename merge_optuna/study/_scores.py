@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._schema import SCORES
+from merge_optuna._scores import pack, unpack
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import as_scores
-from merge_optuna.samplers._scores import SCORES, pack, unpack
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -12,7 +12,7 @@ import yaml
 
 import merge_optuna as mo
 from merge_optuna.errors import MergeOptunaError
-from merge_optuna.recipes._mergekit._methods import TRANSLATIONS
+from merge_optuna.mergekit._methods import TRANSLATIONS
 from tests import toys
 
 from .conftest import Mergekit, read

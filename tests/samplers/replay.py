@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from merge_optuna._schema import KILLED, SCORES, SURPLUS
 from merge_optuna.samplers import (
     Box,
     Candidate,
@@ -22,8 +23,8 @@ from merge_optuna.samplers import (
     PopulationAlgorithm,
     own_claim,
 )
-from merge_optuna.samplers._log import KILLED, SURPLUS, Claim, Place, Rank
-from merge_optuna.samplers._population import TooFewMembers
+from merge_optuna.samplers._protocol.claim import Claim, Place
+from merge_optuna.samplers.algorithm import Rank, TooFewMembers
 
 
 class Step(NamedTuple):
@@ -157,7 +158,7 @@ class _Replay(ABC):
                     params=trial.params,
                     attrs=trial.user_attrs,
                     trial=number,
-                    packed_scores=trial.system_attrs.get("merge_optuna:scores"),
+                    packed_scores=trial.system_attrs.get(SCORES),
                     sign=self.sign,
                     parents=candidate.parents,
                 ),

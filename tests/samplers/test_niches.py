@@ -18,6 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 import merge_optuna as mo
+from merge_optuna._scores import pack
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers import (
     Gaussian,
@@ -28,8 +29,7 @@ from merge_optuna.samplers import (
     PolynomialMutation,
     own_claim,
 )
-from merge_optuna.samplers._log import Rank
-from merge_optuna.samplers._scores import pack
+from merge_optuna.samplers.algorithm import Rank
 from merge_optuna.samplers.niches import Room
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage

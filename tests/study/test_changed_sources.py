@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import merge_optuna as mo
+from merge_optuna._schema import SURPLUS
 from merge_optuna.errors import SourceChanged, StudyError
-from merge_optuna.samplers import SURPLUS
 from tests import toys
 from tests.adapters import lora_family
 from tests.checkpoints.test_digest import CONFIG

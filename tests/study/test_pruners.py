@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from torch import nn
 
 import merge_optuna as mo
-from merge_optuna.samplers import PARTIAL
+from merge_optuna._schema import PARTIAL
 from tests.trained import Task
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
