@@ -12,8 +12,7 @@ from merge_optuna.engine.fused.combination import by_coefficients, chunked, line
 from merge_optuna.engine.fused.evolved import descended, spliced
 from merge_optuna.engine.fused.task_vectors import sparse
 from merge_optuna.methods.descent import Descent
-from merge_optuna.methods.linear import LINEAR
-from merge_optuna.methods.sparse import SPARSE
+from merge_optuna.methods.sparse import METHODS as SPARSE
 from merge_optuna.methods.splice import Segments
 from merge_optuna.recipes import Recipe
 
@@ -24,7 +23,7 @@ What must be known of whole tensors â€“ thresholds, kept counts, Gram matrices â
 """
 
 _INDIVIDUALS: dict[type, Way] = {Segments: spliced, Descent: descended}
-_METHODS: dict[str, Way] = {LINEAR.name: linear, **{method.name: sparse for method in SPARSE}}
+_METHODS: dict[str, Way] = {"linear": linear, **{method.name: sparse for method in SPARSE}}
 
 
 def way_of(recipe: Recipe) -> Way | None:
