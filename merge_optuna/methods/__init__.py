@@ -17,6 +17,7 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.methods import descent, path, splice
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
+from merge_optuna.methods._needs import Context, Need
 from merge_optuna.methods._random import mask_key
 from merge_optuna.methods._sparsify import Cut
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
@@ -60,9 +61,11 @@ __all__ = [
     "EVOLVED",
     "METHODS",
     "PROMISES",
+    "Context",
     "Cut",
     "Individual",
     "Method",
+    "Need",
     "Parameter",
     "Part",
     "get",

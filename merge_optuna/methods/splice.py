@@ -18,6 +18,7 @@ from torch import Tensor
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods._affine import combine
 from merge_optuna.methods._individual import Individual, Part
+from merge_optuna.methods._needs import Evolved
 from merge_optuna.methods._spec import Method
 
 
@@ -115,6 +116,6 @@ SPLICE = Method(
     kernel=splice,
     parameters=(),
     base=False,
-    individual=_segments,
+    needs=(Evolved(_segments),),
     source="Abrantes, Lange & Tang 2025, Competition and attraction, arXiv 2508.16204",
 )

@@ -10,7 +10,6 @@ import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine._arrays import Array, alike, flat, floats, part
-from merge_optuna.engine._known import key_of
 from merge_optuna.engine._plan import Fill
 from merge_optuna.engine._target import Target
 from merge_optuna.engine.fused.magnitudes import (
@@ -19,12 +18,13 @@ from merge_optuna.engine.fused.magnitudes import (
     TaskVector,
     bounds,
     bounds_of_model,
+    histogram_of,
 )
 from merge_optuna.engine.fused.pruned import merge as merge_pruned
 from merge_optuna.engine.fused.pruned import pruning
 from merge_optuna.engine.kernels import draws
 from merge_optuna.engine.kernels import task_vectors as kernels
-from merge_optuna.methods import mask_key
+from merge_optuna.methods._needs import Keys
 from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
 from merge_optuna.methods.linear import total_weight
 from merge_optuna.methods.sparse import (
@@ -69,20 +69,16 @@ class TaskVectors:
             return None
         return cls(target, base, models)
 
-    def key(self, what: str, model: int) -> Any:
-        """Key of what is known of one model's task vector."""
-        recipe = self.target.recipe
-        return key_of(what, self.target.name, recipe.sources[0], recipe.models[model])
-
     def vector(self, model: int) -> TaskVector:
         """The task vector of one model, with its histogram."""
-        key = self.key("histogram", model)
-        return TaskVector.of(self.base, self.models[model], self.known, key)
+        base, theta = self.base, self.models[model]
+        found = self.target.once("histogram", lambda: histogram_of(base, theta), model=model)
+        return TaskVector(base, theta, found)
 
     def mask_keys(self) -> list[int]:
         """Keys of the random masks of every model."""
-        names, seed = self.target.recipe.model_names, self.values["seed"]
-        return [mask_key(seed, model, self.target.name) for model in names]
+        keys: list[int] = Keys().arguments(self.target)["keys"]
+        return keys
 
 
 # -- consensus ----------------------------------------------------------------------------------
@@ -207,9 +203,9 @@ def _rescale(vectors: TaskVectors, model: int, key: Any, limit: int) -> float:
 
 def _rescale_l1(vectors: TaskVectors, model: int, key: Any, largest: np.uint32) -> float:
     base, theta = vectors.base, vectors.models[model]
-    norm = vectors.known.once(
-        vectors.key("l1", model),
-        lambda: draws.norm(base, theta, np.uint64(0), np.uint32(_FULL - 1)),
+    everything = np.uint32(_FULL - 1)
+    norm = vectors.target.once(
+        "l1", lambda: draws.norm(base, theta, np.uint64(0), everything), model=model
     )
     kept: float = draws.norm(base, theta, key, largest)
     return norm / kept if kept >= MIN_NORM else 1.0
