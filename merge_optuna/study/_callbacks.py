@@ -16,7 +16,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.samplers import own_claim
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial
-from merge_optuna.study._objective import failure
+from merge_optuna.study._outcome import failure
 
 
 class StopRule:

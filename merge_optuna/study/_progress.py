@@ -19,7 +19,8 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.samplers import owner_alive, owner_of
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
-from merge_optuna.study._objective import MergeObjective, failure
+from merge_optuna.study._objective import MergeObjective
+from merge_optuna.study._outcome import failure
 
 _LOGGER = logging.getLogger("merge_optuna")
 _SECONDS = 0.2  # between two looks at all trials, which take longer the more there are
