@@ -23,11 +23,10 @@ from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, remaining
 from merge_optuna.study._first import is_copy
 from merge_optuna.study._keep_best import KeepBest
-from merge_optuna.study._limit import Overdue, check_limit, limited
+from merge_optuna.study._limit import Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._outcome import excuse, failed, outcome
-from merge_optuna.study._progress import Bar, Crowd
-from merge_optuna.study._quiet import quiet
+from merge_optuna.study._progress import Bar, Crowd, quiet
 from merge_optuna.study._storage import told_plainly
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
@@ -305,16 +304,6 @@ def _age(trial: optuna.Trial) -> float:
     """Seconds since a trial was created."""
     created = trial.datetime_start
     return math.inf if created is None else abs((datetime.now() - created).total_seconds())
-
-
-def check_seconds(name: str, seconds: float | None) -> None:
-    """Refuses a time that is none.
-
-    Raises:
-        StudyError: If it is not a positive number.
-    """
-    if seconds is not None and not seconds > 0:
-        raise StudyError(f"{name} must be a positive number of seconds, not {seconds}.")
 
 
 def check_total(n_trials: int) -> None:
