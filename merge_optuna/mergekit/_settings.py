@@ -19,7 +19,7 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.mergekit._methods import REQUIRED
 from merge_optuna.mergekit._node import Node
 from merge_optuna.methods import Parameter
-from merge_optuna.recipes import ByName, PerGroup, Value, value_at
+from merge_optuna.recipes import ByName, PerGroup, Value, form_of
 from merge_optuna.recipes.groups import Depth, Layout
 
 Scalar = bool | int | float | str
@@ -257,7 +257,7 @@ def _over_depth(
     at = {layout.layers[name]: number for name, number in numbers.items()}
     candidates.append(PerGroup(per="layer", values=tuple(at[label] for label in layout.order)))
     for candidate in candidates:
-        if all(value_at(candidate, name, layout) == x for name, x in numbers.items()):
+        if all(form_of(candidate).at(name, layout) == x for name, x in numbers.items()):
             return candidate
     return None
 

@@ -21,20 +21,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
+from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
+from merge_optuna.recipes._given import as_value, free, per_group
+from merge_optuna.recipes._merge import check_sources, merge
 from merge_optuna.recipes._params import check_params
-from merge_optuna.recipes._structure import Chain, Structure, frame_of
-from merge_optuna.recipes._tree import Recipe, check_sources, merge, mergekit
-from merge_optuna.recipes._values import (
-    ByName,
-    Free,
-    PerGroup,
-    Value,
-    as_value,
-    free,
-    per_group,
-    value_at,
-)
+from merge_optuna.recipes._structure import Chain, Structure
+from merge_optuna.recipes._tree import Recipe, frame_of, leaves_of
+from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, form_of
 from merge_optuna.recipes.groups import Depth, Layout, depth
 from merge_optuna.recipes.route import MOST_HOPS, Hop, Route, ScaleTarget
 
@@ -1153,9 +1147,11 @@ __all__ = [
     "della_linear",
     "depth",
     "fisher",
+    "form_of",
     "frame_of",
     "free",
     "karcher",
+    "leaves_of",
     "linear",
     "model_stock",
     "multislerp",
@@ -1172,5 +1168,4 @@ __all__ = [
     "slerp",
     "task_arithmetic",
     "ties",
-    "value_at",
 ]

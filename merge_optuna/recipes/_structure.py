@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from merge_optuna.checkpoints import Checkpoint, LayerStore, ModuleOfModel, StackStore, model_dtype
-from merge_optuna.errors import RecipeError
+from merge_optuna.methods import Part
 from merge_optuna.recipes._alignment import Alignment, align
 from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 from merge_optuna.recipes.groups import Layout
-from merge_optuna.recipes.route import check_fit, pieces
+from merge_optuna.recipes.route import Route, check_fit, pieces
 
 if TYPE_CHECKING:
     import torch
-
-    from merge_optuna.recipes._tree import Recipe
 
 
 class Structure(Protocol):
@@ -44,33 +44,25 @@ class Structure(Protocol):
         """What the kernel is told of a tensor beside the parameters."""
 
 
-def frame_of(source: Checkpoint | Recipe) -> Checkpoint:
-    """The frame of a source."""
-    return source if isinstance(source, Checkpoint) else source.frame
-
-
 class Overlay:
     """Every tensor is made of those of the same name in all sources."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(
+        self, base: Checkpoint | None, models: Sequence[Checkpoint], exclude: tuple[str, ...]
+    ):
+        self._models, self._exclude = len(models), exclude
+        self.frame, *self._others = models if base is None else (base, *models)
 
-    @property
-    def frame(self) -> Checkpoint:
-        """That of the base, or of the first model."""
-        return frame_of(self._recipe.sources[0])
-
-    @property
+    @cached_property
     def alignment(self) -> Alignment:
-        first, *others = (frame_of(source) for source in self._recipe.sources)
-        return align(first, tuple(others), self._recipe.exclude)
+        return align(self.frame, tuple(self._others), self._exclude)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
-        return (self._recipe.alignment.layout,) * len(self._recipe.models)
+        return (self.alignment.layout,) * self._models
 
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
-        return tuple((i, name) for i in range(len(self._recipe.models)))
+        return tuple((i, name) for i in range(self._models))
 
     def arguments_at(self, name: str) -> dict[str, Any]:
         return {}
@@ -79,17 +71,14 @@ class Overlay:
 class Stack:
     """The layers of the models one after the other; every tensor is made of one."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        if recipe.exclude:
-            raise RecipeError("passthrough leaves nothing out: exclude= is for merges.")
-        self._recipe = recipe
-        self._parts = tuple(frame_of(model) for model in recipe.models)
+    def __init__(self, models: Sequence[Checkpoint]):
+        self._parts = models
 
     @cached_property
     def _store(self) -> StackStore:
         return StackStore([p.store for p in self._parts], [p.name for p in self._parts])
 
-    @property
+    @cached_property
     def frame(self) -> Checkpoint:
         """The first model, with the layers of all and the head of the last."""
         digests = "".join(f"{part.digest}{part.layer_range}" for part in self._parts)
@@ -99,14 +88,14 @@ class Stack:
             digest=hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
         )
 
-    @property
+    @cached_property
     def alignment(self) -> Alignment:
         first, *others = self._parts
         check_configs(first, others, stacked=True)
         check_vocabularies(first, others[-1:], first.names())
-        return align(self._recipe.frame, (), ())
+        return align(self.frame, (), ())
 
-    @property
+    @cached_property
     def layouts(self) -> tuple[Layout, ...]:
         names: list[list[str]] = [[] for _ in self._parts]
         for i, own in self._store.origins.values():
@@ -121,21 +110,19 @@ class Stack:
 
 
 class Chain:
-    """The layers of a path between an embedding and a head; every tensor is made of one.
+    """The layers of a route between an embedding and a head; every tensor is made of one.
 
     Attributes:
-        pieces: What the path is made of.
+        pieces: What the route is made of.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        if recipe.exclude:
-            raise RecipeError("path leaves nothing out: exclude= is for merges.")
-        assert recipe.path is not None
-        self._recipe, self._path = recipe, recipe.path
-        self._models = tuple(frame_of(model) for model in recipe.models)
-        self._path.check(recipe.model_names, [model.depth for model in self._models])
-        check_fit(self._path, self._models)
-        self.pieces = pieces(self._path, self._models)
+    def __init__(
+        self, models: Sequence[Checkpoint], names: Sequence[str], route: Route, digest: str
+    ):
+        self._models, self._names, self._route, self._digest = models, names, route, digest
+        route.check(names, [model.depth for model in models])
+        check_fit(route, models)
+        self.pieces = pieces(route, models)
 
     @cached_property
     def parts(self) -> tuple[Checkpoint, ...]:
@@ -153,18 +140,18 @@ class Chain:
         found = [model_dtype(model.config, model.store.specs()) for model in self._models]
         return found[0] if len(set(found)) > 1 else None
 
-    @property
+    @cached_property
     def frame(self) -> Checkpoint:
-        """The model of the embedding, with the layers of the path and the head of another."""
-        first = self._models[self._path.embeddings_from]
+        """The model of the embedding, with the layers of the route and the head of another."""
+        first = self._models[self._route.embeddings_from]
         around, store = first.store, self._store
         content = around.holding(store) if isinstance(around, ModuleOfModel) else store
-        names = "+".join(self._recipe.model_names)
-        return first.holding(content, name=f"path({names})", digest=self._recipe.digest)
+        name = f"path({'+'.join(self._names)})"
+        return first.holding(content, name=name, digest=self._digest)
 
-    @property
+    @cached_property
     def alignment(self) -> Alignment:
-        return align(self._recipe.frame, (), ())
+        return align(self.frame, (), ())
 
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:
@@ -185,8 +172,17 @@ class Chain:
         return {"factor": self.pieces[i].factor(own)}
 
 
-def structure_of(recipe: Recipe) -> Structure:
-    """How the sources of a recipe make up the merged model."""
-    if recipe.path is not None:
-        return Chain(recipe)
-    return Stack(recipe) if recipe.method == "passthrough" else Overlay(recipe)
+def parts_of(layout: Layout, frame: Checkpoint) -> dict[str, Part]:
+    """Where each merged tensor is in the flat model: all elements that are merged.
+
+    The tensors come from input to output: by layer group, in each as the checkpoint has them.
+    """
+    place = {label: i for i, label in enumerate(layout.order)}
+    found, offset = {}, 0
+    for name in sorted(layout.names, key=lambda name: place[layout.layers[name]]):
+        shape = frame.shape(name)
+        size = math.prod(shape)
+        row = size // shape[0] if len(shape) > 1 and size else max(size, 1)
+        found[name] = Part(name, layout.layers[name], offset, size, row)
+        offset += size
+    return found

@@ -15,6 +15,7 @@ from merge_optuna.checkpoints import (
     Vocabulary,
     aligned_vocabulary,
     chat_template_of,
+    configured,
 )
 from merge_optuna.errors import RecipeError
 
@@ -58,15 +59,39 @@ def check_tokenizer(vocabulary: Vocabulary, names: Sequence[str]) -> None:
             )
 
 
-def aligned(
-    vocabulary: Vocabulary, leaves: Sequence[Checkpoint], *, has_base: bool
+def views(
+    leaves: Sequence[Checkpoint],
+    vocabulary: Vocabulary | None,
+    config: Checkpoint | None,
+    *,
+    has_base: bool,
+    stacked: bool,
 ) -> dict[Checkpoint, Checkpoint]:
-    """Views of a recipe's leaves through one vocabulary, by what they are views of."""
+    """The leaves of a recipe through one vocabulary and one config.
+
+    Args:
+        leaves: Every checkpoint of the recipe.
+        vocabulary: Whose rows they are to have, if they differ.
+        config: The leaf whose config counts, if they differ.
+        has_base: Whether the first is the base.
+        stacked: Whether their layers follow each other.
+
+    Returns:
+        The views, by what they are views of.
+    """
     origins = tuple(dict.fromkeys(leaf.origin for leaf in leaves))
-    if vocabulary.source == BY_ID:
-        return {origin: origin for origin in origins}
-    views = aligned_vocabulary(vocabulary, origins, 0 if has_base else None).checkpoints
-    return dict(zip(origins, views, strict=True))
+    by_id = vocabulary is not None and vocabulary.source == BY_ID
+    seen = origins
+    if vocabulary is not None and not by_id:
+        seen = aligned_vocabulary(vocabulary, origins, 0 if has_base else None).checkpoints
+    found = dict(zip(origins, seen, strict=True))
+    if config is None and not by_id:
+        return found
+    frame = None if config is None else found[config.origin]
+    return {
+        origin: configured(view, frame or view, stacked=stacked, by_id=by_id)
+        for origin, view in found.items()
+    }
 
 
 def check_chat_template(wanted: str, names: Sequence[str]) -> None:
