@@ -31,7 +31,8 @@ from optuna.storages import BaseStorage, RDBStorage
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from merge_optuna.samplers import Box, _stored, owner_alive
+from merge_optuna.samplers import Box, owner_alive
+from merge_optuna.samplers._protocol import waiting
 from merge_optuna.testing import kill_at, on_write, textbook
 from tests.samplers import replay
 from tests.samplers.driver import SAMPLERS, SPACE, WRITES, done, fork, objective, search, wait
@@ -112,9 +113,9 @@ def _alone(
     kills: dict[str, int] = {}
 
     def work(wrap: Callable[[BaseStorage], BaseStorage], total: int) -> None:
-        _stored._PATIENCE_UNOWNED = 0.3  # nobody else is there
+        waiting._PATIENCE_UNOWNED = 0.3  # nobody else is there
         if "journal" in name:
-            _stored._FEW = 0  # as if there were a long log to fold: sign first
+            waiting._FEW = 0  # as if there were a long log to fold: sign first
         search(sampler, wrap(make()), total, name=name)
 
     names = WRITES["journal" if "journal" in name else "sqlite"]
@@ -149,7 +150,7 @@ def _together(
         return float("nan") if trial.number % 11 == 5 else value
 
     def work(extra: int | None = None) -> None:
-        _stored._PATIENCE_UNOWNED = 1.5  # for the trial of somebody killed before its first write
+        waiting._PATIENCE_UNOWNED = 1.5  # for the trial of somebody killed before its first write
         storage = make()
         total = 10**6
         if extra is not None:

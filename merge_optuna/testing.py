@@ -20,12 +20,18 @@ from optuna.distributions import (
 )
 from optuna.storages import BaseStorage
 
-from merge_optuna.samplers._archive import ArchiveSampler, DistributionAlgorithm
-from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._log import Candidate, Member, Rank, own_claim
-from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
-from merge_optuna.samplers._stored import CANDIDATE, LEARN, StoredSampler, keyed_rng
+from merge_optuna.samplers import ArchiveSampler, PopulationSampler
+from merge_optuna.samplers.algorithm import (
+    Candidate,
+    DistributionAlgorithm,
+    Member,
+    Population,
+    PopulationAlgorithm,
+    Rank,
+)
+from merge_optuna.samplers.box import Box
 from merge_optuna.samplers.cmaes import CmaEs
+from merge_optuna.samplers.plumbing import CANDIDATE, LEARN, StoredSampler, keyed_rng, own_claim
 
 Params: TypeAlias = dict[str, Any]
 WriteHook: TypeAlias = Callable[[int, str, bool], None]

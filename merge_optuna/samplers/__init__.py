@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from merge_optuna.samplers._archive import (
-    ArchiveAlgorithm,
-    ArchiveSampler,
-    DistributionAlgorithm,
-)
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
-from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._log import Candidate, Member, is_excused, own_claim
-from merge_optuna.samplers._owner import fail_dead_trials, owner_alive, owner_of, sign
-from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
-from merge_optuna.samplers._stored import StoredSampler, sign_once
+from merge_optuna.samplers._protocol.claim import own_claim
+from merge_optuna.samplers._protocol.log import is_excused
+from merge_optuna.samplers._protocol.owner import fail_dead_trials, owner_alive, owner_of, sign
+from merge_optuna.samplers._protocol.sampler import (
+    ArchiveSampler,
+    PopulationSampler,
+    StoredSampler,
+    sign_once,
+)
 from merge_optuna.samplers._variation import (
     SBX,
     Gaussian,
@@ -21,6 +20,15 @@ from merge_optuna.samplers._variation import (
     PolynomialMutation,
     Variation,
 )
+from merge_optuna.samplers.algorithm import (
+    ArchiveAlgorithm,
+    Candidate,
+    DistributionAlgorithm,
+    Member,
+    Population,
+    PopulationAlgorithm,
+)
+from merge_optuna.samplers.box import Box
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 from merge_optuna.samplers.de import (
     DE,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Vector
+    from merge_optuna.samplers.box import Vector
 
 
 class Bounds(Protocol):

@@ -21,11 +21,11 @@ from optuna.distributions import (
 )
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._log import Candidate
+from merge_optuna.samplers.algorithm import Candidate
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Box
-    from merge_optuna.samplers._log import Member
+    from merge_optuna.samplers.algorithm import Member
+    from merge_optuna.samplers.box import Box
 
 ORIGIN = "origin"
 """Parameter: which source it is, or that it is a child."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from merge_optuna.errors import StudyError
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Vector
+    from merge_optuna.samplers.box import Vector
 
 Mask: TypeAlias = NDArray[np.bool_]
 

@@ -17,14 +17,14 @@ from threadpoolctl import ThreadpoolController
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._archive import ArchiveSampler, DistributionAlgorithm
-from merge_optuna.samplers._log import Candidate
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
+from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from merge_optuna.samplers._box import Box, Vector
-    from merge_optuna.samplers._log import Member
+    from merge_optuna.samplers.algorithm import Member
+    from merge_optuna.samplers.box import Box, Vector
 
 _SIGMA = 1 / 6
 _CLIPPED = 0.2  # share of clipped samples above which the start is too close to the bounds

@@ -23,19 +23,20 @@ import numpy as np
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Bounds, Midpoint
-from merge_optuna.samplers._box import Box
-from merge_optuna.samplers._log import Candidate, Member
-from merge_optuna.samplers._population import (
+from merge_optuna.samplers._protocol.sampler import PopulationSampler
+from merge_optuna.samplers.algorithm import (
+    Candidate,
+    Member,
     Population,
     PopulationAlgorithm,
-    PopulationSampler,
     TooFewMembers,
 )
+from merge_optuna.samplers.box import Box
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from merge_optuna.samplers._box import Vector
+    from merge_optuna.samplers.box import Vector
 
 
 # -- Mutation ---------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._archive import ArchiveAlgorithm, ArchiveSampler
 from merge_optuna.samplers._genealogy import (
     CHILD,
     ORIGIN,
@@ -26,11 +25,12 @@ from merge_optuna.samplers._genealogy import (
     source,
     sources_of,
 )
-from merge_optuna.samplers._log import Candidate, Member
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
+from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member
 from merge_optuna.samplers.de import Adaptation, Fixed
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Box
+    from merge_optuna.samplers.box import Box
 
 MEMBER = "member/"
 """Prefix of the parameters that name who is in the merged population."""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._archive import ArchiveSampler, DistributionAlgorithm
-from merge_optuna.samplers._log import Candidate, Member
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import SBX, PolynomialMutation, Variation, roulette
+from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm, Member
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from merge_optuna.samplers._box import Box
     from merge_optuna.samplers._variation import Mask
+    from merge_optuna.samplers.box import Box
 
 
 # -- Selection --------------------------------------------------------------------------------

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._archive import ArchiveAlgorithm, ArchiveSampler
 from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
-from merge_optuna.samplers._log import Candidate, Member
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation
+from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from merge_optuna.samplers._box import Box
+    from merge_optuna.samplers.box import Box
 
 
 class Descriptor(NamedTuple):

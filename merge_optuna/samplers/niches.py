@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._archive import ArchiveAlgorithm, ArchiveSampler
 from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
-from merge_optuna.samplers._log import Candidate, Member, Rank
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation, blend, roulette
+from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member, Rank
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from merge_optuna.samplers._box import Box, Vector
+    from merge_optuna.samplers.box import Box, Vector
 
 _EXTREME = 100  # exponent of two
 

@@ -20,13 +20,13 @@ from optuna.distributions import FloatDistribution
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
-from merge_optuna.samplers._log import Candidate, Member
-from merge_optuna.samplers._population import Population, PopulationAlgorithm, PopulationSampler
+from merge_optuna.samplers._protocol.sampler import PopulationSampler
+from merge_optuna.samplers.algorithm import Candidate, Member, Population, PopulationAlgorithm
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from merge_optuna.samplers._box import Vector
+    from merge_optuna.samplers.box import Vector
 
 
 # -- Coefficients -----------------------------------------------------------------------------

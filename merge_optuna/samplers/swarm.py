@@ -25,12 +25,12 @@ from merge_optuna.samplers._genealogy import (
     seed_number,
     sources_of,
 )
-from merge_optuna.samplers._log import Candidate, Member
-from merge_optuna.samplers._population import Population, PopulationSampler, TooFewMembers
+from merge_optuna.samplers._protocol.sampler import PopulationSampler
+from merge_optuna.samplers.algorithm import Candidate, Member, Population, TooFewMembers
 from merge_optuna.samplers.pso import GlobalBest, Swarm, Topology
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Box
+    from merge_optuna.samplers.box import Box
 
 PARENTS = ("position", "before", "pbest", "gbest")
 """Where a particle is, where it was before, and what it is pulled to."""

@@ -31,8 +31,8 @@ from merge_optuna.samplers import (
     NichesSampler,
     PSOSampler,
     StoredSampler,
-    _stored,
 )
+from merge_optuna.samplers._protocol import waiting
 from merge_optuna.testing import WriteHook, kill_at, on_write
 from tests.samplers.storages import make_storage
 
@@ -121,15 +121,15 @@ def kills(
 
     Each of ``writes`` is e.g. "before claim" or "after tell".
     """
-    _stored._PATIENCE_UNOWNED = 600.0  # the writes are the same on a busy machine
+    waiting._PATIENCE_UNOWNED = 600.0  # the writes are the same on a busy machine
     if kind == "journal":
-        _stored._FEW = 0  # as if there were a long log to fold: sign first
+        waiting._FEW = 0  # as if there were a long log to fold: sign first
     template = folder / "template"
     template.mkdir()
     assert wait(fork(lambda: search(sampler, make_storage(kind, template), before))) == 0
 
     def restart(own: Path) -> None:
-        _stored._PATIENCE_UNOWNED = 1.0  # nobody else is there
+        waiting._PATIENCE_UNOWNED = 1.0  # nobody else is there
         storage = make_storage(kind, own)
         study = optuna.load_study(study_name="s", storage=storage)
         kept = done(study)
@@ -160,7 +160,7 @@ def workers(folder: Path, sampler: str, kind: str, total: int) -> list[int]:
     worker 2 evaluates ten times slower; worker 3 is killed at the third write of a trial: between
     owner and claim, or after the claim (SQLite).
     """
-    _stored._PATIENCE_UNOWNED = 2.0  # the person's trial costs every worker that much
+    waiting._PATIENCE_UNOWNED = 2.0  # the person's trial costs every worker that much
     make = lambda: make_storage(kind, folder)  # noqa: E731
     study = optuna.create_study(study_name="s", storage=make())
     study.ask()  # a person's trial, running for ever

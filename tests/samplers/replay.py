@@ -23,8 +23,8 @@ from merge_optuna.samplers import (
     PopulationAlgorithm,
     own_claim,
 )
-from merge_optuna.samplers._log import Claim, Place, Rank
-from merge_optuna.samplers._population import TooFewMembers
+from merge_optuna.samplers._protocol.claim import Claim, Place
+from merge_optuna.samplers.algorithm import Rank, TooFewMembers
 
 
 class Step(NamedTuple):

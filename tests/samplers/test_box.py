@@ -14,7 +14,7 @@ from optuna.distributions import (
 )
 
 from merge_optuna.samplers import Box
-from merge_optuna.samplers._box import value_at
+from merge_optuna.samplers.box import value_at
 
 DISTRIBUTIONS = [
     FloatDistribution(-1, 3),

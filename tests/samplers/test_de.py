@@ -43,7 +43,7 @@ from merge_optuna.samplers import (
     Resample,
     own_claim,
 )
-from merge_optuna.samplers._log import Rank
+from merge_optuna.samplers.algorithm import Rank
 from merge_optuna.samplers.de import _gains, _Memory
 from merge_optuna.testing import AlgorithmSuite, textbook
 from tests.samplers.storages import make_storage
@@ -644,7 +644,7 @@ def fold(study: optuna.Study, space: Any) -> Any:
     assert log.follow(trials, len(trials))
     log.see(trials, log.unread(trials, len(trials)))
     for book in log.books.values():
-        sampler._catch_up(book, sampler._box(space))
+        sampler._places.catch_up(book, sampler._box(space))
     return log.books.values()
 
 

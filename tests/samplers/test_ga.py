@@ -41,8 +41,8 @@ from merge_optuna.samplers import (
     Truncation,
     own_claim,
 )
-from merge_optuna.samplers._log import Rank
 from merge_optuna.samplers._variation import blend, roulette
+from merge_optuna.samplers.algorithm import Rank
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage
 from tests.samplers.test_de import SPACE, N, objective, to_params, value

@@ -29,7 +29,7 @@ from merge_optuna.samplers import (
     PolynomialMutation,
     own_claim,
 )
-from merge_optuna.samplers._log import Rank
+from merge_optuna.samplers.algorithm import Rank
 from merge_optuna.samplers.niches import Room
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage

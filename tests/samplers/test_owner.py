@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from merge_optuna._schema import OWNER
 from merge_optuna.samplers import fail_dead_trials, owner_alive
-from merge_optuna.samplers._owner import sign
+from merge_optuna.samplers._protocol.owner import sign
 
 
 def owned(owner: object) -> FrozenTrial:

@@ -25,10 +25,11 @@ from merge_optuna.samplers import (
     CmaEs,
     CmaEsSampler,
     DistributionAlgorithm,
-    _stored,
 )
-from merge_optuna.samplers._log import Claim, Log, own_claim
-from merge_optuna.samplers._owner import owner_of
+from merge_optuna.samplers._protocol import waiting
+from merge_optuna.samplers._protocol.claim import Claim, encoded, own_claim
+from merge_optuna.samplers._protocol.log import Log
+from merge_optuna.samplers._protocol.owner import owner_of
 from tests.samplers.storages import make_storage
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
@@ -310,8 +311,8 @@ def test_a_persons_running_trial_is_waited_for_once(monkeypatch: pytest.MonkeyPa
     started = time.monotonic()
     study.optimize(lambda t: sum(point(t)), n_trials=1)
     assert time.monotonic() - started > 4.9
-    assert sampler._notes.given_up == {0}
-    monkeypatch.setattr(_stored, "_PATIENCE_UNOWNED", 60.0)  # five trials take less anywhere
+    assert sampler._notes.waiting.given_up == {0}
+    monkeypatch.setattr(waiting, "_PATIENCE_UNOWNED", 60.0)  # five trials take less anywhere
     started = time.monotonic()
     study.optimize(lambda t: sum(point(t)), n_trials=5)
     assert time.monotonic() - started < 60
@@ -329,7 +330,7 @@ def test_batches_are_the_textbook_in_any_order_of_telling() -> None:
         batch = [study.ask(SPACE) for _ in range(6)]
         for trial in reversed(batch):
             study.tell(trial, trial.params["x"] + trial.params["y"])
-    assert sampler._notes.given_up == set()  # nobody has waited for anybody
+    assert sampler._notes.waiting.given_up == set()  # nobody has waited for anybody
     assert [t.params for t in study.trials] == expected
 
 
@@ -374,9 +375,9 @@ def write_hook(method: str, nth: int, do: Callable[[], None]) -> testing.WriteHo
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a trial that has not claimed: every clash happens."""
-    monkeypatch.setattr(_stored, "_PATIENCE_UNOWNED", 0.0)
-    monkeypatch.setattr(_stored, "_PATIENCE_OWNED", 0.0)
-    monkeypatch.setattr(_stored, "_STEP_ASIDE", 0.01)
+    monkeypatch.setattr(waiting, "_PATIENCE_UNOWNED", 0.0)
+    monkeypatch.setattr(waiting, "_PATIENCE_OWNED", 0.0)
+    monkeypatch.setattr(waiting, "_STEP_ASIDE", 0.01)
 
 
 def check_a_race_was_resolved(study: optuna.Study, n: int) -> None:
@@ -476,7 +477,7 @@ def test_torn_reads_are_noticed() -> None:
 def test_vectors_survive_the_storage_bit_for_bit(tmp_path: Path) -> None:
     vector = np.random.default_rng(0).standard_normal(300) * 1e-300
     candidate = Candidate(vector, {"raw": np.nextafter(vector, 1)})
-    claim = Claim(0, "p", 1, 2, 0, 3, (4, 5), candidate.encode())
+    claim = Claim(0, "p", 1, 2, 0, 3, (4, 5), encoded(candidate))
     for kind in ("memory", "sqlite", "journal"):
         study = optuna.create_study(storage=make_storage(kind, tmp_path))
         study.ask()

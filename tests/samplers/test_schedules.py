@@ -29,12 +29,13 @@ from merge_optuna.samplers import (
     PopulationAlgorithm,
     PopulationSampler,
     StoredSampler,
-    _stored,
     own_claim,
 )
-from merge_optuna.samplers._log import Book
-from merge_optuna.samplers._owner import owner_of
-from merge_optuna.samplers._population import TooFewMembers, _Slots
+from merge_optuna.samplers._protocol import waiting
+from merge_optuna.samplers._protocol.log import Book
+from merge_optuna.samplers._protocol.owner import owner_of
+from merge_optuna.samplers._protocol.slots import _Slots
+from merge_optuna.samplers.algorithm import TooFewMembers
 from tests.samplers import replay
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
@@ -124,7 +125,7 @@ class View:
         assert self.log.follow(self.trials, len(self.trials))
         self.size = sampler._algorithm.population_size(len(box))
         self.book: Book = self.log.book(sampler._digest(box))
-        sampler._catch_up(self.book, box)
+        sampler._places.catch_up(self.book, box)
 
     def everything(self) -> Any:
         """Comparable between processes."""
@@ -346,5 +347,5 @@ def test_chaos_is_folded_the_same_everywhere(steps: Steps, make: Make) -> None:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ("_PATIENCE_UNOWNED", "_PATIENCE_OWNED", "_STEP_ASIDE"):
-            patch.setattr(_stored, name, 0.0)  # nobody waits for a trial that has not claimed
+            patch.setattr(waiting, name, 0.0)  # nobody waits for a trial that has not claimed
         Processes(make).run(steps)

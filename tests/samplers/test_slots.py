@@ -30,10 +30,11 @@ from merge_optuna.samplers import (
     PopulationSampler,
     PSOSampler,
     Rand,
-    _stored,
 )
-from merge_optuna.samplers._log import own_claim
-from merge_optuna.samplers._population import TooFewMembers, _Slots
+from merge_optuna.samplers._protocol import waiting
+from merge_optuna.samplers._protocol.claim import own_claim
+from merge_optuna.samplers._protocol.slots import _Slots
+from merge_optuna.samplers.algorithm import TooFewMembers
 from tests.samplers import replay
 from tests.samplers.storages import make_storage
 
@@ -142,7 +143,7 @@ def state(study: optuna.Study) -> _Slots:
     log.know(sampler._digest(box), box)
     assert log.follow(trials, len(trials))
     book = log.book(sampler._digest(box))
-    sampler._catch_up(book, box)
+    sampler._places.catch_up(book, box)
     slots = book.memory
     assert isinstance(slots, _Slots)
     return slots
@@ -367,9 +368,9 @@ def test_all_free_slots_can_be_taken_away_at_once() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a trial that has not claimed."""
-    monkeypatch.setattr(_stored, "_PATIENCE_UNOWNED", 0.0)
-    monkeypatch.setattr(_stored, "_PATIENCE_OWNED", 0.0)
-    monkeypatch.setattr(_stored, "_STEP_ASIDE", 0.0)
+    monkeypatch.setattr(waiting, "_PATIENCE_UNOWNED", 0.0)
+    monkeypatch.setattr(waiting, "_PATIENCE_OWNED", 0.0)
+    monkeypatch.setattr(waiting, "_STEP_ASIDE", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution
 
 import merge_optuna as mo
 from merge_optuna._schema import CLAIM
-from merge_optuna.samplers._log import Claim
+from merge_optuna.samplers._protocol.claim import Claim
 from tests import toys
 from tests.hostile import check_refused
 

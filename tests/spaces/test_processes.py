@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 
-from merge_optuna.samplers import _stored
+from merge_optuna.samplers._protocol import waiting
 from merge_optuna.spaces import parents_of
 from merge_optuna.testing import kill_at, on_write
 from tests import processes
@@ -60,13 +60,13 @@ def kills(
     """Kills a search in one of its trials, each time at another write, and starts it again."""
     signal.alarm(900)
     search(kind, None, TOTAL)  # the forks inherit what this has compiled
-    _stored._PATIENCE_UNOWNED = 600.0  # the writes are the same on a busy machine
+    waiting._PATIENCE_UNOWNED = 600.0  # the writes are the same on a busy machine
     template = folder / "template"
     template.mkdir(parents=True)
     assert not wait(fork(lambda: search(kind, make_storage(storage, template), KILLED, **options)))
 
     def restart(own: Path) -> None:
-        _stored._PATIENCE_UNOWNED = 1.0  # nobody else is there
+        waiting._PATIENCE_UNOWNED = 1.0  # nobody else is there
         opened = make_storage(storage, own)
         kept = done(optuna.load_study(study_name="s", storage=opened))
         study = search(kind, opened, TOTAL, **options)
@@ -127,7 +127,7 @@ def workers(kind: str, storage: str, folder: Path, total: int) -> None:
     """Four workers: one hesitates before it claims, one is slow, one is killed in its third."""
     signal.alarm(900)
     search(kind, None, TOTAL)  # the forks inherit what this has compiled
-    _stored._PATIENCE_UNOWNED = 1.0  # of the worker that is killed
+    waiting._PATIENCE_UNOWNED = 1.0  # of the worker that is killed
 
     def hesitate(k: int, method: str, after: bool) -> None:
         if after and method == "create_new_trial":

@@ -1,240 +1,31 @@
-"""Claims and the log: what a population sampler keeps in the storage, and how it is read back.
+"""The log: which results a population has seen, in an order that is the same in every process.
 
-Every trial of a population sampler carries a *claim*: which candidate of which generation it
-evaluates, the vector itself, and the trials its worker had seen finish. The log is what these
-lists say, read in trial-number order; it depends on no clock and is the same in every process.
-:class:`Log` folds it from the stored trials, each once; throwing it away loses nothing.
+Every claim lists the trials that its worker had seen finish. The log is what these lists say, read
+in trial-number order; it depends on no clock. :class:`Log` folds it from the stored trials, each
+once; throwing it away loses nothing.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._records import check_type, decoding, values_of
 from merge_optuna._schema import CLAIM, KILLED, PARTIAL, SCORES, SURPLUS
-from merge_optuna._scores import unpack
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._protocol.claim import Claim, Place, held_claim
+from merge_optuna.samplers.algorithm import Member, Rank
 
 if TYPE_CHECKING:
-    from merge_optuna.samplers._box import Box, Vector
+    from merge_optuna.samplers.box import Box
 
 _KILLS = 20  # a candidate that takes its process down that often is to blame
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """What an algorithm proposes.
-
-    Attributes:
-        x: (n,) the point of the unit box that is evaluated.
-        hidden: further vectors that the algorithm wants back with the result, e.g. the sample
-            before it was rounded to a step.
-        parents: numbers of the trials that a child descends from, by the name of the parameter
-            that names the parent.
-    """
-
-    x: Vector
-    hidden: Mapping[str, Vector] = field(default_factory=dict)
-    parents: Mapping[str, int] = field(default_factory=dict)
-
-    def encode(self) -> dict[str, str]:
-        """The vectors of a :class:`Claim`."""
-        return {name: _encode(vector) for name, vector in {"x": self.x, **self.hidden}.items()}
-
-
-class Place(NamedTuple):
-    """Where a candidate stands in its population; see :class:`Claim`."""
-
-    generation: int
-    slot: int
-    k: int = 0
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The place a trial takes in its population.
-
-    Attributes:
-        trial: number of the trial. A claim that says another number was copied by Optuna's
-            retry callback.
-        population: digest of the search space and of the algorithm's options.
-        generation: the generation the candidate was drawn from.
-        slot: which candidate of that generation.
-        k: 0, or 1, 2, ... for further candidates of the same slot, proposed while all slots
-            were taken.
-        attempt: 0, then one more each time the candidate is proposed again after a failure.
-        seed: the seed it was drawn with.
-        seen: numbers of the trials that finished since the previous claim, as this worker read
-            them.
-        vectors: the candidate, name -> base64 of little-endian float64: no bit changes.
-        owner: who runs the trial, if that has not been stored before.
-        parents: numbers of the parents' trials, see :class:`Candidate`.
-    """
-
-    trial: int
-    population: str
-    generation: int
-    slot: int
-    attempt: int
-    seed: int
-    seen: tuple[int, ...]
-    vectors: Mapping[str, str]
-    k: int = 0
-    owner: Mapping[str, Any] | None = None
-    parents: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> Claim | None:
-        """The claim a trial carries, its own or a copied one."""
-        stored = trial.system_attrs.get(CLAIM)
-        return None if stored is None else cls.from_json(stored, trial.number)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any], of: int) -> Claim:
-        """The inverse of :meth:`to_json`.
-
-        Args:
-            stored: what a trial carries.
-            of: number of that trial.
-
-        Raises:
-            StudyError: If it is no claim.
-        """
-        with decoding(f"claim of trial {of}"):
-            claim = cls(**{**stored, "seen": tuple(stored["seen"])})
-            claim._check()
-            return claim
-
-    def _check(self) -> None:
-        """Checks the types of all fields."""
-        numbers = (self.trial, self.generation, self.slot, self.attempt, self.seed, self.k)
-        for number in (*numbers, *self.seen, *self.parents.values()):
-            check_type("a number", number, int)
-        for text in (self.population, *self.vectors.values()):
-            check_type("a text", text, str)
-
-    def check_seen(self) -> None:
-        """Checks that the trials it has seen were there.
-
-        Raises:
-            ValueError: If one was not.
-        """
-        if not all(0 <= number < self.trial for number in self.seen):
-            raise ValueError(f"it has seen trials that were not there: {list(self.seen)[-5:]}")
-
-    def to_json(self) -> dict[str, Any]:
-        """As stored."""
-        return {**vars(self), "seen": list(self.seen)}
-
-    def again(self, trial: int, seen: tuple[int, ...] = ()) -> Claim:
-        """The same candidate, proposed once more by another trial."""
-        return replace(self, trial=trial, attempt=self.attempt + 1, seen=seen, owner=None)
-
-    @property
-    def candidate(self) -> Candidate:
-        """What the trial evaluates."""
-        with decoding(f"claim of trial {self.trial}"):
-            vectors = {name: _decode(text) for name, text in self.vectors.items()}
-            return Candidate(vectors.pop("x"), vectors, self.parents)
-
-    @property
-    def place(self) -> Place:
-        """Generation, slot and k: one candidate of a population, however often proposed."""
-        return Place(self.generation, self.slot, self.k)
-
-    def same_attempt(self, other: Claim) -> bool:
-        """Whether two trials claim the same."""
-        mine = (self.population, self.place, self.attempt)
-        return mine == (other.population, other.place, other.attempt)
-
-
-def own_claim(trial: FrozenTrial) -> Claim | None:
-    """The claim a trial has made itself."""
-    claim = Claim.of(trial)
-    return claim if claim is not None and claim.trial == trial.number else None
-
-
-def held_claim(trial: FrozenTrial) -> Claim | None:
-    """The claim a trial holds: its own, or a copied one while it waits or has not claimed yet."""
-    claim = Claim.of(trial)
-    if claim is None or claim.trial == trial.number:
-        return claim
-    return None if trial.state.is_finished() else claim.again(trial.number)
-
-
-class Rank(NamedTuple):
-    """How good a finished candidate is; smaller is better.
-
-    Complete trials come before pruned ones, pruned before failed. Within a state Deb's rule
-    (2000): no violation before some, less before more, then by loss.
-
-    Attributes:
-        state: 0 complete, 1 pruned, 2 failed.
-        violation: sum of the violated constraints.
-        loss: the objective's value, negated if it is maximised; a pruned trial's partial value,
-            inf if it has none.
-    """
-
-    state: int
-    violation: float
-    loss: float
-
-    def worse_by(self, better: Rank) -> float:
-        """Difference of the losses; inf where they cannot be compared."""
-        return self.loss - better.loss if self[:2] == better[:2] else math.inf
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A candidate that has been evaluated.
-
-    Attributes:
-        x: (n,) the point of the unit box.
-        rank: how good it is.
-        hidden: what the algorithm has added to the candidate.
-        id: the individual's number, its place in the log.
-        k: see :class:`Claim`.
-        params: what was evaluated.
-        attrs: user attributes of its trial.
-        trial: number of its trial.
-        best: the best that its slot has seen, for algorithms that move on from it (PSO).
-        packed_scores: ``scores`` as stored.
-        sign: 1 if the study minimises, -1 if it maximises.
-        parents: see :class:`Candidate`.
-    """
-
-    x: Vector
-    rank: Rank
-    hidden: Mapping[str, Vector] = field(default_factory=dict)
-    id: int = 0
-    k: int = 0
-    params: Mapping[str, Any] = field(default_factory=dict)
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    trial: int = 0
-    best: Member | None = None
-    packed_scores: Any = field(default=None, repr=False)
-    sign: int = -1
-    parents: Mapping[str, int] = field(default_factory=dict)
-
-    @cached_property
-    def scores(self) -> Vector:
-        """(m,) per-example scores, larger is better; without any, the objective's value as one.
-
-        In a study that minimises they are the negated ones.
-        """
-        if self.packed_scores is None:
-            return np.array([-self.rank.loss])
-        return -self.sign * unpack(self.packed_scores, self.trial).astype(np.float64)
 
 
 def is_excused(trial: FrozenTrial) -> bool:
@@ -526,11 +317,3 @@ def _rank(trial: FrozenTrial, sign: int) -> Rank:
         check_type("it", partial, (int, float))
     loss = sign * partial
     return Rank(1, violation, loss if loss == loss else math.inf)
-
-
-def _encode(vector: Vector) -> str:
-    return base64.b64encode(vector.astype("<f8").tobytes()).decode()
-
-
-def _decode(text: str) -> Vector:
-    return np.frombuffer(base64.b64decode(text), dtype="<f8").astype(np.float64)

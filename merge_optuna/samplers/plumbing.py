@@ -1,0 +1,29 @@
+"""What the other packages need of the samplers' protocol: who runs a trial, and what it claims."""
+
+from __future__ import annotations
+
+from merge_optuna.samplers._protocol.claim import own_claim
+from merge_optuna.samplers._protocol.log import check_numbers, is_excused
+from merge_optuna.samplers._protocol.owner import (
+    fail_dead_trials,
+    owner_alive,
+    owner_of,
+    sign,
+)
+from merge_optuna.samplers._protocol.places import CANDIDATE, LEARN, keyed_rng
+from merge_optuna.samplers._protocol.sampler import StoredSampler, sign_once
+
+__all__ = [
+    "CANDIDATE",
+    "LEARN",
+    "StoredSampler",
+    "check_numbers",
+    "fail_dead_trials",
+    "is_excused",
+    "keyed_rng",
+    "own_claim",
+    "owner_alive",
+    "owner_of",
+    "sign",
+    "sign_once",
+]
