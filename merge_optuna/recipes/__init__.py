@@ -23,12 +23,20 @@ from typing import Any
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
-from merge_optuna.recipes._given import as_value, free, per_group
-from merge_optuna.recipes._merge import check_sources, merge
+from merge_optuna.recipes._merge import merge
 from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._structure import Chain, Structure
-from merge_optuna.recipes._tree import Recipe, frame_of, leaves_of
-from merge_optuna.recipes._values import ByName, Free, PerGroup, Value, form_of
+from merge_optuna.recipes._tree import Recipe, check_sources, frame_of, leaves_of
+from merge_optuna.recipes._values import (
+    ByName,
+    Free,
+    PerGroup,
+    Value,
+    as_value,
+    form_of,
+    free,
+    per_group,
+)
 from merge_optuna.recipes.groups import Depth, Layout, depth
 from merge_optuna.recipes.route import MOST_HOPS, Hop, Route, ScaleTarget
 

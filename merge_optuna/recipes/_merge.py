@@ -3,36 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
 from merge_optuna.errors import RecipeError, shown
-from merge_optuna.recipes._given import as_value
-from merge_optuna.recipes._tree import Recipe
-from merge_optuna.recipes._values import Value
-
-
-def check_sources(
-    taker: str, base: Checkpoint | Recipe | None, models: Sequence[Checkpoint | Recipe]
-) -> None:
-    """Checks that somebody who takes models was given models.
-
-    Raises:
-        RecipeError: If not, or one instead of a list.
-    """
-    if isinstance(models, (Checkpoint, Recipe)):
-        raise RecipeError(f"{taker} takes a list of models: [{models.name}], not one model.")
-    if isinstance(models, str | Path) or not isinstance(models, Sequence):
-        raise RecipeError(
-            f"{taker} takes a list of models, [mo.Checkpoint(folder), ...], not {models!r}."
-        )
-    for source in (base, *models):
-        if source is not None and not isinstance(source, (Checkpoint, Recipe)):
-            raise RecipeError(
-                f"{taker} expected a mo.Checkpoint or a recipe, not {source!r}. "
-                "Wrap a folder: mo.Checkpoint(folder)."
-            )
+from merge_optuna.recipes._tree import Recipe, check_sources
+from merge_optuna.recipes._values import Value, as_value
 
 
 def merge(

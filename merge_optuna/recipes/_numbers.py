@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from optuna.distributions import FloatDistribution
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods import Method, Parameter
-from merge_optuna.recipes._given import free
-from merge_optuna.recipes._values import Form, Free, Slot, form_of
+from merge_optuna.recipes._values import Form, Free, form_of, free
 from merge_optuna.recipes.groups import Depth, Layout, Per, parse_per
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One free number of a recipe.
+
+    Attributes:
+        name: The trial's parameter, e.g. ``weight/math/07``.
+        distribution: Where it is drawn from.
+        start: Where a search begins.
+    """
+
+    name: str
+    distribution: FloatDistribution
+    start: float
+
+    def under(self, prefix: str) -> Slot:
+        """The same with more before its name."""
+        return replace(self, name=prefix + self.name)
 
 
 class _Part(NamedTuple):
@@ -55,12 +73,12 @@ class Numbers:
             shares = self._shares(key)
             *_, last = parts = self._parts(key)
             for i, part in enumerate(parts):
-                for slot in part.form.slots(part.layout):
-                    if slot.name not in shares:
-                        yield slot.under(part.prefix)
+                for path, number, start in part.form.slots(part.layout):
+                    if path not in shares:
+                        yield Slot(part.prefix + path, number.distribution(), start)
                     elif part is not last:
-                        start = shares.start(i, slot.name)
-                        yield Slot(part.share + slot.name, FloatDistribution(0.0, 1.0), start)
+                        share = shares.start(i, path)
+                        yield Slot(part.share + path, FloatDistribution(0.0, 1.0), share)
 
     def bound(self, params: Mapping[str, float]) -> dict[str, Any]:
         """The parameters with a trial's in place of free numbers."""
@@ -73,14 +91,13 @@ class Numbers:
         values = []
         for part in parts:
             numbers = {}
-            for slot in part.form.slots(part.layout):
-                name = slot.name
-                if name not in shares:
-                    numbers[name] = params[part.prefix + name]
+            for path, _, _ in part.form.slots(part.layout):
+                if path not in shares:
+                    numbers[path] = params[part.prefix + path]
                     continue
-                rest = left.get(name, 1.0)
-                share = 1.0 if part is last else params[part.share + name]
-                numbers[name], left[name] = rest * share, rest * (1 - share)
+                rest = left.get(path, 1.0)
+                share = 1.0 if part is last else params[part.share + path]
+                numbers[path], left[path] = rest * share, rest * (1 - share)
             values.append(part.form.filled(part.layout, numbers))
         return self._like(key, values)
 
@@ -93,12 +110,12 @@ class Numbers:
             given = bound[key] if isinstance(bound[key], tuple) else (bound[key],)
             numbers = [p.form.read(one, p.layout) for p, one in zip(parts, given, strict=True)]
             for i, part in enumerate(parts):
-                for name, number in numbers[i].items():
-                    if name not in shares:
-                        params[part.prefix + name] = number
+                for path, number in numbers[i].items():
+                    if path not in shares:
+                        params[part.prefix + path] = number
                     elif part is not last:
-                        rest = sum(n[name] for n in numbers[i:])
-                        params[part.share + name] = number / rest if rest else 0.0
+                        rest = sum(n[path] for n in numbers[i:])
+                        params[part.share + path] = number / rest if rest else 0.0
         return params
 
     def freed(
@@ -234,7 +251,7 @@ def _one_per_group(form: Form, layout: Layout, per: Per) -> tuple[float, ...]:
 
 
 class _Shares:
-    """Slots at which the free weights of all models only matter by their proportions.
+    """Paths at which the free weights of all models only matter by their proportions.
 
     With ``normalize=True``, and in methods that are ``proportional`` anyway, scaling all weights
     changes nothing, so n free weights would leave the search a dead direction. Instead n − 1
@@ -243,12 +260,10 @@ class _Shares:
     """
 
     def __init__(self, method: Method, parts: Sequence[_Part]) -> None:
-        found = [{slot.name: slot for slot in part.form.slots(part.layout)} for part in parts]
-        names = set.intersection(*map(set, found)) if found else set()
-        self._starts = [{name: slots[name].start for name in names} for slots in found]
-        self._names = names
-        drawn = [slots[name].distribution for slots in found for name in names]
-        ranges = {(one.low, one.high) for one in drawn}
+        found = [{path: (f, x) for path, f, x in p.form.slots(p.layout)} for p in parts]
+        self._paths = set.intersection(*map(set, found)) if found else set()
+        self._starts = [{path: f[path][1] for path in self._paths} for f in found]
+        ranges = {(f[path][0].low, f[path][0].high) for f in found for path in self._paths}
         if any(low != 0 for low, _ in ranges) or len(ranges) > 1:
             always = method.proportional
             where = f"In {method.name}" if always else "With normalize=True"
@@ -257,9 +272,9 @@ class _Shares:
                 f"weight=mo.free(0, 1, ...) for all{'' if always else ', or normalize=False'}."
             )
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
 
-    def start(self, model: int, name: str) -> float:
-        rest = sum(starts[name] for starts in self._starts[model:])
-        return self._starts[model][name] / rest if rest else 0.0
+    def start(self, model: int, path: str) -> float:
+        rest = sum(starts[path] for starts in self._starts[model:])
+        return self._starts[model][path] / rest if rest else 0.0

@@ -11,9 +11,8 @@ from optuna.distributions import FloatDistribution
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes._documents import Document
-from merge_optuna.recipes._numbers import Numbers
+from merge_optuna.recipes._numbers import Numbers, Slot
 from merge_optuna.recipes._params import check_params
-from merge_optuna.recipes._values import Slot
 from merge_optuna.recipes.groups import Per
 
 if TYPE_CHECKING:

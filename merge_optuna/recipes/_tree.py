@@ -21,14 +21,13 @@ from merge_optuna.recipes._checks import (
     individual_of,
 )
 from merge_optuna.recipes._fisher_and_gram import check_number, check_origin
-from merge_optuna.recipes._given import unwrapped
 from merge_optuna.recipes._limits import joint_extent
 from merge_optuna.recipes._numbers import Numbers
 from merge_optuna.recipes._sources import names_of, numbered, replaced
 from merge_optuna.recipes._space import SearchSpace
 from merge_optuna.recipes._structure import Chain, Overlay, Stack, Structure, parts_of
 from merge_optuna.recipes._tokenizer import Tokenizer, chat_template, views
-from merge_optuna.recipes._values import Value, form_of
+from merge_optuna.recipes._values import Value, form_of, unwrapped
 from merge_optuna.recipes.groups import Layout
 from merge_optuna.recipes.route import Route
 
@@ -345,6 +344,28 @@ class Recipe(SearchSpace):
     def __str__(self) -> str:
         """A layer path as a path, ``A0-A1-B1×0.8``; all fields of other recipes."""
         return super().__str__() if self.path is None else str(self.path)
+
+
+def check_sources(
+    taker: str, base: Checkpoint | Recipe | None, models: Sequence[Checkpoint | Recipe]
+) -> None:
+    """Checks that somebody who takes models was given models.
+
+    Raises:
+        RecipeError: If not, or one instead of a list.
+    """
+    if isinstance(models, (Checkpoint, Recipe)):
+        raise RecipeError(f"{taker} takes a list of models: [{models.name}], not one model.")
+    if isinstance(models, str | Path) or not isinstance(models, Sequence):
+        raise RecipeError(
+            f"{taker} takes a list of models, [mo.Checkpoint(folder), ...], not {models!r}."
+        )
+    for source in (base, *models):
+        if source is not None and not isinstance(source, (Checkpoint, Recipe)):
+            raise RecipeError(
+                f"{taker} expected a mo.Checkpoint or a recipe, not {source!r}. "
+                "Wrap a folder: mo.Checkpoint(folder)."
+            )
 
 
 def frame_of(source: Checkpoint | Recipe) -> Checkpoint:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from optuna.distributions import FloatDistribution
 from pydantic import (
@@ -20,12 +20,14 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationError,
     model_validator,
 )
 
-from merge_optuna.errors import RecipeError
-from merge_optuna.recipes.groups import Depth, Layout, matches, parse_per
+from merge_optuna.errors import MergeOptunaError, RecipeError, shown
+from merge_optuna.recipes.groups import Depth, Layout, Per, matches, parse_per
 
+_MOST_VALUES = 100_000
 _MOST_FILTERS = 10_000
 
 Number = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -35,25 +37,6 @@ PerField = Annotated[
     BeforeValidator(parse_per),
     PlainSerializer(lambda per: str(per) if isinstance(per, Depth) else per),
 ]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One free number of a recipe.
-
-    Attributes:
-        name: The trial's parameter, e.g. ``weight/math/07``; in a value the end of it, ``/07``.
-        distribution: Where it is drawn from.
-        start: Where a search begins.
-    """
-
-    name: str
-    distribution: FloatDistribution
-    start: float
-
-    def under(self, prefix: str) -> Slot:
-        """The same with more before its name."""
-        return replace(self, name=prefix + self.name)
 
 
 class Entry(NamedTuple):
@@ -75,6 +58,11 @@ class Entry(NamedTuple):
     def written(self) -> Any:
         """What stands in the value."""
         return self.number if self.free is None else self.free
+
+    @property
+    def path(self) -> str:
+        """The end of a trial's parameter, e.g. ``/07``; empty if it is the whole model."""
+        return f"/{self.label}" if self.label else ""
 
 
 class Form(ABC):
@@ -109,25 +97,24 @@ class Form(ABC):
         """Whether it is one number for all tensors."""
         return False
 
-    def slots(self, layout: Layout) -> Iterator[Slot]:
-        """Every free number that has an effect."""
-        for label, start, free, used in self.entries(layout):
-            if free is not None and used:
-                yield Slot(_path("", label), free.distribution(), start)
+    def slots(self, layout: Layout) -> list[tuple[str, Free, float]]:
+        """Every free number that has an effect: its path, what it is drawn from, its start."""
+        every = self.entries(layout)
+        return [(e.path, e.free, e.number) for e in every if e.free is not None and e.used]
 
     def filled(self, layout: Layout, numbers: Mapping[str, float]) -> Value:
-        """The value with ``numbers``, by the names of slots, in place of its free numbers.
+        """The value with ``numbers``, by their paths, in place of its free numbers.
 
         Free numbers without an effect get their start.
         """
         every = (
-            e.number if e.free is None else numbers.get(_path("", e.label), e.number)
+            e.number if e.free is None else numbers.get(e.path, e.number)
             for e in self.entries(layout)
         )
         return self.rebuilt(every, layout)
 
     def read(self, bound: Value, layout: Layout, prefix: str = "") -> dict[str, float]:
-        """Inverse of :meth:`filled`: the number of each slot, read from ``bound``.
+        """Inverse of :meth:`filled`: the number at each path, read from ``bound``.
 
         Raises:
             RecipeError: If ``bound`` does not have the same form.
@@ -137,7 +124,7 @@ class Form(ABC):
         given = [e.written for e in theirs] if is_alike else [bound] * len(mine)
         numbers: dict[str, float] = {}
         for entry, number in zip(mine, given, strict=True):
-            path, is_read = _path(prefix, entry.label), entry.free is not None and entry.used
+            path, is_read = prefix + entry.path, entry.free is not None and entry.used
             if is_read and isinstance(number, float):
                 numbers[path] = number
             elif is_read or (entry.free is None and number != entry.number):
@@ -339,7 +326,7 @@ class ByName(_Value):
     def entries(self, layout: Layout) -> Iterator[Entry]:
         for pattern, form, part in self.parts(layout):
             for entry in form.entries(part):
-                yield entry._replace(label=_path(pattern, entry.label))
+                yield entry._replace(label=pattern + entry.path)
 
     def rebuilt(self, numbers: Iterator[Any], layout: Layout) -> Value:
         return self._with(form.rebuilt(numbers, part) for _, form, part in self.parts(layout))
@@ -374,6 +361,7 @@ def _plain(value: Any) -> Any:
 
 
 Value = Number | Free | PerGroup | ByName
+_Form = TypeVar("_Form", Free, PerGroup, ByName)
 
 
 def form_of(value: Value) -> Form:
@@ -381,5 +369,76 @@ def form_of(value: Value) -> Form:
     return value if isinstance(value, Form) else Constant(value)
 
 
-def _path(prefix: str, label: str) -> str:
-    return f"{prefix}/{label}" if label else prefix
+def free(
+    low: float,
+    high: float,
+    *,
+    per: Per = "model",
+    start: float | Sequence[float] | None = None,
+    log: bool = False,
+) -> Free:
+    """A number for the search to choose, in [low, high].
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        per: How many numbers: one for the ``"model"``; one per ``"layer"`` (embedding, each
+            block, head); one per ``k`` consecutive layers; per ``"module"`` (attention and MLP of
+            each block); per ``"tensor"``; or ``mo.depth(k)`` numbers interpolated over the layers.
+            Those that no tensor depends on are not searched.
+        start: Where the search begins; the middle of the range when omitted. A sequence gives one
+            number per group.
+        log: Whether to search on a logarithmic scale; needs ``low > 0``.
+
+    Raises:
+        RecipeError: If the range is empty or the start lies outside.
+    """
+    starts = tuple(_limited(start)) if isinstance(start, Iterable) else start
+    return _made("mo.free", Free, low=low, high=high, per=per, start=starts, log=log)
+
+
+def per_group(values: Sequence[float | Free], *, per: Per = "layer") -> PerGroup:
+    """One value per group, in order; with ``per=mo.depth(k)`` ``k`` values interpolated."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise RecipeError(f"mo.per_group takes a list of numbers, not {shown(values)}.")
+    return _made("mo.per_group", PerGroup, per=per, values=tuple(_limited(values)))
+
+
+def _limited(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, if they are not more than anybody can mean."""
+    for number, value in enumerate(values):
+        if number >= _MOST_VALUES:
+            raise RecipeError(
+                f"There may be {_MOST_VALUES:,} values, one per group, and here are more."
+            )
+        yield value
+
+
+def _made(what: str, form: type[_Form], **fields: Any) -> _Form:
+    try:
+        return form(**fields)
+    except ValidationError as error:
+        raise unwrapped(error, what) from error
+
+
+def unwrapped(error: ValidationError, what: str) -> MergeOptunaError:
+    """The error of ours inside a validation error, or its list as one."""
+    for entry in error.errors():
+        cause = entry.get("ctx", {}).get("error")
+        if isinstance(cause, MergeOptunaError):
+            return cause
+    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
+    return RecipeError(f"{what}: {'; '.join(lines)}.")
+
+
+def as_value(value: object) -> Value:
+    """Returns ``value`` as one of the value types, reading dicts as name filters.
+
+    Raises:
+        RecipeError: If it is none, or filters leave some tensors without a value.
+    """
+    if isinstance(value, Free | PerGroup | ByName | bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return _made("Name filters", ByName, filters=tuple(value.items()))
+    raise RecipeError(f"Expected a number, mo.free, mo.per_group or filters, not {shown(value)}.")
