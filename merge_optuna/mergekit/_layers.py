@@ -34,7 +34,7 @@ def layers_of(source: Source, start: int, stop: int) -> Source:
         raise CheckpointError(
             f"There are no layers {start} to {stop - 1} in {source.name!r}: it has {count}."
         )
-    if source.method == "passthrough":
+    if source.spec.structure == "stack":
         return _of_stack(source, start, stop)
     base = None if source.base is None else layers_of(source.base, start, stop)
     models = tuple(layers_of(model, start, stop) for model in source.models)

@@ -32,7 +32,7 @@ def joined(modules: Mapping[str, Recipe], node: Node) -> Recipe:
     """
     name, first = next(iter(modules.items()))
     for other, recipe in modules.items():
-        if recipe.sources != first.sources or recipe.method == "passthrough":
+        if recipe.sources != first.sources or recipe.spec.structure == "stack":
             raise node.error(
                 f"{other!r} must merge the same whole models as {name!r}, in this order, with "
                 "numbers of its own. Merge each module with part= and write it before the next."

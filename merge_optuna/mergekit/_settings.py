@@ -16,7 +16,6 @@ from typing import Any
 
 from merge_optuna.checkpoints import block_of, find_stacks, renumbered
 from merge_optuna.errors import RecipeError
-from merge_optuna.mergekit._methods import REQUIRED
 from merge_optuna.mergekit._node import Node
 from merge_optuna.methods import Parameter
 from merge_optuna.recipes import ByName, PerGroup, Value, form_of
@@ -154,11 +153,6 @@ def _number(node: Node) -> float:
         return float(node.value)
     except (TypeError, ValueError):
         raise node.error(f"expected a number, not {node.value!r}.") from None
-
-
-def default_condition(value: Any, node: Node) -> list[Condition]:
-    """The condition that holds where no other does; none for a parameter that is required."""
-    return [] if value is REQUIRED else [Condition("*", (value,), node)]
 
 
 def value_of(

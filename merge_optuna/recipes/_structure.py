@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from merge_optuna.checkpoints import Checkpoint, LayerStore, ModuleOfModel, StackStore, model_dtype
 from merge_optuna.methods import Part
@@ -19,97 +20,110 @@ if TYPE_CHECKING:
     import torch
 
 
-class Structure(Protocol):
-    """Which tensors a merged model has, and of which tensors each is made.
+class Structure(ABC):
+    """Which tensors a merged model has, and of which tensors each is made."""
 
-    Attributes:
-        frame: The names, shapes and data types of the tensors, config and folder.
-        alignment: Which tensors are merged.
-        layouts: For each model the tensors, by its own names, that a value of it is about.
-    """
+    @cached_property
+    @abstractmethod
+    def frame(self) -> Checkpoint:
+        """The names, shapes and data types of the tensors, config and folder."""
 
-    @property
-    def frame(self) -> Checkpoint: ...
+    @cached_property
+    @abstractmethod
+    def alignment(self) -> Alignment:
+        """Which tensors are merged."""
 
-    @property
-    def alignment(self) -> Alignment: ...
+    @cached_property
+    @abstractmethod
+    def layouts(self) -> tuple[Layout, ...]:
+        """For each model the tensors, by its own names, that a value of it is about."""
 
-    @property
-    def layouts(self) -> tuple[Layout, ...]: ...
-
+    @abstractmethod
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         """The models that a tensor is made of, each with the tensor's name there."""
 
     def arguments_at(self, name: str) -> dict[str, Any]:
         """What the kernel is told of a tensor beside the parameters."""
+        return {}
 
 
-class Overlay:
+class Overlay(Structure):
     """Every tensor is made of those of the same name in all sources."""
 
     def __init__(
         self, base: Checkpoint | None, models: Sequence[Checkpoint], exclude: tuple[str, ...]
     ):
-        self._models, self._exclude = len(models), exclude
-        self.frame, *self._others = models if base is None else (base, *models)
+        self._sources = (*models,) if base is None else (base, *models)
+        self._models, self._exclude = range(len(models)), exclude
+
+    @cached_property
+    def frame(self) -> Checkpoint:
+        """That of the base, or of the first model."""
+        return self._sources[0]
 
     @cached_property
     def alignment(self) -> Alignment:
-        return align(self.frame, tuple(self._others), self._exclude)
+        return align(self.frame, self._sources[1:], self._exclude)
 
-    @property
+    @cached_property
     def layouts(self) -> tuple[Layout, ...]:
-        return (self.alignment.layout,) * self._models
+        return tuple(self.alignment.layout for _ in self._models)
 
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
-        return tuple((i, name) for i in range(self._models))
-
-    def arguments_at(self, name: str) -> dict[str, Any]:
-        return {}
+        return tuple((i, name) for i in self._models)
 
 
-class Stack:
-    """The layers of the models one after the other; every tensor is made of one."""
+class _Layers(Structure):
+    """Layers one after the other; every tensor is made of one."""
+
+    _models: Sequence[Checkpoint]
+
+    @cached_property
+    @abstractmethod
+    def _store(self) -> StackStore:
+        """The layers, with what is before and behind them."""
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        names: list[dict[str, None]] = [{} for _ in self._models]
+        for name in self._store.origins:
+            [(i, own)] = self.models_at(name)
+            names[i][own] = None  # the same layer may come again
+        return tuple(Layout(tuple(own)) for own in names)
+
+
+class Stack(_Layers):
+    """The layers of the models one after the other."""
 
     def __init__(self, models: Sequence[Checkpoint]):
-        self._parts = models
+        self._models = models
 
     @cached_property
     def _store(self) -> StackStore:
-        return StackStore([p.store for p in self._parts], [p.name for p in self._parts])
+        return StackStore([m.store for m in self._models], [m.name for m in self._models])
 
     @cached_property
     def frame(self) -> Checkpoint:
         """The first model, with the layers of all and the head of the last."""
-        digests = "".join(f"{part.digest}{part.layer_range}" for part in self._parts)
-        return self._parts[0].holding(
+        digests = "".join(f"{one.digest}{one.layer_range}" for one in self._models)
+        return self._models[0].holding(
             self._store,
-            name="+".join(part.name for part in self._parts),
+            name="+".join(one.name for one in self._models),
             digest=hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
         )
 
     @cached_property
     def alignment(self) -> Alignment:
-        first, *others = self._parts
+        first, *others = self._models
         check_configs(first, others, stacked=True)
         check_vocabularies(first, others[-1:], first.names())
         return align(self.frame, (), ())
 
-    @cached_property
-    def layouts(self) -> tuple[Layout, ...]:
-        names: list[list[str]] = [[] for _ in self._parts]
-        for i, own in self._store.origins.values():
-            names[i].append(own)
-        return tuple(Layout(tuple(own)) for own in names)
-
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         return (self._store.origins[name],)
 
-    def arguments_at(self, name: str) -> dict[str, Any]:
-        return {}
 
-
-class Chain:
+class Chain(_Layers):
     """The layers of a route between an embedding and a head; every tensor is made of one.
 
     Attributes:
@@ -152,14 +166,6 @@ class Chain:
     @cached_property
     def alignment(self) -> Alignment:
         return align(self.frame, (), ())
-
-    @cached_property
-    def layouts(self) -> tuple[Layout, ...]:
-        names: list[dict[str, None]] = [{} for _ in self._models]
-        for name in self._store.origins:
-            [(i, own)] = self.models_at(name)
-            names[i][own] = None
-        return tuple(Layout(tuple(own)) for own in names)
 
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         i, own = self._store.origins[name]
