@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from merge_optuna import methods
-from merge_optuna.checkpoints import Checkpoint, Vocabulary, is_name
+from merge_optuna.checkpoints import is_name
 from merge_optuna.errors import RecipeError, shown
-from merge_optuna.recipes._tokenizer import check_chat_template, check_tokenizer
 from merge_optuna.recipes._values import Constant, Free, form_of
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -115,28 +114,6 @@ def check_names(
         raise RecipeError(
             f"Several models are called {', '.join(sorted(several))}. Give each its own name: "
             "mo.Checkpoint(folder, name=...) or name=... of a recipe."
-        )
-
-
-def check_texts(
-    tokenizer: Vocabulary | None,
-    chat_template: str | None,
-    config: str | None,
-    leaves: Sequence[Checkpoint],
-) -> None:
-    """Tokenizer, chat template and config are those of existing sources.
-
-    Raises:
-        RecipeError: If not.
-    """
-    names = [leaf.name for leaf in leaves]
-    if tokenizer is not None:
-        check_tokenizer(tokenizer, names)
-    if chat_template is not None:
-        check_chat_template(chat_template, names)
-    if config not in (None, "base", *names, *(leaf.whole_name for leaf in leaves)):
-        raise RecipeError(
-            f"config must be 'base' or a source ({', '.join(names)}), not {config!r}."
         )
 
 

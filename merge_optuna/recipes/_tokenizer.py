@@ -38,12 +38,31 @@ Tokenizer = Annotated[
 ]
 
 
-def check_tokenizer(vocabulary: Vocabulary, names: Sequence[str]) -> None:
-    """Checks that a vocabulary is of the sources called ``names``.
+def check_texts(
+    vocabulary: Vocabulary | None,
+    template: str | None,
+    config: str | None,
+    leaves: Sequence[Checkpoint],
+) -> None:
+    """Checks that tokenizer, chat template and config are those of leaves of a recipe.
 
     Raises:
-        RecipeError: If it names another one.
+        RecipeError: If one names another source, or a chat template is no template either.
     """
+    names = [leaf.name for leaf in leaves]
+    listed = ", ".join(names)
+    if vocabulary is not None:
+        _check_vocabulary(vocabulary, names)
+    if template not in (None, "auto", *names) and "{" not in str(template):
+        raise RecipeError(
+            f"chat_template must be 'auto', a source ({listed}) or the text of a template, not "
+            f"{template!r}."
+        )
+    if config not in (None, "base", *names, *(leaf.whole_name for leaf in leaves)):
+        raise RecipeError(f"config must be 'base' or a source ({listed}), not {config!r}.")
+
+
+def _check_vocabulary(vocabulary: Vocabulary, names: Sequence[str]) -> None:
     if vocabulary.source not in ("base", "union", BY_ID, *names):
         raise RecipeError(
             f"tokenizer must be 'base', 'union' or a source ({', '.join(names)}), not "
@@ -92,19 +111,6 @@ def views(
         origin: configured(view, frame or view, stacked=stacked, by_id=by_id)
         for origin, view in found.items()
     }
-
-
-def check_chat_template(wanted: str, names: Sequence[str]) -> None:
-    """Checks that a chat template is ``"auto"``, the name of a source, or a template.
-
-    Raises:
-        RecipeError: If it is none of them.
-    """
-    if wanted != "auto" and wanted not in names and "{" not in wanted:
-        raise RecipeError(
-            f"chat_template must be 'auto', a source ({', '.join(names)}) or the text of a "
-            f"template, not {wanted!r}."
-        )
 
 
 def chat_template(wanted: str, leaves: Sequence[Checkpoint]) -> str | None:

@@ -16,7 +16,6 @@ from merge_optuna.recipes._alignment import Alignment
 from merge_optuna.recipes._checks import (
     check_dtype,
     check_names,
-    check_texts,
     complete,
     individual_of,
 )
@@ -26,7 +25,7 @@ from merge_optuna.recipes._numbers import Numbers
 from merge_optuna.recipes._sources import names_of, numbered, replaced
 from merge_optuna.recipes._space import SearchSpace
 from merge_optuna.recipes._structure import Chain, Overlay, Stack, Structure, parts_of
-from merge_optuna.recipes._tokenizer import Tokenizer, chat_template, views
+from merge_optuna.recipes._tokenizer import Tokenizer, chat_template, check_texts, views
 from merge_optuna.recipes._values import Value, form_of, unwrapped
 from merge_optuna.recipes.groups import Layout
 from merge_optuna.recipes.route import Route
