@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -138,6 +138,9 @@ class Method:
             once per study. It returns None if with these values the result is no such combination.
         promises: What holds for its results, of :data:`PROMISES`; tests hold it to them.
         needs: What computes the kernel's further arguments, see :class:`Need`.
+        structure: How the models make up the merged one: ``"overlay"``, every tensor is made of
+            those of its name; ``"stack"``, their layers follow each other; ``"route"``, a path
+            goes through their layers.
     """
 
     name: str
@@ -149,6 +152,7 @@ class Method:
     coefficients: Callable[..., Sequence[float] | None] | None = None
     promises: frozenset[str] = frozenset()
     needs: tuple[Need, ...] = ()
+    structure: Literal["overlay", "stack", "route"] = "overlay"
 
     @property
     def elementwise(self) -> bool:
