@@ -15,11 +15,12 @@ from collections.abc import Iterator
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods import descent, path, splice
+from merge_optuna.methods._affine import gram
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
-from merge_optuna.methods._needs import Context, Need
+from merge_optuna.methods._needs import Context, Keys, Need, Statistics
 from merge_optuna.methods._random import mask_key
-from merge_optuna.methods._sparsify import Cut
+from merge_optuna.methods._sparsify import MIN_NORM, Cut, band_counts, keep_chances, kept_count
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
 
 
@@ -60,15 +61,22 @@ def get(name: str) -> Method:
 __all__ = [
     "EVOLVED",
     "METHODS",
+    "MIN_NORM",
     "PROMISES",
     "Context",
     "Cut",
     "Individual",
+    "Keys",
     "Method",
     "Need",
     "Parameter",
     "Part",
+    "Statistics",
+    "band_counts",
     "get",
+    "gram",
+    "keep_chances",
+    "kept_count",
     "markdown",
     "mask_key",
 ]

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from merge_optuna import methods
 from merge_optuna.errors import InfeasibleRecipe
-from merge_optuna.methods import Parameter
+from merge_optuna.methods import Keys, Parameter
 from merge_optuna.methods._cuts import model_cuts
-from merge_optuna.methods._needs import Keys
 from merge_optuna.methods._sparsify import trim
 
 from . import reference

@@ -15,7 +15,7 @@ from torch import nn
 import merge_optuna as mo
 from merge_optuna import methods
 from merge_optuna.errors import MergeOptunaError, RecipeError
-from merge_optuna.methods._needs import Keys
+from merge_optuna.methods import Keys
 from merge_optuna.methods.rankmean import Ranks
 from merge_optuna.recipes import _stub
 

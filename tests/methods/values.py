@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from merge_optuna import methods
-from merge_optuna.methods._needs import Keys
+from merge_optuna.methods import Keys
 
 # Where it is not the default that makes a parameter matter.
 _OTHER = {
