@@ -17,13 +17,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from merge_optuna._scores import unpack
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
     from merge_optuna.samplers.box import Box, Vector
 
 
@@ -156,12 +158,29 @@ class Population:
         return sorted(self, key=lambda member: (member.rank, member.id))
 
 
-class PopulationAlgorithm(ABC):
-    """An algorithm on a population with slots (differential evolution, particle swarms).
+class Algorithm:
+    """What the three bases share.
 
     Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. The
     results of the methods must depend on nothing but the arguments.
     """
+
+    categorical: ClassVar[bool] = True
+    """Whether it handles categorical parameters too; else they are drawn uniformly."""
+    raw: bool = False
+    """Whether its coordinates are the parameters themselves instead of [0, 1]."""
+
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> Self:
+        """The algorithm in a search space, or in one that is inferred later.
+
+        Raises:
+            StudyError: If it cannot search it.
+        """
+        return self
+
+
+class PopulationAlgorithm(Algorithm, ABC):
+    """An algorithm on a population with slots (differential evolution, particle swarms)."""
 
     @abstractmethod
     def population_size(self, n: int, evaluations: int = 0) -> int:
@@ -203,11 +222,10 @@ class PopulationAlgorithm(ABC):
         return population.memory
 
 
-class DistributionAlgorithm(ABC):
+class DistributionAlgorithm(Algorithm, ABC):
     """An algorithm whose candidates are exchangeable, told once per generation (CMA-ES, a GA).
 
-    Instances are immutable; what is learned lives in the memory that ``start`` makes. Memory and
-    candidates must depend on nothing but the arguments. ``repr(self)`` names the options.
+    What is learned lives in the memory that ``start`` makes.
     """
 
     @abstractmethod

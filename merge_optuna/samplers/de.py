@@ -15,7 +15,7 @@ package selects by strict improvement everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -388,11 +388,21 @@ _MUTATION, _ADAPTATION, _MIDPOINT = CurrentToPBest(), SHADE(memory=20), Midpoint
 
 @dataclass(frozen=True)
 class DE(PopulationAlgorithm):
-    """Differential evolution with binomial crossover; the options are those of DESampler.
+    """Differential evolution with binomial crossover.
 
     A candidate draws F and CR, then the members of its mutant, then what its bounds need, then
     the crossover mask, then the coordinate that is crossed in any case. A generation draws the
     part of the archive that stays, if it has grown too large.
+
+    Attributes:
+        mutation: ``CurrentToPBest(p, archive)``, ``CurrentToBest()``, ``Best()`` or ``Rand()``.
+        adaptation: ``SHADE(memory)``, ``JDE()``, ``Dither(low, high, CR)`` or ``Fixed(F, CR)``.
+            With ``mutation=Rand(), adaptation=Fixed(0.5, 0.9)`` it is the classic rand/1/bin.
+        size: number of slots; n for n parameters, between 20 and 100, by default.
+        reduction: ``LinearReduction(budget)`` to shrink the population; see
+            :meth:`DESampler.lshade`.
+        bounds: what happens to mutants outside: ``Midpoint()``, ``Clip()``, ``Reflect()`` or
+            ``Resample()``.
     """
 
     mutation: Mutation = _MUTATION
@@ -456,54 +466,14 @@ class DE(PopulationAlgorithm):
         return _Memory(self.adaptation.learn(memory.learned, won), beaten)
 
 
-class DESampler(PopulationSampler):
+class DESampler(PopulationSampler, algorithm=DE):
     """Differential evolution whose population is nothing but the stored trials.
 
     A search that is killed and started again goes on exactly as if nothing had happened; several
     workers share one population and never wait for each other (see :class:`PopulationSampler`).
     Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
     categorical ones as cells of equal width, whose point moves on continuously.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        mutation: ``CurrentToPBest(p, archive)``, ``CurrentToBest()``, ``Best()`` or ``Rand()``.
-        adaptation: ``SHADE(memory)``, ``JDE()``, ``Dither(low, high, CR)`` or ``Fixed(F, CR)``.
-            With ``mutation=Rand(), adaptation=Fixed(0.5, 0.9)`` it is the classic rand/1/bin.
-        population_size: number of slots; n for n parameters, between 20 and 100, by default.
-        reduction: ``LinearReduction(budget)`` to shrink the population; see :meth:`lshade`.
-        bounds: what happens to mutants outside: ``Midpoint()``, ``Clip()``, ``Reflect()`` or
-            ``Resample()``.
-        initial_population: parameters of the first candidates, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
     """
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        mutation: Mutation = _MUTATION,
-        adaptation: Adaptation = _ADAPTATION,
-        population_size: int | None = None,
-        reduction: LinearReduction | None = None,
-        bounds: Bounds = _MIDPOINT,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        super().__init__(
-            DE(mutation, adaptation, population_size, reduction, bounds),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )
 
     @classmethod
     def lshade(
@@ -539,7 +509,8 @@ class DESampler(PopulationSampler):
         if population_size is None:
             n = len(Box(search_space, categorical=True))
             population_size = max(4, min(18 * n, max(10, budget // 40)))
-        return cls(
+        make: Callable[..., DESampler] = cls  # its arguments are in the stub of this package
+        return make(
             search_space,
             mutation=CurrentToPBest(0.11, archive=2.6),
             adaptation=SHADE(memory=6, terminal=True),

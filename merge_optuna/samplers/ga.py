@@ -6,9 +6,9 @@ Algorithms, Wiley 2001, ch. 4); their papers are named in ``_variation``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from merge_optuna.samplers._variation import SBX, PolynomialMutation, Variation,
 from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm, Member
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
     from merge_optuna.samplers._variation import Mask
     from merge_optuna.samplers.box import Box
 
@@ -147,9 +145,15 @@ _TRUNCATION = Truncation()
 
 @dataclass(frozen=True)
 class GA(DistributionAlgorithm):
-    """A genetic algorithm; the options are those of :class:`GASampler`.
+    """A genetic algorithm. A candidate draws its parents, then what crossover and mutation need.
 
-    A candidate draws its parents, then what crossover and mutation need.
+    Attributes:
+        selection: ``Tournament(size)`` or ``FitnessProportional()``.
+        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
+        mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
+        survival: ``Truncation()`` of population and children together, or
+            ``Generational(elites)``.
+        size: how many are parents, and how many children a generation has.
     """
 
     selection: Selection = _TOURNAMENT
@@ -190,7 +194,7 @@ class GA(DistributionAlgorithm):
         return _Memory(memory.unordered, self.survival(memory.population, children, self.size))
 
 
-class GASampler(ArchiveSampler):
+class GASampler(ArchiveSampler, algorithm=GA):
     """A real-coded genetic algorithm whose population is nothing but the stored trials.
 
     A search that is killed and started again goes on exactly as if nothing had happened. With one
@@ -203,43 +207,4 @@ class GASampler(ArchiveSampler):
     those with a step as cells of equal width, whose point moves on continuously. Categorical ones
     are exchanged between the parents, and drawn anew by mutation. A child that is as good as a
     member of the population does not replace it.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        selection: ``Tournament(size)`` or ``FitnessProportional()``.
-        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
-        mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
-        survival: ``Truncation()`` of population and children together, or
-            ``Generational(elites)``.
-        population_size: how many are parents, and how many children a generation has.
-        initial_population: parameters of the first candidates, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
     """
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        selection: Selection = _TOURNAMENT,
-        crossover: Variation = _SBX,
-        mutation: Variation = _POLYNOMIAL,
-        survival: Survival = _TRUNCATION,
-        population_size: int = 50,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        super().__init__(
-            GA(selection, crossover, mutation, survival, population_size),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )

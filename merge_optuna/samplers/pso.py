@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from optuna.distributions import FloatDistribution
@@ -260,11 +260,27 @@ def _best(particle: Member) -> Member:
 
 @dataclass(frozen=True)
 class PSO(Swarm):
-    """A synchronous particle swarm; the options are those of PSOSampler.
+    """A synchronous particle swarm.
 
     The member of a slot is its particle: where it has moved last, its velocity in ``hidden`` and
     its personal best in ``best`` (None: where it is). Random numbers are drawn in the order of
     the equations: x, then a point for the initial velocity; r1, then r2.
+
+    Attributes:
+        coefficients: ``Inertia(w, c1, c2)`` or ``Constriction(c1, c2)``.
+        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
+        random: whether r1 and r2 are drawn for each ``"dimension"``, or as one ``"scalar"`` for
+            each particle and step. With scalars, without an initial velocity and away from the
+            bounds, every particle stays an affine combination of the initial ones.
+        size: number of particles.
+        initial_velocity: 0 for particles at rest; otherwise which part of the way to a random
+            point: 0.5 in SPSO 2006 and 2007 ("half-difference"), 1 in SPSO 2011.
+        max_velocity: largest step of a parameter, as a fraction of its range.
+        bounds: what happens to particles outside: ``Absorb()``, ``Bounce()`` or
+            ``ClipPosition()``.
+        raw: whether the coordinates are the parameters themselves instead of [0, 1]: for floats
+            that all have the same range [−limit, limit]. The bounds are then ``Leash(limit)``;
+            there is no initial and no maximal velocity.
     """
 
     coefficients: Coefficients = _INERTIA
@@ -274,6 +290,7 @@ class PSO(Swarm):
     initial_velocity: float = 0.0
     max_velocity: float | None = None
     bounds: Walls = _ABSORB
+    raw: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.random not in ("dimension", "scalar"):
@@ -291,6 +308,13 @@ class PSO(Swarm):
                 f"{type(self.bounds).__name__} knows nothing of velocities: the bounds of a "
                 "particle swarm are Absorb(), Bounce() or ClipPosition()."
             )
+
+        if self.raw and (self.initial_velocity, self.max_velocity) != (0.0, None):
+            raise StudyError("Raw particles have neither an initial nor a maximal velocity.")
+
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> PSO:
+        """On a leash, if its coordinates are raw."""
+        return replace(self, bounds=_leash(space)) if self.raw else self
 
     def population_size(self, n: int, evaluations: int = 0) -> int:
         """The same for every n (SPSO 2011)."""
@@ -317,7 +341,7 @@ class PSO(Swarm):
         return velocity if most is None else np.clip(velocity, -most, most)
 
 
-class PSOSampler(PopulationSampler):
+class PSOSampler(PopulationSampler, algorithm=PSO):
     """A particle swarm that is nothing but the stored trials.
 
     A search that is killed and started again goes on exactly as if nothing had happened; several
@@ -326,70 +350,7 @@ class PSOSampler(PopulationSampler):
     categorical ones as cells of equal width, whose point moves on continuously. All particles
     move at once, personal and global bests change by strict improvement only. A particle whose
     candidate was pruned or has failed moves on from it like any other.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        coefficients: ``Inertia(w, c1, c2)`` or ``Constriction(c1, c2)``.
-        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
-        random: whether r1 and r2 are drawn for each ``"dimension"``, or as one ``"scalar"`` for
-            each particle and step. With scalars, without an initial velocity and away from the
-            bounds, every particle stays an affine combination of the initial ones.
-        population_size: number of particles.
-        initial_velocity: 0 for particles at rest; otherwise which part of the way to a random
-            point: 0.5 in SPSO 2006 and 2007 ("half-difference"), 1 in SPSO 2011.
-        max_velocity: largest step of a parameter, as a fraction of its range.
-        bounds: what happens to particles outside: ``Absorb()``, ``Bounce()`` or
-            ``ClipPosition()``.
-        raw: whether the coordinates are the parameters themselves instead of [0, 1]: for floats
-            that all have the same range [−limit, limit]. The bounds are then ``Leash(limit)``;
-            there is no initial and no maximal velocity.
-        initial_population: parameters of the first particles, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
     """
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        coefficients: Coefficients = _INERTIA,
-        topology: Topology = _GLOBAL,
-        random: Literal["dimension", "scalar"] = "dimension",
-        population_size: int = 40,
-        initial_velocity: float = 0.0,
-        max_velocity: float | None = None,
-        bounds: Walls = _ABSORB,
-        raw: bool = False,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        if raw:
-            bounds = _leash(search_space)
-            if (initial_velocity, max_velocity) != (0.0, None):
-                raise StudyError("Raw particles have neither an initial nor a maximal velocity.")
-            self._raw = True
-        super().__init__(
-            PSO(
-                coefficients,
-                topology,
-                random,
-                population_size,
-                initial_velocity,
-                max_velocity,
-                bounds,
-            ),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )
 
 
 def _leash(search_space: Mapping[str, BaseDistribution] | None) -> Leash:

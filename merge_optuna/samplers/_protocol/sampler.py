@@ -14,7 +14,7 @@ import secrets
 import threading
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,12 +36,13 @@ from merge_optuna.samplers._protocol.claim import (
     held_claim,
     own_claim,
 )
+from merge_optuna.samplers._protocol.constructor import Options, give_constructor
 from merge_optuna.samplers._protocol.folds import FoldPlaces
 from merge_optuna.samplers._protocol.log import Log
 from merge_optuna.samplers._protocol.places import INDEPENDENT, OUTSIDER, Places, keyed_rng
 from merge_optuna.samplers._protocol.slots import SlotPlaces
 from merge_optuna.samplers._protocol.waiting import Waiting, is_young
-from merge_optuna.samplers.algorithm import DistributionAlgorithm, PopulationAlgorithm
+from merge_optuna.samplers.algorithm import Algorithm, DistributionAlgorithm, PopulationAlgorithm
 from merge_optuna.samplers.box import Box, value_at
 
 if TYPE_CHECKING:
@@ -87,31 +88,47 @@ class StoredSampler(BaseSampler):
     Args:
         algorithm: what proposes the parameters; ``repr(algorithm)`` names its options: trials of
             other options (or another search space) belong to another population.
-        search_space: parameter name -> distribution. Without it the space is inferred from
-            finished trials: the first trial is sampled uniformly, and a changed space starts
-            another population.
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
         initial_population: parameters of the first candidates, name -> value each; the middle of
             the range where a name is not given.
-        seed: a non-negative integer. None takes the seed of the study's first claim, or a
-            random one.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
         max_attempts: how often a candidate is proposed until its trial does not fail; after that
             it ranks last. Deaths of the process do not count, up to twenty.
 
     Raises:
-        StudyError: on a multi-objective study or a Hyperband pruner.
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
     """
 
-    categorical: ClassVar[bool] = True
-    """Whether the algorithm handles categorical parameters too; else they are drawn uniformly."""
     breeds: ClassVar[bool] = False
     """Whether it can search a space whose individuals are named by their parents."""
-    _kind: ClassVar[type] = object
+    _kind: ClassVar[type[Algorithm]] = Algorithm
     _places_of: ClassVar[type[Places]]
-    _raw = False
+
+    def __init_subclass__(
+        cls,
+        *,
+        algorithm: Callable[..., Any] | None = None,
+        spread: Collection[str] = (),
+        without: Collection[str] = (),
+    ) -> None:
+        """With an algorithm the class takes its options instead.
+
+        Args:
+            algorithm: a class of algorithms.
+            spread: those of its options whose own options are taken instead.
+            without: arguments that are not taken.
+        """
+        super().__init_subclass__()
+        if algorithm is not None:
+            give_constructor(cls, Options(algorithm, spread, without), StoredSampler)
 
     def __init__(
         self,
-        algorithm: Any,
+        algorithm: Algorithm,
         search_space: Mapping[str, BaseDistribution] | None = None,
         *,
         initial_population: Sequence[Mapping[str, Any]] = (),
@@ -130,11 +147,11 @@ class StoredSampler(BaseSampler):
                 f"{type(self).__name__} knows nothing of parents, which the individuals of this "
                 "space are named by. Use the sampler that the space makes: space.sampler(seed=0)."
             )
-        self._algorithm: Any = algorithm
+        self._algorithm: Any = algorithm.for_space(search_space)
         self._search_space = search_space if search_space is None else dict(search_space)
         self._last: tuple[dict[str, BaseDistribution], Box, str] | None = None
         self._initial = tuple(dict(params) for params in initial_population)
-        self._places = self._places_of(algorithm, self._initial)
+        self._places = self._places_of(self._algorithm, self._initial)
         if self._initial and search_space is None:
             raise StudyError("initial_population needs search_space, to check its values.")
         checks.check_initial(self._initial, self._box(search_space or {}))
@@ -350,7 +367,7 @@ class StoredSampler(BaseSampler):
         # Kept, as it takes some milliseconds at 300 parameters. Optuna hands back box.space.
         last = self._last  # threads may share the sampler
         if last is None or space not in (last[0], last[1].space):
-            box = Box(space, categorical=self.categorical, raw=self._raw)
+            box = Box(space, categorical=self._algorithm.categorical, raw=self._algorithm.raw)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
             digest = box.digest(repr(self._algorithm), *initial) if len(box) else ""
             self._last = last = dict(space), box, digest

@@ -1,0 +1,377 @@
+# ruff: noqa
+# fmt: off
+"""Samplers: how a search varies a recipe. State lives in the study's storage alone.
+
+Generated from the options of the algorithms by ``python -m merge_optuna.samplers._stub``; do not
+edit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from merge_optuna.samplers._bounds import Bounds
+from merge_optuna.samplers._bounds import Clip as Clip
+from merge_optuna.samplers._bounds import Midpoint as Midpoint
+from merge_optuna.samplers._bounds import Reflect as Reflect
+from merge_optuna.samplers._bounds import Resample as Resample
+from merge_optuna.samplers._protocol.claim import own_claim as own_claim
+from merge_optuna.samplers._protocol.log import is_excused as is_excused
+from merge_optuna.samplers._protocol.owner import fail_dead_trials as fail_dead_trials
+from merge_optuna.samplers._protocol.owner import owner_alive as owner_alive
+from merge_optuna.samplers._protocol.owner import owner_of as owner_of
+from merge_optuna.samplers._protocol.owner import sign as sign
+from merge_optuna.samplers._protocol.sampler import ArchiveSampler as ArchiveSampler
+from merge_optuna.samplers._protocol.sampler import PopulationSampler as PopulationSampler
+from merge_optuna.samplers._protocol.sampler import StoredSampler as StoredSampler
+from merge_optuna.samplers._protocol.sampler import sign_once as sign_once
+from merge_optuna.samplers._variation import Gaussian as Gaussian
+from merge_optuna.samplers._variation import Genetic as Genetic
+from merge_optuna.samplers._variation import IsoLine as IsoLine
+from merge_optuna.samplers._variation import PolynomialMutation as PolynomialMutation
+from merge_optuna.samplers._variation import SBX as SBX
+from merge_optuna.samplers._variation import Variation as Variation
+from merge_optuna.samplers.algorithm import ArchiveAlgorithm as ArchiveAlgorithm
+from merge_optuna.samplers.algorithm import Candidate as Candidate
+from merge_optuna.samplers.algorithm import DistributionAlgorithm as DistributionAlgorithm
+from merge_optuna.samplers.algorithm import Member as Member
+from merge_optuna.samplers.algorithm import Population as Population
+from merge_optuna.samplers.algorithm import PopulationAlgorithm as PopulationAlgorithm
+from merge_optuna.samplers.box import Box as Box
+from merge_optuna.samplers.cmaes import CmaEs as CmaEs
+from merge_optuna.samplers.de import Adaptation
+from merge_optuna.samplers.de import Best as Best
+from merge_optuna.samplers.de import CurrentToBest as CurrentToBest
+from merge_optuna.samplers.de import CurrentToPBest as CurrentToPBest
+from merge_optuna.samplers.de import DE as DE
+from merge_optuna.samplers.de import Dither as Dither
+from merge_optuna.samplers.de import Fixed as Fixed
+from merge_optuna.samplers.de import JDE as JDE
+from merge_optuna.samplers.de import LinearReduction as LinearReduction
+from merge_optuna.samplers.de import Mutation
+from merge_optuna.samplers.de import Rand as Rand
+from merge_optuna.samplers.de import SHADE as SHADE
+from merge_optuna.samplers.evolver import Evolver as Evolver
+from merge_optuna.samplers.evolver import EvolverSampler as EvolverSampler
+from merge_optuna.samplers.evolver import MergedEvolver as MergedEvolver
+from merge_optuna.samplers.ga import FitnessProportional as FitnessProportional
+from merge_optuna.samplers.ga import GA as GA
+from merge_optuna.samplers.ga import Generational as Generational
+from merge_optuna.samplers.ga import Selection
+from merge_optuna.samplers.ga import Survival
+from merge_optuna.samplers.ga import Tournament as Tournament
+from merge_optuna.samplers.ga import Truncation as Truncation
+from merge_optuna.samplers.map_elites import Descriptor as Descriptor
+from merge_optuna.samplers.map_elites import MAPElites as MAPElites
+from merge_optuna.samplers.map_elites import MAPElitesSampler as MAPElitesSampler
+from merge_optuna.samplers.niches import NaturalNiches as NaturalNiches
+from merge_optuna.samplers.niches import Niches as Niches
+from merge_optuna.samplers.niches import NichesSampler as NichesSampler
+from merge_optuna.samplers.pso import Absorb as Absorb
+from merge_optuna.samplers.pso import Bounce as Bounce
+from merge_optuna.samplers.pso import ClipPosition as ClipPosition
+from merge_optuna.samplers.pso import Coefficients
+from merge_optuna.samplers.pso import Constriction as Constriction
+from merge_optuna.samplers.pso import GlobalBest as GlobalBest
+from merge_optuna.samplers.pso import Inertia as Inertia
+from merge_optuna.samplers.pso import Leash as Leash
+from merge_optuna.samplers.pso import PSO as PSO
+from merge_optuna.samplers.pso import Ring as Ring
+from merge_optuna.samplers.pso import Topology
+from merge_optuna.samplers.pso import Walls
+from merge_optuna.samplers.swarm import BredSwarm as BredSwarm
+from merge_optuna.samplers.swarm import SwarmSampler as SwarmSampler
+
+__all__ = [
+    "DE",
+    "GA",
+    "JDE",
+    "PSO",
+    "SBX",
+    "SHADE",
+    "Absorb",
+    "ArchiveAlgorithm",
+    "ArchiveSampler",
+    "Best",
+    "Bounce",
+    "Box",
+    "BredSwarm",
+    "Candidate",
+    "Clip",
+    "ClipPosition",
+    "CmaEs",
+    "CmaEsSampler",
+    "Constriction",
+    "CurrentToBest",
+    "CurrentToPBest",
+    "DESampler",
+    "Descriptor",
+    "DistributionAlgorithm",
+    "Dither",
+    "Evolver",
+    "EvolverSampler",
+    "FitnessProportional",
+    "Fixed",
+    "GASampler",
+    "Gaussian",
+    "Generational",
+    "Genetic",
+    "GlobalBest",
+    "Inertia",
+    "IsoLine",
+    "Leash",
+    "LinearReduction",
+    "MAPElites",
+    "MAPElitesSampler",
+    "Member",
+    "MergedEvolver",
+    "Midpoint",
+    "NaturalNiches",
+    "Niches",
+    "NichesSampler",
+    "PSOSampler",
+    "PolynomialMutation",
+    "Population",
+    "PopulationAlgorithm",
+    "PopulationSampler",
+    "Rand",
+    "Reflect",
+    "Resample",
+    "Ring",
+    "StoredSampler",
+    "SwarmSampler",
+    "Tournament",
+    "Truncation",
+    "Variation",
+    "fail_dead_trials",
+    "is_excused",
+    "own_claim",
+    "owner_alive",
+    "owner_of",
+    "sign",
+    "sign_once",
+]
+
+class CmaEsSampler(ArchiveSampler):
+    """CMA-ES whose state is nothing but the stored trials.
+
+    How it differs from :class:`optuna.samplers.CmaEsSampler`, which uses the same engines:
+
+    - A search that is killed and started again goes on exactly as if nothing had happened, and
+      every process of a study sees the same population. Optuna's pickles its optimizer into
+      trial attributes (megabytes per generation at 300 parameters) and draws its seeds from the
+      process.
+    - Several workers waste nothing: generation g is told results gλ … (g+1)λ-1 whichever
+      generation they were drawn from. Optuna's drops those of earlier generations.
+    - Failed trials are proposed again; pruned and infeasible ones rank below the others instead
+      of being dropped; constraints set by ``trial.set_constraint`` are used (Deb's rule).
+    - ``x0`` and ``sigma0`` are here to stay, and ``sigma0`` may differ between parameters. With
+      ``search_space`` the first trial is the first CMA-ES sample. Bounds are reached exactly.
+    - Enqueued trials and trials of other samplers do not move the distribution, and there are no
+      restarts with larger populations, no ``source_trials`` and no ``lr_adapt``.
+
+    "Exactly" holds with ``search_space`` and ``seed`` given, one worker, an evaluator that returns
+    the same value for the same parameters, and the same machine type and library versions;
+    a candidate that fails ``max_attempts`` times, or whose process dies twenty times, ranks last
+    and is not repeated.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
+    of equal width. Samples outside are drawn again up to 100 times, then clipped. Categorical
+    parameters are drawn uniformly: CMA-ES cannot learn them. When the distribution has collapsed
+    (the engine's own stopping rule) a new one starts at ``x0``.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        variant: ``"full"``, ``"separable"`` (diagonal covariance, for hundreds of parameters)
+            or ``"margin"`` (keeps parameters with a step from freezing, arXiv 2205.13482).
+        x0: start, parameter name -> value in its own units; 0.5 in the unit box where not given.
+        sigma0: standard deviation of the start in unit-box units, 1/6 by default; one number or
+            parameter name -> number (1/6 where not given).
+        population_size: candidates per generation, by default 4 + ⌊3 ln n⌋ for n parameters.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = ...,
+        *,
+        variant: Literal['full', 'separable', 'margin'] = ...,
+        x0: Mapping[str, float] | None = ...,
+        sigma0: float | Mapping[str, float] | None = ...,
+        population_size: int | None = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
+
+class DESampler(PopulationSampler):
+    """Differential evolution whose population is nothing but the stored trials.
+
+    A search that is killed and started again goes on exactly as if nothing had happened; several
+    workers share one population and never wait for each other (see :class:`PopulationSampler`).
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        mutation: ``CurrentToPBest(p, archive)``, ``CurrentToBest()``, ``Best()`` or ``Rand()``.
+        adaptation: ``SHADE(memory)``, ``JDE()``, ``Dither(low, high, CR)`` or ``Fixed(F, CR)``.
+            With ``mutation=Rand(), adaptation=Fixed(0.5, 0.9)`` it is the classic rand/1/bin.
+        population_size: number of slots; n for n parameters, between 20 and 100, by default.
+        reduction: ``LinearReduction(budget)`` to shrink the population; see
+            :meth:`DESampler.lshade`.
+        bounds: what happens to mutants outside: ``Midpoint()``, ``Clip()``, ``Reflect()`` or
+            ``Resample()``.
+        initial_population: parameters of the first candidates, name -> value each; the middle of
+            the range where a name is not given.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    @classmethod
+    def lshade(
+        cls,
+        budget: int,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        population_size: int | None = ...,
+        bounds: Bounds = ...,
+        initial_population: Sequence[Mapping[str, Any]] = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> DESampler: ...
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = ...,
+        *,
+        mutation: Mutation = ...,
+        adaptation: Adaptation = ...,
+        population_size: int | None = ...,
+        reduction: LinearReduction | None = ...,
+        bounds: Bounds = ...,
+        initial_population: Sequence[Mapping[str, Any]] = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
+
+class GASampler(ArchiveSampler):
+    """A real-coded genetic algorithm whose population is nothing but the stored trials.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. With one
+    worker a generation of ``population_size`` children is evaluated, then the population is
+    replaced. With several, nothing waits: whenever that many further results are in, they are the
+    children of the next replacement, whichever population their parents came from.
+
+    Two parents, drawn independently, make one child (of crossover's two), which is then mutated.
+    It may equal one of them. Every parameter is mapped to [0, 1], logarithmic ones in log space,
+    those with a step as cells of equal width, whose point moves on continuously. Categorical ones
+    are exchanged between the parents, and drawn anew by mutation. A child that is as good as a
+    member of the population does not replace it.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        selection: ``Tournament(size)`` or ``FitnessProportional()``.
+        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
+        mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
+        survival: ``Truncation()`` of population and children together, or
+            ``Generational(elites)``.
+        population_size: how many are parents, and how many children a generation has.
+        initial_population: parameters of the first candidates, name -> value each; the middle of
+            the range where a name is not given.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = ...,
+        *,
+        selection: Selection = ...,
+        crossover: Variation = ...,
+        mutation: Variation = ...,
+        survival: Survival = ...,
+        population_size: int = ...,
+        initial_population: Sequence[Mapping[str, Any]] = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
+
+class PSOSampler(PopulationSampler):
+    """A particle swarm that is nothing but the stored trials.
+
+    A search that is killed and started again goes on exactly as if nothing had happened; several
+    workers share one swarm and never wait for each other (see :class:`PopulationSampler`).
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously. All particles
+    move at once, personal and global bests change by strict improvement only. A particle whose
+    candidate was pruned or has failed moves on from it like any other.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        coefficients: ``Inertia(w, c1, c2)`` or ``Constriction(c1, c2)``.
+        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
+        random: whether r1 and r2 are drawn for each ``"dimension"``, or as one ``"scalar"`` for
+            each particle and step. With scalars, without an initial velocity and away from the
+            bounds, every particle stays an affine combination of the initial ones.
+        population_size: number of particles.
+        initial_velocity: 0 for particles at rest; otherwise which part of the way to a random
+            point: 0.5 in SPSO 2006 and 2007 ("half-difference"), 1 in SPSO 2011.
+        max_velocity: largest step of a parameter, as a fraction of its range.
+        bounds: what happens to particles outside: ``Absorb()``, ``Bounce()`` or
+            ``ClipPosition()``.
+        raw: whether the coordinates are the parameters themselves instead of [0, 1]: for floats
+            that all have the same range [−limit, limit]. The bounds are then ``Leash(limit)``;
+            there is no initial and no maximal velocity.
+        initial_population: parameters of the first candidates, name -> value each; the middle of
+            the range where a name is not given.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = ...,
+        *,
+        coefficients: Coefficients = ...,
+        topology: Topology = ...,
+        random: Literal['dimension', 'scalar'] = ...,
+        population_size: int = ...,
+        initial_velocity: float = ...,
+        max_velocity: float | None = ...,
+        bounds: Walls = ...,
+        raw: bool = ...,
+        initial_population: Sequence[Mapping[str, Any]] = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
