@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 from optuna.storages import BaseStorage
 
-from merge_optuna.samplers import ArchiveSampler, PopulationSampler
+from merge_optuna.samplers import ArchiveSampler, PopulationSampler, StoredSampler
 from merge_optuna.samplers.algorithm import (
     Candidate,
     DistributionAlgorithm,
@@ -30,7 +30,7 @@ from merge_optuna.samplers.algorithm import (
     Rank,
 )
 from merge_optuna.samplers.box import Box
-from merge_optuna.samplers.plumbing import CANDIDATE, LEARN, StoredSampler, keyed_rng, own_claim
+from merge_optuna.samplers.plumbing import CANDIDATE, LEARN, keyed_rng, own_claim
 
 Params: TypeAlias = dict[str, Any]
 WriteHook: TypeAlias = Callable[[int, str, bool], None]

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
-from merge_optuna.samplers._protocol.claim import own_claim
-from merge_optuna.samplers._protocol.log import is_excused
-from merge_optuna.samplers._protocol.owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._protocol.sampler import (
     ArchiveSampler,
     PopulationSampler,
     StoredSampler,
-    sign_once,
 )
 from merge_optuna.samplers._variation import (
     SBX,
@@ -129,11 +125,4 @@ __all__ = [
     "Tournament",
     "Truncation",
     "Variation",
-    "fail_dead_trials",
-    "is_excused",
-    "own_claim",
-    "owner_alive",
-    "owner_of",
-    "sign",
-    "sign_once",
 ]

@@ -18,16 +18,9 @@ from merge_optuna.samplers._bounds import Clip as Clip
 from merge_optuna.samplers._bounds import Midpoint as Midpoint
 from merge_optuna.samplers._bounds import Reflect as Reflect
 from merge_optuna.samplers._bounds import Resample as Resample
-from merge_optuna.samplers._protocol.claim import own_claim as own_claim
-from merge_optuna.samplers._protocol.log import is_excused as is_excused
-from merge_optuna.samplers._protocol.owner import fail_dead_trials as fail_dead_trials
-from merge_optuna.samplers._protocol.owner import owner_alive as owner_alive
-from merge_optuna.samplers._protocol.owner import owner_of as owner_of
-from merge_optuna.samplers._protocol.owner import sign as sign
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler as ArchiveSampler
 from merge_optuna.samplers._protocol.sampler import PopulationSampler as PopulationSampler
 from merge_optuna.samplers._protocol.sampler import StoredSampler as StoredSampler
-from merge_optuna.samplers._protocol.sampler import sign_once as sign_once
 from merge_optuna.samplers._variation import Gaussian as Gaussian
 from merge_optuna.samplers._variation import Genetic as Genetic
 from merge_optuna.samplers._variation import IsoLine as IsoLine
@@ -146,13 +139,6 @@ __all__ = [
     "Tournament",
     "Truncation",
     "Variation",
-    "fail_dead_trials",
-    "is_excused",
-    "own_claim",
-    "owner_alive",
-    "owner_of",
-    "sign",
-    "sign_once",
 ]
 
 class CmaEsSampler(ArchiveSampler):

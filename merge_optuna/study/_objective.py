@@ -54,8 +54,8 @@ from merge_optuna.evaluators import (
     value_over,
 )
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import NichesSampler, StoredSampler, sign_once
-from merge_optuna.samplers.plumbing import check_numbers
+from merge_optuna.samplers import NichesSampler, StoredSampler
+from merge_optuna.samplers.plumbing import check_numbers, sign_once
 from merge_optuna.spaces import Declaration, Genealogy, Space, check_families
 from merge_optuna.spaces import read as read_space
 from merge_optuna.study import _interrupt as interrupt

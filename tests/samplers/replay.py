@@ -15,16 +15,10 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._schema import KILLED, SCORES, SURPLUS
-from merge_optuna.samplers import (
-    Box,
-    Candidate,
-    Member,
-    Population,
-    PopulationAlgorithm,
-    own_claim,
-)
+from merge_optuna.samplers import Box, Candidate, Member, Population, PopulationAlgorithm
 from merge_optuna.samplers._protocol.claim import Claim, Place
 from merge_optuna.samplers.algorithm import Rank, TooFewMembers
+from merge_optuna.samplers.plumbing import own_claim
 
 
 class Step(NamedTuple):
