@@ -1,6 +1,7 @@
 """Real processes for tests, without five seconds of imports each.
 
-They are forked from a server that has imported the heavy libraries and run nothing.
+They are forked from a server that has imported the heavy libraries (``tests/preloaded.py``) and
+run nothing of merge_optuna.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ from pathlib import Path
 import torch
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["merge_optuna.cli", "merge_optuna.presets", "cmaes", "tests.trained"]
-)
+_context.set_forkserver_preload(["tests.preloaded"])
 
 
 @dataclass(frozen=True)

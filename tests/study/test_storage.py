@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine, make_url
 
 import merge_optuna as mo
 from merge_optuna import _optuna_compat as compat
-from merge_optuna import cli
+from merge_optuna.cli import studies
 from merge_optuna.errors import StorageError, StudyError
 from merge_optuna.study._storage import _filesystem
 from tests import processes
@@ -260,4 +260,4 @@ def test_what_holds_no_password_stays(url: str) -> None:
 def test_no_password_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     opened = mo.storage("sqlite:///:memory:")
     with pytest.raises(StudyError, match=r"no study in postgresql://me:\*\*\*@host/x"):
-        cli._study(opened, "postgresql://me:s3cret@host/x", None)
+        studies.named(opened, "postgresql://me:s3cret@host/x", None)

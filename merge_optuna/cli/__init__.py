@@ -1,0 +1,38 @@
+"""The command line: ``merge-optuna run search.py`` and what goes with it."""
+
+from __future__ import annotations
+
+import sys
+
+from merge_optuna import _supervision as supervision
+from merge_optuna.cli.commands import app
+from merge_optuna.errors import MergeOptunaError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point: errors of ours are one message without a traceback.
+
+    A search runs in a process of its own, with this one looking after it.
+    """
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"] and supervision.can_supervise(arguments):
+        supervision.supervise([sys.executable, *sys.orig_argv[1:]], _fail_overdue)
+    supervision.follow()
+    try:
+        app()
+    except MergeOptunaError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _fail_overdue(storage: str, study: str, trial: int, reason: str) -> bool:
+    """Fails a trial; where the storage does not let it, its worker is to be ended all the same."""
+    from merge_optuna.study import fail_overdue
+
+    try:
+        return fail_overdue(storage, study, trial, reason)
+    except MergeOptunaError as error:
+        print(f"\nTrial {trial} cannot be failed in the storage. {error}", file=sys.stderr)
+        return True

@@ -1,0 +1,86 @@
+"""The search that a FILE declares."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from merge_optuna.errors import StudyError
+from merge_optuna.evaluators import Classification
+from merge_optuna.recipes import Recipe
+from merge_optuna.samplers import StoredSampler
+from merge_optuna.spaces import Space
+from merge_optuna.study import MergeStudy, rehearse
+
+
+def declared(file: Path, dev: Path | None) -> MergeStudy:
+    """The search of a Python file, or of a genome of mergekit-evolve and dev data."""
+    if file.suffix not in (".yml", ".yaml"):
+        if dev is not None:
+            raise typer.BadParameter(f"--dev is for YAML; {file} has an evaluator of its own.")
+        return load(file)
+    return MergeStudy.from_mergekit_evolve(file, None if dev is None else Classification(dev))
+
+
+def load(file: Path) -> MergeStudy:
+    """Executes a Python file and returns the one :class:`mo.MergeStudy` it defines.
+
+    Modules beside the file can be imported, as if it were run as a script; what stands under
+    ``if __name__ == "__main__"`` does not run.
+
+    Raises:
+        StudyError: If there is none, or several.
+    """
+    sys.path.insert(0, str(file.absolute().parent))
+    variables = runpy.run_path(str(file), run_name="__merge_study__")
+    found = {name: value for name, value in variables.items() if isinstance(value, MergeStudy)}
+    if not found:
+        raise StudyError(
+            f"{file} defines no mo.MergeStudy. Add at module level: "
+            "study = mo.MergeStudy(name, objective, n_trials=...)."
+        )
+    if len({id(value) for value in found.values()}) > 1:
+        raise StudyError(
+            f"{file} defines several mo.MergeStudy: {', '.join(found)}. Keep one per file."
+        )
+    return next(iter(found.values()))
+
+
+def facts(declared: MergeStudy) -> dict[str, Any]:
+    """What a file declares, as plain data."""
+    objective, space = declared.objective, declared.objective.space
+    found: dict[str, Any] = {"study": declared.name, "n_trials": declared.n_trials}
+    if isinstance(space, Recipe | Space):
+        recipe = space.recipe if isinstance(space, Space) else space
+        left_out: dict[str, list[str]] = {}
+        for name, reason in recipe.alignment.copied.items():
+            left_out.setdefault(reason, []).append(name)
+        found |= {
+            "method": space.kind if isinstance(space, Space) else recipe.method,
+            "sources": {c.name: c.ref for c in space.checkpoints()},
+            "merged_tensors": len(recipe.alignment.layout.names),
+            "left_out_tensors": left_out,
+            "dimensions": len(space.distributions()),
+        }
+    found |= {
+        "metrics": dict(zip(objective.metric_names, objective.directions, strict=True)),
+        "dev_examples": len(objective.evaluator),
+        "test_examples": None if declared.test is None else len(declared.test),
+    }
+    if declared.keep_best is not None:
+        found |= {"keep_best": declared.keep_best, "folder": str(declared.folder)}
+    if declared.sampler is not None:
+        found["sampler"] = type(declared.sampler).__name__
+    if isinstance(declared.sampler, StoredSampler) and not declared.sampler.breeds:
+        found["population"] = declared.sampler.population_size()
+    return found
+
+
+def costs(declared: MergeStudy) -> dict[str, Any]:
+    """Seconds and bytes of one trial, and hours of the search."""
+    measured = rehearse(declared.objective)
+    return {**vars(measured), "hours": measured.hours(declared.n_trials)}

@@ -1,0 +1,175 @@
+"""Results and facts as tables, or as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from merge_optuna.errors import few
+
+if TYPE_CHECKING:
+    from merge_optuna.study import Lineage
+
+_SHOWN_PARAMETERS = 6
+
+
+def show(data: dict[str, Any], tables: Callable[[dict[str, Any]], None], *, as_json: bool) -> None:
+    """Prints data as JSON, or as the tables that are made of them."""
+    (print_json if as_json else tables)(data)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    table = Table(*columns, box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table.show_header = any(columns)
+    for row in rows:
+        table.add_row(*map(_in_words, row))
+    # Names of tensors and studies may hold brackets and colons.
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def run(result: dict[str, Any]) -> None:
+    """What a search has come to."""
+    rows: list[tuple[str, Any]] = []
+    for best in result["best"]:
+        rows.append(("best trial", best["trial"]))
+        for metric, value in zip(result["metrics"], best["values"], strict=True):
+            rows.append((f"{metric} (dev)", value))
+    if "test" in result:
+        rows.append((f"{result['metrics'][0]} (test)", result["test"]))
+    rows.append(("trials", _counts(result["trials"])))
+    rows.append(("kept in", place(result["storage"])))
+    rows += [("best trials in", path) for path in result.get("kept", [])]
+    if "written" in result:
+        rows.append(("written to", result["written"]))
+    if "pushed" in result:
+        rows.append(("pushed to", result["pushed"]))
+    _table(["", ""], rows, title=result["study"])
+    print(f"To look at it: {_dashboard(result['storage'])}")
+
+
+def studies(results: dict[str, Any]) -> None:
+    """All studies of a storage."""
+    rows = [
+        (r["study"], ", ".join(r["metrics"]), *r["trials"].values(), _values_of_best(r))
+        for r in results["studies"]
+    ]
+    states = ("complete", "pruned", "failed", "running")
+    _table(["study", "metric", *states, "best"], rows)
+
+
+def _values_of_best(result: dict[str, Any]) -> Any:
+    if len(result["metrics"]) > 1:
+        return f"{len(result['best'])} on the front"
+    return result["best"][0]["values"][0] if result["best"] else "none"
+
+
+def study(result: dict[str, Any]) -> None:
+    """The best trials of a study, and why others were pruned or have failed."""
+    rows = [
+        (b["trial"], *b["values"], b.get("path") or _few_params(b["params"]))
+        for b in result["best"]
+    ]
+    title = f"{result['study']}: {_counts(result['trials'])}"
+    what = "path" if any("path" in b for b in result["best"]) else "parameters"
+    _table(["trial", *result["metrics"], what], rows, title=title)
+    reasons = [
+        (state, count, reason)
+        for state in ("pruned", "failed")
+        for reason, count in result[state].items()
+    ]
+    if reasons:
+        _table(["", "trials", "reason"], reasons)
+
+
+def lineage(found: Lineage, depth: int) -> None:
+    """Whom a trial descends from."""
+    one = found.trial
+    print(
+        f"{found.study}: trial {one.trial}, {len(found.ancestors) - 1} ancestors in "
+        f"{one.generation} generations"
+    )
+    if found.shares is not None:
+        print("shares: " + ", ".join(f"{name} {x:.1%}" for name, x in found.shares.items()))
+    print(f"\n{found.tree(depth)}")
+
+
+def facts(found: dict[str, Any]) -> None:
+    """What a file declares, and what a trial of it costs."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in found.items():
+        label = key.removesuffix("_bytes").replace("_", " ")
+        if key == "left_out_tensors":
+            rows += [(label, f"{few(names, 3)}: {why}") for why, names in value.items()]
+        elif isinstance(value, dict):
+            rows += [(label, f"{name}: {what}") for name, what in value.items()]
+        elif key.endswith("_bytes") and value is not None:
+            rows.append((label, _size(value)))
+        elif key == "hours":
+            rows.append((f"hours for {found['n_trials']} trials", f"{value:.2f}"))
+        elif value is not None:
+            rows.append((label, value))
+    _table(["", ""], rows, title="Everything fits.")
+
+
+def methods(found: dict[str, Any]) -> None:
+    """Merge methods, each with its parameters."""
+    for name, about in found.items():
+        _method(name, about)
+
+
+def _method(name: str, about: dict[str, Any]) -> None:
+    rows = [
+        (
+            name,
+            p["range"],
+            p["default"],
+            p["search"] or "",
+            "each model" if p["per_model"] else "",
+            p["summary"],
+        )
+        for name, p in about["parameters"].items()
+    ]
+    columns = ["parameter", "range", "default", "search", "for", ""]
+    _table(columns, rows, title=f"{name}: {about['sources']}")
+    print(f"  {about['summary']}\n  {about['source']}\n")
+
+
+def _counts(trials: dict[str, int]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in trials.items() if n or state == "complete")
+
+
+def _few_params(params: dict[str, Any]) -> str:
+    shown = [f"{name}={_in_words(value)}" for name, value in params.items()]
+    return few(shown, _SHOWN_PARAMETERS)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
+
+
+def _in_words(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def place(url: str | None) -> str:
+    """A storage as a person finds it again: the absolute path of a file, or the URL."""
+    where = url or "memory"
+    scheme, _, path = where.partition(":///")
+    return str(Path(path).absolute()) if scheme in ("sqlite", "journal") else where
+
+
+def _dashboard(url: str | None) -> str:
+    """The command that shows a study in the browser."""
+    return shlex.join(["optuna-dashboard", (url or "").removeprefix("journal:///")])

@@ -1,0 +1,70 @@
+"""What a STORAGE holds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import metric_names
+from merge_optuna._schema import PATH, REASON
+from merge_optuna.errors import StudyError
+from merge_optuna.study import complete_trials, counts, failure, ranked
+from merge_optuna.study import storage as open_storage
+
+
+def opened(url: str, name: str | None) -> optuna.Study:
+    """The named study, or the only one, of a storage that is there."""
+    return named(open_storage(url, create=False), url, name)
+
+
+def named(storage: optuna.storages.BaseStorage, url: str, name: str | None) -> optuna.Study:
+    """The named study, or the only one in a storage."""
+    names = optuna.get_all_study_names(storage)
+    url = compat.without_password(url)
+    if not names:
+        raise StudyError(f"There is no study in {url}.")
+    if name is None and len(names) > 1:
+        raise StudyError(
+            f"There are {len(names)} studies in {url}: {', '.join(names)}. Choose "
+            "one with --study."
+        )
+    if name is not None and name not in names:
+        raise StudyError(f"There is no study {name!r} in {url}, only {', '.join(names)}.")
+    return optuna.load_study(study_name=name or names[0], storage=storage)
+
+
+def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
+    """What a study has come to: counts, and the best trials or the Pareto front."""
+    trials = counts(study)
+    if len(study.directions) > 1:
+        complete_trials(study)  # Optuna takes it for granted that they have their values
+        top = study.best_trials
+    else:
+        top = ranked(study)[:best] if trials["complete"] else []
+    return {
+        "study": study.study_name,
+        "directions": [direction.name.lower() for direction in study.directions],
+        "metrics": metric_names(study) or ["value"] * len(study.directions),
+        "trials": trials,
+        "best": [
+            {"trial": t.number, "values": t.values, "params": t.params}
+            | ({PATH: t.user_attrs[PATH]} if PATH in t.user_attrs else {})
+            for t in top
+        ],
+    }
+
+
+def reasons(study: optuna.Study) -> dict[str, dict[str, int]]:
+    """Why trials were pruned and have failed, and how often; numbers in the reasons left out."""
+    trials = study.get_trials(deepcopy=False)
+    pruned = [str(t.user_attrs.get(REASON, "")) for t in trials if t.state == TrialState.PRUNED]
+    failed = [str(failure(t) or "") for t in trials if t.state == TrialState.FAIL]
+    return {
+        "pruned": Counter(re.sub(r"\b\d[\d.e+-]*\b", "#", r) or "no reason kept" for r in pruned),
+        "failed": Counter((r.strip().splitlines() or ["stopped or killed"])[-1] for r in failed),
+    }
