@@ -24,6 +24,7 @@ import numpy as np
 from merge_optuna._scores import unpack
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from optuna.distributions import BaseDistribution
 
     from merge_optuna.samplers.box import Box, Vector
@@ -145,7 +146,7 @@ class Population:
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members.values())
 
-    def others(self, slot: int, count: int, rng: np.random.Generator) -> list[Member]:
+    def others(self, slot: int, count: int, rng: Generator) -> list[Member]:
         """``count`` different members of other slots."""
         others = [other for other in self.members if other != slot]
         if len(others) < count:
@@ -187,10 +188,10 @@ class PopulationAlgorithm(Algorithm, ABC):
         """Number of slots in ``n`` dimensions after so many evaluations; must not grow."""
 
     @abstractmethod
-    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
+    def ask(self, population: Population, slot: int, rng: Generator) -> Candidate:
         """The next candidate of a slot that has a member."""
 
-    def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
+    def first(self, x: Vector, rng: Generator) -> Candidate:
         """A candidate of generation 0, at a given or uniform point ``x`` (n,)."""
         return Candidate(x)
 
@@ -209,7 +210,7 @@ class PopulationAlgorithm(Algorithm, ABC):
         self,
         population: Population,
         generation: Sequence[tuple[Member, Member]],
-        rng: np.random.Generator,
+        rng: Generator,
     ) -> Any:
         """The memory of the next generation.
 
@@ -237,7 +238,7 @@ class DistributionAlgorithm(Algorithm, ABC):
         """The memory of generation 0."""
 
     @abstractmethod
-    def ask(self, memory: Any, rng: np.random.Generator) -> Candidate:
+    def ask(self, memory: Any, rng: Generator) -> Candidate:
         """A candidate of the current generation."""
 
     @abstractmethod

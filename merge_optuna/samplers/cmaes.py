@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._numbers import check_at_least
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm
 
@@ -77,8 +78,7 @@ class CmaEs(DistributionAlgorithm):
     def __post_init__(self) -> None:
         if self.variant not in ("full", "separable", "margin"):
             raise StudyError(f"variant must be full, separable or margin, got {self.variant!r}.")
-        if self.size is not None and self.size < 4:
-            raise StudyError(f"population_size must be at least 4, got {self.size}.")
+        check_at_least(4, "population_size", self.size)
         sigma0: Any = _SIGMA if self.sigma0 is None else self.sigma0
         several = isinstance(sigma0, Mapping | tuple)
         sigmas = dict(sigma0) if several else {"sigma0": sigma0}

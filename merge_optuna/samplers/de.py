@@ -23,6 +23,7 @@ import numpy as np
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Bounds, Midpoint
+from merge_optuna.samplers._numbers import check_at_least, check_positive, check_share
 from merge_optuna.samplers._protocol.sampler import PopulationSampler
 from merge_optuna.samplers.algorithm import (
     Candidate,
@@ -34,6 +35,7 @@ from merge_optuna.samplers.algorithm import (
 from merge_optuna.samplers.box import Box
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from optuna.distributions import BaseDistribution
 
     from merge_optuna.samplers.box import Vector
@@ -51,50 +53,37 @@ class Mutation(Protocol):
     @property
     def archive(self) -> float:
         """Size of the archive of beaten members, in population sizes; 0 for none."""
+        return 0.0
 
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """The mutant (n,), perhaps outside of the unit box."""
 
 
 @dataclass(frozen=True)
-class Rand:
+class Rand(Mutation):
     """DE/rand/1: x_a + F (x_b − x_c) (Storn & Price 1997); draws a, b, c at once."""
 
-    archive = 0.0
-
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         a, b, c = population.others(slot, 3, rng)
         return a.x + F * (b.x - c.x)
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Mutation):
     """DE/best/1: x_best + F (x_a − x_b); draws a, b at once."""
 
-    archive = 0.0
-
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         a, b = population.others(slot, 2, rng)
         return population.ranked[0].x + F * (a.x - b.x)
 
 
 @dataclass(frozen=True)
-class CurrentToBest:
+class CurrentToBest(Mutation):
     """DE/current-to-best/1: x_i + F (x_best − x_i) + F (x_a − x_b); draws a, b at once."""
 
-    archive = 0.0
-
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         a, b = population.others(slot, 2, rng)
         x = population[slot].x
@@ -102,7 +91,7 @@ class CurrentToBest:
 
 
 @dataclass(frozen=True)
-class CurrentToPBest:
+class CurrentToPBest(Mutation):
     """DE/current-to-pbest/1: x_i + F (x_pbest − x_i) + F (x_a − x_b) (JADE, eq. 6 and 7).
 
     Draws p if it is a range, then x_pbest, then a, then b; a and b are neither i nor each other.
@@ -122,12 +111,9 @@ class CurrentToPBest:
         low, high = self.p if isinstance(self.p, tuple) else (self.p, self.p)
         if not 0 < (high if low is None else low) <= high <= 1:
             raise StudyError(f"p must be in (0, 1], or two such numbers in order, got {self.p}.")
-        if not 0 <= self.archive < math.inf:
-            raise StudyError(f"archive must not be negative, got {self.archive}.")
+        check_positive("archive", self.archive, zero=True)
 
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         p, size = self.p, len(population)
         if isinstance(p, tuple):
@@ -160,17 +146,19 @@ class Adaptation(Protocol):
     """
 
     def start(self) -> Any:
-        """What is learned, in generation 0."""
+        """What is learned, in generation 0: nothing, unless it says otherwise."""
+        return None
 
-    def draw(self, learned: Any, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+    def draw(self, learned: Any, target: Member, rng: Generator) -> tuple[float, float]:
         """F and CR of a mutant."""
 
     def learn(self, learned: Any, won: Sequence[tuple[Member, Member]]) -> Any:
         """What is learned from the (target, child) pairs of a generation whose child won."""
+        return learned
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Adaptation):
     """The same F and CR for every mutant: 0.5 and 0.9 are first choices of Storn & Price 1997."""
 
     F: float = 0.5
@@ -178,21 +166,15 @@ class Fixed:
 
     def __post_init__(self) -> None:
         _check_F(self.F, self.F)
-        _check_rate("CR", self.CR)
+        check_share("CR", self.CR)
 
-    def start(self) -> None:
-        """See :class:`Adaptation`."""
-
-    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+    def draw(self, learned: None, target: Member, rng: Generator) -> tuple[float, float]:
         """See :class:`Adaptation`."""
         return self.F, self.CR
 
-    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
-        """See :class:`Adaptation`."""
-
 
 @dataclass(frozen=True)
-class Dither:
+class Dither(Adaptation):
     """F uniform in [low, high], anew for every mutant (Price, Storn & Lampinen 2005)."""
 
     low: float = 0.5
@@ -201,21 +183,15 @@ class Dither:
 
     def __post_init__(self) -> None:
         _check_F(self.low, self.high)
-        _check_rate("CR", self.CR)
+        check_share("CR", self.CR)
 
-    def start(self) -> None:
-        """See :class:`Adaptation`."""
-
-    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+    def draw(self, learned: None, target: Member, rng: Generator) -> tuple[float, float]:
         """See :class:`Adaptation`."""
         return self.low + (self.high - self.low) * rng.random(), self.CR
 
-    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
-        """See :class:`Adaptation`."""
-
 
 @dataclass(frozen=True)
-class JDE:
+class JDE(Adaptation):
     """Every member has an F and a CR of its own, inherited or drawn anew (Brest et al. 2006).
 
     The first are 0.5 and 0.9. A child that wins keeps those that made it.
@@ -232,12 +208,9 @@ class JDE:
 
     def __post_init__(self) -> None:
         _check_F(self.low, self.high)
-        _check_rate("tau", self.tau)
+        check_share("tau", self.tau)
 
-    def start(self) -> None:
-        """See :class:`Adaptation`."""
-
-    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
+    def draw(self, learned: None, target: Member, rng: Generator) -> tuple[float, float]:
         """See :class:`Adaptation`."""
         F, CR = target.hidden.get("F_CR", (0.5, 0.9))
         r = rng.random(4)  # rand_1 ... rand_4 of the paper
@@ -247,12 +220,9 @@ class JDE:
             CR = r[2]
         return float(F), float(CR)
 
-    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
-        """See :class:`Adaptation`."""
-
 
 @dataclass(frozen=True)
-class SHADE:
+class SHADE(Adaptation):
     """F and CR from a memory of what has worked (Tanabe & Fukunaga 2013; L-SHADE 2014).
 
     Draws the entry, then CR, then F until it is positive.
@@ -268,16 +238,13 @@ class SHADE:
     terminal: bool = False
 
     def __post_init__(self) -> None:
-        if self.memory < 1:
-            raise StudyError(f"memory must be at least 1, got {self.memory}.")
+        check_at_least(1, "memory", self.memory)
 
     def start(self) -> _History:
         """All means are 0.5."""
         return _History(np.full(self.memory, 0.5), np.full(self.memory, 0.5), 0)
 
-    def draw(
-        self, learned: _History, target: Member, rng: np.random.Generator
-    ) -> tuple[float, float]:
+    def draw(self, learned: _History, target: Member, rng: Generator) -> tuple[float, float]:
         """F from a Cauchy, CR from a normal distribution around a random entry."""
         i = int(rng.integers(self.memory))
         mean = learned.CR[i]
@@ -339,11 +306,6 @@ def _check_F(low: float, high: float) -> None:
         raise StudyError(f"F must be in (0, 2], the lower bound first, got {got}.")
 
 
-def _check_rate(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise StudyError(f"{name} must be in [0, 1], got {value}.")
-
-
 # -- Population size --------------------------------------------------------------------------
 
 
@@ -360,10 +322,8 @@ class LinearReduction:
     to: int = 4
 
     def __post_init__(self) -> None:
-        if self.budget < 1:
-            raise StudyError(f"budget must be at least 1, got {self.budget}.")
-        if self.to < 4:
-            raise StudyError(f"to must be at least 4, got {self.to}.")
+        check_at_least(1, "budget", self.budget)
+        check_at_least(4, "to", self.to)
 
     def __call__(self, initial: int, evaluations: int) -> int:
         """Population size after so many evaluations."""
@@ -413,8 +373,7 @@ class DE(PopulationAlgorithm):
 
     def __post_init__(self) -> None:
         size, reduction = self.size, self.reduction
-        if size is not None and size < 4:
-            raise StudyError(f"population_size must be at least 4, got {size}.")
+        check_at_least(4, "population_size", size)
         if size is not None and reduction is not None and reduction.budget <= size:
             raise StudyError(
                 f"The budget of {reduction.budget} evaluations ends with the first generation of "
@@ -434,7 +393,7 @@ class DE(PopulationAlgorithm):
         """Nothing is learned, nobody is beaten."""
         return _Memory(self.adaptation.start())
 
-    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
+    def ask(self, population: Population, slot: int, rng: Generator) -> Candidate:
         """Mutation, bounds, binomial crossover with the slot's member; F and CR are kept."""
         target = population[slot]
         F, CR = self.adaptation.draw(population.memory.learned, target, rng)
@@ -449,7 +408,7 @@ class DE(PopulationAlgorithm):
         self,
         population: Population,
         generation: Sequence[tuple[Member, Member]],
-        rng: np.random.Generator,
+        rng: Generator,
     ) -> _Memory:
         """Winners teach the adaptation, the beaten go to the archive; random ones leave it.
 

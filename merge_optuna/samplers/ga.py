@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._numbers import check_at_least, check_positive
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import SBX, PolynomialMutation, Variation, roulette
 from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm, Member
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from merge_optuna.samplers._variation import Mask
     from merge_optuna.samplers.box import Box
 
@@ -31,7 +34,7 @@ class Selection(Protocol):
     An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
     """
 
-    def __call__(self, population: Sequence[Member], rng: np.random.Generator) -> Member:
+    def __call__(self, population: Sequence[Member], rng: Generator) -> Member:
         """One parent of a population that is sorted, best first."""
 
 
@@ -46,10 +49,9 @@ class Tournament:
     size: int = 2
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise StudyError(f"size of a tournament must be at least 1, got {self.size}.")
+        check_at_least(1, "size of a tournament", self.size)
 
-    def __call__(self, population: Sequence[Member], rng: np.random.Generator) -> Member:
+    def __call__(self, population: Sequence[Member], rng: Generator) -> Member:
         """See :class:`Selection`."""
         return population[int(rng.integers(len(population), size=self.size).min())]
 
@@ -65,7 +67,7 @@ class FitnessProportional:
     same.
     """
 
-    def __call__(self, population: Sequence[Member], rng: np.random.Generator) -> Member:
+    def __call__(self, population: Sequence[Member], rng: Generator) -> Member:
         """See :class:`Selection`."""
         best = population[0].rank[:2]
         losses = np.array([m.rank.loss for m in population if m.rank[:2] == best])
@@ -113,8 +115,7 @@ class Generational:
     elites: int = 1
 
     def __post_init__(self) -> None:
-        if self.elites < 0:
-            raise StudyError(f"elites must not be negative, got {self.elites}.")
+        check_positive("elites", self.elites, zero=True)
 
     def __call__(
         self, population: Sequence[Member], children: Sequence[Member], size: int
@@ -163,8 +164,7 @@ class GA(DistributionAlgorithm):
     size: int = 50
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise StudyError(f"population_size must be at least 2, got {self.size}.")
+        check_at_least(2, "population_size", self.size)
         if isinstance(self.survival, Generational) and self.survival.elites >= self.size:
             raise StudyError(
                 f"elites must be fewer than the population_size of {self.size}, got "
@@ -179,7 +179,7 @@ class GA(DistributionAlgorithm):
         """Nobody."""
         return _Memory(box.unordered)
 
-    def ask(self, memory: _Memory, rng: np.random.Generator) -> Candidate:
+    def ask(self, memory: _Memory, rng: Generator) -> Candidate:
         """One child; a uniform point while there is nobody."""
         unordered, population = memory.unordered, memory.population
         if not population:
