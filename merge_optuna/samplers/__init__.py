@@ -39,7 +39,7 @@ from merge_optuna.samplers.de import (
     LinearReduction,
     Rand,
 )
-from merge_optuna.samplers.evolver import Evolver, EvolverSampler, MergedEvolver
+from merge_optuna.samplers.evolver import Evolver, EvolverSampler
 from merge_optuna.samplers.ga import (
     GA,
     FitnessProportional,
@@ -62,7 +62,7 @@ from merge_optuna.samplers.pso import (
     PSOSampler,
     Ring,
 )
-from merge_optuna.samplers.swarm import BredSwarm, SwarmSampler
+from merge_optuna.samplers.swarm import SwarmSampler
 
 __all__ = [
     "DE",
@@ -77,7 +77,6 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
-    "BredSwarm",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -106,7 +105,6 @@ __all__ = [
     "MAPElites",
     "MAPElitesSampler",
     "Member",
-    "MergedEvolver",
     "Midpoint",
     "NaturalNiches",
     "Niches",

@@ -49,7 +49,6 @@ from merge_optuna.samplers.de import Rand as Rand
 from merge_optuna.samplers.de import SHADE as SHADE
 from merge_optuna.samplers.evolver import Evolver as Evolver
 from merge_optuna.samplers.evolver import EvolverSampler as EvolverSampler
-from merge_optuna.samplers.evolver import MergedEvolver as MergedEvolver
 from merge_optuna.samplers.ga import FitnessProportional as FitnessProportional
 from merge_optuna.samplers.ga import GA as GA
 from merge_optuna.samplers.ga import Generational as Generational
@@ -59,10 +58,8 @@ from merge_optuna.samplers.ga import Tournament as Tournament
 from merge_optuna.samplers.ga import Truncation as Truncation
 from merge_optuna.samplers.map_elites import Descriptor as Descriptor
 from merge_optuna.samplers.map_elites import MAPElites as MAPElites
-from merge_optuna.samplers.map_elites import MAPElitesSampler as MAPElitesSampler
 from merge_optuna.samplers.niches import NaturalNiches as NaturalNiches
 from merge_optuna.samplers.niches import Niches as Niches
-from merge_optuna.samplers.niches import NichesSampler as NichesSampler
 from merge_optuna.samplers.pso import Absorb as Absorb
 from merge_optuna.samplers.pso import Bounce as Bounce
 from merge_optuna.samplers.pso import ClipPosition as ClipPosition
@@ -75,7 +72,6 @@ from merge_optuna.samplers.pso import PSO as PSO
 from merge_optuna.samplers.pso import Ring as Ring
 from merge_optuna.samplers.pso import Topology
 from merge_optuna.samplers.pso import Walls
-from merge_optuna.samplers.swarm import BredSwarm as BredSwarm
 from merge_optuna.samplers.swarm import SwarmSampler as SwarmSampler
 
 __all__ = [
@@ -91,7 +87,6 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
-    "BredSwarm",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -120,7 +115,6 @@ __all__ = [
     "MAPElites",
     "MAPElitesSampler",
     "Member",
-    "MergedEvolver",
     "Midpoint",
     "NaturalNiches",
     "Niches",
@@ -301,6 +295,134 @@ class GASampler(ArchiveSampler):
         mutation: Variation = ...,
         survival: Survival = ...,
         population_size: int = ...,
+        initial_population: Sequence[Mapping[str, Any]] = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
+
+class MAPElitesSampler(ArchiveSampler):
+    """MAP-Elites whose archive is nothing but the stored trials: good and different solutions.
+
+    The descriptors that you name span a grid. Every cell keeps the best trial that fell into it,
+    its elite; candidates are children of elites drawn uniformly from the occupied cells. A search
+    that is killed and started again goes on exactly as if nothing had happened; with several
+    workers every result is inserted as it comes. Read the result with :meth:`archive`.
+
+    A descriptor is the trial's user attribute of that name (``trial.set_user_attr("size", 3.2)``
+    in the objective) or, without one, its parameter of that name. Values outside of the range
+    count to the first or the last cell. A completed trial without one, or with something that is
+    not a finite number, is not inserted and warned about. An elite is replaced by strict
+    improvement. Pruned and infeasible trials are elites only until something better comes; failed
+    ones never are.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
+    of equal width, whose point moves on continuously. Categorical ones are drawn anew or, with two
+    parents, exchanged.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        descriptors: name -> (lower bound, upper bound, number of cells).
+        initial: number of results before the first child; until then candidates are uniform.
+            Those of ``initial_population`` count.
+        variation: ``Gaussian(sigma)``, ``IsoLine(sigma1, sigma2)``, or
+            ``Genetic(SBX(), PolynomialMutation())``. On a ``mo.spaces.SplitSlerp`` the first
+            trials are the source models, and children have two parents, a split and a ratio.
+        initial_population: parameters of the first candidates, name -> value each; the middle of
+            the range where a name is not given.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    def archive(
+        self,
+        study: Study,
+    ) -> dict[tuple[int, ...], FrozenTrial]: ...
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = ...,
+        *,
+        descriptors: Mapping[str, tuple[float, float, int]] | tuple[Descriptor, ...],
+        initial: int = ...,
+        variation: Variation = ...,
+        initial_population: Sequence[Mapping[str, Any]] = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
+
+class NichesSampler(ArchiveSampler):
+    """M2N2's evolution on any search space; its archive is nothing but the stored trials.
+
+    On a ``mo.spaces.SplitSlerp`` it evolves the weights of models, as the paper does: the first
+    trials are the source models, the others children of two individuals. On any other space it
+    evolves the parameters.
+
+    Individuals compete for examples: one that solves what few others do stays, even if it is bad
+    on average; and the second parent is the one that is good where the first is not. This needs
+    per-example scores, which :class:`mo.MergeObjective` stores, or ``mo.set_scores(trial, array)``
+    in any objective. They are in the direction of the study: in one that minimises they are
+    losses, smaller is better. Without them the objective's value is the only score and there is
+    one niche. See :class:`Niches` for the formulas.
+
+    A child lies between its parents: with a random ratio w and a random split point, coordinates
+    before it are a + w (b − a), those from it on a + (1 − w) (b − a). The coordinates are the
+    parameters sorted by name, mapped to [0, 1], logarithmic ones in log space, those with a step
+    as cells of equal width. A categorical one is b's with that probability. The defaults are the
+    paper's for a search from scratch.
+
+    A search that is killed and started again goes on exactly as if nothing had happened; with
+    several workers every result is inserted as it comes. Read the result with :meth:`archive`.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        archive_size: number P of members.
+        alpha: strength of the competition; 0 for none, f then being the plain sum for binary
+            scores.
+        attraction: False draws the second parent like the first (ablation).
+        crossover: False makes a child of the first parent by mutation alone (ablation).
+        split_point: False takes the ratio w for all coordinates (ablation).
+        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none. That of a
+            ``SplitSlerp`` is its ``mutation_std``.
+        initial: number of results before the first child, ``archive_size`` by default; until then
+            candidates are uniform. Those of ``initial_population`` count.
+        initial_population: parameters of the first candidates, name -> value each; the middle of
+            the range where a name is not given.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    @property
+    def needs_examples(
+        self,
+    ) -> bool: ...
+    def archive(
+        self,
+        study: Study,
+    ) -> list[FrozenTrial]: ...
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = ...,
+        *,
+        archive_size: int = ...,
+        alpha: float = ...,
+        attraction: bool = ...,
+        crossover: bool = ...,
+        split_point: bool = ...,
+        mutation: Variation | None = ...,
+        initial: int | None = ...,
         initial_population: Sequence[Mapping[str, Any]] = ...,
         seed: int | None = ...,
         max_attempts: int = ...,

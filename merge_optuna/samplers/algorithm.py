@@ -159,7 +159,7 @@ class Population:
         return sorted(self, key=lambda member: (member.rank, member.id))
 
 
-class Algorithm:
+class Algorithm(ABC):
     """What the three bases share.
 
     Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. The
@@ -179,8 +179,17 @@ class Algorithm:
         """
         return self
 
+    @property
+    def label(self) -> str:
+        """What databases call its populations: it names the options."""
+        return repr(self)
 
-class PopulationAlgorithm(Algorithm, ABC):
+    @abstractmethod
+    def start(self, box: Box) -> Any:
+        """The memory of generation 0."""
+
+
+class PopulationAlgorithm(Algorithm):
     """An algorithm on a population with slots (differential evolution, particle swarms)."""
 
     @abstractmethod
@@ -190,6 +199,10 @@ class PopulationAlgorithm(Algorithm, ABC):
     @abstractmethod
     def ask(self, population: Population, slot: int, rng: Generator) -> Candidate:
         """The next candidate of a slot that has a member."""
+
+    def uniform(self, box: Box, rng: Generator) -> Vector:
+        """A point (n,) of generation 0 that is not given."""
+        return box.uniform(rng)
 
     def first(self, x: Vector, rng: Generator) -> Candidate:
         """A candidate of generation 0, at a given or uniform point ``x`` (n,)."""
@@ -223,7 +236,7 @@ class PopulationAlgorithm(Algorithm, ABC):
         return population.memory
 
 
-class DistributionAlgorithm(Algorithm, ABC):
+class DistributionAlgorithm(Algorithm):
     """An algorithm whose candidates are exchangeable, told once per generation (CMA-ES, a GA).
 
     What is learned lives in the memory that ``start`` makes.
@@ -232,10 +245,6 @@ class DistributionAlgorithm(Algorithm, ABC):
     @abstractmethod
     def population_size(self, n: int) -> int:
         """Number of candidates told at once in ``n`` dimensions."""
-
-    @abstractmethod
-    def start(self, box: Box) -> Any:
-        """The memory of generation 0."""
 
     @abstractmethod
     def ask(self, memory: Any, rng: Generator) -> Candidate:

@@ -9,22 +9,26 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
+from merge_optuna.samplers._numbers import check_at_least
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation, blend, roulette
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member, Rank
+from merge_optuna.samplers.breeding import Breeding, Points, SplitCrossover, pairs_of
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+    from merge_optuna.samplers._variation import Mask
     from merge_optuna.samplers.box import Box, Vector
 
 _EXTREME = 100  # exponent of two
@@ -48,9 +52,9 @@ class Niches:
 
     Attributes:
         archive_size: number P of members.
-        alpha: how strong the competition is; 0 for none, f then being the plain sum for binary
+        alpha: strength of the competition; 0 for none, f then being the plain sum for binary
             scores.
-        attraction: whether the second parent is drawn by attraction, or like the first.
+        attraction: False draws the second parent like the first (ablation).
     """
 
     archive_size: int = 20
@@ -58,8 +62,8 @@ class Niches:
     attraction: bool = True
 
     def __post_init__(self) -> None:
-        if self.archive_size < 2:
-            raise StudyError(f"archive_size must be at least 2, got {self.archive_size}.")
+        object.__setattr__(self, "alpha", float(self.alpha))  # with one repr
+        check_at_least(2, "archive_size", self.archive_size)
         if not 0 <= self.alpha <= 3:  # z^α has to exist
             raise StudyError(f"alpha must be in [0, 3], got {self.alpha}.")
 
@@ -72,7 +76,7 @@ class Niches:
         return _Resources(archive, self.alpha).attractions(a)
 
     def parents(
-        self, archive: Sequence[Member], rng: np.random.Generator, room: Room | None = None
+        self, archive: Sequence[Member], rng: Generator, room: Room | None = None
     ) -> tuple[Member, Member]:
         """Two members of an archive that is not empty, one random number each.
 
@@ -255,15 +259,51 @@ class _Archive:
     room: Room = field(default_factory=Room)
 
 
+@dataclass(frozen=True)
+class _Split:
+    """M2N2's crossover of points, then the mutation; a :class:`Variation`.
+
+    Draws the split point p in 0 … n-1, the ratio w, then what categorical coordinates and the
+    mutation need.
+    """
+
+    crossover: bool
+    split_point: bool
+    mutation: Variation | None
+    parents = 2
+
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
+        """See :class:`Variation`."""
+        a, b = parents
+        x, n = a, len(a)
+        if self.crossover:
+            split = int(rng.integers(n)) if self.split_point else n
+            w = rng.random()
+            t = np.where(np.arange(n) < split, w, 1.0 - w)
+            x = np.clip(blend(a, b, t, unordered, rng), 0.0, 1.0)
+        return x if self.mutation is None else self.mutation([x], unordered, rng)
+
+
 _NICHES, _GAUSSIAN = Niches(), Gaussian(0.01)
 
 
 @dataclass(frozen=True)
 class NaturalNiches(ArchiveAlgorithm):
-    """M2N2 on vectors; the options are those of :class:`NichesSampler`.
+    """M2N2.
 
-    A candidate draws the two parents, the split point p in 0 … n-1, the ratio w, then what
-    categorical coordinates and the mutation need.
+    A candidate draws the two parents, then what their crossover needs. Individuals that are named
+    by their parents bring their own (``breeding``): their sources are there from the start, and
+    what mutates them is their space.
+
+    Attributes:
+        niches: who stays, and who meets whom.
+        crossover: False makes a child of the first parent by mutation alone (ablation).
+        split_point: False takes the ratio w for all coordinates (ablation).
+        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none. That of a
+            ``SplitSlerp`` is its ``mutation_std``.
+        initial: number of results before the first child, ``archive_size`` by default; until then
+            candidates are uniform. Those of ``initial_population`` count.
+        breeding: that of the search space.
     """
 
     niches: Niches = _NICHES
@@ -271,67 +311,41 @@ class NaturalNiches(ArchiveAlgorithm):
     split_point: bool = True
     mutation: Variation | None = _GAUSSIAN
     initial: int | None = None
+    breeding: SplitCrossover | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.crossover and self.mutation is None:
+        if self.breeding is not None and self.mutation not in (None, _GAUSSIAN):
+            raise StudyError(
+                "The mutation of these individuals is that of their space: "
+                "mo.spaces.SplitSlerp(seeds, mutation_std=0.01)."
+            )
+        if self.breeding is None and not self.crossover and self.mutation is None:
             raise StudyError("Without crossover and mutation every child is its parent.")
-        if self.initial is not None and self.initial < 1:
-            raise StudyError(f"initial must be at least 1, got {self.initial}.")
+        check_at_least(1, "initial", self.initial)
+        _ = self._breeding  # finds crossover=False without mutation_std
 
-    def start(self, box: Box) -> _Archive:
-        """Nobody."""
-        return _Archive(box)
-
-    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
-        """A child; a uniform point in the beginning, and while there are not two parents."""
-        n, unordered = len(archive.box), archive.box.unordered
-        if archive.results < self._initial or len(archive.members) < 2:
-            return Candidate(rng.random(n))
-        a, b = (parent.x for parent in self.niches.parents(archive.members, rng, archive.room))
-        x = a
-        if self.crossover:
-            split = int(rng.integers(n)) if self.split_point else n
-            w = rng.random()
-            t = np.where(np.arange(n) < split, w, 1.0 - w)
-            x = np.clip(blend(a, b, t, unordered, rng), 0.0, 1.0)
-        if self.mutation is not None:
-            x = self.mutation([x], unordered, rng)
-        return Candidate(x)
-
-    def insert(self, archive: _Archive, child: Member) -> _Archive:
-        """See :meth:`Niches.insert`."""
-        archive.results += 1
-        archive.members = self.niches.insert(archive.members, child, archive.room)
-        return archive
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> NaturalNiches:
+        """With the breeding of the space."""
+        return replace(self, breeding=pairs_of(space))
 
     @property
-    def _initial(self) -> int:
-        return self.niches.archive_size if self.initial is None else self.initial
-
-
-_CROSSOVER = SplitCrossover()
-
-
-@dataclass(frozen=True)
-class BredNiches(ArchiveAlgorithm):
-    """M2N2 on individuals that are named by their parents (``mo.spaces.SplitSlerp``).
-
-    A candidate draws the two parents, then what the crossover needs.
-    """
-
-    niches: Niches = _NICHES
-    crossover: SplitCrossover = _CROSSOVER
+    def label(self) -> str:
+        """Individuals with parents had a class of their own once, by which databases know them."""
+        if self.breeding is None:
+            return repr(self)
+        return f"BredNiches(niches={self.niches}, crossover={self._breeding})"
 
     def start(self, box: Box) -> _Archive:
         """Nobody."""
         return _Archive(box)
 
-    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
-        """A child; once more a source where nobody has finished yet."""
-        if not archive.members:
-            return source(archive.box, str(rng.choice(sources_of(archive.box.space))))
-        a, b = self.niches.parents(archive.members, rng, archive.room)
-        return self.crossover(archive.box, a, b, rng)
+    def ask(self, archive: _Archive, rng: Generator) -> Candidate:
+        """A child; a random individual in the beginning, and while there are no parents."""
+        breeding = self._breeding
+        if self._begins(archive):
+            return breeding.first(breeding.uniform(archive.box, rng), rng)
+        parents = self.niches.parents(archive.members, rng, archive.room)
+        return breeding.cross(archive.box, parents, rng)
 
     def insert(self, archive: _Archive, child: Member) -> _Archive:
         """See :meth:`Niches.insert`."""
@@ -339,8 +353,22 @@ class BredNiches(ArchiveAlgorithm):
         archive.members = self.niches.insert(archive.members, child, archive.room)
         return archive
 
+    @cached_property
+    def _breeding(self) -> Breeding:
+        if self.breeding is None:
+            return Points(_Split(self.crossover, self.split_point, self.mutation))
+        return replace(self.breeding, crossover=self.crossover, split_point=self.split_point)
 
-class NichesSampler(ArchiveSampler):
+    def _begins(self, archive: _Archive) -> bool:
+        if self.breeding is not None:
+            return not archive.members
+        initial = self.niches.archive_size if self.initial is None else self.initial
+        return archive.results < initial or len(archive.members) < 2
+
+
+class NichesSampler(
+    ArchiveSampler, algorithm=NaturalNiches, spread=("niches",), without=("breeding",)
+):
     """M2N2's evolution on any search space; its archive is nothing but the stored trials.
 
     On a ``mo.spaces.SplitSlerp`` it evolves the weights of models, as the paper does: the first
@@ -362,68 +390,10 @@ class NichesSampler(ArchiveSampler):
 
     A search that is killed and started again goes on exactly as if nothing had happened; with
     several workers every result is inserted as it comes. Read the result with :meth:`archive`.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        archive_size: number of individuals.
-        alpha: strength of the competition, 0 for none.
-        attraction: False draws the second parent like the first (ablation).
-        crossover: False makes a child of the first parent by mutation alone (ablation).
-        split_point: False takes the ratio w for all coordinates (ablation).
-        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none. That of a
-            ``SplitSlerp`` is its ``mutation_std``.
-        initial: number of results before the first child, ``archive_size`` by default; until then
-            candidates are uniform. Those of ``initial_population`` count.
-        initial_population: parameters of the first candidates, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
     """
 
-    _algorithm: NaturalNiches | BredNiches
+    _algorithm: NaturalNiches
     breeds = True
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        archive_size: int = 20,
-        alpha: float = 1.0,
-        attraction: bool = True,
-        crossover: bool = True,
-        split_point: bool = True,
-        mutation: Variation | None = _GAUSSIAN,
-        initial: int | None = None,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        niches = Niches(archive_size, float(alpha), attraction)
-        algorithm: ArchiveAlgorithm
-        if sources := sources_of(search_space):
-            if mutation is not None and mutation != _GAUSSIAN:
-                raise StudyError(
-                    "The mutation of these individuals is that of their space: "
-                    "mo.spaces.SplitSlerp(seeds, mutation_std=0.01)."
-                )
-            cross = SplitCrossover(crossover, split_point)
-            cross.check(search_space or {})
-            algorithm = BredNiches(niches, cross)
-            initial_population = initial_population or [{ORIGIN: name} for name in sources]
-        else:
-            algorithm = NaturalNiches(niches, crossover, split_point, mutation, initial)
-        super().__init__(
-            algorithm,
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )
 
     @property
     def needs_examples(self) -> bool:

@@ -17,6 +17,8 @@ from merge_optuna.samplers import (
     CmaEsSampler,
     DESampler,
     GASampler,
+    MAPElitesSampler,
+    NichesSampler,
     Population,
     PopulationAlgorithm,
     PopulationSampler,
@@ -40,6 +42,15 @@ OPTIONS = {
         "raw",
     ],
     CmaEsSampler: ["variant", "x0", "sigma0", "population_size"],
+    NichesSampler: [
+        "archive_size",
+        "alpha",
+        "attraction",
+        "crossover",
+        "split_point",
+        "mutation",
+        "initial",
+    ],
 }
 
 
@@ -82,7 +93,8 @@ def test_the_arguments_are_the_options_and_those_of_all_samplers(kind: type) -> 
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     algorithm = kind(SPACE)._algorithm
     for name in set(OPTIONS[kind]) - {"x0", "sigma0"}:
-        kept = getattr(algorithm, "size" if name == "population_size" else name)
+        holder = algorithm if hasattr(algorithm, name) else getattr(algorithm, "niches", algorithm)
+        kept = getattr(holder, "size" if name == "population_size" else name)
         assert parameters[name].default == kept
 
 
@@ -93,6 +105,12 @@ def test_every_argument_is_documented_once(kind: type) -> None:
         assert text.count(f"\n    {name}: ") == 1
     assert "    size: " not in text
     assert text.count("Raises:") == text.count("Args:") == 1
+
+
+def test_options_without_a_default_are_required() -> None:
+    parameters = inspect.signature(MAPElitesSampler).parameters
+    assert parameters["descriptors"].default is inspect.Parameter.empty
+    assert list(parameters)[:4] == ["search_space", "descriptors", "initial", "variation"]
 
 
 def test_options_reach_the_algorithm() -> None:

@@ -26,7 +26,6 @@ from optuna.study import StudyDirection
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import CLAIM, SURPLUS
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import sources_of
 from merge_optuna.samplers._protocol import checks
 from merge_optuna.samplers._protocol import owner as _owner
 from merge_optuna.samplers._protocol.claim import (
@@ -44,6 +43,7 @@ from merge_optuna.samplers._protocol.slots import SlotPlaces
 from merge_optuna.samplers._protocol.waiting import Waiting, is_young
 from merge_optuna.samplers.algorithm import Algorithm, DistributionAlgorithm, PopulationAlgorithm
 from merge_optuna.samplers.box import Box, value_at
+from merge_optuna.samplers.breeding import Pedigree, breeding_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -86,7 +86,7 @@ class StoredSampler(BaseSampler):
     teach the algorithm nothing. A failed candidate is proposed again.
 
     Args:
-        algorithm: what proposes the parameters; ``repr(algorithm)`` names its options: trials of
+        algorithm: what proposes the parameters; its ``label`` names its options: trials of
             other options (or another search space) belong to another population.
         search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
             it the space is inferred from finished trials: the first trial is uniform, and a
@@ -105,7 +105,7 @@ class StoredSampler(BaseSampler):
 
     breeds: ClassVar[bool] = False
     """Whether it can search a space whose individuals are named by their parents."""
-    _kind: ClassVar[type[Algorithm]] = Algorithm
+    _kind: ClassVar[type] = Algorithm
     _places_of: ClassVar[type[Places]]
 
     def __init_subclass__(
@@ -142,7 +142,8 @@ class StoredSampler(BaseSampler):
         checks.check_options(algorithm)
         checks.check_numbers(seed, max_attempts)
         checks.check_space(search_space or {})
-        if sources_of(search_space) and not self.breeds:
+        self._breeding = breeding_of(search_space)
+        if self._breeding is not None and not self.breeds:
             raise StudyError(
                 f"{type(self).__name__} knows nothing of parents, which the individuals of this "
                 "space are named by. Use the sampler that the space makes: space.sampler(seed=0)."
@@ -150,7 +151,8 @@ class StoredSampler(BaseSampler):
         self._algorithm: Any = algorithm.for_space(search_space)
         self._search_space = search_space if search_space is None else dict(search_space)
         self._last: tuple[dict[str, BaseDistribution], Box, str] | None = None
-        self._initial = tuple(dict(params) for params in initial_population)
+        initial = initial_population or (self._breeding.initial() if self._breeding else ())
+        self._initial = tuple(dict(params) for params in initial)
         self._places = self._places_of(self._algorithm, self._initial)
         if self._initial and search_space is None:
             raise StudyError("initial_population needs search_space, to check its values.")
@@ -180,6 +182,11 @@ class StoredSampler(BaseSampler):
     def search_space(self) -> dict[str, BaseDistribution] | None:
         """The space it was made for; None if it is inferred."""
         return None if self._search_space is None else dict(self._search_space)
+
+    @property
+    def breeding(self) -> Pedigree | None:
+        """How the individuals of its space are bred; None if they are points."""
+        return self._breeding
 
     # -- Optuna's interface -------------------------------------------------------------------
 
@@ -369,7 +376,7 @@ class StoredSampler(BaseSampler):
         if last is None or space not in (last[0], last[1].space):
             box = Box(space, categorical=self._algorithm.categorical, raw=self._algorithm.raw)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
-            digest = box.digest(repr(self._algorithm), *initial) if len(box) else ""
+            digest = box.digest(self._algorithm.label, *initial) if len(box) else ""
             self._last = last = dict(space), box, digest
         return last[1:]
 
