@@ -16,6 +16,7 @@ from merge_optuna.samplers._variation import (
     PolynomialMutation,
     Variation,
 )
+from merge_optuna.samplers.adaptation import JDE, SHADE, Dither, Fixed
 from merge_optuna.samplers.algorithm import (
     ArchiveAlgorithm,
     Candidate,
@@ -28,14 +29,10 @@ from merge_optuna.samplers.box import Box
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 from merge_optuna.samplers.de import (
     DE,
-    JDE,
-    SHADE,
     Best,
     CurrentToBest,
     CurrentToPBest,
     DESampler,
-    Dither,
-    Fixed,
     LinearReduction,
     Rand,
 )

@@ -27,6 +27,11 @@ from merge_optuna.samplers._variation import IsoLine as IsoLine
 from merge_optuna.samplers._variation import PolynomialMutation as PolynomialMutation
 from merge_optuna.samplers._variation import SBX as SBX
 from merge_optuna.samplers._variation import Variation as Variation
+from merge_optuna.samplers.adaptation import Adaptation
+from merge_optuna.samplers.adaptation import Dither as Dither
+from merge_optuna.samplers.adaptation import Fixed as Fixed
+from merge_optuna.samplers.adaptation import JDE as JDE
+from merge_optuna.samplers.adaptation import SHADE as SHADE
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm as ArchiveAlgorithm
 from merge_optuna.samplers.algorithm import Candidate as Candidate
 from merge_optuna.samplers.algorithm import DistributionAlgorithm as DistributionAlgorithm
@@ -35,20 +40,14 @@ from merge_optuna.samplers.algorithm import Population as Population
 from merge_optuna.samplers.algorithm import PopulationAlgorithm as PopulationAlgorithm
 from merge_optuna.samplers.box import Box as Box
 from merge_optuna.samplers.cmaes import CmaEs as CmaEs
-from merge_optuna.samplers.de import Adaptation
 from merge_optuna.samplers.de import Best as Best
 from merge_optuna.samplers.de import CurrentToBest as CurrentToBest
 from merge_optuna.samplers.de import CurrentToPBest as CurrentToPBest
 from merge_optuna.samplers.de import DE as DE
-from merge_optuna.samplers.de import Dither as Dither
-from merge_optuna.samplers.de import Fixed as Fixed
-from merge_optuna.samplers.de import JDE as JDE
 from merge_optuna.samplers.de import LinearReduction as LinearReduction
 from merge_optuna.samplers.de import Mutation
 from merge_optuna.samplers.de import Rand as Rand
-from merge_optuna.samplers.de import SHADE as SHADE
 from merge_optuna.samplers.evolver import Evolver as Evolver
-from merge_optuna.samplers.evolver import EvolverSampler as EvolverSampler
 from merge_optuna.samplers.ga import FitnessProportional as FitnessProportional
 from merge_optuna.samplers.ga import GA as GA
 from merge_optuna.samplers.ga import Generational as Generational
@@ -72,7 +71,6 @@ from merge_optuna.samplers.pso import PSO as PSO
 from merge_optuna.samplers.pso import Ring as Ring
 from merge_optuna.samplers.pso import Topology
 from merge_optuna.samplers.pso import Walls
-from merge_optuna.samplers.swarm import SwarmSampler as SwarmSampler
 
 __all__ = [
     "DE",
@@ -158,10 +156,22 @@ class CmaEsSampler(ArchiveSampler):
     a candidate that fails ``max_attempts`` times, or whose process dies twenty times, ranks last
     and is not repeated.
 
-    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
-    of equal width. Samples outside are drawn again up to 100 times, then clipped. Categorical
+    Samples outside the bounds are drawn again up to 100 times, then clipped. Categorical
     parameters are drawn uniformly: CMA-ES cannot learn them. When the distribution has collapsed
     (the engine's own stopping rule) a new one starts at ``x0``.
+
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
 
     Args:
         search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
@@ -197,8 +207,19 @@ class CmaEsSampler(ArchiveSampler):
 class DESampler(PopulationSampler):
     """Differential evolution whose population is nothing but the stored trials.
 
-    A search that is killed and started again goes on exactly as if nothing had happened; several
-    workers share one population and never wait for each other (see :class:`PopulationSampler`).
+    In each generation every slot gets one candidate, in order, drawn from the population after
+    the generation before: with one worker that is the textbook. With several nothing waits. The
+    next generation begins when all free slots have had their candidate; slots whose candidate is
+    still in flight are passed over and take part with what is known of them. When no slot is free,
+    the one with the fewest candidates in this generation gets a further one, of those the one with
+    the fewest in flight; a generation of nothing but further candidates has one for each slot.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
     Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
     categorical ones as cells of equal width, whose point moves on continuously.
 
@@ -251,19 +272,76 @@ class DESampler(PopulationSampler):
         max_attempts: int = ...,
     ) -> None: ...
 
+class EvolverSampler(ArchiveSampler):
+    """Differential evolution on the weights of models; its population is the stored trials.
+
+    The first trials are the models themselves, or their merge. Then one model after the other is
+    the target: a mutant is made of it by the difference of two others (or of one other and
+    itself), some of its coordinates go into the child, and the child takes the target's place at
+    once if it is strictly better. One generation is as many trials as there are models. With
+    several workers every result takes its place as it comes.
+
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
+
+    Args:
+        search_space: ``space.distributions()`` of a ``mo.spaces.DifferentialCrossover``.
+        F: scale factor of the difference.
+        CR: crossover rate: the share of coordinates that come from the mutant.
+        scoring: what is compared: ``"individual"`` scores the child, ``"merged"`` the whole
+            population merged with the child in the place of its target. That of the space.
+        adaptation: where F and CR come from instead: ``JDE()``, ``SHADE(memory)``, ``Dither()``.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        F: float = ...,
+        CR: float = ...,
+        scoring: Literal['individual', 'merged'] = ...,
+        adaptation: Adaptation | None = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
+
 class GASampler(ArchiveSampler):
     """A real-coded genetic algorithm whose population is nothing but the stored trials.
 
-    A search that is killed and started again goes on exactly as if nothing had happened. With one
-    worker a generation of ``population_size`` children is evaluated, then the population is
-    replaced. With several, nothing waits: whenever that many further results are in, they are the
-    children of the next replacement, whichever population their parents came from.
-
     Two parents, drawn independently, make one child (of crossover's two), which is then mutated.
-    It may equal one of them. Every parameter is mapped to [0, 1], logarithmic ones in log space,
-    those with a step as cells of equal width, whose point moves on continuously. Categorical ones
-    are exchanged between the parents, and drawn anew by mutation. A child that is as good as a
-    member of the population does not replace it.
+    It may equal one of them. Categorical parameters are exchanged between the parents, and drawn
+    anew by mutation. Whenever ``population_size`` results are in, they are the children of the
+    next replacement. A child that is as good as a member of the population does not replace it.
+
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
 
     Args:
         search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
@@ -304,9 +382,8 @@ class MAPElitesSampler(ArchiveSampler):
     """MAP-Elites whose archive is nothing but the stored trials: good and different solutions.
 
     The descriptors that you name span a grid. Every cell keeps the best trial that fell into it,
-    its elite; candidates are children of elites drawn uniformly from the occupied cells. A search
-    that is killed and started again goes on exactly as if nothing had happened; with several
-    workers every result is inserted as it comes. Read the result with :meth:`archive`.
+    its elite; candidates are children of elites drawn uniformly from the occupied cells. Every
+    result is inserted as it comes. Read the result with :meth:`archive`.
 
     A descriptor is the trial's user attribute of that name (``trial.set_user_attr("size", 3.2)``
     in the objective) or, without one, its parameter of that name. Values outside of the range
@@ -314,10 +391,20 @@ class MAPElitesSampler(ArchiveSampler):
     not a finite number, is not inserted and warned about. An elite is replaced by strict
     improvement. Pruned and infeasible trials are elites only until something better comes; failed
     ones never are.
+    Categorical parameters are drawn anew or, with two parents, exchanged.
 
-    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
-    of equal width, whose point moves on continuously. Categorical ones are drawn anew or, with two
-    parents, exchanged.
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
 
     Args:
         search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
@@ -372,12 +459,23 @@ class NichesSampler(ArchiveSampler):
 
     A child lies between its parents: with a random ratio w and a random split point, coordinates
     before it are a + w (b − a), those from it on a + (1 − w) (b − a). The coordinates are the
-    parameters sorted by name, mapped to [0, 1], logarithmic ones in log space, those with a step
-    as cells of equal width. A categorical one is b's with that probability. The defaults are the
+    parameters sorted by name; a categorical one is b's with that probability. The defaults are the
     paper's for a search from scratch.
 
-    A search that is killed and started again goes on exactly as if nothing had happened; with
-    several workers every result is inserted as it comes. Read the result with :meth:`archive`.
+    Every result is inserted as it comes. Read the result with :meth:`archive`.
+
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
 
     Args:
         search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
@@ -431,12 +529,24 @@ class NichesSampler(ArchiveSampler):
 class PSOSampler(PopulationSampler):
     """A particle swarm that is nothing but the stored trials.
 
-    A search that is killed and started again goes on exactly as if nothing had happened; several
-    workers share one swarm and never wait for each other (see :class:`PopulationSampler`).
+    All particles move at once, personal and global bests change by strict improvement only. A
+    particle whose candidate was pruned or has failed moves on from it like any other.
+
+    In each generation every slot gets one candidate, in order, drawn from the population after
+    the generation before: with one worker that is the textbook. With several nothing waits. The
+    next generation begins when all free slots have had their candidate; slots whose candidate is
+    still in flight are passed over and take part with what is known of them. When no slot is free,
+    the one with the fewest candidates in this generation gets a further one, of those the one with
+    the fewest in flight; a generation of nothing but further candidates has one for each slot.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
     Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
-    categorical ones as cells of equal width, whose point moves on continuously. All particles
-    move at once, personal and global bests change by strict improvement only. A particle whose
-    candidate was pruned or has failed moves on from it like any other.
+    categorical ones as cells of equal width, whose point moves on continuously.
 
     Args:
         search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
@@ -480,6 +590,50 @@ class PSOSampler(PopulationSampler):
         bounds: Walls = ...,
         raw: bool = ...,
         initial_population: Sequence[Mapping[str, Any]] = ...,
+        seed: int | None = ...,
+        max_attempts: int = ...,
+    ) -> None: ...
+
+class SwarmSampler(PopulationSampler):
+    """PSO-Merging with random numbers for every parameter; the swarm is the stored trials.
+
+    The first trials are the models themselves, one particle each. Then all particles move at
+    once; personal and global bests change by strict improvement only. The weights of inertia and
+    pulls are those of the space.
+
+    In each generation every slot gets one candidate, in order, drawn from the population after
+    the generation before: with one worker that is the textbook. With several nothing waits. The
+    next generation begins when all free slots have had their candidate; slots whose candidate is
+    still in flight are passed over and take part with what is known of them. When no slot is free,
+    the one with the fewest candidates in this generation gets a further one, of those the one with
+    the fewest in flight; a generation of nothing but further candidates has one for each slot.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
+
+    Args:
+        search_space: ``space.distributions()`` of a ``mo.spaces.ParticleSwarm``.
+        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        topology: Topology = ...,
         seed: int | None = ...,
         max_attempts: int = ...,
     ) -> None: ...

@@ -190,8 +190,7 @@ class CmaEsSampler(ArchiveSampler, algorithm=CmaEs, without=("initial_population
     a candidate that fails ``max_attempts`` times, or whose process dies twenty times, ranks last
     and is not repeated.
 
-    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
-    of equal width. Samples outside are drawn again up to 100 times, then clipped. Categorical
+    Samples outside the bounds are drawn again up to 100 times, then clipped. Categorical
     parameters are drawn uniformly: CMA-ES cannot learn them. When the distribution has collapsed
     (the engine's own stopping rule) a new one starts at ``x0``.
     """

@@ -197,14 +197,8 @@ class GA(DistributionAlgorithm):
 class GASampler(ArchiveSampler, algorithm=GA):
     """A real-coded genetic algorithm whose population is nothing but the stored trials.
 
-    A search that is killed and started again goes on exactly as if nothing had happened. With one
-    worker a generation of ``population_size`` children is evaluated, then the population is
-    replaced. With several, nothing waits: whenever that many further results are in, they are the
-    children of the next replacement, whichever population their parents came from.
-
     Two parents, drawn independently, make one child (of crossover's two), which is then mutated.
-    It may equal one of them. Every parameter is mapped to [0, 1], logarithmic ones in log space,
-    those with a step as cells of equal width, whose point moves on continuously. Categorical ones
-    are exchanged between the parents, and drawn anew by mutation. A child that is as good as a
-    member of the population does not replace it.
+    It may equal one of them. Categorical parameters are exchanged between the parents, and drawn
+    anew by mutation. Whenever ``population_size`` results are in, they are the children of the
+    next replacement. A child that is as good as a member of the population does not replace it.
     """

@@ -191,9 +191,8 @@ class MAPElitesSampler(ArchiveSampler, algorithm=MAPElites, without=("breeding",
     """MAP-Elites whose archive is nothing but the stored trials: good and different solutions.
 
     The descriptors that you name span a grid. Every cell keeps the best trial that fell into it,
-    its elite; candidates are children of elites drawn uniformly from the occupied cells. A search
-    that is killed and started again goes on exactly as if nothing had happened; with several
-    workers every result is inserted as it comes. Read the result with :meth:`archive`.
+    its elite; candidates are children of elites drawn uniformly from the occupied cells. Every
+    result is inserted as it comes. Read the result with :meth:`archive`.
 
     A descriptor is the trial's user attribute of that name (``trial.set_user_attr("size", 3.2)``
     in the objective) or, without one, its parameter of that name. Values outside of the range
@@ -201,10 +200,7 @@ class MAPElitesSampler(ArchiveSampler, algorithm=MAPElites, without=("breeding",
     not a finite number, is not inserted and warned about. An elite is replaced by strict
     improvement. Pruned and infeasible trials are elites only until something better comes; failed
     ones never are.
-
-    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
-    of equal width, whose point moves on continuously. Categorical ones are drawn anew or, with two
-    parents, exchanged.
+    Categorical parameters are drawn anew or, with two parents, exchanged.
     """
 
     _algorithm: MAPElites

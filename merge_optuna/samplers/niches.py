@@ -384,12 +384,10 @@ class NichesSampler(
 
     A child lies between its parents: with a random ratio w and a random split point, coordinates
     before it are a + w (b − a), those from it on a + (1 − w) (b − a). The coordinates are the
-    parameters sorted by name, mapped to [0, 1], logarithmic ones in log space, those with a step
-    as cells of equal width. A categorical one is b's with that probability. The defaults are the
+    parameters sorted by name; a categorical one is b's with that probability. The defaults are the
     paper's for a search from scratch.
 
-    A search that is killed and started again goes on exactly as if nothing had happened; with
-    several workers every result is inserted as it comes. Read the result with :meth:`archive`.
+    Every result is inserted as it comes. Read the result with :meth:`archive`.
     """
 
     _algorithm: NaturalNiches

@@ -390,12 +390,8 @@ def _best(particle: Member) -> Member:
 class PSOSampler(PopulationSampler, algorithm=PSO, without=("breeding",)):
     """A particle swarm that is nothing but the stored trials.
 
-    A search that is killed and started again goes on exactly as if nothing had happened; several
-    workers share one swarm and never wait for each other (see :class:`PopulationSampler`).
-    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
-    categorical ones as cells of equal width, whose point moves on continuously. All particles
-    move at once, personal and global bests change by strict improvement only. A particle whose
-    candidate was pruned or has failed moves on from it like any other.
+    All particles move at once, personal and global bests change by strict improvement only. A
+    particle whose candidate was pruned or has failed moves on from it like any other.
     """
 
 

@@ -1,7 +1,7 @@
 """The constructor of a sampler, from the options of its algorithm.
 
 Name, type, default and meaning of an option are said once, by the algorithm (a dataclass), and
-what all samplers take by :class:`~.sampler.StoredSampler`. ``class DESampler(PopulationSampler,
+what all samplers take and do by their base classes. ``class DESampler(PopulationSampler,
 algorithm=DE)`` has both, in its signature as in its documentation.
 """
 
@@ -15,6 +15,7 @@ from inspect import Parameter, Signature
 from typing import Any
 
 _NAMES = {"size": "population_size"}  # as a method of every algorithm is called already
+_SPACE = "search_space"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Options:
     """The options of an algorithm, as arguments of its sampler.
 
     Attributes:
-        make: the algorithm's class, or a function that makes it.
+        make: the algorithm's class, or a function of options (and the search space) that makes it.
         spread: those whose own options are arguments instead of themselves.
         without: those that are none.
     """
@@ -32,10 +33,12 @@ class Options:
     without: Collection[str] = ()
 
     def arguments(self) -> Iterator[Parameter]:
-        """All of them, by keyword."""
-        for one in inspect.signature(self.make).parameters.values():
-            if one.name in self.spread:
-                yield from Options(type(one.default)).arguments()
+        """All of them, by keyword but for the search space."""
+        for one, inner in self._each():
+            if inner is not None:
+                yield from inner.arguments()
+            elif one.name == _SPACE:
+                yield one
             elif one.name not in self.without:
                 name = _NAMES.get(one.name, one.name)
                 yield one.replace(name=name, kind=Parameter.KEYWORD_ONLY)
@@ -46,21 +49,25 @@ class Options:
         for name, new in _NAMES.items():
             if name in found:
                 found[new] = found.pop(name).replace(name, new, 1)
-        for one in inspect.signature(self.make).parameters.values():
-            if one.name in self.spread:
-                found |= Options(type(one.default)).meanings()
+        for _, inner in self._each():
+            found |= {} if inner is None else inner.meanings()
         return found
 
     def take(self, given: dict[str, Any]) -> Any:
-        """The algorithm of some arguments, which are taken out."""
+        """The algorithm of some arguments, which are taken out (but for the search space)."""
         own: dict[str, Any] = {}
-        for one in inspect.signature(self.make).parameters.values():
+        for one, inner in self._each():
             name = _NAMES.get(one.name, one.name)
-            if one.name in self.spread:
-                own[one.name] = Options(type(one.default)).take(given)
+            if inner is not None:
+                own[one.name] = inner.take(given)
             elif name in given:
-                own[one.name] = given.pop(name)
+                own[one.name] = given[name] if name == _SPACE else given.pop(name)
         return self.make(**own)
+
+    def _each(self) -> Iterator[tuple[Parameter, Options | None]]:
+        """Parameters, with the options in their place."""
+        for one in inspect.signature(self.make).parameters.values():
+            yield one, Options(type(one.default)) if one.name in self.spread else None
 
 
 def give_constructor(sampler: type, options: Options, base: type) -> None:
@@ -71,10 +78,11 @@ def give_constructor(sampler: type, options: Options, base: type) -> None:
         options: those of the algorithm.
         base: the class whose constructor takes an algorithm, and other arguments after it.
     """
-    itself, _, space, *common = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-    common = [one for one in common if one.name not in options.without]
-    signature = Signature([itself, space, *options.arguments(), *common], return_annotation=None)
     make = base.__init__  # type: ignore[misc]
+    itself, _, *common = inspect.signature(make).parameters.values()
+    arguments = {one.name: one for one in (itself, common[0], *options.arguments(), *common[1:])}
+    kept = [one for name, one in arguments.items() if name not in options.without]
+    signature = Signature(kept, return_annotation=None)
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -87,19 +95,26 @@ def give_constructor(sampler: type, options: Options, base: type) -> None:
     init.__signature__ = signature  # type: ignore[attr-defined]
     sampler.__init__ = init  # type: ignore[misc]
     meanings = entries(base) | options.meanings()
-    told = [meanings[name] for name in signature.parameters if name in meanings]
-    raised = section(base, "Raises")
-    said = inspect.cleandoc(sampler.__doc__ or "")
-    sampler.__doc__ = "\n".join([said, "\nArgs:", *told, "\nRaises:", raised, ""])
-
-
-def section(of: Any, title: str) -> str:
-    """The lines of a section of a docstring, indented by four."""
-    found = re.search(rf"^{title}:\n((?:    .*\n?|\n(?=    ))+)", inspect.getdoc(of) or "", re.M)
-    return found[1].rstrip() if found else ""
+    above = [kind for kind in sampler.__mro__[1:] if issubclass(kind, base)]
+    told = [inspect.cleandoc(sampler.__doc__ or ""), *map(_more, above)]
+    listed = [meanings[name] for name in signature.parameters if name in meanings]
+    raised = _section(base, "Raises")
+    sampler.__doc__ = "\n".join(["\n\n".join(told), "\nArgs:", *listed, "\nRaises:", raised, ""])
 
 
 def entries(of: Any) -> dict[str, str]:
     """Name -> entry of the section of a docstring that lists attributes or arguments."""
-    text = section(of, "Args") or section(of, "Attributes")
+    text = _section(of, "Args") or _section(of, "Attributes")
     return {part.split(":")[0].strip(): part for part in re.split(r"\n(?=    \w)", text) if part}
+
+
+def _section(of: Any, title: str) -> str:
+    """The lines of a section of a docstring, indented by four."""
+    found = re.search(rf"^{title}:\n((?:    .*\n?)+)", inspect.getdoc(of) or "", re.M)
+    return found[1].rstrip() if found else ""
+
+
+def _more(kind: type) -> str:
+    """What a docstring says between its first line and its sections."""
+    text = (inspect.getdoc(kind) or "").partition("\n\n")[2]
+    return re.split(r"\n\n(?:Args|Raises):\n", text)[0]

@@ -80,10 +80,14 @@ class _Notes:
 class StoredSampler(BaseSampler):
     """A sampler whose state is nothing but the stored trials; base of the two kinds of plumbing.
 
-    One worker gets the textbook algorithm bit for bit, also after being killed and started again.
-    Several workers never wait for each other's evaluations. Only candidates of this sampler
-    count: enqueued trials, trials of other samplers and added ones are evaluated as usual and
-    teach the algorithm nothing. A failed candidate is proposed again.
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
 
     Args:
         algorithm: what proposes the parameters; its ``label`` names its options: trials of
@@ -141,23 +145,18 @@ class StoredSampler(BaseSampler):
             )
         checks.check_options(algorithm)
         checks.check_numbers(seed, max_attempts)
-        checks.check_space(search_space or {})
+        checks.check_space(search_space or {}, type(self).__name__, breeds=self.breeds)
         self._breeding = breeding_of(search_space)
-        if self._breeding is not None and not self.breeds:
-            raise StudyError(
-                f"{type(self).__name__} knows nothing of parents, which the individuals of this "
-                "space are named by. Use the sampler that the space makes: space.sampler(seed=0)."
-            )
         self._algorithm: Any = algorithm.for_space(search_space)
         self._search_space = search_space if search_space is None else dict(search_space)
         self._last: tuple[dict[str, BaseDistribution], Box, str] | None = None
         initial = initial_population or (self._breeding.initial() if self._breeding else ())
         self._initial = tuple(dict(params) for params in initial)
         self._places = self._places_of(self._algorithm, self._initial)
-        if self._initial and search_space is None:
-            raise StudyError("initial_population needs search_space, to check its values.")
-        checks.check_initial(self._initial, self._box(search_space or {}))
-        self._check_size()
+        if self._initial:
+            slots = isinstance(algorithm, PopulationAlgorithm)
+            box = None if search_space is None else self._box(search_space)
+            checks.check_initial(self._initial, box, self.population_size() if slots else None)
         self._seed = None if seed is None else int(seed)
         self._random_seed = secrets.randbits(32)
         self._max_attempts = max_attempts
@@ -174,9 +173,6 @@ class StoredSampler(BaseSampler):
         """Candidates per generation; None while the search space is not known."""
         n = len(self._box(self._search_space or {}))
         return int(self._algorithm.population_size(n)) if n else None
-
-    def _check_size(self) -> None:
-        """Checks that all first candidates have a place."""
 
     @property
     def search_space(self) -> dict[str, BaseDistribution] | None:
@@ -405,20 +401,10 @@ class PopulationSampler(StoredSampler):
     still in flight are passed over and take part with what is known of them. When no slot is free,
     the one with the fewest candidates in this generation gets a further one, of those the one with
     the fewest in flight; a generation of nothing but further candidates has one for each slot.
-
-    The arguments are those of :class:`StoredSampler`.
     """
 
     _kind = PopulationAlgorithm
     _places_of = SlotPlaces
-
-    def _check_size(self) -> None:
-        size = self.population_size()
-        if size is not None and len(self._initial) > size:
-            raise StudyError(
-                f"initial_population has {len(self._initial)} candidates, but the population only "
-                f"{size} slots. Raise population_size or leave some out."
-            )
 
 
 class ArchiveSampler(StoredSampler):
@@ -426,7 +412,7 @@ class ArchiveSampler(StoredSampler):
 
     With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
     whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
-    λ = 1. The arguments are those of :class:`StoredSampler`.
+    λ = 1.
     """
 
     _kind = DistributionAlgorithm
