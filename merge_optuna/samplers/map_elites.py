@@ -187,7 +187,7 @@ def _warn(name: str, value: Any, trial: int) -> None:
     )
 
 
-class MAPElitesSampler(ArchiveSampler, algorithm=MAPElites, without=("breeding",)):
+class MAPElitesSampler(ArchiveSampler, algorithm=MAPElites):
     """MAP-Elites whose archive is nothing but the stored trials: good and different solutions.
 
     The descriptors that you name span a grid. Every cell keeps the best trial that fell into it,

@@ -366,9 +366,7 @@ class NaturalNiches(ArchiveAlgorithm):
         return archive.results < initial or len(archive.members) < 2
 
 
-class NichesSampler(
-    ArchiveSampler, algorithm=NaturalNiches, spread=("niches",), without=("breeding",)
-):
+class NichesSampler(ArchiveSampler, algorithm=NaturalNiches, spread=("niches",)):
     """M2N2's evolution on any search space; its archive is nothing but the stored trials.
 
     On a ``mo.spaces.SplitSlerp`` it evolves the weights of models, as the paper does: the first

@@ -387,7 +387,7 @@ def _best(particle: Member) -> Member:
     return particle if particle.best is None else particle.best
 
 
-class PSOSampler(PopulationSampler, algorithm=PSO, without=("breeding",)):
+class PSOSampler(PopulationSampler, algorithm=PSO):
     """A particle swarm that is nothing but the stored trials.
 
     All particles move at once, personal and global bests change by strict improvement only. A

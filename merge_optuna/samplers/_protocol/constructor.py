@@ -16,6 +16,7 @@ from typing import Any
 
 _NAMES = {"size": "population_size"}  # as a method of every algorithm is called already
 _SPACE = "search_space"
+_HANDED_OVER = "breeding"  # by the search space, see Algorithm.for_space
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Options:
     def _each(self) -> Iterator[tuple[Parameter, Options | None]]:
         """Parameters, with the options in their place."""
         for one in inspect.signature(self.make).parameters.values():
-            yield one, Options(type(one.default)) if one.name in self.spread else None
+            if one.name != _HANDED_OVER:
+                yield one, Options(type(one.default)) if one.name in self.spread else None
 
 
 def give_constructor(sampler: type, options: Options, base: type) -> None:

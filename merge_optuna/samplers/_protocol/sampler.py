@@ -31,7 +31,6 @@ from merge_optuna.samplers._protocol import owner as _owner
 from merge_optuna.samplers._protocol.claim import (
     Claim,
     copied_claim,
-    encoded,
     held_claim,
     own_claim,
 )
@@ -304,34 +303,25 @@ class StoredSampler(BaseSampler):
         log.see(trials, seen)
         if (copied := copied_claim(trial)) is not None:
             return copied.again(trial.number, seen)
-        book = log.book(digest)
-        others = any(other.starts for name, other in log.books.items() if name)
-        if self._search_space is not None and others and not book.starts:
+        self._warn_if_anew(study, log, digest)
+        book, seed = log.book(digest), self._seed_of(study)
+        held = {claim.place for claim in above if claim.population == digest}
+        for failed in book.retries:
+            if failed.place not in held:
+                return failed.again(trial.number, seen)
+        self._places.catch_up(book, box)
+        place = self._places.following(book, box, held, seed)
+        candidate = self._places.propose(book, box, place, seed)
+        return Claim.new(trial.number, digest, place, candidate, seed, seen)
+
+    def _warn_if_anew(self, study: Study, log: Log, digest: str) -> None:
+        others = any(book.starts for name, book in log.books.items() if name)
+        if self._search_space is not None and others and not log.book(digest).starts:
             warnings.warn(
                 f"The study {study.study_name!r} was searched with other options or another "
                 f"search space than those of this {type(self).__name__}: it starts anew.",
                 stacklevel=2,
             )
-        held = {claim.place for claim in above if claim.population == digest}
-        for failed in book.retries:
-            if failed.place not in held:
-                return failed.again(trial.number, seen)
-        seed = self._seed_of(study)
-        self._places.catch_up(book, box)
-        place = self._places.following(book, box, held, seed)
-        candidate = self._places.propose(book, box, place, seed)
-        return Claim(
-            trial.number,
-            digest,
-            place.generation,
-            place.slot,
-            attempt=0,
-            seed=seed,
-            seen=seen,
-            vectors=encoded(candidate),
-            k=place.k,
-            parents=candidate.parents,
-        )
 
     def _unclaimed(self, study: Study, trial: FrozenTrial, box: Box) -> Candidate:
         """Values for a trial outside the population: partly enqueued, or under a wrapper."""
