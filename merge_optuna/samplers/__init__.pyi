@@ -13,7 +13,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from merge_optuna.samplers._bounds import Bounds
+from merge_optuna.samplers._bounds import Bounds as Bounds
 from merge_optuna.samplers._bounds import Clip as Clip
 from merge_optuna.samplers._bounds import Midpoint as Midpoint
 from merge_optuna.samplers._bounds import Reflect as Reflect
@@ -27,7 +27,7 @@ from merge_optuna.samplers._variation import IsoLine as IsoLine
 from merge_optuna.samplers._variation import PolynomialMutation as PolynomialMutation
 from merge_optuna.samplers._variation import SBX as SBX
 from merge_optuna.samplers._variation import Variation as Variation
-from merge_optuna.samplers.adaptation import Adaptation
+from merge_optuna.samplers.adaptation import Adaptation as Adaptation
 from merge_optuna.samplers.adaptation import Dither as Dither
 from merge_optuna.samplers.adaptation import Fixed as Fixed
 from merge_optuna.samplers.adaptation import JDE as JDE
@@ -45,14 +45,14 @@ from merge_optuna.samplers.de import CurrentToBest as CurrentToBest
 from merge_optuna.samplers.de import CurrentToPBest as CurrentToPBest
 from merge_optuna.samplers.de import DE as DE
 from merge_optuna.samplers.de import LinearReduction as LinearReduction
-from merge_optuna.samplers.de import Mutation
+from merge_optuna.samplers.de import Mutation as Mutation
 from merge_optuna.samplers.de import Rand as Rand
 from merge_optuna.samplers.evolver import Evolver as Evolver
 from merge_optuna.samplers.ga import FitnessProportional as FitnessProportional
 from merge_optuna.samplers.ga import GA as GA
 from merge_optuna.samplers.ga import Generational as Generational
-from merge_optuna.samplers.ga import Selection
-from merge_optuna.samplers.ga import Survival
+from merge_optuna.samplers.ga import Selection as Selection
+from merge_optuna.samplers.ga import Survival as Survival
 from merge_optuna.samplers.ga import Tournament as Tournament
 from merge_optuna.samplers.ga import Truncation as Truncation
 from merge_optuna.samplers.map_elites import Descriptor as Descriptor
@@ -62,15 +62,15 @@ from merge_optuna.samplers.niches import Niches as Niches
 from merge_optuna.samplers.pso import Absorb as Absorb
 from merge_optuna.samplers.pso import Bounce as Bounce
 from merge_optuna.samplers.pso import ClipPosition as ClipPosition
-from merge_optuna.samplers.pso import Coefficients
+from merge_optuna.samplers.pso import Coefficients as Coefficients
 from merge_optuna.samplers.pso import Constriction as Constriction
 from merge_optuna.samplers.pso import GlobalBest as GlobalBest
 from merge_optuna.samplers.pso import Inertia as Inertia
 from merge_optuna.samplers.pso import Leash as Leash
 from merge_optuna.samplers.pso import PSO as PSO
 from merge_optuna.samplers.pso import Ring as Ring
-from merge_optuna.samplers.pso import Topology
-from merge_optuna.samplers.pso import Walls
+from merge_optuna.samplers.pso import Topology as Topology
+from merge_optuna.samplers.pso import Walls as Walls
 
 __all__ = [
     "DE",
@@ -192,17 +192,7 @@ class CmaEsSampler(ArchiveSampler):
         StudyError: for options that are out of range or do not fit the search space, and later
             for a multi-objective study or a Hyperband pruner.
     """
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = ...,
-        *,
-        variant: Literal['full', 'separable', 'margin'] = ...,
-        x0: Mapping[str, float] | None = ...,
-        sigma0: float | Mapping[str, float] | None = ...,
-        population_size: int | None = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, variant: Literal['full', 'separable', 'margin'] = ..., x0: Mapping[str, float] | None = ..., sigma0: float | Mapping[str, float] | None = ..., population_size: int | None = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class DESampler(PopulationSampler):
     """Differential evolution whose population is nothing but the stored trials.
@@ -247,30 +237,8 @@ class DESampler(PopulationSampler):
             for a multi-objective study or a Hyperband pruner.
     """
     @classmethod
-    def lshade(
-        cls,
-        budget: int,
-        search_space: Mapping[str, BaseDistribution],
-        *,
-        population_size: int | None = ...,
-        bounds: Bounds = ...,
-        initial_population: Sequence[Mapping[str, Any]] = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> DESampler: ...
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = ...,
-        *,
-        mutation: Mutation = ...,
-        adaptation: Adaptation = ...,
-        population_size: int | None = ...,
-        reduction: LinearReduction | None = ...,
-        bounds: Bounds = ...,
-        initial_population: Sequence[Mapping[str, Any]] = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def lshade(cls, budget: int, search_space: Mapping[str, BaseDistribution], *, population_size: int | None = ..., bounds: Bounds = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> DESampler: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, mutation: Mutation = ..., adaptation: Adaptation = ..., population_size: int | None = ..., reduction: LinearReduction | None = ..., bounds: Bounds = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class EvolverSampler(ArchiveSampler):
     """Differential evolution on the weights of models; its population is the stored trials.
@@ -310,17 +278,7 @@ class EvolverSampler(ArchiveSampler):
         StudyError: for options that are out of range or do not fit the search space, and later
             for a multi-objective study or a Hyperband pruner.
     """
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution],
-        *,
-        F: float = ...,
-        CR: float = ...,
-        scoring: Literal['individual', 'merged'] = ...,
-        adaptation: Adaptation | None = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution], *, F: float = ..., CR: float = ..., scoring: Literal['individual', 'merged'] = ..., adaptation: Adaptation | None = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class GASampler(ArchiveSampler):
     """A real-coded genetic algorithm whose population is nothing but the stored trials.
@@ -364,19 +322,7 @@ class GASampler(ArchiveSampler):
         StudyError: for options that are out of range or do not fit the search space, and later
             for a multi-objective study or a Hyperband pruner.
     """
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = ...,
-        *,
-        selection: Selection = ...,
-        crossover: Variation = ...,
-        mutation: Variation = ...,
-        survival: Survival = ...,
-        population_size: int = ...,
-        initial_population: Sequence[Mapping[str, Any]] = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, selection: Selection = ..., crossover: Variation = ..., mutation: Variation = ..., survival: Survival = ..., population_size: int = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class MAPElitesSampler(ArchiveSampler):
     """MAP-Elites whose archive is nothing but the stored trials: good and different solutions.
@@ -427,21 +373,8 @@ class MAPElitesSampler(ArchiveSampler):
         StudyError: for options that are out of range or do not fit the search space, and later
             for a multi-objective study or a Hyperband pruner.
     """
-    def archive(
-        self,
-        study: Study,
-    ) -> dict[tuple[int, ...], FrozenTrial]: ...
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = ...,
-        *,
-        descriptors: Mapping[str, tuple[float, float, int]] | tuple[Descriptor, ...],
-        initial: int = ...,
-        variation: Variation = ...,
-        initial_population: Sequence[Mapping[str, Any]] = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def archive(self, study: Study) -> dict[tuple[int, ...], FrozenTrial]: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, descriptors: Mapping[str, tuple[float, float, int]] | tuple[Descriptor, ...], initial: int = ..., variation: Variation = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class NichesSampler(ArchiveSampler):
     """M2N2's evolution on any search space; its archive is nothing but the stored trials.
@@ -503,28 +436,9 @@ class NichesSampler(ArchiveSampler):
             for a multi-objective study or a Hyperband pruner.
     """
     @property
-    def needs_examples(
-        self,
-    ) -> bool: ...
-    def archive(
-        self,
-        study: Study,
-    ) -> list[FrozenTrial]: ...
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = ...,
-        *,
-        archive_size: int = ...,
-        alpha: float = ...,
-        attraction: bool = ...,
-        crossover: bool = ...,
-        split_point: bool = ...,
-        mutation: Variation | None = ...,
-        initial: int | None = ...,
-        initial_population: Sequence[Mapping[str, Any]] = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def needs_examples(self) -> bool: ...
+    def archive(self, study: Study) -> list[FrozenTrial]: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, archive_size: int = ..., alpha: float = ..., attraction: bool = ..., crossover: bool = ..., split_point: bool = ..., mutation: Variation | None = ..., initial: int | None = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class PSOSampler(PopulationSampler):
     """A particle swarm that is nothing but the stored trials.
@@ -577,22 +491,7 @@ class PSOSampler(PopulationSampler):
         StudyError: for options that are out of range or do not fit the search space, and later
             for a multi-objective study or a Hyperband pruner.
     """
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = ...,
-        *,
-        coefficients: Coefficients = ...,
-        topology: Topology = ...,
-        random: Literal['dimension', 'scalar'] = ...,
-        population_size: int = ...,
-        initial_velocity: float = ...,
-        max_velocity: float | None = ...,
-        bounds: Walls = ...,
-        raw: bool = ...,
-        initial_population: Sequence[Mapping[str, Any]] = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, coefficients: Coefficients = ..., topology: Topology = ..., random: Literal['dimension', 'scalar'] = ..., population_size: int = ..., initial_velocity: float = ..., max_velocity: float | None = ..., bounds: Walls = ..., raw: bool = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class SwarmSampler(PopulationSampler):
     """PSO-Merging with random numbers for every parameter; the swarm is the stored trials.
@@ -629,11 +528,4 @@ class SwarmSampler(PopulationSampler):
         StudyError: for options that are out of range or do not fit the search space, and later
             for a multi-objective study or a Hyperband pruner.
     """
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution],
-        *,
-        topology: Topology = ...,
-        seed: int | None = ...,
-        max_attempts: int = ...,
-    ) -> None: ...
+    def __init__(self, search_space: Mapping[str, BaseDistribution], *, topology: Topology = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...

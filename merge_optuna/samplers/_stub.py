@@ -17,6 +17,7 @@ from typing import Any
 from merge_optuna import samplers
 
 FILE = Path(__file__).with_name("__init__.pyi")
+_PACKAGE = samplers.__name__
 
 _HEAD = '''\
 # ruff: noqa
@@ -40,60 +41,41 @@ from optuna.trial import FrozenTrial
 def stub() -> str:
     """The text of the stub."""
     public = {name: vars(samplers)[name] for name in samplers.__all__}
-    made = [kind for kind in public.values() if hasattr(_constructor(kind), "__signature__")]
-    classes = "\n\n".join("\n".join(_class(kind)) for kind in made)
-    imported = {
-        f"from {value.__module__} import {name} as {name}\n"
-        for name, value in public.items()
-        if value not in made
-    }
-    for kind in made:
-        for name in set(re.findall(r"\b[A-Z]\w+", "".join(_signatures(kind)))):
-            value = vars(sys.modules[kind.__module__]).get(name)
-            if name not in public and getattr(value, "__module__", "").startswith(
-                samplers.__name__
-            ):
-                imported.add(f"from {value.__module__} import {name}\n")
+    made = {n: kind for n, kind in public.items() if hasattr(kind.__init__, "__signature__")}
+    known = {n: v for kind in made.values() for n, v in vars(sys.modules[kind.__module__]).items()}
+    classes = "\n\n".join(map(_class, made.values()))
+    ours = {n for n, v in known.items() if getattr(v, "__module__", "").startswith(_PACKAGE)}
+    named = ours.intersection(re.findall(r"[:|] (\w+)", classes)) | public.keys()
+    places = sorted(((known | public)[n].__module__, n) for n in named - made.keys())
+    imports = "".join(f"from {module} import {n} as {n}\n" for module, n in places)
     listed = "".join(f'    "{name}",\n' for name in public)
-    return f"{_HEAD}{''.join(sorted(imported))}\n__all__ = [\n{listed}]\n\n{classes}\n"
+    return f"{_HEAD}{imports}\n__all__ = [\n{listed}]\n\n{classes}\n"
 
 
-def _class(kind: type) -> Iterator[str]:
-    yield f"class {kind.__name__}({kind.__base__.__name__}):"  # type: ignore[union-attr]
-    yield textwrap.indent(f'"""{kind.__doc__}"""', "    ", lambda line: line.strip() != "")
-    for text in _signatures(kind):
-        yield textwrap.indent(text, "    ")
+def _class(kind: type) -> str:
+    (base,) = kind.__bases__
+    told = textwrap.indent(f'"""{kind.__doc__}"""', "    ", lambda line: line.strip() != "")
+    return "\n".join([f"class {kind.__name__}({base.__name__}):", told, *_methods(kind)])
 
 
-def _signatures(kind: type) -> Iterator[str]:
+def _methods(kind: type) -> Iterator[str]:
     """What a class defines itself, as it is called."""
     for name, value in vars(kind).items():
-        if name.startswith("_") and name != "__init__":
-            continue
-        if isinstance(value, property):
-            yield f"@property\n{_function(value.fget)}"
-        elif isinstance(value, classmethod):
-            yield f"@classmethod\n{_function(value.__func__)}"
-        elif inspect.isfunction(value):
-            yield _function(value)
+        function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+        if inspect.isfunction(function) and (name == "__init__" or not name.startswith("_")):
+            if function is not value:
+                yield f"    @{type(value).__name__}"
+            returned = inspect.signature(function).return_annotation
+            yield f"    def {name}({', '.join(_parameters(function))}) -> {returned}: ..."
 
 
-def _function(function: Any) -> str:
-    signature = inspect.signature(function)
-    lines, by_name = [], False
-    for one in signature.parameters.values():
-        if one.kind is one.KEYWORD_ONLY and not by_name:
-            lines.append("    *,")
-            by_name = True
+def _parameters(function: Any) -> Iterator[str]:
+    parameters = list(inspect.signature(function).parameters.values())
+    for before, one in zip([None, *parameters], parameters, strict=False):
+        if one.kind is one.KEYWORD_ONLY and before is not None and before.kind is not one.kind:
+            yield "*"
         kind = "" if one.annotation is one.empty else f": {one.annotation}"
-        lines.append(f"    {one.name}{kind}{'' if one.default is one.empty else ' = ...'},")
-    return "\n".join(
-        [f"def {function.__name__}(", *lines, f") -> {signature.return_annotation}: ..."]
-    )
-
-
-def _constructor(kind: type) -> Any:
-    return vars(kind).get("__init__")
+        yield f"{one.name}{kind}{'' if one.default is one.empty else ' = ...'}"
 
 
 if __name__ == "__main__":
