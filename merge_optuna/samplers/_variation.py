@@ -32,10 +32,7 @@ _TOGETHER = 1e-14  # parents as close as this have nothing to cross
 
 
 class Variation(Protocol):
-    """Makes a child.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Makes a child."""
 
     @property
     def parents(self) -> int:

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 
 class Adaptation(Protocol):
-    """Where the scale factor F and the crossover rate CR of a mutant come from.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Where the scale factor F and the crossover rate CR of a mutant come from."""
 
     def start(self) -> Any:
         """What is learned, in generation 0: nothing, unless it says otherwise."""

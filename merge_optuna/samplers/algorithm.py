@@ -162,8 +162,9 @@ class Population:
 class Algorithm(ABC):
     """What the three bases share.
 
-    Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. The
-    results of the methods must depend on nothing but the arguments.
+    Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. So do
+    the strategies among these, whose ``repr`` is part of it. The results of the methods must
+    depend on nothing but the arguments.
     """
 
     categorical: ClassVar[bool] = True

@@ -43,10 +43,7 @@ if TYPE_CHECKING:
 
 
 class Mutation(Protocol):
-    """How the mutant of a slot is made from the population.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """How the mutant of a slot is made from the population."""
 
     @property
     def archive(self) -> float:

@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 
 class Selection(Protocol):
-    """Who becomes a parent.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Who becomes a parent."""
 
     def __call__(self, population: Sequence[Member], rng: Generator) -> Member:
         """One parent of a population that is sorted, best first."""
@@ -82,10 +79,7 @@ class FitnessProportional:
 
 
 class Survival(Protocol):
-    """Who the next population is.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Who the next population is."""
 
     def __call__(
         self, population: Sequence[Member], children: Sequence[Member], size: int

@@ -42,10 +42,7 @@ if TYPE_CHECKING:
 
 
 class Coefficients(Protocol):
-    """Those of v ← chi (w v + c1 r1 (pbest − x) + c2 r2 (gbest − x)).
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Those of v ← chi (w v + c1 r1 (pbest − x) + c2 r2 (gbest − x))."""
 
     @property
     def chi(self) -> float:
@@ -134,7 +131,7 @@ def _check_pulls(of: Coefficients) -> None:
 
 
 class Topology(Protocol):
-    """Who tells a particle of the best it has seen; a frozen dataclass as well."""
+    """Who tells a particle of the best it has seen."""
 
     def __call__(self, population: Population, slot: int) -> Iterable[Member]:
         """The informants of a slot, one at least."""
@@ -180,7 +177,7 @@ class Ring:
 
 
 class Walls(Protocol):
-    """What happens to a particle that leaves the unit box; a frozen dataclass as well."""
+    """What happens to a particle that leaves the unit box."""
 
     def __call__(self, x: Vector, velocity: Vector) -> tuple[Vector, Vector]:
         """Position (n,) inside [0, 1] and velocity (n,) of a particle that has moved to ``x``."""
