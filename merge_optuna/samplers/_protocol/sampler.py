@@ -143,7 +143,7 @@ class StoredSampler(BaseSampler):
                 f"{type(self).__name__} runs a {self._kind.__name__}, not {algorithm!r}."
             )
         checks.check_options(algorithm)
-        checks.check_numbers(seed, max_attempts)
+        checks.check_common(seed, max_attempts)
         checks.check_space(search_space or {}, type(self).__name__, breeds=self.breeds)
         self._breeding = breeding_of(search_space)
         self._algorithm: Any = algorithm.for_space(search_space)
