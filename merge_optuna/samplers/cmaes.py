@@ -78,7 +78,8 @@ class CmaEs(DistributionAlgorithm):
     def __post_init__(self) -> None:
         if self.variant not in ("full", "separable", "margin"):
             raise StudyError(f"variant must be full, separable or margin, got {self.variant!r}.")
-        check_at_least(4, "population_size", self.size)
+        if self.size is not None:
+            check_at_least(4, "population_size", self.size)
         sigma0: Any = _SIGMA if self.sigma0 is None else self.sigma0
         several = isinstance(sigma0, Mapping | tuple)
         sigmas = dict(sigma0) if several else {"sigma0": sigma0}
