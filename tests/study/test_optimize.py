@@ -23,8 +23,9 @@ from optuna.trial import TrialState
 
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointMismatch, InfeasibleRecipe, SourceChanged, StudyError
-from merge_optuna.samplers import CmaEsSampler, owner_of
+from merge_optuna.samplers import CmaEsSampler
 from merge_optuna.samplers._protocol.owner import fail_as_killed
+from merge_optuna.samplers.plumbing import owner_of
 from merge_optuna.study import counts, failure
 from tests import processes
 from tests.study import workers
