@@ -29,6 +29,7 @@ from merge_optuna.samplers.algorithm import (
     PopulationAlgorithm,
 )
 from merge_optuna.samplers.box import Box
+from merge_optuna.samplers.breeding import Breeding, Pedigree, SplitCrossover
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 from merge_optuna.samplers.de import (
     DE,
@@ -81,6 +82,7 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
+    "Breeding",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -114,6 +116,7 @@ __all__ = [
     "Niches",
     "NichesSampler",
     "PSOSampler",
+    "Pedigree",
     "PolynomialMutation",
     "Population",
     "PopulationAlgorithm",
@@ -122,6 +125,7 @@ __all__ = [
     "Reflect",
     "Resample",
     "Ring",
+    "SplitCrossover",
     "StoredSampler",
     "SwarmSampler",
     "Tournament",
