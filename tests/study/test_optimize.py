@@ -281,6 +281,7 @@ def test_a_trial_that_takes_too_long_fails(hang: Callable[[], None]) -> None:
             hang()
         return x
 
+    mo.optimize(study, objective, 1, progress=False)  # imports what it needs, without a limit
     mo.optimize(study, objective, 3, trial_timeout=1, progress=False)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert failure(study.trials[1]) == study.trials[1].user_attrs["reason"] == TOO_LONG
