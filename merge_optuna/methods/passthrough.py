@@ -14,11 +14,12 @@ def passthrough(base: None, models: Sequence[Tensor], *, scale: Sequence[float])
     return models[0] * scale[0]
 
 
-PASSTHROUGH = Method(
+METHOD = Method(
     name="passthrough",
     kernel=passthrough,
     parameters=(Parameter("scale", 1.0, "factor of each model's tensors", per_model=True),),
     base=False,
     elementwise=True,
+    structure="stack",
     source="Kim et al. 2023, SOLAR 10.7B: depth up-scaling, arXiv 2312.15166",
 )
