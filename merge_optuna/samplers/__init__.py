@@ -26,6 +26,7 @@ from merge_optuna.samplers.algorithm import (
     PopulationAlgorithm,
 )
 from merge_optuna.samplers.box import Box
+from merge_optuna.samplers.breeding import Breeding, Pedigree, SplitCrossover
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 from merge_optuna.samplers.de import (
     DE,
@@ -74,6 +75,7 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
+    "Breeding",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -107,6 +109,7 @@ __all__ = [
     "Niches",
     "NichesSampler",
     "PSOSampler",
+    "Pedigree",
     "PolynomialMutation",
     "Population",
     "PopulationAlgorithm",
@@ -115,6 +118,7 @@ __all__ = [
     "Reflect",
     "Resample",
     "Ring",
+    "SplitCrossover",
     "StoredSampler",
     "SwarmSampler",
     "Tournament",
