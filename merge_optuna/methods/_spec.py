@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +30,11 @@ PROMISES = {
 
 Where a method has no weights or no density, that condition falls away.
 """
+
+RESERVED = frozenset({"base", "expert", "experts", "models", "statistics", "share"}) | frozenset(
+    {"exclude", "name", "tokenizer", "chat_template", "config", "dtype"}
+)
+"""Names of arguments that every function of a method may have, and of what stands beside them."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,10 @@ class Method:
         individual: For methods whose result evolution has found: makes the individual from what
             a recipe file says. The kernel then gets ``individual`` and ``part``, see
             :mod:`merge_optuna.methods._individual`.
+        module: Import path of the module that registered it; None for those of merge_optuna.
+
+    Raises:
+        RecipeError: If a name is none for an argument, or a default lies outside its range.
     """
 
     name: str
@@ -163,6 +173,17 @@ class Method:
     promises: frozenset[str] = frozenset()
     statistics: str | None = None
     individual: Callable[[Any], Individual] | None = None
+    module: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [self.name, *(parameter.name for parameter in self.parameters)]
+        for name in names:
+            if not name.isidentifier() or iskeyword(name) or name in RESERVED:
+                raise RecipeError(f"{name!r} cannot be the name of a method or its parameter.")
+            if names.count(name) > 1:
+                raise RecipeError(f"{self.name} has several things called {name!r}.")
+        for parameter in self.parameters:
+            parameter.check(parameter.default)
 
     @property
     def description(self) -> str:

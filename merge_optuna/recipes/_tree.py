@@ -115,6 +115,8 @@ class Recipe(BaseModel):
             base where it is None. Merging is computed in float32 whatever it is, and rounded once.
         individual: What evolution has made of the models (``splice`` and ``descent``).
         path: Through which of their layers a forward pass goes (``path``).
+        module: Import path of the module that registered the method, for one that is not of
+            merge_optuna; known from there, whatever is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -139,10 +141,13 @@ class Recipe(BaseModel):
         BeforeValidator(lambda v: Route.from_data(v) if isinstance(v, str | Mapping) else v),
         PlainSerializer(lambda value: None if value is None else value.to_data()),
     ] = None
+    module: str | None = None
 
     def __init__(self, **data: Any):
         if isinstance(method := data.get("method"), str):
-            data["individual"] = _individual(method, data.get("individual"))
+            spec = methods.get(method, data.get("module"))
+            data["module"] = spec.module
+            data["individual"] = _individual(spec, data.get("individual"))
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -642,16 +647,15 @@ def _text_of(source: str | Path) -> tuple[str, str]:
     return read_text(source), str(source)
 
 
-def _individual(method: str, given: Any) -> methods.Individual | None:
+def _individual(spec: methods.Method, given: Any) -> methods.Individual | None:
     """The individual of a recipe, from what a file says of it."""
-    make = methods.get(method).individual
-    if make is None:
+    if spec.individual is None:
         if given is not None:
-            raise RecipeError(f"{method} takes no individual.")
+            raise RecipeError(f"{spec.name} takes no individual.")
         return None
     if given is None:
-        raise RecipeError(f"{method} needs an individual.")
-    return make(given)
+        raise RecipeError(f"{spec.name} needs an individual.")
+    return spec.individual(given)
 
 
 def _check_texts(recipe: Recipe) -> None:
@@ -828,8 +832,10 @@ def check_sources(
 
 
 def _without_refs(data: Any) -> Any:
+    """Without where sources and methods are found."""
     if isinstance(data, dict):
-        return {k: _without_refs(v) for k, v in data.items() if k not in ("ref", "revision")}
+        places = {"ref", "revision", *(("module",) if {"method", "models"} <= data.keys() else ())}
+        return {k: _without_refs(v) for k, v in data.items() if k not in places}
     if isinstance(data, list):
         return [_without_refs(v) for v in data]
     return data
