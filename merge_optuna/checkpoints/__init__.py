@@ -11,17 +11,15 @@ from merge_optuna.checkpoints._blocks import (
     is_embedding,
     renumbered,
 )
-from merge_optuna.checkpoints._cache import cache_root
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
-from merge_optuna.checkpoints._config import read_config
-from merge_optuna.checkpoints._configured import configured
+from merge_optuna.checkpoints._config import model_dtype, read_config
 from merge_optuna.checkpoints._digest import texts_digest
-from merge_optuna.checkpoints._dtype import model_dtype
+from merge_optuna.checkpoints._files import cache_root
+from merge_optuna.checkpoints._hub import check_push, push
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._meaning import Setting, differing
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
-from merge_optuna.checkpoints._push import check_push, push
 from merge_optuna.checkpoints._target import (
     check_target,
     clear_leftovers,
@@ -31,6 +29,7 @@ from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._token_ids import rows_of_other_tokens
 from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
+from merge_optuna.checkpoints._views import configured
 from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
 from merge_optuna.checkpoints._watch import renew, steadily
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint

@@ -5,34 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from merge_optuna.checkpoints._bin import BinFile
+from merge_optuna.checkpoints._config import read_json
 from merge_optuna.checkpoints._digest import (
+    FORM,
     config_lines,
-    digest_of,
     halves,
     hashes_of,
     lines_of,
+    sampled_digest,
 )
-from merge_optuna.checkpoints._files import Stamp, stamps_of
-from merge_optuna.checkpoints._folder import File
-from merge_optuna.checkpoints._formats import FORMATS, TRANSFORMERS, Format
-from merge_optuna.checkpoints._json import read_json
-from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
-from merge_optuna.checkpoints._sampled import sampled_digest
-from merge_optuna.checkpoints._store import Store
+from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, stamps_of
+from merge_optuna.checkpoints._folder import READERS
+from merge_optuna.checkpoints._known_files import FORMATS
+from merge_optuna.checkpoints._store import Opened, Store
 from merge_optuna.errors import CheckpointError, few, shown
 
 CONFIG = "adapter_config.json"
-_FILES: dict[str, Callable[[Path], File]] = {
-    "adapter_model.safetensors": SafetensorsFile,
-    "adapter_model.bin": BinFile,
-}
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PLACES = ("base_model_name_or_path", "revision")  # where the base was, not what it was
 
 
@@ -51,7 +46,6 @@ class Adapter:
             raise CheckpointError(
                 f"{str(folder)!r} is no adapter: it has no {CONFIG}. Only an adapter has base=."
             )
-        self.config: dict[str, Any] | None = config
         self.settings = config
         self._config_stamp = stamps
         self._file = _open(folder)
@@ -70,23 +64,14 @@ class Adapter:
         """Shape of a tensor."""
         return self._file.specs[name][1]
 
-    def digest(self, base: str) -> str:
-        """Digest of the adapter on a base with the digest ``base``."""
+    def weights(self) -> list[str]:
+        """What of the tensors enters the digest."""
         [hashes] = hashes_of([self._file]).values()
-        weights, texts = halves(base)
-        return digest_of(
-            [weights, *lines_of(self.specs(), hashes)],
-            [texts, *config_lines({CONFIG: self._kept})],
-        )
-
-    def sampled_digest(self, base: str) -> str:
-        """The same of earlier versions, see :func:`sampled_digest`."""
-        text = json.dumps([base, sampled_digest(self), self._kept], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return lines_of(self.specs(), hashes)
 
     @property
-    def _kept(self) -> dict[str, Any]:
-        """The settings that count."""
+    def kept(self) -> dict[str, Any]:
+        """The settings that enter the digest."""
         return {key: value for key, value in self.settings.items() if key not in _PLACES}
 
     def stamps(self) -> dict[Path, Stamp]:
@@ -98,27 +83,39 @@ class Adapter:
         self._open()
 
 
-class AdapterStore:
+class AdapterStore(Opened):
     """A base seen through an adapter: its config, and its tensors' names, dtypes and shapes.
 
     What the adapter changes is computed in float32 (float64 on a float64 base) and returned so,
     whatever ``specs()`` says: a delta rounded to bfloat16 would lose most of a small update.
+
+    Args:
+        base: The tensors of the base.
+        adapter: What is put on them.
+        base_digest: The digest of the base in one of its forms.
     """
 
-    def __init__(self, base: Store, adapter: Adapter) -> None:
-        self.base = base
-        self.adapter = adapter
-        self.config = base.config
-        self.written: Format = getattr(base, "written", TRANSFORMERS)
+    def __init__(self, base: Store, adapter: Adapter, base_digest: Callable[[str], str]) -> None:
+        self.base, self.adapter, self._base_digest = base, adapter, base_digest
+        self.config, self.written = base.config, base.written
 
-    def __reduce__(self) -> tuple[type[AdapterStore], tuple[Store, Adapter]]:
-        return type(self), (self.base, self.adapter)
+    def __reduce__(self) -> tuple[type[AdapterStore], tuple[Any, ...]]:
+        return type(self), (self.base, self.adapter, self._base_digest)
 
-    def specs(self) -> dict[str, Spec]:
+    def specs(self) -> Mapping[str, Spec]:
         return self.base.specs()
 
-    def tensor(self, name: str) -> Tensor:
-        raise NotImplementedError
+    def weights(self) -> list[str]:
+        return [halves(self._base_digest(FORM))[0], *self.adapter.weights()]
+
+    def texts(self) -> list[str]:
+        texts = config_lines({CONFIG: self.adapter.kept})
+        return [halves(self._base_digest(FORM))[1], *texts]
+
+    def _sampled(self) -> str:
+        own = sampled_digest(self.adapter.specs(), self.adapter.tensor)
+        text = json.dumps([self._base_digest(""), own, self.adapter.kept], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def stamps(self) -> dict[Path, Stamp]:
         """Those of the adapter; the base has its own."""
@@ -186,10 +183,10 @@ def check_chain(folder: Path) -> None:
         folder = Path(recorded_base(folder)[0]).expanduser()
 
 
-def _open(folder: Path) -> File:
-    for file, reader in _FILES.items():
+def _open(folder: Path) -> TensorFile:
+    for file in _FILES:
         if (folder / file).is_file():
-            return reader(folder / file)
+            return READERS[file.rpartition(".")[2]](folder / file)
     found = sorted(path.name for path in folder.iterdir())
     raise CheckpointError(
         f"{str(folder)!r} has an {CONFIG}, but neither {' nor '.join(_FILES)} (found: "

@@ -6,19 +6,21 @@ vocabulary, so that methods and engine see tensors of equal shapes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, PrivateAttr
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._files import Spec
 from merge_optuna.checkpoints._store import Store
 from merge_optuna.checkpoints._token_rows import token_axes
 from merge_optuna.checkpoints._tokenizers import CommonTokenizer
+from merge_optuna.checkpoints._views import View
 from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
 from merge_optuna.errors import CheckpointError
 
@@ -56,7 +58,9 @@ class AlignedVocabulary:
     @cached_property
     def checkpoints(self) -> tuple[AlignedCheckpoint, ...]:
         """The sources seen through this vocabulary."""
-        return tuple(AlignedCheckpoint(self, i) for i in range(len(self.sources)))
+        return tuple(
+            AlignedCheckpoint.of(source, self, i) for i, source in enumerate(self.sources)
+        )
 
     @cached_property
     def axes(self) -> tuple[dict[str, int], ...]:
@@ -171,15 +175,14 @@ def aligned_vocabulary(
     return _aligned_vocabulary(spec, sources, base, tuple(source.ref for source in sources))
 
 
-class _AlignedStore:
+class _AlignedStore(Store):
     """The tensors of one source under the common vocabulary."""
 
     def __init__(self, vocabulary: AlignedVocabulary, index: int) -> None:
-        self._vocabulary = vocabulary
-        self._index = index
+        self._vocabulary, self._index = vocabulary, index
         source = vocabulary.sources[index]
-        self.config: dict[str, Any] | None = vocabulary.tokenizer.config_of(source)
-        self._specs = dict(vocabulary.sources[index].store.specs())
+        self.config = vocabulary.tokenizer.config_of(source)
+        self._specs = dict(source.store.specs())
         for name, axis in vocabulary.axes[index].items():
             dtype, shape = self._specs[name]
             self._specs[name] = dtype, (*shape[:axis], vocabulary.size, *shape[axis + 1 :])
@@ -187,7 +190,7 @@ class _AlignedStore:
     def __reduce__(self) -> Any:
         return type(self), (self._vocabulary, self._index)
 
-    def specs(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def specs(self) -> Mapping[str, Spec]:
         return self._specs
 
     def tensor(self, name: str) -> Tensor:
@@ -196,53 +199,14 @@ class _AlignedStore:
         return self._vocabulary.sources[self._index].tensor(name)
 
 
-class AlignedCheckpoint(Checkpoint):
-    """A checkpoint seen through the common vocabulary of a recipe.
-
-    It is recorded as the checkpoint that it is a view of, but equal only to views through the
-    same vocabulary.
-    """
-
-    _vocabulary: AlignedVocabulary = PrivateAttr()
-    _index: int = PrivateAttr()
-    _origin: Checkpoint = PrivateAttr()
-
-    def __init__(self, vocabulary: AlignedVocabulary, index: int):
-        origin = vocabulary.sources[index]
-        fields = {name: getattr(origin, name) for name in Checkpoint.model_fields}
-        BaseModel.__init__(self, **fields)
-        self._vocabulary = vocabulary
-        self._index = index
-        self._origin = origin
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, AlignedCheckpoint):
-            return False
-        return self._view == other._view
-
-    def __hash__(self) -> int:
-        return hash(self._view)
-
-    @property
-    def _view(self) -> tuple[object, ...]:
-        return self._index, self._vocabulary, self._origin
-
-    @property
-    def origin(self) -> Checkpoint:
-        """The checkpoint that this is a view of."""
-        return self._origin
-
-    def layers(self, start: int, stop: int, *, name: str | None = None) -> AlignedCheckpoint:
-        """The layers with the common vocabulary: a view of the layers of the checkpoint."""
-        view = super().layers(start, stop, name=name)
-        assert isinstance(view, AlignedCheckpoint)
-        view._origin = self._origin.layers(start, stop, name=name)
-        return view
+class AlignedCheckpoint(View):
+    """A checkpoint seen through the common vocabulary of a recipe."""
 
     @property
     def folder(self) -> Path | None:
         """Where config and tokenizer of the merged model are."""
-        return self._vocabulary.tokenizer.folder
+        vocabulary, _ = self._how
+        return vocabulary.tokenizer.folder  # type: ignore[no-any-return]
 
     @property
     def tokenizer_folder(self) -> Path | None:
@@ -254,9 +218,6 @@ class AlignedCheckpoint(Checkpoint):
         """None: no module in memory has these rows."""
         return None
 
-    @property
-    def store(self) -> Store:
+    def _open(self) -> Store:
         """The tensors under the common vocabulary."""
-        if self._store is None:
-            self._store = _AlignedStore(self._vocabulary, self._index)
-        return self._store
+        return _AlignedStore(*self._how)

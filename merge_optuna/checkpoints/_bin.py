@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints._digest import hash_tensor
-from merge_optuna.checkpoints._files import Stamp
-from merge_optuna.checkpoints._safetensors import Spec
+from merge_optuna.checkpoints._files import Spec, Stamp
 from merge_optuna.errors import CheckpointError, few, shown
 
 _INDEX_BYTES, _INDEX_BYTES_EACH = 200_000, 1000  # torch writes some 150 for a tensor

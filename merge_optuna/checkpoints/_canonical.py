@@ -12,68 +12,30 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from merge_optuna.checkpoints._config import read_config
 from merge_optuna.checkpoints._digest import lines_of
-from merge_optuna.checkpoints._files import Stamp
 from merge_optuna.checkpoints._folder import FolderStore
-from merge_optuna.checkpoints._formats import Format
 from merge_optuna.checkpoints._names import saved_names
-from merge_optuna.checkpoints._safetensors import Spec
-from merge_optuna.checkpoints._store import Opened
+from merge_optuna.checkpoints._store import Opened, OpenedUnderNames
 from merge_optuna.errors import CheckpointError, few
 
 # Buffers that older versions of transformers wrote and newer ones ignore.
 _FORMER_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.masked_bias$")
 
 
-@dataclass(frozen=True, eq=False)
-class RenamedStore:
-    """Tensors of a folder under other names.
+class CanonicalStore(OpenedUnderNames):
+    """Tensors of a folder under the names of today."""
 
-    Attributes:
-        original: The folder.
-        names: The name in the folder by the new one.
-    """
-
-    original: FolderStore
-    names: Mapping[str, str]
-
-    @property
-    def config(self) -> dict[str, Any] | None:
-        return self.original.config
-
-    @property
-    def folder(self) -> Path:
-        return self.original.folder
-
-    @property
-    def written(self) -> Format:
-        return self.original.written
-
-    def specs(self) -> dict[str, Spec]:
-        specs = self.original.specs()
-        return {name: specs[old] for name, old in self.names.items()}
-
-    def tensor(self, name: str) -> Tensor:
-        return self.original.tensor(self.names[name])
+    whole: FolderStore
 
     def weights(self) -> Iterable[str]:
-        hashes = self.original.hashes()
+        hashes = self.whole.hashes()
         return lines_of(self.specs(), {name: hashes[old] for name, old in self.names.items()})
-
-    def texts(self) -> Iterable[str]:
-        return self.original.texts()
-
-    def stamps(self) -> dict[Path, Stamp]:
-        return self.original.stamps()
 
     def reopen(self) -> None:
         """Under the same names as before.
@@ -81,10 +43,10 @@ class RenamedStore:
         Raises:
             CheckpointError: If tensors are gone.
         """
-        self.original.reopen()
-        lost = sorted(set(self.names.values()) - self.original.specs().keys())
-        if lost:
+        super().reopen()
+        if lost := sorted(set(self.names.values()) - self.whole.specs().keys()):
             raise CheckpointError(f"{str(self.folder)!r} lacks {few(lost)} now.")
+        self.config = self.whole.config
 
 
 def canonical(store: FolderStore) -> Opened:
@@ -103,7 +65,7 @@ def canonical(store: FolderStore) -> Opened:
     found = _match(store, copy.copy(model))
     if found == {name: name for name in names}:
         return store
-    return RenamedStore(store, dict(sorted(found.items())))
+    return CanonicalStore(store, dict(sorted(found.items())), store.config)
 
 
 def _is_plain_decoder(config: Mapping[str, Any], names: Iterable[str]) -> bool:

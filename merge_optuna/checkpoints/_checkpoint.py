@@ -5,36 +5,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
-from merge_optuna.checkpoints._adapter import (
-    Adapter,
-    AdapterStore,
-    check_chain,
-    is_adapter,
-    recorded_base,
+from merge_optuna.checkpoints._adapter import check_chain, is_adapter, recorded_base
+from merge_optuna.checkpoints._content import Content
+from merge_optuna.checkpoints._digest import FORM
+from merge_optuna.checkpoints._hub import snapshot, whole_snapshot
+from merge_optuna.checkpoints._layers import LayerStore
+from merge_optuna.checkpoints._parts import ModuleOfModel, OpenedModule
+from merge_optuna.checkpoints._source import (
+    IN_MEMORY,
+    Source,
+    folder_of,
+    is_hub,
+    open_source,
+    place_of,
 )
-from merge_optuna.checkpoints._canonical import canonical
-from merge_optuna.checkpoints._digest import FORM, digest_of, halves
-from merge_optuna.checkpoints._files import Stamp, first_changed
-from merge_optuna.checkpoints._folder import FolderStore
-from merge_optuna.checkpoints._hub import is_hub_id, snapshot, whole_snapshot
-from merge_optuna.checkpoints._layers import LayerStore, depth_of
-from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
-from merge_optuna.checkpoints._parts import ModuleOfModel, OpenedModule, open_part
-from merge_optuna.checkpoints._peft import PeftStore
-from merge_optuna.checkpoints._sampled import sampled_digest
-from merge_optuna.checkpoints._store import ModuleStore, Opened, Store
-from merge_optuna.errors import CheckpointError, SourceChanged, few, shown
-
-_IN_MEMORY = "module:"
+from merge_optuna.checkpoints._store import ModuleStore, Store
+from merge_optuna.errors import CheckpointError, few, shown
 
 
 def is_name(value: object) -> bool:
@@ -43,7 +36,7 @@ def is_name(value: object) -> bool:
     return is_word and "/" not in str(value)
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(Content, BaseModel):
     """A model to merge: a folder in Hugging Face format or a model on the hub, read lazily.
 
     What has an ``adapter_config.json`` (peft format) is an adapter and stands for its base with
@@ -84,9 +77,8 @@ class Checkpoint(BaseModel):
     base: Checkpoint | None = None
     layer_range: tuple[int, int] | None = None
     _store: Store | None = PrivateAttr(default=None)
-    _opened: Opened | AdapterStore | None = PrivateAttr(default=None)
-    _stamps: dict[Path, Stamp] = PrivateAttr(default_factory=dict)
-    _content: str = PrivateAttr(default="")
+    _source: Source | None = PrivateAttr(default=None)
+    _times: int = PrivateAttr(default=0)  # of the source, at the last look
     _whole: Checkpoint | None = PrivateAttr(default=None)
 
     def __init__(
@@ -125,16 +117,14 @@ class Checkpoint(BaseModel):
             )
         if base is not None and not isinstance(base, Checkpoint):
             raise CheckpointError(f"base must be a Checkpoint: base=mo.Checkpoint({base!r}).")
-        place = _place(ref, revision)
-        opened, content = None, ""
+        place, source = place_of(ref, revision), None
         if digest is None or (name is None and str(digest).startswith(FORM)):
-            if _is_hub(place):
+            if is_hub(place):
                 revision = snapshot(place, revision, part=part).name
             base = base or _found_base(place, revision)
             part = part if base is None else base.part
-            opened = _open(place, name, revision, part, base)
-            content = _full(opened, base)
-            name, digest = name or _sampled(opened, base)[:8], digest or content
+            source = open_source(place, name, revision, part, base)
+            name, digest = name or source.store.digest("")[:8], digest or source.digest
         try:
             super().__init__(
                 ref=place,
@@ -148,8 +138,8 @@ class Checkpoint(BaseModel):
         except ValidationError as error:
             wrong = few([f"{e['loc'][0]}: {e['msg']}" for e in error.errors()])
             raise CheckpointError(f"{shown(name)} is not a checkpoint: {wrong}.") from error
-        if opened is not None:
-            self._take(opened, content)
+        if source is not None:
+            self._take(source)
 
     @classmethod
     def from_module(cls, module: nn.Module, *, name: str) -> Checkpoint:
@@ -158,13 +148,12 @@ class Checkpoint(BaseModel):
         A stored recipe can only name such a source. To rebuild or export from another process,
         pass it again: ``mo.export(study, folder, sources={name: checkpoint})``.
         """
-        store = ModuleStore(copy.deepcopy(module).cpu().requires_grad_(False))
-        content = _full(store, None)
-        self = cls(f"{_IN_MEMORY}{name}", name=name, digest=content)
-        self._take(store, content)
+        source = Source(ModuleStore(copy.deepcopy(module).cpu().requires_grad_(False)))
+        self = cls(f"{IN_MEMORY}{name}", name=name, digest=source.digest)
+        self._take(source)
         return self
 
-    def layers(self, start: int, stop: int, *, name: str | None = None) -> Checkpoint:
+    def layers(self, start: int, stop: int, *, name: str | None = None) -> Self:
         """The model with its layers ``start`` to ``stop - 1`` only, numbered from 0.
 
         Nothing is read or copied. Embedding, final norm and head stay.
@@ -186,22 +175,14 @@ class Checkpoint(BaseModel):
         return view
 
     @property
-    def depth(self) -> int:
-        """Number of layers.
-
-        Raises:
-            CheckpointError: If they are not one stack, numbered from 0.
-        """
-        return depth_of(self.store)
-
-    @property
     def all_layers(self) -> Checkpoint:
         """The whole model, of which these are some layers; itself where it is that."""
         if self.layer_range is None:
             return self
-        _ = self.store  # opens it
         whole = self.model_copy(update={"name": self.whole_name, "layer_range": None})
-        whole._store = whole._opened
+        _, source = self.store, self._source  # opens it
+        assert source is not None
+        whole._store = source.store
         return whole
 
     @property
@@ -212,12 +193,8 @@ class Checkpoint(BaseModel):
     def holding(self, store: Store, *, name: str, digest: str) -> Checkpoint:
         """This place with a content that was made from it, which no recipe can name."""
         made = self.model_copy(update={"name": name, "digest": digest})
-        made._store, made._opened, made._whole = store, None, None
+        made._store, made._source, made._whole = store, None, None
         return made
-
-    def _seen(self, whole: Store) -> Store:
-        """The part of the content that this is."""
-        return whole if self.layer_range is None else LayerStore(whole, *self.layer_range)
 
     def __eq__(self, other: object) -> bool:
         """Equal when name and content are: the place does not matter."""
@@ -243,11 +220,11 @@ class Checkpoint(BaseModel):
         """
         if self.base is not None:
             return self.base.folder
-        if self.ref.startswith(_IN_MEMORY):
+        if self.ref.startswith(IN_MEMORY):
             return None
         if Path(self.ref).is_absolute() and self.part is None:
             return Path(self.ref)
-        return getattr(self.store, "folder", None)
+        return self.store.folder
 
     @property
     def root(self) -> Path | None:
@@ -256,7 +233,7 @@ class Checkpoint(BaseModel):
             return self.folder
         if self.base is not None:
             return self.base.root
-        return whole_snapshot(self.ref, self.revision) if _is_hub(self.ref) else Path(self.ref)
+        return whole_snapshot(self.ref, self.revision) if is_hub(self.ref) else Path(self.ref)
 
     @property
     def tokenizer_folder(self) -> Path | None:
@@ -283,7 +260,7 @@ class Checkpoint(BaseModel):
     def _digest_of_whole(self, store: ModuleOfModel) -> str:
         """That of the model in the folder; another one where the module was changed."""
         if isinstance(store, OpenedModule):
-            return _full(store.whole, None)
+            return store.whole.digest()
         text = f"whole of {self.digest} {self.layer_range}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -310,93 +287,23 @@ class Checkpoint(BaseModel):
         """The checkpoint that this one is a view of; else itself."""
         return self
 
-    @property
-    def config(self) -> dict[str, Any] | None:
-        """The content of ``config.json``, or None if there is none."""
-        return self.store.config
+    def _open(self) -> Store:
+        place = Path(self.ref)
+        if place.is_absolute() and not place.exists():
+            raise CheckpointError(
+                f"{self.name!r} was recorded at {self.ref!r}, where nothing is now. Restore "
+                f"it, or say where it is now: sources={{{self.name!r}: folder}} "
+                f"(--source {self.name}=DIR)."
+            )
+        return self._take(open_source(self.ref, self.name, self.revision, self.part, self.base))
 
-    @property
-    def store(self) -> Store:
-        """The opened content; opens and verifies the folder on first use.
-
-        Raises:
-            CheckpointError: If the folder cannot be read or its content has changed.
-        """
-        if self._store is None:
-            self._check_place()
-            opened = _open(self.ref, self.name, self.revision, self.part, self.base)
-            self._take(opened, _full(opened, self.base))
-        assert self._store is not None
+    def _take(self, source: Source) -> Store:
+        """Keeps what was opened, if it is what was recorded; the part of it that this is."""
+        source.check(self.ref, self.name, self.digest)
+        whole: Store = source.store
+        self._source = source
+        self._store = whole if self.layer_range is None else LayerStore(whole, *self.layer_range)
         return self._store
-
-    def _take(self, opened: Opened | AdapterStore, content: str) -> None:
-        """Keeps what was opened, if it is what was recorded.
-
-        Its digest is kept in full, however it was recorded: a change during a search is noticed.
-        """
-        form = _form_of(self.digest)
-        found = content if form is _full else form(opened, self.base)
-        if found != self.digest:
-            raise SourceChanged(
-                f"The content of {self.ref!r} has changed: {_differing(self.digest, found)}, "
-                f"but {self.name!r} was recorded as {self.digest}. Restore the checkpoint, or "
-                "start a new study with the new content."
-            )
-        self._content, self._stamps = content, opened.stamps()
-        if changed := first_changed(self._stamps):
-            raise SourceChanged(
-                f"{changed[0]} {changed[1]} while it was read. Wait until {self.name!r} is "
-                "complete, and open it again."
-            )
-        self._opened = opened
-        self._store = self._seen(opened)
-
-    @property
-    def touched(self) -> tuple[Path, str] | None:
-        """The first file that is not as it was opened, and what has happened to it."""
-        inner = None if self.base is None else self.base.touched
-        return inner or first_changed(self._stamps)
-
-    def renew(self) -> bool:
-        """Opens the files again if one was touched, and makes sure that they say the same.
-
-        Returns:
-            Whether a file was touched: what was made of the old ones must be made again.
-
-        Raises:
-            SourceChanged: If the content is another, or cannot be read.
-        """
-        touched, opened = self.touched, self._opened
-        if self.base is not None:
-            self.base.renew()
-        if touched is None or opened is None:
-            return touched is not None
-        file, what = touched
-        try:
-            opened.reopen()
-            found = _full(opened, self.base)
-        except (CheckpointError, OSError) as error:
-            raise _changed(self.name, file, what, "it cannot be opened again") from error
-        if found != self._content:
-            raise _changed(self.name, file, what, _differing(self._content, found))
-        self._stamps = opened.stamps()
-        warnings.warn(
-            f"{file} {what} since {self.name!r} was opened. All of it was read again: the content "
-            "is the same, so the search goes on.",
-            stacklevel=2,
-        )
-        return True
-
-    def digest_like(self, recorded: str) -> str:
-        """The digest in the form in which another one was recorded, maybe by an earlier version.
-
-        Raises:
-            CheckpointError: If a newer version has recorded it.
-        """
-        form = _form_of(recorded)
-        if form is _form_of(self.digest) or self.store is None or self._opened is None:
-            return self.digest
-        return form(self._opened, self.base)
 
     def recorded_like(self, other: Checkpoint) -> Checkpoint:
         """The same checkpoint with its digest in the form that ``other`` was recorded in."""
@@ -428,149 +335,21 @@ class Checkpoint(BaseModel):
             return own + self.base.places()
         return own if own or self.folder is None else (self.folder,)
 
-    def _check_place(self) -> None:
-        place = Path(self.ref)
-        if place.is_absolute() and not place.exists():
-            raise CheckpointError(
-                f"{self.name!r} was recorded at {self.ref!r}, where nothing is now. Restore "
-                f"it, or say where it is now: sources={{{self.name!r}: folder}} "
-                f"(--source {self.name}=DIR)."
-            )
-
-    def names(self) -> tuple[str, ...]:
-        """Names of all tensors, tied ones once."""
-        return tuple(self.store.specs())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        return self.store.specs()[name][1]
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Data type of a tensor in the checkpoint."""
-        return self.store.specs()[name][0]
-
-    def tensor(self, name: str) -> Tensor:
-        """A tensor, mapped from disk where possible; not to be written to."""
-        return self.store.tensor(name)
-
 
 def _suffix(layer_range: tuple[int, int]) -> str:
     return f"[{layer_range[0]}:{layer_range[1]}]"
 
 
-def _place(ref: str | Path, revision: str | None) -> str:
-    """The absolute path of a folder, the name of a model on the hub or of a module."""
-    if not isinstance(ref, str | Path):
-        raise CheckpointError(f"A checkpoint is a folder or a name on the hub, not {shown(ref)}.")
-    text = str(ref)
-    if text.startswith(_IN_MEMORY):
-        return text
-    try:
-        path = Path(ref).expanduser().absolute()
-        is_there = path.exists()
-    except (OSError, RuntimeError) as error:  # RuntimeError: no such home
-        said = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{shown(text)} is no path: {said}. Check it.") from error
-    # A revision makes it a model on the hub, whatever folders there are where it is opened again.
-    if revision is None and is_there:
-        return str(path)
-    named = isinstance(ref, str) and is_hub_id(ref)
-    if revision is not None and not named:
-        raise CheckpointError(
-            f"{text!r} is a path, and revision={revision!r} is for models on the hub. Leave "
-            "revision= out."
-        )
-    return text if named else str(path)
-
-
-def _is_hub(place: str) -> bool:
-    return not (place.startswith(_IN_MEMORY) or Path(place).is_absolute())
-
-
-def _folder(place: str, revision: str | None, part: str | None = None) -> Path:
-    return snapshot(place, revision, part=part) if _is_hub(place) else Path(place)
-
-
 def _found_base(place: str, revision: str | None) -> Checkpoint | None:
     """The base that an adapter names, or None if ``place`` is no adapter."""
-    if place.startswith(_IN_MEMORY) or not is_adapter(_folder(place, revision)):
+    if place.startswith(IN_MEMORY) or not is_adapter(folder_of(place, revision)):
         return None
-    named, commit = recorded_base(_folder(place, revision))
+    named, commit = recorded_base(folder_of(place, revision))
     try:
-        check_chain(_folder(place, revision))
+        check_chain(folder_of(place, revision))
         return Checkpoint(named, revision=None if os.path.exists(named) else commit)
     except CheckpointError as error:
         raise CheckpointError(
             f"The adapter {place!r} was trained on {shown(named)}, which cannot be opened: "
             f"{error} Or pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
         ) from error
-
-
-def _full(opened: Opened | AdapterStore, base: Checkpoint | None) -> str:
-    if isinstance(opened, AdapterStore):
-        assert base is not None
-        return opened.adapter.digest(base.digest_like(FORM))
-    return digest_of(opened.weights(), opened.texts())
-
-
-def _sampled(opened: Opened | AdapterStore, base: Checkpoint | None) -> str:
-    if isinstance(opened, AdapterStore):
-        assert base is not None
-        return opened.adapter.sampled_digest(base.digest_like(""))
-    return sampled_digest(opened)
-
-
-_Form = Callable[[Opened | AdapterStore, "Checkpoint | None"], str]
-_FORMS: dict[str, _Form] = {FORM: _full, "": _sampled}
-
-
-def _form_of(digest: str) -> _Form:
-    """How a digest was made.
-
-    Raises:
-        CheckpointError: If a newer version made it.
-    """
-    before, colon, _ = digest.rpartition(":")
-    if before + colon not in _FORMS:
-        raise CheckpointError(
-            f"The digest {digest!r} was recorded by a newer version of merge_optuna. Update this "
-            "one: pip install -U merge_optuna."
-        )
-    return _FORMS[before + colon]
-
-
-def _differing(recorded: str, found: str) -> str:
-    """What differs between two digests of the same form."""
-    if not found.startswith(FORM):
-        return f"its digest is {found}"
-    parts = ("the weights", "config, tokenizer or other texts")
-    pairs = zip(parts, halves(recorded), halves(found), strict=True)
-    differing = " and ".join(part for part, old, new in pairs if old != new)
-    return f"{differing} differ: its digest is {found}"
-
-
-def _changed(name: str, file: Path, what: str, now: str) -> SourceChanged:
-    return SourceChanged(
-        f"{file} {what} since {name!r} was opened, and {now}. Nothing that was made of it is "
-        "kept. Restore the file and start again, or open the checkpoint anew, in a new study."
-    )
-
-
-def _open(
-    place: str,
-    name: str | None,
-    revision: str | None,
-    part: str | None,
-    base: Checkpoint | None,
-) -> Opened | AdapterStore:
-    """The one place that knows all kinds of sources."""
-    if base is not None:
-        adapter = Adapter(_folder(place, revision))
-        return (LoraStore if is_plain_lora(adapter) else PeftStore)(base.store, adapter)
-    if place.startswith(_IN_MEMORY):
-        raise CheckpointError(
-            f"{name!r} was a module in memory. Pass it again: sources={{{name!r}: "
-            "mo.Checkpoint.from_module(...)}."
-        )
-    folder = _folder(place, revision, part)
-    return canonical(FolderStore(folder)) if part is None else open_part(folder, part)

@@ -3,7 +3,7 @@
 A digest reads ``2:`` and 32 hexadecimal digits: 16 of the tensors (names, data types, shapes and
 all of their content), 16 of what else makes the model what it is (config, generation config,
 tokenizer, processor and chat template, without what is cosmetic). Those of 32 digits alone come
-from earlier versions; see :mod:`merge_optuna.checkpoints._sampled`.
+from earlier versions; see :func:`sampled_digest`.
 
 Tensors are hashed by XXH3 (128 bits): it is to notice changes, and no disk and hardly the memory
 is as fast. It is no proof against somebody who forges a file with the same digest.
@@ -15,20 +15,19 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor
 from tqdm import tqdm
 
-from merge_optuna.checkpoints._cache import recall, remember
-from merge_optuna.checkpoints._files import Stamp, stamps_of
+from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, recall, remember, stamps_of
 from merge_optuna.checkpoints._known_files import CONFIG_FILES, TEXT_FILES, present
-from merge_optuna.checkpoints._safetensors import Spec
 from merge_optuna.checkpoints._threads import for_each
+from merge_optuna.errors import CheckpointError
 
 FORM = "2:"
 """What a digest of this kind begins with."""
@@ -55,26 +54,34 @@ _COSMETIC = frozenset(
 )
 
 
-class HashedFile(Protocol):
-    """A file of tensors.
-
-    Attributes:
-        path: Where it is.
-        stamp: As it was when it was opened.
-        specs: Dtype and shape by tensor name.
-    """
-
-    path: Path
-    stamp: Stamp
-    specs: dict[str, Spec]
-
-    def hash(self, name: str) -> str:
-        """The hash of a tensor's bytes."""
-
-
 def digest_of(weights: Iterable[str], texts: Iterable[str]) -> str:
     """The digest of what the tensors and the texts of a model have said of themselves."""
     return FORM + _half(weights) + _half(texts)
+
+
+def form_of(digest: str) -> str:
+    """What a digest begins with, which says how it was made.
+
+    Raises:
+        CheckpointError: If a newer version made it.
+    """
+    before, colon, _ = digest.rpartition(":")
+    if before + colon not in (FORM, ""):
+        raise CheckpointError(
+            f"The digest {digest!r} was recorded by a newer version of merge_optuna. Update this "
+            "one: pip install -U merge_optuna."
+        )
+    return before + colon
+
+
+def difference(recorded: str, found: str) -> str:
+    """What differs between two digests of the same form."""
+    if not found.startswith(FORM):
+        return f"its digest is {found}"
+    parts = ("the weights", "config, tokenizer or other texts")
+    pairs = zip(parts, halves(recorded), halves(found), strict=True)
+    differing = " and ".join(part for part, old, new in pairs if old != new)
+    return f"{differing} differ: its digest is {found}"
 
 
 def halves(digest: str) -> tuple[str, str]:
@@ -101,7 +108,7 @@ def hash_tensor(tensor: Tensor) -> str:
     return xxhash.xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data if len(flat) else b"")
 
 
-def hashes_of(files: Sequence[HashedFile]) -> dict[Path, dict[str, str]]:
+def hashes_of(files: Sequence[TensorFile]) -> dict[Path, dict[str, str]]:
     """The hashes of all tensors by file and name, looked up or read by several threads."""
     found = {file.path: _recalled(file) for file in files}
     unknown = [file for file in files if not found[file.path]]
@@ -112,13 +119,13 @@ def hashes_of(files: Sequence[HashedFile]) -> dict[Path, dict[str, str]]:
     return found
 
 
-def _recalled(file: HashedFile) -> dict[str, str]:
+def _recalled(file: TensorFile) -> dict[str, str]:
     if file.stamp.size < _WORTH_KEEPING:
         return {}
     return recall(file.path, file.stamp, file.specs) or {}
 
 
-def _hash_all(files: Sequence[HashedFile], found: Mapping[Path, dict[str, str]]) -> None:
+def _hash_all(files: Sequence[TensorFile], found: Mapping[Path, dict[str, str]]) -> None:
     work = [(nbytes(spec), name, file) for file in files for name, spec in file.specs.items()]
     work.sort(key=lambda item: -item[0])  # so that no thread is left alone with a large one
     total, lock = sum(size for size, _, _ in work), threading.Lock()
@@ -133,7 +140,7 @@ def _hash_all(files: Sequence[HashedFile], found: Mapping[Path, dict[str, str]])
         unit_scale=True,
     ) as bar:
 
-        def hash_one(item: tuple[int, str, HashedFile]) -> None:
+        def hash_one(item: tuple[int, str, TensorFile]) -> None:
             size, name, file = item
             found[file.path][name] = file.hash(name)
             with lock:
@@ -219,3 +226,40 @@ def without_cosmetics(content: Any) -> Any:
         for key, value in content.items()
         if key not in _COSMETIC
     }
+
+
+# -- earlier versions ----------------------------------------------------------------------------
+
+
+def sampled_digest(
+    specs: Mapping[str, Spec], tensor: Callable[[str], Tensor], around: str = ""
+) -> str:
+    """Digest of names, dtypes, shapes and samples of the content: 32 hexadecimal digits.
+
+    What was recorded with it is still compared with it, and a checkpoint without a name is called
+    after it: names key random masks and parameters. Small tensors are read whole, of larger ones
+    sixteen blocks of 1 KiB spread evenly; nothing of config and tokenizer.
+
+    Args:
+        specs: The tensors.
+        tensor: Gives one by name.
+        around: The digest of the model that they are a module of.
+    """
+    state = hashlib.blake2b(around.encode(), digest_size=16)
+    for name, (dtype, shape) in sorted(specs.items()):
+        state.update(f"{name}|{dtype}|{shape}|".encode())
+        for block in _blocks(tensor(name)):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _blocks(tensor: Tensor) -> Iterable[bytes]:
+    if tensor.numel() == 0:
+        return
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if flat.size <= 1 << 16:
+        yield flat.tobytes()
+        return
+    for i in range(16):
+        start = (flat.size - 1024) * i // 15
+        yield flat[start : start + 1024].tobytes()

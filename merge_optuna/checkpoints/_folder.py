@@ -5,45 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
 from merge_optuna.checkpoints._bin import BinFile
+from merge_optuna.checkpoints._config import check_config, read_json
 from merge_optuna.checkpoints._digest import (
-    HashedFile,
     code_files,
     hashes_of,
     lines_of,
     text_files,
     text_lines,
 )
-from merge_optuna.checkpoints._fields import check_config
-from merge_optuna.checkpoints._files import Stamp, stamps_of
-from merge_optuna.checkpoints._formats import FORMATS, PIPELINE, Format
-from merge_optuna.checkpoints._json import read_json
-from merge_optuna.checkpoints._safetensors import SafetensorsFile, Spec
+from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, stamps_of
+from merge_optuna.checkpoints._known_files import FORMATS, PIPELINE, Format
+from merge_optuna.checkpoints._safetensors import SafetensorsFile
+from merge_optuna.checkpoints._store import Opened
 from merge_optuna.errors import CheckpointError, few, shown
 
-
-class File(HashedFile, Protocol):
-    """One file of tensors."""
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor; not to be written to."""
-
-
-_READERS: dict[str, Callable[[Path], File]] = {"safetensors": SafetensorsFile, "bin": BinFile}
+READERS: dict[str, Callable[[Path], TensorFile]] = {"safetensors": SafetensorsFile, "bin": BinFile}
 _MOST_SHARDS = 10_000
 
 
-class FolderStore:
-    """A folder with one or several files of tensors, read through memory maps.
+class FolderStore(Opened):
+    """A folder with one or several files of tensors, read through memory maps."""
 
-    Attributes:
-        folder: The folder.
-        written: How the files of tensors are called where this folder is written again.
-    """
+    folder: Path
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,15 +116,15 @@ def _find(folder: Path) -> Format:
     )
 
 
-def _open_files(folder: Path, found: Format) -> dict[str, File]:
+def _open_files(folder: Path, found: Format) -> dict[str, TensorFile]:
     """The file of each tensor."""
     if os.path.lexists(folder / found.weights):  # a broken link is an error of the reader
-        file = _READERS[found.kind](folder / found.weights)
+        file = READERS[found.kind](folder / found.weights)
         return dict.fromkeys(file.specs, file)
-    return _open_shards(folder / found.index, _READERS[found.kind])
+    return _open_shards(folder / found.index, READERS[found.kind])
 
 
-def _open_shards(index: Path, reader: Callable[[Path], File]) -> dict[str, File]:
+def _open_shards(index: Path, reader: Callable[[Path], TensorFile]) -> dict[str, TensorFile]:
     where = (read_json(index) or {}).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise CheckpointError(f"{index} has no weight_map. Restore the file.")

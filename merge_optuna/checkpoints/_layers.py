@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from operator import is_not
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints._blocks import block_of, find_stacks, is_embedding, renumbered
-from merge_optuna.checkpoints._safetensors import Spec
-from merge_optuna.checkpoints._store import Store
+from merge_optuna.checkpoints._files import Spec
+from merge_optuna.checkpoints._store import DerivedStore, RenamedStore, Store
 from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
-_Specs = dict[str, Spec]
-
-
-class _LastSpecs:
-    """Specs made of those of other stores, made again when one of these was opened again."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[list[_Specs], _Specs] = ([], {})
-
-    def of(self, inner: list[_Specs], make: Callable[[], _Specs]) -> _Specs:
-        """What ``make`` makes of the inner ones, at the first call with these very objects."""
-        before, made = self._kept
-        if len(before) != len(inner) or any(map(is_not, before, inner)):
-            made = make()
-            self._kept = inner, made
-        return made
-
-
-class LayerStore:
+class LayerStore(RenamedStore):
     """A checkpoint with some of its blocks, numbered from 0, and everything outside them.
-
-    Attributes:
-        names: The name in the checkpoint of each tensor.
 
     Args:
         whole: The checkpoint.
@@ -53,9 +30,6 @@ class LayerStore:
     """
 
     def __init__(self, whole: Store, start: int, stop: int) -> None:
-        self.whole = whole
-        self._specs = _LastSpecs()
-        self.folder: Path | None = getattr(whole, "folder", None)
         stack, count = _the_stack(whole.specs())
         if not 0 <= start <= stop <= count:
             raise CheckpointError(
@@ -63,28 +37,19 @@ class LayerStore:
                 f"0 to {count - 1}."
             )
         self.has_layers = start < stop
-        self.names: dict[str, str] = {}
+        names: dict[str, str] = {}
         for name in whole.specs():
-            block = block_of(name, {stack: tuple(range(count))})
+            block = block_of(name, {stack: ()})
             if block is None:
-                self.names[name] = name
+                names[name] = name
             elif start <= block[1] < stop:
-                self.names[renumbered(name, block[1] - start)] = name
-        self.config = (
-            None if whole.config is None else _config_of_range(whole.config, count, start, stop)
-        )
-
-    def specs(self) -> _Specs:
-        specs = self.whole.specs()
-        return self._specs.of(
-            [specs], lambda: {name: specs[own] for name, own in self.names.items()}
-        )
-
-    def tensor(self, name: str) -> Tensor:
-        return self.whole.tensor(self.names[name])
+                names[renumbered(name, block[1] - start)] = name
+        said = whole.config
+        config = None if said is None else _config_of_range(said, count, start, stop)
+        super().__init__(whole, names, config)
 
 
-class StackStore:
+class StackStore(DerivedStore):
     """The blocks of several checkpoints one after the other.
 
     What stands before the blocks is that of the first, what stands behind them that of the last.
@@ -105,8 +70,8 @@ class StackStore:
     def __init__(
         self, parts: Sequence[Store], names: Sequence[str], dtype: torch.dtype | None = None
     ) -> None:
-        self._parts, self._dtype = parts, dtype
-        self._specs = _LastSpecs()
+        super().__init__(*parts)
+        self._dtype = dtype
         self.origins: dict[str, tuple[int, str]] = {}
         if all(isinstance(part, LayerStore) and not part.has_layers for part in parts):
             raise CheckpointError(f"There is no layer in {', '.join(names)}: a model needs one.")
@@ -128,18 +93,13 @@ class StackStore:
         configs = [part.config for part in parts if part.config is not None]
         self.config = _config_of_stack(configs, counts) if len(configs) == len(parts) else None
 
-    def specs(self) -> _Specs:
-        inner = [part.specs() for part in self._parts]
-
-        def made() -> _Specs:
-            found = {name: inner[i][own] for name, (i, own) in self.origins.items()}
-            return {name: (self._final(dtype), shape) for name, (dtype, shape) in found.items()}
-
-        return self._specs.of(inner, made)
+    def _made(self, specs: list[Mapping[str, Spec]]) -> dict[str, Spec]:
+        found = {name: specs[i][own] for name, (i, own) in self.origins.items()}
+        return {name: (self._final(dtype), shape) for name, (dtype, shape) in found.items()}
 
     def tensor(self, name: str) -> Tensor:
         i, own = self.origins[name]
-        tensor = self._parts[i].tensor(own)
+        tensor = self.parts[i].tensor(own)
         return tensor.to(self._final(tensor.dtype))
 
     def _final(self, dtype: torch.dtype) -> torch.dtype:
@@ -155,7 +115,7 @@ def depth_of(store: Store) -> int:
     return _the_stack(store.specs())[1]
 
 
-def _the_stack(names: dict[str, Any]) -> tuple[str, int]:
+def _the_stack(names: Iterable[str]) -> tuple[str, int]:
     """Prefix of the only stack of blocks, and how many blocks it has."""
     found = find_stacks(tuple(names))
     if len(found) != 1:
@@ -167,7 +127,7 @@ def _the_stack(names: dict[str, Any]) -> tuple[str, int]:
     return stack, len(indices)
 
 
-def _stacks(names: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], int]:
+def _stacks(names: Iterable[str]) -> tuple[dict[str, tuple[int, ...]], int]:
     """The stack of blocks, if there are any, as a pattern of names, and their number."""
     if not find_stacks(tuple(names)):
         return {}, 0

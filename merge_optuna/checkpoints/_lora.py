@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -86,8 +86,8 @@ class LoraStore(AdapterStore):
             shape.
     """
 
-    def __init__(self, base: Store, adapter: Adapter) -> None:
-        super().__init__(base, adapter)
+    def __init__(self, base: Store, adapter: Adapter, base_digest: Callable[[str], str]) -> None:
+        super().__init__(base, adapter, base_digest)
         _check_settings(adapter)
         names = MatchedNames(base.specs(), base.config)
         updates, replaced = _read_keys(adapter)

@@ -6,9 +6,7 @@ vision-language model, the encoder inside a classifier.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +14,35 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._blocks import NUMBERED, renumbered
 from merge_optuna.checkpoints._canonical import canonical
-from merge_optuna.checkpoints._files import Stamp
+from merge_optuna.checkpoints._config import read_json
+from merge_optuna.checkpoints._digest import sampled_digest
+from merge_optuna.checkpoints._files import Spec
 from merge_optuna.checkpoints._folder import FolderStore, check_folder
-from merge_optuna.checkpoints._formats import PIPELINE
-from merge_optuna.checkpoints._json import read_json
 from merge_optuna.checkpoints._known_files import (
     COMPONENT_FILES,
+    PIPELINE,
     WEIGHT_FILES,
     copy_known,
     with_imports,
 )
-from merge_optuna.checkpoints._safetensors import Spec
-from merge_optuna.checkpoints._store import Opened, Store
+from merge_optuna.checkpoints._store import (
+    DerivedStore,
+    Opened,
+    OpenedUnderNames,
+    RenamedStore,
+    Store,
+)
 from merge_optuna.errors import CheckpointError, few
 
 
-@dataclass(frozen=True, eq=False)
-class ModuleOfModel:
-    """A module of a model, under the names that it has in a checkpoint of its own.
-
-    Attributes:
-        whole: The model.
-        names: The name in the model by the module's own.
-        config: What the model's config says of the module.
-    """
-
-    whole: Store
-    names: Mapping[str, str]
-    config: dict[str, Any] | None
-
-    @property
-    def folder(self) -> Path | None:
-        return getattr(self.whole, "folder", None)
-
-    def specs(self) -> dict[str, Spec]:
-        specs = self.whole.specs()
-        return {name: specs[outer] for name, outer in self.names.items()}
-
-    def tensor(self, name: str) -> Tensor:
-        return self.whole.tensor(self.names[name])
+class ModuleOfModel(RenamedStore):
+    """A module of a model, under the names that it has in a checkpoint of its own."""
 
     def holding(self, content: Store) -> ModuleOfModel:
         """The same module with other layers, in a model that is otherwise the same."""
         names = {own: self._outer(own) for own in content.specs()}
         config = _with_module(self.whole.config or {}, self.config or {}, content.config or {})
-        whole = _Refilled(self.whole, frozenset(self.names.values()), names, content, config)
+        whole = _Refilled(self.whole, set(self.names.values()), names, content, config)
         return ModuleOfModel(whole, names, content.config)
 
     def _outer(self, own: str) -> str:
@@ -72,31 +54,21 @@ class ModuleOfModel:
         return renumbered(self.names[renumbered(own, 0)], int(number["index"]))
 
 
-@dataclass(frozen=True, eq=False)
-class OpenedModule(ModuleOfModel):
+class OpenedModule(ModuleOfModel, OpenedUnderNames):
     """A module of a model as it lies in a folder."""
-
-    whole: Opened
 
     def weights(self) -> Iterable[str]:
         """Those of the whole model: the rest is written with the module."""
         return [*self.whole.weights(), *(f"{own}|{outer}" for own, outer in self.names.items())]
 
-    def texts(self) -> Iterable[str]:
-        return self.whole.texts()
-
-    def stamps(self) -> dict[Path, Stamp]:
-        return self.whole.stamps()
-
-    def reopen(self) -> None:
-        self.whole.reopen()
+    def _sampled(self) -> str:
+        return sampled_digest(self.specs(), self.tensor, around=self.whole.digest(""))
 
 
-@dataclass(frozen=True, eq=False)
-class _Refilled:
+class _Refilled(DerivedStore):
     """A model with another content of one of its modules.
 
-    Attributes:
+    Args:
         whole: The model.
         old: Names in it of what the module had.
         new: The name in the model by the module's own of what it has.
@@ -104,28 +76,27 @@ class _Refilled:
         config: Of the model.
     """
 
-    whole: Store
-    old: frozenset[str]
-    new: Mapping[str, str]
-    content: Store
-    config: dict[str, Any] | None
+    def __init__(
+        self,
+        whole: Store,
+        old: Set[str],
+        new: Mapping[str, str],
+        content: Store,
+        config: dict[str, Any] | None,
+    ) -> None:
+        super().__init__(whole, content)
+        self.config, self._old = config, old
+        self._own = {outer: own for own, outer in new.items()}
 
-    @property
-    def folder(self) -> Path | None:
-        return getattr(self.whole, "folder", None)
-
-    @cached_property
-    def _own(self) -> dict[str, str]:
-        return {outer: own for own, outer in self.new.items()}
-
-    def specs(self) -> dict[str, Spec]:
-        around = {n: spec for n, spec in self.whole.specs().items() if n not in self.old}
-        specs = self.content.specs()
-        return around | {outer: specs[own] for own, outer in self.new.items()}
+    def _made(self, specs: list[Mapping[str, Spec]]) -> dict[str, Spec]:
+        whole, content = specs
+        around = {n: spec for n, spec in whole.items() if n not in self._old}
+        return around | {outer: content[own] for outer, own in self._own.items()}
 
     def tensor(self, name: str) -> Tensor:
+        whole, content = self.parts
         own = self._own.get(name)
-        return self.whole.tensor(name) if own is None else self.content.tensor(own)
+        return whole.tensor(name) if own is None else content.tensor(own)
 
 
 def _with_module(

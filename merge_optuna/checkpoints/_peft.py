@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import threading
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -28,8 +29,8 @@ class PeftStore(AdapterStore):
     pickle of the store does it again.
     """
 
-    def __init__(self, base: Store, adapter: Adapter) -> None:
-        super().__init__(base, adapter)
+    def __init__(self, base: Store, adapter: Adapter, base_digest: Callable[[str], str]) -> None:
+        super().__init__(base, adapter, base_digest)
         kind = str(adapter.settings.get("peft_type"))
         if kind in _PROMPTS or "PROMPT" in kind:
             raise CheckpointError(

@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from merge_optuna.checkpoints._formats import PIPELINE
 from merge_optuna.checkpoints._known_files import (
     COMPONENT_FILES,
     CONFIG_FILES,
+    PIPELINE,
     TEXT_FILES,
     WEIGHT_FILES,
     is_known,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
+from merge_optuna.checkpoints._config import TOKENIZER, read_json
 from merge_optuna.checkpoints._files import Stamp, stamps_of
-from merge_optuna.checkpoints._json import TOKENIZER, read_json
 from merge_optuna.checkpoints._known_files import VOCABULARY_FILES, present
 from merge_optuna.checkpoints._token_rows import vocab_size
 from merge_optuna.checkpoints._tokenizers import load_tokenizer

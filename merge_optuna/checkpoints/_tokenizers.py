@@ -11,7 +11,7 @@ from typing import Any
 
 from merge_optuna._documents import Bounds, read_text
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._json import read_json
+from merge_optuna.checkpoints._config import read_json
 from merge_optuna.checkpoints._known_files import (
     PROCESSOR_FILES,
     TEXT_FILES,

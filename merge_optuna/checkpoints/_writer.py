@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
-from merge_optuna.checkpoints._dtype import model_dtype
-from merge_optuna.checkpoints._formats import TRANSFORMERS, Format
+from merge_optuna.checkpoints._config import model_dtype
 from merge_optuna.checkpoints._known_files import TEXT_FILES, code_of, copy_known, inside
 from merge_optuna.checkpoints._parts import code_of_pipeline, copy_around
 from merge_optuna.checkpoints._safetensors import DTYPES
@@ -170,7 +169,7 @@ def _save_config(plan: WritePlan, target: Path) -> None:
 
 def _write_shards(folder: Path, plan: WritePlan, parts: Parts, threads: int) -> None:
     shards = list(_shards(plan.specs, plan.max_shard_size))
-    names: Format = getattr(plan.frame.store, "written", TRANSFORMERS)
+    names = plan.frame.store.written
     weight_map: dict[str, str] = {}
     with contextlib.ExitStack() as opened:
         places: list[tuple[TensorSpec, int, int]] = []

@@ -196,7 +196,7 @@ def written(folder: Path, seed: int) -> None:
 
 def aged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the file had been there for long: its times cannot be set back wholly."""
-    monkeypatch.setattr("merge_optuna.checkpoints._cache._FRESH", 0.0)
+    monkeypatch.setattr("merge_optuna.checkpoints._files._FRESH", 0.0)
     os.utime(path, (OLD, OLD))
 
 
@@ -264,7 +264,7 @@ def test_it_works_without_a_cache(large: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_cache_is_bounded(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merge_optuna.checkpoints._cache._MOST", 3)
+    monkeypatch.setattr("merge_optuna.checkpoints._files._MOST", 3)
     for seed in range(5):
         written(large, seed)
         aged(large / "model.safetensors", monkeypatch)
