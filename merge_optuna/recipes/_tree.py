@@ -655,7 +655,8 @@ def _individual(spec: methods.Method, given: Any) -> methods.Individual | None:
         return None
     if given is None:
         raise RecipeError(f"{spec.name} needs an individual.")
-    return spec.individual(given)
+    is_one = isinstance(given, spec.individual)
+    return given if is_one else spec.individual.from_rows(given)
 
 
 def _check_texts(recipe: Recipe) -> None:

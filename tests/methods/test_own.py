@@ -174,7 +174,7 @@ def test_only_its_own_module_registers_it_again() -> None:
 
 
 def test_a_row_of_the_table_says_whose_it_is(registry: dict[str, Method]) -> None:
-    kernel = methods.sparse.Sparse(methods.sparse.Trim(), methods.sparse.Sum(), "Trim, then sum.")
+    kernel = methods.sparse.Sparse(methods.sparse.Trim(), methods.sparse.Sum())
     mine = replace(methods.get("ties"), name="mine", kernel=kernel)
     with pytest.raises(RecipeError, match=r"Say whose method it is: .*module=__name__"):
         mo.methods.register(mine)
