@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -158,6 +158,9 @@ class Method:
             where a model has none for this tensor; called without, it averages.
         individual: For methods whose result evolution has found: the kind of individual. Then the
             kernel gets ``individual`` and ``part``, see :mod:`merge_optuna.methods._individual`.
+        structure: How the models make up the merged one: ``"overlay"``, every tensor is made of
+            those of its name; ``"stack"``, their layers follow each other; ``"route"``, a path
+            goes through their layers.
         module: Import path of the module that registered it; None for those of merge_optuna.
 
     Raises:
@@ -178,6 +181,7 @@ class Method:
     promises: frozenset[str] = frozenset()
     statistics: str | None = None
     individual: type[Individual] | None = None
+    structure: Literal["overlay", "stack", "route"] = "overlay"
     module: str | None = None
 
     def __post_init__(self) -> None:
