@@ -121,10 +121,10 @@ class Evolved:
     """``individual`` and ``part``, for a method whose result evolution has found.
 
     Attributes:
-        make: Makes the individual from what a recipe file says.
+        kind: The kind of individual.
     """
 
-    make: Callable[[Any], Individual]
+    kind: type[Individual]
 
     def arguments(self, context: Context) -> dict[str, Any]:
         """See :mod:`merge_optuna.methods._individual`."""

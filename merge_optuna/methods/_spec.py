@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, Literal
 
 from torch import Tensor
@@ -34,6 +35,11 @@ PROMISES = {
 Where a method has no weights or no density, that condition falls away.
 """
 
+RESERVED = frozenset({"base", "expert", "experts", "models", "statistics", "share"}) | frozenset(
+    {"exclude", "name", "tokenizer", "chat_template", "config", "dtype"}
+)
+"""Names of arguments that every function of a method may have, and of what stands beside them."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -46,8 +52,9 @@ class Parameter:
         high: Largest allowed number.
         choices: The allowed words; a parameter with choices cannot be free.
         per_model: Whether each merged model has its own value.
-        grouped: Whether it may differ between layers or tensors.
         summary: One line for ``merge-optuna methods`` and the docs: what it is, without its range.
+        plain: Whether a real number is the same for all layers and tensors, and cannot be free, as
+            words, truth values and whole numbers are anyway.
         details: What else there is to know, in sentences; ``help`` shows both.
         search: Default range when the parameter is freed; those of ``recipe.free()`` without
             names are the ones that have it.
@@ -60,8 +67,8 @@ class Parameter:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     per_model: bool = False
-    grouped: bool = True
     search: tuple[float, float] | None = None
+    plain: bool = False
     details: str = ""
 
     def check(self, value: object) -> None:
@@ -87,6 +94,11 @@ class Parameter:
     def numeric(self) -> bool:
         """Whether it is a real number, so that it can be free."""
         return isinstance(self.default, float)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it may differ between layers or tensors."""
+        return self.numeric and not self.plain
 
     @property
     def range(self) -> str:
@@ -141,6 +153,10 @@ class Method:
         structure: How the models make up the merged one: ``"overlay"``, every tensor is made of
             those of its name; ``"stack"``, their layers follow each other; ``"route"``, a path
             goes through their layers.
+        module: Import path of the module that registered it; None for those of merge_optuna.
+
+    Raises:
+        RecipeError: If a name is none for an argument, or a default lies outside its range.
     """
 
     name: str
@@ -153,6 +169,17 @@ class Method:
     promises: frozenset[str] = frozenset()
     needs: tuple[Need, ...] = ()
     structure: Literal["overlay", "stack", "route"] = "overlay"
+    module: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [self.name, *(parameter.name for parameter in self.parameters)]
+        for name in names:
+            if not name.isidentifier() or iskeyword(name) or name in RESERVED:
+                raise RecipeError(f"{name!r} cannot be the name of a method or its parameter.")
+            if names.count(name) > 1:
+                raise RecipeError(f"{self.name} has several things called {name!r}.")
+        for parameter in self.parameters:
+            parameter.check(parameter.default)
 
     @property
     def elementwise(self) -> bool:
@@ -170,9 +197,9 @@ class Method:
         return next((need.kind for need in self.needs if isinstance(need, Statistics)), None)
 
     @property
-    def individual(self) -> Callable[[Any], Individual] | None:
-        """For methods whose result evolution has found: makes it from what a recipe file says."""
-        return next((need.make for need in self.needs if isinstance(need, Evolved)), None)
+    def individual(self) -> type[Individual] | None:
+        """For methods whose result evolution has found: the kind of individual."""
+        return next((need.kind for need in self.needs if isinstance(need, Evolved)), None)
 
     @property
     def description(self) -> str:
