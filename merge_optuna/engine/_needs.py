@@ -10,8 +10,7 @@ from torch import Tensor
 from merge_optuna.engine._arrays import widened
 from merge_optuna.engine._cuts import model_cuts
 from merge_optuna.engine._target import Target
-from merge_optuna.methods import Cut, mask_key
-from merge_optuna.methods._reduce import stable_sum
+from merge_optuna.methods import Cut, mask_key, stable_sum
 from merge_optuna.methods.rankmean import module_ranks
 
 

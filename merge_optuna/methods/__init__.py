@@ -8,25 +8,33 @@ float32) and know nothing of checkpoints, recipes or names.
 
 from __future__ import annotations
 
+from merge_optuna.methods._affine import gram
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._random import mask_key
+from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._registry import EVOLVED, METHODS, get, load_installed, register
-from merge_optuna.methods._sparsify import Cut
+from merge_optuna.methods._sparsify import MIN_NORM, Cut, band_counts, keep_chances, kept_count
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
 
 __all__ = [
     "EVOLVED",
     "METHODS",
+    "MIN_NORM",
     "PROMISES",
     "Cut",
     "Individual",
     "Method",
     "Parameter",
     "Part",
+    "band_counts",
     "get",
+    "gram",
+    "keep_chances",
+    "kept_count",
     "load_installed",
     "markdown",
     "mask_key",
     "register",
+    "stable_sum",
 ]

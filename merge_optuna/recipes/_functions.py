@@ -95,10 +95,11 @@ def function_of(method: Method) -> Callable[..., Recipe]:
         if one_by_one:
             models = [given.pop(name) for name in one_by_one]
         else:
-            models = given.pop("experts" if method.base else "models")
+            models = given.pop(_list_of_models(method))
         check_sources(method.name, base, models)
         values = {name: as_setting(given.pop(name)) for name in own if name in given}
-        given["exclude"] = _filters(given.get("exclude", ()))
+        if "exclude" in given:
+            given["exclude"] = _filters(given["exclude"])
         return Recipe(
             method=method.name, base=base, models=tuple(models), parameters=values, **given
         )
@@ -124,7 +125,9 @@ def arguments_of(method: Method) -> Iterator[Argument]:
     for parameter in method.parameters:
         meaning = parameter.meaning
         yield Argument(parameter.name, _type(parameter), meaning, parameter.default)
-    yield from (_EXCLUDE, _NAME)
+    if method.structure == "overlay":
+        yield _EXCLUDE
+    yield _NAME
     if method.statistics is None:  # which belong to the models' own vocabularies
         yield from _TEXTS
     yield _CONFIG
@@ -135,13 +138,18 @@ def _models(method: Method) -> Iterator[Argument]:
     low, high = method.models
     if low != high or method.base is None:
         meaning = f"{method.models_in_words.capitalize()}."
-        name = "experts" if method.base else "models"
-        yield Argument(name, "Sequence[Source]", meaning, positional=True)
+        yield Argument(_list_of_models(method), "Sequence[Source]", meaning, positional=True)
     elif low == 1 and method.base:
         yield _EXPERT
     else:
         for i in range(low):
             yield Argument(chr(ord("a") + i), "Source", f"Model {i + 1}.", positional=True)
+
+
+def _list_of_models(method: Method) -> str:
+    if method.structure == "stack":
+        return "sources"
+    return "experts" if method.base else "models"
 
 
 def _type(parameter: Parameter) -> str:

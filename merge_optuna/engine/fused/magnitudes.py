@@ -13,7 +13,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine._arrays import Array, flat
 from merge_optuna.engine._known import Known, key_of
 from merge_optuna.engine.kernels import magnitudes as kernels
-from merge_optuna.methods._sparsify import kept_count
+from merge_optuna.methods import kept_count
 
 
 def bounds_of_model(

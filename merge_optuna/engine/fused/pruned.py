@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from merge_optuna.engine._arrays import Array, floats, part
 from merge_optuna.engine.kernels import ranks as kernels
 from merge_optuna.engine.kernels.task_vectors import merge_entries
-from merge_optuna.methods._sparsify import MIN_NORM, keep_chances
+from merge_optuna.methods import MIN_NORM, keep_chances
 
 _BLOCK = 1 << 16  # elements
 

@@ -24,8 +24,7 @@ from merge_optuna.engine.fused.pruned import merge as merge_pruned
 from merge_optuna.engine.fused.pruned import pruning
 from merge_optuna.engine.kernels import draws
 from merge_optuna.engine.kernels import task_vectors as kernels
-from merge_optuna.methods import mask_key
-from merge_optuna.methods._sparsify import MIN_NORM, band_counts, kept_count
+from merge_optuna.methods import MIN_NORM, band_counts, kept_count, mask_key
 from merge_optuna.methods.linear import total_weight
 from merge_optuna.methods.sparse import (
     Agreeing,
