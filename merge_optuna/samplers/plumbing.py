@@ -5,18 +5,21 @@ from __future__ import annotations
 from merge_optuna.samplers._protocol.claim import own_claim
 from merge_optuna.samplers._protocol.log import check_numbers, is_excused
 from merge_optuna.samplers._protocol.owner import (
+    PATIENCE,
+    age,
     fail_dead_trials,
     owner_alive,
     owner_of,
     sign,
 )
 from merge_optuna.samplers._protocol.places import CANDIDATE, LEARN, keyed_rng
-from merge_optuna.samplers._protocol.sampler import StoredSampler, sign_once
+from merge_optuna.samplers._protocol.sampler import sign_once
 
 __all__ = [
     "CANDIDATE",
     "LEARN",
-    "StoredSampler",
+    "PATIENCE",
+    "age",
     "check_numbers",
     "fail_dead_trials",
     "is_excused",
