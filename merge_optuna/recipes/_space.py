@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class SearchSpace(Document):
     """What has numbers of its own and recipes inside; some of the numbers may be free."""
 
-    @property
+    @cached_property
     @abstractmethod
     def numbers(self) -> Numbers:
         """Its own parameters as a search space, without those of recipes inside."""

@@ -289,7 +289,7 @@ class Recipe(SearchSpace):
         """Number of elements that are merged."""
         return sum(part.size for part in self.parts.values())
 
-    @property
+    @cached_property
     def numbers(self) -> Numbers:
         layout = self.alignment.layout
         return Numbers(self.spec, self.values, layout, self.layouts, self.model_names)
