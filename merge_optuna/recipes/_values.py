@@ -243,15 +243,8 @@ class PerGroup(_Value):
             raise RecipeError("A free number inside mo.per_group is one number: leave out per=.")
         return self
 
-    def labelled(self, layout: Layout) -> list[tuple[str, Any]]:
-        """Pairs of group label and value.
-
-        Raises:
-            RecipeError: If there are not as many values as groups.
-        """
-        return list(zip(self._grouping(layout).labels, self.values, strict=True))
-
     def _grouping(self, layout: Layout) -> Grouping:
+        """The groups, if there are as many as values."""
         grouping = layout.grouping(self.per)
         if len(grouping.labels) != len(self.values):
             raise RecipeError(
@@ -276,7 +269,7 @@ class PerGroup(_Value):
 
     def entries(self, layout: Layout) -> Iterator[Entry]:
         used = layout.used(self.per)
-        for label, value in self.labelled(layout):
+        for label, value in zip(self._grouping(layout).labels, self.values, strict=True):
             [entry] = form_of(value).entries(layout)
             yield entry._replace(label=label, used=label in used)
 
