@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.recipes import Recipe, check_sources, dare_ties, free, linear, ties
-from merge_optuna.spaces import AffineSwarm, DifferentialCrossover, LayerPath, SplitSlerp
-from merge_optuna.spaces._swarm import DROP_RATE
+from merge_optuna.spaces import (
+    DROP_RATE,
+    AffineSwarm,
+    DifferentialCrossover,
+    LayerPath,
+    SplitSlerp,
+)
 from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
 
 if TYPE_CHECKING:
