@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from merge_optuna.methods._affine import gram as plain_gram
+from merge_optuna.methods import gram as plain_gram
 
 Array = NDArray[Any]
 

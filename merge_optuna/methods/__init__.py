@@ -8,23 +8,34 @@ float32) and know nothing of checkpoints, recipes or names.
 
 from __future__ import annotations
 
+from merge_optuna.methods._affine import gram
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
+from merge_optuna.methods._needs import Context, Keys, Need, Statistics
 from merge_optuna.methods._random import mask_key
 from merge_optuna.methods._registry import EVOLVED, METHODS, get, load_installed, register
-from merge_optuna.methods._sparsify import Cut
+from merge_optuna.methods._sparsify import MIN_NORM, Cut, band_counts, keep_chances, kept_count
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
 
 __all__ = [
     "EVOLVED",
     "METHODS",
+    "MIN_NORM",
     "PROMISES",
+    "Context",
     "Cut",
     "Individual",
+    "Keys",
     "Method",
+    "Need",
     "Parameter",
     "Part",
+    "Statistics",
+    "band_counts",
     "get",
+    "gram",
+    "keep_chances",
+    "kept_count",
     "load_installed",
     "markdown",
     "mask_key",
