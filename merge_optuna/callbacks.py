@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from merge_optuna.study._callbacks import (
-    MaxFailures,
-    Stagnation,
-    StopRule,
-    UnchangedGeneration,
-)
-from merge_optuna.study._keep_best import KeepBest
+from merge_optuna.study import KeepBest, MaxFailures, Stagnation, StopRule, UnchangedGeneration
 
 __all__ = ["KeepBest", "MaxFailures", "Stagnation", "StopRule", "UnchangedGeneration"]

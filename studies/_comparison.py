@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _rows import by_rows
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
@@ -74,9 +74,8 @@ def label(name: str, evaluations: int) -> str:
 def write(folder: Path, lines: Sequence[Line], note: str, about: dict[str, Any]) -> None:
     """Writes ``results.json``, ``results.md`` and ``results.svg``."""
     folder.mkdir(parents=True, exist_ok=True)
-    results = json.dumps({**about, "lines": lines}, indent=1, ensure_ascii=False)
     for name, text in {
-        "results.json": f"{results}\n",
+        "results.json": by_rows({**about, "lines": lines}),
         "results.md": f"{note}\n{_table(lines)}\n![test macro-F1](results.svg)\n",
         "results.svg": _figure(lines),
     }.items():

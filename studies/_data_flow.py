@@ -19,6 +19,7 @@ import numpy as np
 import optuna
 import torch
 from _path_picture import Drawn, picture
+from _rows import by_rows
 from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer
@@ -367,8 +368,7 @@ def compare(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) ->
     single[GREEDY] = scored(pool, *exchanged(pool))
     out.mkdir(exist_ok=True)
     report = {"baselines": single, "searches": found}
-    plain = json.dumps(report, default=asdict, indent=1)
-    (out / "results.json").write_text(plain + "\n")
+    (out / "results.json").write_text(by_rows(report))
     (out / "results.md").write_text(table(pool, single, found, title))
     (out / "paths.svg").write_text(picture(drawn(found)))
 

@@ -11,7 +11,6 @@ table and the paths go to ``studies/dfs_emotions``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import optuna
 import torch
 import transformers
 from _comparison import difference
+from _rows import by_rows
 from emotions import (
     DOMAINS,
     ENCODER,
@@ -147,7 +147,7 @@ def report(
         paths = "; ".join(f"`{seed[name][2]}`" for seed in found)
         lines += ["", f"- {name}: {paths}"]
     (folder / "results.md").write_text("\n".join([*lines, ""]))
-    (folder / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
+    (folder / "results.json").write_text(by_rows(plain))
 
 
 if __name__ == "__main__":

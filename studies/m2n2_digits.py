@@ -34,6 +34,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import optuna
 import torch
+from _rows import by_rows
 from cmaes import SepCMA
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
@@ -499,7 +500,7 @@ def report(start: str, passes: int, out: Path) -> str:
     text = "\n".join(table) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{start}.md").write_text(f"{text}\n{NOTE}\n\n![curves and results]({start}.svg)\n")
-    (out / f"{start}.json").write_text(json.dumps(rounded(numbers), indent=1) + "\n")
+    (out / f"{start}.json").write_text(by_rows(rounded(numbers)))
     (out / f"{start}.svg").write_text(svg(title, rows, passes))
     return text
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from merge_optuna.samplers._protocol.claim import own_claim
 from merge_optuna.samplers._protocol.log import check_numbers, is_excused
 from merge_optuna.samplers._protocol.owner import (
+    PATIENCE,
+    age,
     fail_dead_trials,
     owner_alive,
     owner_of,
@@ -16,6 +18,8 @@ from merge_optuna.samplers._protocol.sampler import sign_once
 __all__ = [
     "CANDIDATE",
     "LEARN",
+    "PATIENCE",
+    "age",
     "check_numbers",
     "fail_dead_trials",
     "is_excused",

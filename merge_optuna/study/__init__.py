@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from merge_optuna.study._callbacks import UnchangedGeneration
+from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
+from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._limit import fail_overdue
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
@@ -17,10 +18,14 @@ from merge_optuna.study._storage import storage
 
 __all__ = [
     "Ancestor",
+    "KeepBest",
     "Lineage",
+    "MaxFailures",
     "MergeObjective",
     "MergeStudy",
     "Rehearsal",
+    "Stagnation",
+    "StopRule",
     "UnchangedGeneration",
     "best_trial",
     "complete_trials",

@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,7 +16,14 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import REASON, SURPLUS
 from merge_optuna._whole import whole
 from merge_optuna.errors import StudyError, shown
-from merge_optuna.samplers.plumbing import fail_dead_trials, owner_alive, owner_of, sign_once
+from merge_optuna.samplers.plumbing import (
+    PATIENCE,
+    age,
+    fail_dead_trials,
+    owner_alive,
+    owner_of,
+    sign_once,
+)
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, remaining
@@ -33,7 +39,6 @@ Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
 Objective: TypeAlias = Callable[[optuna.Trial], Any]
 
 _POLL_SECONDS = 0.5
-_PATIENCE = 5.0  # seconds from the creation of a trial to its owner: milliseconds
 
 
 def optimize(
@@ -253,7 +258,7 @@ class _Bounded:
         if is_copy(trial, compat.all_trials(trial.study)):
             excuse(trial, "queued twice")
             return math.nan
-        late = _age(trial) > _PATIENCE / 2
+        late = age(trial) > PATIENCE / 2
         if not self._is_surplus(trial, late):
             return self._evaluated(trial)
         excuse(trial, "total reached")
@@ -293,17 +298,11 @@ class _Bounded:
         owner = owner_of(trial)
         if owner is None:  # just created, or killed there and then
             seen = self._first_seen.setdefault(trial.number, time.monotonic())
-            return time.monotonic() - seen < _PATIENCE
+            return time.monotonic() - seen < PATIENCE
         alive = owner_alive(trial)
         if alive and owner["pid"] == os.getpid():
             return False
         return compat.has_heartbeat(study) if alive is None else alive
-
-
-def _age(trial: optuna.Trial) -> float:
-    """Seconds since a trial was created."""
-    created = trial.datetime_start
-    return math.inf if created is None else abs((datetime.now() - created).total_seconds())
 
 
 def check_total(n_trials: int) -> None:

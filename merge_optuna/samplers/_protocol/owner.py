@@ -8,8 +8,10 @@ trial first says who owns it. Other processes of the same host can then tell tha
 from __future__ import annotations
 
 import functools
+import math
 import os
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,16 @@ from merge_optuna._schema import CLAIM, KILLED, OWNER
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
+
+
+PATIENCE = 5.0
+"""Seconds from the creation of a trial to its owner, which takes milliseconds."""
+
+
+def age(trial: Trial | FrozenTrial) -> float:
+    """Seconds since a trial was created."""
+    created = trial.datetime_start
+    return math.inf if created is None else abs((datetime.now() - created).total_seconds())
 
 
 def sign(study: Study, trial: Trial | FrozenTrial) -> None:

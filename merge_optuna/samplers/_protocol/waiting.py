@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from merge_optuna.samplers._protocol.claim import Claim
     from merge_optuna.samplers._protocol.log import Log
 
-_PATIENCE_UNOWNED = 5.0  # seconds from the creation of a trial to its owner: milliseconds
+_PATIENCE_UNOWNED = _owner.PATIENCE
 _PATIENCE_OWNED = 120.0  # from its owner to its claim: a journal lock takes up to 30 s
 _STEP_ASIDE = 0.5  # seconds a higher-numbered trial gets to claim again after a clash
 _FEW = 64  # trials that are folded in no time
@@ -131,11 +129,4 @@ class Waiting:
 def is_young(trial: FrozenTrial) -> bool:
     """Whether all trials above this one still wait for it to claim."""
     waited = bool(trial.params) or copied_claim(trial) is not None  # for a worker to take it
-    return not waited and _age(trial) < _PATIENCE_UNOWNED / 2
-
-
-def _age(trial: FrozenTrial) -> float:
-    """Seconds since a trial was created."""
-    if trial.datetime_start is None:
-        return math.inf
-    return abs((datetime.now() - trial.datetime_start).total_seconds())
+    return not waited and _owner.age(trial) < _PATIENCE_UNOWNED / 2

@@ -1,0 +1,8 @@
+"""Studies are scripts that import what stands beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "studies"))
