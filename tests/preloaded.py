@@ -17,7 +17,7 @@ from transformers import conversion_mapping
 for name in (
     "cmaes",
     "merge_optuna.cli",
-    "merge_optuna.engine._fused",
+    "merge_optuna.engine.fused",
     "merge_optuna.presets",
     "merge_optuna.study._database",
     "rich.progress",

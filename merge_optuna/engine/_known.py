@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from merge_optuna.checkpoints import Checkpoint
+
+T = TypeVar("T")
 
 _WHOLE = 128  # more than any recipe has experts: they are asked for in turn
 
 
 class Known:
-    """Gram matrices and histograms of magnitudes, by the sources that they belong to.
+    """What was computed of the sources, by what it is and the sources that it belongs to.
 
-    A histogram of differences of bfloat16 tensors takes some 80 KB, however large they are.
+    Gram matrices, histograms of magnitudes (80 KB for bfloat16 tensors, however large), and
+    whatever the needs of a method ask for. Every trial asks for all of it in the same order, so
+    what does not fit is not kept: to drop the oldest instead would leave nothing that is asked
+    for again.
 
     Args:
+        device: Where it is computed.
         keep: Keep what belongs to single tensors; what is about whole models always is kept.
+        budget: Bytes of tensors and arrays to keep; a quarter of the machine's memory when
+            omitted, and on a GPU as long as half of its free memory is left.
     """
 
-    def __init__(self, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        device: torch.device | None = None,
+        *,
+        keep: bool = True,
+        budget: int | None = None,
+    ) -> None:
+        self._device = device or torch.device("cpu")
         self._keep = keep
+        self._left = budget
         self._known: dict[Hashable, Any] = {}
         self._whole: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.RLock()
 
-    def once(self, key: Hashable | None, compute: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable | None, compute: Callable[[], T]) -> T:
         """The value of ``key``, computed at the first request; always if it is not to be kept."""
         if key is None or not self._keep:
             return compute()
-        if key not in self._known:
-            self._known[key] = compute()  # twice at worst, if two threads ask at the same time
-        return self._known[key]
+        value: T
+        if key in self._known:
+            value = self._known[key]
+            return value
+        value = compute()  # twice at worst, if two threads ask at the same time
+        if self._takes(_nbytes(value)):
+            self._known[key] = value
+        return value
 
     def last(self, key: Hashable, asked: Hashable, compute: Callable[[], Any]) -> Any:
         """The value of ``key`` for what is asked, of which only the last is kept."""
@@ -44,7 +68,7 @@ class Known:
                 self._known[key] = known
         return known[1]
 
-    def whole(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+    def whole(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The same of whole models: every tensor asks for it, and one thread computes it."""
         with self._lock:
             if key not in self._whole:
@@ -52,9 +76,26 @@ class Known:
             self._whole.move_to_end(key)
             if len(self._whole) > _WHOLE:
                 self._whole.popitem(last=False)
-            return self._whole[key]
+            value: T = self._whole[key]
+        return value
+
+    def _takes(self, size: int) -> bool:
+        if self._left is None and self._device.type == "cuda":
+            return 2 * size <= torch.cuda.mem_get_info(self._device)[0]
+        if self._left is None:
+            self._left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
 
 
-def key_of(what: str, name: str, *sources: Any) -> Hashable | None:
+def _nbytes(value: Any) -> int:
+    if isinstance(value, (tuple, list)):
+        return sum(map(_nbytes, value))
+    return int(getattr(value, "nbytes", 0))
+
+
+def key_of(what: Hashable, name: str, *sources: Any) -> Hashable | None:
     """Key of what is known of a tensor; None if a source is a recipe, whose content changes."""
     return (what, name, sources) if all(isinstance(s, Checkpoint) for s in sources) else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints import renew, steadily
-from merge_optuna.engine._frame import Source, checkpoints_of, frame_of, wanted_dtype
+from merge_optuna.engine._frame import Source, as_dtype, checkpoints_of, frame_of, wanted_dtype
 from merge_optuna.engine._live_path import LivePath
 from merge_optuna.engine._original import CALLER, Loan
 from merge_optuna.engine._refilled import Refilled
@@ -46,20 +46,11 @@ class Engine:
         *,
         compute_dtype: torch.dtype | str | None = None,
     ) -> None:
-        self._live = Refilled(device, dtype, compute_dtype)
+        self.device, self.dtype = torch.device(device), as_dtype(dtype)
         self._compute_dtype = compute_dtype
+        self._live = Refilled(self.device, self.dtype, compute_dtype)
         self._loan = Loan()
         self._routed: tuple[Any, LivePath] | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Of the live model and of the computation."""
-        return self._live.device
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Data type of the live model; None: that of the first recipe."""
-        return self._live.dtype
 
     @property
     def views(self) -> dict[str, Tensor]:

@@ -56,8 +56,8 @@ class Refilled:
         dtype: torch.dtype | str | None,
         compute_dtype: torch.dtype | str | None,
     ) -> None:
-        self.device = torch.device(device)
-        self.dtype = as_dtype(dtype)
+        self._device = torch.device(device)
+        self._dtype = as_dtype(dtype)
         self._compute_dtype = compute_dtype
         self._model: nn.Module | None = None
         self._original: Original | None = None
@@ -68,7 +68,7 @@ class Refilled:
 
     def forget(self) -> None:
         """Drops what was learned of the sources, and views of files that are no longer there."""
-        self._merger = Merger(self.device, compute_dtype=self._compute_dtype)
+        self._merger = Merger(self._device, compute_dtype=self._compute_dtype)
 
     def fill(self, recipe: Source) -> nn.Module:
         """Fills the model with a merged recipe, or with a checkpoint as it is.
@@ -77,7 +77,7 @@ class Refilled:
             The model, always the same object, in evaluation mode and without gradients.
         """
         with torch.inference_mode(False):
-            wanted, frame = wanted_dtype(recipe, self.dtype), frame_of(recipe)
+            wanted, frame = wanted_dtype(recipe, self._dtype), frame_of(recipe)
             model = self._built(frame.whole, wanted)
             refill = partial(self._refill, recipe, wanted)
             for_each(refill, self._destinations(frame), self._merger.threads(recipe))
@@ -96,7 +96,7 @@ class Refilled:
 
     def _built(self, frame: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
         if self._model is None:
-            model, self.views = build(frame, dtype, self.device)
+            model, self.views = build(frame, dtype, self._device)
             self._original = Original(model)
             filled = {view.untyped_storage().data_ptr() for view in self.views.values()}
             self._constants = [

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
-from merge_optuna.engine._arrays import Inputs
+from merge_optuna.engine._arrays import Inputs, widened
 from merge_optuna.engine._frame import Source
-from merge_optuna.engine._known import Known
+from merge_optuna.engine._known import Known, key_of
 from merge_optuna.engine._plan import Plan
+from merge_optuna.methods import Individual, Part
 from merge_optuna.recipes import Recipe
+
+T = TypeVar("T")
 
 
 class Reader(Protocol):
     """What gives tensors of sources.
 
     Attributes:
-        device: Where to compute.
+        compute: Data type of the computation.
         known: What is known of the sources.
     """
 
-    device: torch.device
+    compute: torch.dtype
     known: Known
 
     @property
@@ -71,7 +75,68 @@ class Target:
             plans.append(plan)
         return plans
 
-    def of_model(self, what: str, model: int, asked: Hashable, compute: Callable[[], Any]) -> Any:
-        """What is asked about the task vectors of a whole model, computed once per study."""
-        key = what, self.recipe.sources[0], self.recipe.models[model], asked
-        return self.reader.known.whole(key, compute)
+    def arguments(self) -> dict[str, Any]:
+        """All keyword arguments of the method's kernel."""
+        found = dict(self.values)
+        for need in self.recipe.spec.needs:
+            found |= need.arguments(self)
+        return found
+
+    # -- what needs see: methods.Context ------------------------------------------------------
+
+    @cached_property
+    def exact(self) -> list[Tensor]:
+        """The inputs in the data type of the computation."""
+        return widened(self.inputs, self.reader.compute)
+
+    @property
+    def base(self) -> Tensor | None:
+        return None if self.recipe.base is None else self.exact[0]
+
+    @property
+    def models(self) -> list[Tensor]:
+        return self.exact if self.recipe.base is None else self.exact[1:]
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return self.recipe.model_names
+
+    @property
+    def layers(self) -> Mapping[str, str]:
+        return self.recipe.alignment.layout.layers
+
+    @cached_property
+    def statistics(self) -> list[Tensor | None]:
+        device = self.inputs[0].device
+        found = self.recipe.statistics_at(self.name)
+        return [None if one is None else one.to(device) for one in found]
+
+    @property
+    def individual(self) -> Individual | None:
+        return self.recipe.individual
+
+    @property
+    def part(self) -> Part:
+        return self.recipe.parts[self.name]
+
+    def once(self, key: Hashable, compute: Callable[[], T], *, model: int | None = None) -> T:
+        return self.reader.known.once(key_of(key, self.name, *self._sources(model)), compute)
+
+    def once_per_model(self, key: Hashable, model: int, compute: Callable[[], T]) -> T:
+        layout = self.recipe.alignment.layout
+        return self.reader.known.whole((key, layout, *self._sources(model)), compute)
+
+    def deltas(self, model: int) -> Iterator[tuple[str, Tensor]]:
+        base, theta = self._sources(model)
+        plain = self.reader.plain
+        for name in self.recipe.alignment.layout.names:
+            tensors = [plain.plan(source, name).exact() for source in (theta, base)]
+            yield name, torch.sub(*widened(tensors))
+
+    def _sources(self, model: int | None) -> tuple[Source, ...]:
+        """The base, if there is one, and a model or all."""
+        recipe = self.recipe
+        if model is None:
+            return recipe.sources
+        base = () if recipe.base is None else (recipe.base,)
+        return (*base, recipe.models[model])

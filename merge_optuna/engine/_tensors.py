@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine._arrays import Inputs, widened
+from merge_optuna.engine._arrays import Inputs
 from merge_optuna.engine._device import Sources
 from merge_optuna.engine._frame import (
     Source,
@@ -21,7 +21,6 @@ from merge_optuna.engine._frame import (
     wanted_dtype,
 )
 from merge_optuna.engine._known import Known
-from merge_optuna.engine._needs import arguments
 from merge_optuna.engine._plan import Filled, Plan, Ready
 from merge_optuna.engine._target import Target
 from merge_optuna.errors import RecipeError
@@ -91,16 +90,16 @@ class Merger:
         keep: bool = True,
     ) -> None:
         self.device = torch.device(device)
-        self._compute = as_dtype(compute_dtype) or torch.float32
-        if self._compute not in (torch.float32, torch.float64):
+        self.compute = as_dtype(compute_dtype) or torch.float32
+        if self.compute not in (torch.float32, torch.float64):
             raise RecipeError(
                 f"compute_dtype must be 'float32' or 'float64', not {compute_dtype!r}: merging "
                 "in less would round every task vector. Use dtype= for the result."
             )
-        self._fused = fused and self.device.type == "cpu" and self._compute == torch.float32
+        self._fused = fused and self.device.type == "cpu" and self.compute == torch.float32
         self._sources = Sources(self.device, budget)
         self._keep = keep
-        self.known = Known(keep=keep)
+        self.known = Known(self.device, keep=keep)
         self._small: tuple[object, dict[str, Inputs]] | None = None
 
     @cached_property
@@ -126,15 +125,8 @@ class Merger:
         way = self._way_of(source)
         fill = None if way is None else way(target)
         if fill is None:
-            return Ready(self._merged(target))
+            return Ready(source.spec.kernel(target.base, target.models, **target.arguments()))
         return Filled(fill, source.frame, name)
-
-    def _merged(self, target: Target) -> Tensor:
-        """The plain path: whole tensors, by the method's own kernel."""
-        recipe = target.recipe
-        inputs = widened(target.inputs, self._compute)
-        base = inputs.pop(0) if recipe.base is not None else None
-        return recipe.spec.kernel(base, inputs, **arguments(target))
 
     @cached_property
     def _way_of(self) -> Callable[[Recipe], Way | None]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from merge_optuna.methods._affine import gram
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
+from merge_optuna.methods._needs import Context, Keys, Need, Statistics
 from merge_optuna.methods._random import mask_key
-from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._registry import EVOLVED, METHODS, get, load_installed, register
 from merge_optuna.methods._sparsify import MIN_NORM, Cut, band_counts, keep_chances, kept_count
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
@@ -22,11 +22,15 @@ __all__ = [
     "METHODS",
     "MIN_NORM",
     "PROMISES",
+    "Context",
     "Cut",
     "Individual",
+    "Keys",
     "Method",
+    "Need",
     "Parameter",
     "Part",
+    "Statistics",
     "band_counts",
     "get",
     "gram",
@@ -36,5 +40,4 @@ __all__ = [
     "markdown",
     "mask_key",
     "register",
-    "stable_sum",
 ]

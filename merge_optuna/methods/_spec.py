@@ -16,6 +16,7 @@ from torch import Tensor
 
 from merge_optuna.errors import RecipeError, shown
 from merge_optuna.methods._individual import Individual
+from merge_optuna.methods._needs import Evolved, Need, Statistics
 
 Scalar = float | int | bool | str
 
@@ -25,6 +26,9 @@ PROMISES = {
     "selective": "weight 1 for one model and 0 for the others, in full density, gives that model",
     "symmetric": "the order of the models changes nothing beyond rounding",
     "vanishing": "density 0 gives the base",
+    "elementwise": "an element depends only on the elements at its place, so parts of tensors "
+    "merge on their own",
+    "proportional": "scaling all weights changes nothing, so a search needs only their shares",
 }
 """What a method can promise about its results, with ``lambda_`` 1 and any other parameters.
 
@@ -133,31 +137,19 @@ class Method:
 
     Attributes:
         name: As in ``mo.recipes.<name>``.
-        kernel: ``kernel(base, models, **values) -> merged``, tensors of equal shape. A method
-            that draws random masks also gets ``keys``, one 64-bit number per model. Its docstring,
-            up to ``Args:`` or the like, says what the method does: in ``help`` and in the docs.
+        kernel: ``kernel(base, models, **values) -> merged``, tensors of equal shape. Its
+            docstring, up to ``Args:`` or the like, says what the method does: in ``help`` and in
+            the docs.
         parameters: The spec of each parameter.
         source: The paper.
         base: Whether a base model is needed; if not, none is accepted. None: as you like.
         models: Smallest and largest number of merged models.
-        random: Whether masks are drawn.
-        ranked: Whether it also gets ``ranks``, for each model the rank of the tensor's module
-            among the modules of that model (see :mod:`merge_optuna.methods.rankmean`).
         coefficients: For methods whose result is a linear combination of the tensors:
             ``coefficients(gram, **values)`` returns one number per tensor, given the matrix of
             their dot products, base first if there is one. An engine then needs that matrix only
             once per study. It returns None if with these values the result is no such combination.
-        elementwise: Whether an element of the result depends only on the elements at its place,
-            so that the kernel may be applied to any part of the tensors. Not with ``random``
-            or ``ranked``.
-        proportional: Whether scaling all weights changes nothing, whatever the other parameters,
-            so that a search needs only their shares.
         promises: What holds for its results, of :data:`PROMISES`; tests hold it to them.
-        statistics: The kind of statistics that it needs of every model, a function of
-            ``mo.statistics``. The kernel then also gets ``statistics``, one tensor per model, None
-            where a model has none for this tensor; called without, it averages.
-        individual: For methods whose result evolution has found: the kind of individual. Then the
-            kernel gets ``individual`` and ``part``, see :mod:`merge_optuna.methods._individual`.
+        needs: What computes the kernel's further arguments, see :class:`Need`.
         structure: How the models make up the merged one: ``"overlay"``, every tensor is made of
             those of its name; ``"stack"``, their layers follow each other; ``"route"``, a path
             goes through their layers.
@@ -173,14 +165,9 @@ class Method:
     source: str
     base: bool | None = True
     models: tuple[int, float] = (1, math.inf)
-    random: bool = False
-    ranked: bool = False
     coefficients: Callable[..., Sequence[float] | None] | None = None
-    elementwise: bool = False
-    proportional: bool = False
     promises: frozenset[str] = frozenset()
-    statistics: str | None = None
-    individual: type[Individual] | None = None
+    needs: tuple[Need, ...] = ()
     structure: Literal["overlay", "stack", "route"] = "overlay"
     module: str | None = None
 
@@ -193,6 +180,26 @@ class Method:
                 raise RecipeError(f"{self.name} has several things called {name!r}.")
         for parameter in self.parameters:
             parameter.check(parameter.default)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether its kernel may be applied to any part of the tensors."""
+        return "elementwise" in self.promises
+
+    @property
+    def proportional(self) -> bool:
+        """Whether only the shares of the weights matter, whatever the other parameters."""
+        return "proportional" in self.promises
+
+    @property
+    def statistics(self) -> str | None:
+        """The kind of statistics that it needs of every model, a function of ``mo.statistics``."""
+        return next((need.kind for need in self.needs if isinstance(need, Statistics)), None)
+
+    @property
+    def individual(self) -> type[Individual] | None:
+        """For methods whose result evolution has found: the kind of individual."""
+        return next((need.kind for need in self.needs if isinstance(need, Evolved)), None)
 
     @property
     def description(self) -> str:

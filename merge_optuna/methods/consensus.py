@@ -51,7 +51,6 @@ METHOD = Method(
         LAMBDA,
     ),
     models=(2, float("inf")),
-    elementwise=True,
-    promises=frozenset({"symmetric"}),
+    promises=frozenset({"elementwise", "symmetric"}),
     source="Wang et al. 2024, Localizing task information, arXiv 2405.07813",
 )

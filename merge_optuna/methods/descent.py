@@ -18,6 +18,7 @@ from torch import Tensor
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods._individual import Individual, Part, evolved
+from merge_optuna.methods._needs import Evolved
 from merge_optuna.methods._random import below, mask_key, normal, random_bits
 from merge_optuna.methods._spec import Method
 
@@ -321,6 +322,6 @@ DESCENT = Method(
     kernel=evolved,
     parameters=(),
     base=False,
-    individual=Descent,
+    needs=(Evolved(Descent),),
     source="Du et al. 2024, Knowledge fusion by evolving weights, arXiv 2406.12208",
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from merge_optuna.methods._needs import Statistics
 from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods.linear import linear, total_weight
 
@@ -51,9 +52,7 @@ METHOD = Method(
         ),
     ),
     base=False,
-    elementwise=True,
-    promises=frozenset({"idempotent", "selective", "symmetric"}),
-    statistics="fisher",
-    proportional=True,
+    promises=frozenset({"elementwise", "proportional", "idempotent", "selective", "symmetric"}),
+    needs=(Statistics("fisher"),),
     source="Matena & Raffel 2022, Merging models with Fisher-weighted averaging, arXiv 2111.09832",
 )

@@ -83,7 +83,6 @@ METHOD = Method(
     ),
     base=False,
     coefficients=coefficients,
-    proportional=True,
-    promises=frozenset({"idempotent", "selective", "symmetric"}),
+    promises=frozenset({"proportional", "idempotent", "selective", "symmetric"}),
     source="Karcher 1977, Riemannian center of mass; of models: arXiv 2603.04972",
 )

@@ -66,7 +66,6 @@ METHOD = Method(
         ),
     ),
     base=False,
-    elementwise=True,
-    promises=frozenset({"idempotent", "selective", "symmetric"}),
+    promises=frozenset({"elementwise", "idempotent", "selective", "symmetric"}),
     source="Wortsman et al. 2022, Model soups, arXiv 2203.05482",
 )

@@ -32,6 +32,6 @@ METHOD = Method(
         ),
     ),
     models=(1, 1),
-    elementwise=True,
+    promises=frozenset({"elementwise"}),
     source="alchemonaut 2024, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
 )

@@ -90,7 +90,6 @@ METHOD = Method(
     base=None,
     models=(2, 2),
     coefficients=coefficients,
-    proportional=True,
-    promises=frozenset({"idempotent", "selective", "symmetric"}),
+    promises=frozenset({"proportional", "idempotent", "selective", "symmetric"}),
     source="Shoemake 1985, Animating rotation with quaternion curves; NuSLERP of mergekit, 2024",
 )

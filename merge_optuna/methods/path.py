@@ -20,7 +20,7 @@ PATH = Method(
     parameters=(),
     base=False,
     models=(1, 26),
-    elementwise=True,
+    promises=frozenset({"elementwise"}),
     structure="route",
     source="Akiba et al. 2024, Evolutionary model merge, arXiv 2403.13187",
 )

@@ -62,8 +62,7 @@ METHODS = (
         name="ram",
         kernel=ram,
         parameters=(_EPSILON,),
-        elementwise=True,
-        promises=frozenset({"symmetric"}),
+        promises=frozenset({"elementwise", "symmetric"}),
         source=_SOURCE,
     ),
     Method(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
+from merge_optuna.methods._needs import Context
+from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods.linear import linear
 
@@ -46,6 +50,31 @@ def module_ranks(changes: Mapping[str, float], module_of: Mapping[str, str]) -> 
     return {module: rank for rank, module in enumerate(sorted(totals, key=totals.__getitem__), 1)}
 
 
+class Ranks:
+    """``ranks``: for each model the rank of the tensor's module; None where it is in none."""
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Over the blocks without embedding and head, or over all tensors."""
+        over, layers = context.values["rank_over"], context.layers
+        modules = {
+            name: name if over == "tensor" else layer
+            for name, layer in layers.items()
+            if over == "tensor" or layer not in ("embed", "head")
+        }
+        if context.name not in modules:
+            return {"ranks": None}
+
+        def ranks_of(model: int) -> dict[str, int]:
+            changes = {name: stable_sum(delta.abs()) for name, delta in context.deltas(model)}
+            return module_ranks(changes, modules)
+
+        ranks = [
+            context.once_per_model(("ranks", over), model, partial(ranks_of, model))
+            for model in range(len(context.models))
+        ]
+        return {"ranks": [rank[modules[context.name]] for rank in ranks]}
+
+
 METHOD = Method(
     name="rankmean",
     kernel=rankmean,
@@ -58,7 +87,7 @@ METHOD = Method(
             details="Ranking all tensors is the authors' fine-grained variant.",
         ),
     ),
-    ranked=True,
+    needs=(Ranks(),),
     promises=frozenset({"idempotent", "symmetric"}),
     source="Perin et al. 2024, RankMean, Findings of ACL, doi 10.18653/v1/2024.findings-acl.104",
 )

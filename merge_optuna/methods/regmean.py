@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from merge_optuna.errors import InfeasibleRecipe
+from merge_optuna.methods._needs import Statistics
 from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods.linear import linear
 
@@ -103,7 +104,7 @@ METHOD = Method(
     ),
     base=False,
     promises=frozenset({"idempotent", "symmetric"}),
-    statistics="gram",
+    needs=(Statistics("gram"),),
     source="Jin et al. 2023, Dataless knowledge fusion by merging weights of language models, "
     "arXiv 2212.09849",
 )

@@ -10,12 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from merge_optuna.errors import InfeasibleRecipe
+from merge_optuna.methods._cuts import model_cuts
+from merge_optuna.methods._needs import Context, Keys, Need
 from merge_optuna.methods._random import below, keep_mask
 from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._sparsify import (
@@ -83,13 +86,13 @@ class Sparsifier(ABC):
     Attributes:
         does: What it does, as the start of a sentence.
         parameters: Its own.
-        random: Whether it draws masks.
+        needs: What it must know besides the values.
         source: The paper.
     """
 
     does: ClassVar[str]
     parameters: ClassVar[tuple[Parameter, ...]] = ()
-    random: ClassVar[bool] = False
+    needs: ClassVar[tuple[Need, ...]] = ()
     source: ClassVar[str]
 
     @abstractmethod
@@ -114,6 +117,25 @@ class Whole(Sparsifier):
         return delta
 
 
+class Cuts:
+    """``cuts``: for each model where to trim this tensor, if the largest of whole models stay."""
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Nothing if every tensor is trimmed on its own."""
+        if context.values["trim_over"] == "tensor":
+            return {}
+
+        def cuts_of(model: int, density: float) -> dict[str, Cut]:
+            deltas = context.deltas
+            return model_cuts(lambda: ((n, d.float()) for n, d in deltas(model)), density)
+
+        cuts = [
+            context.once_per_model(("cuts", density), model, partial(cuts_of, model, density))
+            for model, density in enumerate(context.values["density"])
+        ]
+        return {"cuts": [cut[context.name] for cut in cuts]}
+
+
 class Trim(Sparsifier):
     """The largest entries; by ``cuts``, one per model, where those of whole models are meant."""
 
@@ -127,6 +149,7 @@ class Trim(Sparsifier):
             choices=("tensor", "model"),
         ),
     )
+    needs = (Cuts(),)
     source = "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708"
 
     def kept(self, delta: Tensor, model: int, values: Values) -> Tensor:
@@ -185,7 +208,7 @@ class Drop(Sparsifier):
         replace(RESCALE, details="The density is the share that was kept, not the probability."),
         SEED,
     )
-    random = True
+    needs = (Keys(),)
     source = "Yu et al. 2024, Language models are super Mario, arXiv 2311.03099"
 
     def kept(self, delta: Tensor, model: int, values: Values) -> Tensor:
@@ -239,7 +262,7 @@ class MagPrune(Sparsifier):
         ),
         SEED,
     )
-    random = True
+    needs = (Keys(),)
     source = "Deep et al. 2024, DELLA-Merging, arXiv 2406.11617"
 
     def kept(self, delta: Tensor, model: int, values: Values) -> Tensor:
@@ -406,9 +429,8 @@ def _method(name: str, sparsifier: Sparsifier, consensus: Consensus) -> Method:
         kernel=Sparse(sparsifier, consensus),
         parameters=tuple(sorted(own, key=lambda p: places.get(p.name, len(places)))),
         source=sparsifier.source,
-        random=sparsifier.random,
-        elementwise=isinstance(sparsifier, Whole),
-        promises=frozenset(promises | ({"vanishing"} if sparsifier.parameters else set())),
+        needs=sparsifier.needs,
+        promises=frozenset(promises | {"vanishing" if sparsifier.parameters else "elementwise"}),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods._affine import combine
 from merge_optuna.methods._individual import Individual, Part, evolved
+from merge_optuna.methods._needs import Evolved
 from merge_optuna.methods._spec import Method
 
 
@@ -105,6 +106,6 @@ SPLICE = Method(
     kernel=evolved,
     parameters=(),
     base=False,
-    individual=Segments,
+    needs=(Evolved(Segments),),
     source="Abrantes, Lange & Tang 2025, Competition and attraction, arXiv 2508.16204",
 )

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 import merge_optuna as mo
 from merge_optuna.engine._arrays import flat
-from merge_optuna.engine._known import Known
 from merge_optuna.engine.fused import way_of
 from merge_optuna.engine.fused.evolved import _apply
-from merge_optuna.engine.fused.magnitudes import TaskVector, bounds
+from merge_optuna.engine.fused.magnitudes import TaskVector, bounds, histogram_of
 from merge_optuna.engine.kernels import combination, draws
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
@@ -237,7 +236,7 @@ def test_where_to_trim(delta: np.ndarray, density: float) -> None:
     """The radix selection keeps what a sort would, apart from zeros."""
     base = np.zeros_like(delta)
     keep = kept_count(delta.size, density)
-    (bound,) = bounds([TaskVector.of(base, delta, Known(), None)], keep)
+    (bound,) = bounds([TaskVector(base, delta, histogram_of(base, delta))], keep)
     magnitude, index = np.abs(delta), np.arange(delta.size)
     kept = (magnitude > bound.threshold) | ((magnitude == bound.threshold) & (index < bound.last))
     expected = trim(torch.from_numpy(delta), cut_at(torch.from_numpy(delta), density)).numpy()

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from merge_optuna import methods
-from merge_optuna.engine._cuts import model_cuts
 from merge_optuna.errors import InfeasibleRecipe
-from merge_optuna.methods import Parameter
+from merge_optuna.methods import Keys, Parameter
+from merge_optuna.methods._cuts import model_cuts
 from merge_optuna.methods._sparsify import trim
 
 from . import reference
@@ -79,7 +79,7 @@ def values_for(method: str, data: st.DataObject, n: int, **given: Any) -> dict[s
                 st.lists(number, min_size=n, max_size=n) if parameter.per_model else number
             )
         values[parameter.name] = value
-    if methods.get(method).random:
+    if any(isinstance(need, Keys) for need in methods.get(method).needs):
         keys = st.integers(0, 2**64 - 1)
         values["keys"] = data.draw(st.lists(keys, min_size=n, max_size=n))
     return values
@@ -186,7 +186,7 @@ def test_the_order_of_the_models_does_not_matter(
     torch.testing.assert_close(other, result, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("method", [m.name for m in methods.METHODS.values() if m.elementwise])
+@that_promise("elementwise")
 @few
 @given(data=st.data(), cut=st.integers(0, 30))
 def test_an_elementwise_method_merges_parts_on_their_own(
@@ -204,6 +204,22 @@ def test_an_elementwise_method_merges_parts_on_their_own(
         for part in (slice(cut), slice(cut, None))
     ]
     assert torch.equal(torch.cat(parts), whole)
+
+
+@that_promise("proportional")
+@few
+@given(data=st.data(), seed=st.integers(0, 2**32), factor=st.floats(0.01, 100))
+def test_only_the_shares_of_the_weights_matter(
+    method: str, data: st.DataObject, seed: int, factor: float
+) -> None:
+    n = some_models(method, data, most=4)
+    generator = torch.Generator().manual_seed(seed)
+    base, *models = torch.randn(1 + n, 3, 5, generator=generator, dtype=torch.float64)
+    weight = data.draw(st.lists(positive, min_size=n, max_size=n))
+    values = values_for(method, data, n, weight=weight)
+    scaled = {**values, "weight": [w * factor for w in weight]}
+    result = run(method, base, models, values)
+    torch.testing.assert_close(run(method, base, models, scaled), result, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("method", "plain"), PLAIN.items())

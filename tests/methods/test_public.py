@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import merge_optuna as mo
-from merge_optuna.engine import _needs
 from merge_optuna.engine.fused import magnitudes
+from merge_optuna.methods import sparse
 
 from .. import toys
 from . import reference
@@ -179,7 +179,7 @@ def test_the_cut_of_each_whole_model_is_found_once(
 ) -> None:
     """It takes several passes over the model, so not once per tensor."""
     found: list[str] = []
-    for module, name in ((_needs, "model_cuts"), (magnitudes, "bounds")):
+    for module, name in ((sparse, "model_cuts"), (magnitudes, "bounds")):
         original = getattr(module, name)
 
         def counted(*args: Any, name: str = name, original: Any = original) -> Any:

@@ -15,6 +15,8 @@ from torch import nn
 import merge_optuna as mo
 from merge_optuna import methods
 from merge_optuna.errors import MergeOptunaError, RecipeError
+from merge_optuna.methods import Keys
+from merge_optuna.methods.rankmean import Ranks
 from tests.methods import stub
 
 
@@ -44,7 +46,7 @@ def test_every_method_is_listed_and_described() -> None:
         assert callable(getattr(mo.recipes, name))
         assert method.summary.endswith(".") or ":" in method.summary
         assert method.source
-        assert not (method.elementwise and (method.random or method.ranked))
+        assert not method.elementwise or not {type(need) for need in method.needs} & {Keys, Ranks}
         assert method.promises <= methods.PROMISES.keys()
         for parameter in method.parameters:
             parameter.check(parameter.default)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from merge_optuna import methods
+from merge_optuna.methods import Keys
 
 # Where it is not the default that makes a parameter matter.
 _OTHER = {
@@ -37,5 +38,5 @@ def example(method: str, n: int, **changes: Any) -> dict[str, Any]:
         elif isinstance(value, list):
             value = parameter.default
         values[parameter.name] = value
-    keys = {"keys": [11, 12, 13][:n]} if spec.random else {}
+    keys = {"keys": [11, 12, 13][:n]} if any(isinstance(need, Keys) for need in spec.needs) else {}
     return values | keys | _OF.get(method, {}) | changes

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from merge_optuna.engine._arrays import Array, alike, flat, floats, part, tensor_of
-from merge_optuna.engine._known import key_of
-from merge_optuna.engine._needs import arguments
 from merge_optuna.engine._plan import CHUNK, Fill
 from merge_optuna.engine._target import Target
 from merge_optuna.engine.kernels import combination as kernels
@@ -21,8 +17,7 @@ def by_coefficients(target: Target) -> Fill | None:
     if sources is None or not sources[0].size:
         return None
     assert spec.coefficients is not None
-    key = key_of("gram", target.name, *target.recipe.sources)
-    gram = target.reader.known.once(key, lambda: kernels.gram(sources))
+    gram = target.once("gram", lambda: kernels.gram(sources))
     coefficients = spec.coefficients(gram, **target.values)
     return None if coefficients is None else _combined(sources, floats(coefficients))
 
@@ -63,8 +58,12 @@ def chunked(target: Target) -> Fill | None:
         return None
     kernel, has_base = target.recipe.spec.kernel, target.recipe.base is not None
     flats = [tensor.reshape(-1) for tensor in target.inputs]
-    values = arguments(target)
-    statistics = [s if s is None else s.reshape(-1) for s in values.pop("statistics", ())]
+    arguments = target.arguments()
+    values = {name: arguments.pop(name) for name in target.values}
+    more = {
+        name: [one if one is None else one.reshape(-1) for one in tensors]
+        for name, tensors in arguments.items()
+    }
 
     def fill(out: Array, first: int) -> None:
         merged = tensor_of(out)
@@ -72,8 +71,10 @@ def chunked(target: Target) -> Fill | None:
             end = min(at + CHUNK, out.size)
             parts = [tensor[first + at : first + end].float() for tensor in flats]
             base = parts.pop(0) if has_base else None
-            known = [s if s is None else s[first + at : first + end] for s in statistics]
-            more: dict[str, Any] = {"statistics": known} if known else {}
-            merged[at:end] = kernel(base, parts, **values, **more)
+            here = {
+                name: [one if one is None else one[first + at : first + end] for one in tensors]
+                for name, tensors in more.items()
+            }
+            merged[at:end] = kernel(base, parts, **values, **here)
 
     return fill

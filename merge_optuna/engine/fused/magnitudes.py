@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +28,16 @@ def bounds_of_model(
     def compute() -> dict[str, Bound] | None:
         vectors = {}
         for name in names:
-            arrays = flat(base.tensor(name)), flat(model.tensor(name))
-            if arrays[0] is None or arrays[1] is None:
+            origin, theta = flat(base.tensor(name)), flat(model.tensor(name))
+            if origin is None or theta is None:
                 return None
             key = key_of("histogram", name, base, model)
-            vectors[name] = TaskVector.of(arrays[0], arrays[1], known, key)
+            found = known.once(key, partial(histogram_of, origin, theta))
+            vectors[name] = TaskVector(origin, theta, found)
         keep = kept_count(sum(v.model.size for v in vectors.values()), density)
         return dict(zip(names, bounds(list(vectors.values()), keep), strict=True))
 
-    found: dict[str, Bound] | None
-    found = known.whole(("bounds", base, model, names, density), compute)
-    return found
+    return known.whole(("bounds", base, model, names, density), compute)
 
 
 class Histogram(NamedTuple):
@@ -66,11 +66,6 @@ class TaskVector:
     base: Array
     model: Array
     histogram: Histogram
-
-    @classmethod
-    def of(cls, base: Array, model: Array, known: Known, key: Any) -> TaskVector:
-        """Looks the histogram up, or makes it."""
-        return cls(base, model, known.once(key, lambda: _histogram(base, model)))
 
     def count(self, bin_: int) -> int:
         """Number of elements in a bin."""
@@ -158,7 +153,8 @@ def _lowest(bin_: int) -> np.uint32:
     return np.uint32((bin_ >> 1 << kernels.BIN) + (bin_ & 1))
 
 
-def _histogram(base: Array, model: Array) -> Histogram:
+def histogram_of(base: Array, model: Array) -> Histogram:
+    """Counts the magnitudes of a task vector."""
     table = np.zeros(1 << 32 - kernels.BIN, np.uint32)  # the sign bit is never set
     kernels.histogram(base, model, table)
     table[0] = 0

@@ -14,6 +14,9 @@ from merge_optuna.methods import MIN_NORM, keep_chances
 
 _BLOCK = 1 << 16  # elements
 
+Added = tuple[Array, np.float32, int, bool]
+"""How task vectors are added up, see :mod:`merge_optuna.engine.kernels.task_vectors`."""
+
 
 class Pruning(NamedTuple):
     """How one model's task vector is pruned.
@@ -59,10 +62,7 @@ def merge(
     models: tuple[Array, ...],
     row: int,
     prunings: list[Pruning],
-    weight: NDArray[np.float32],
-    scale: np.float32,
-    mode: int,
-    count: bool,
+    added: Added,
 ) -> None:
     """Writes the merged elements from the flat index ``first`` on to ``out``."""
     end = first + out.size
@@ -70,10 +70,10 @@ def merge(
         size = min(_whole_rows(row), base.size - at)
         origin, *experts = part((base, *models), at, size)
         entries = np.empty((len(models), size), np.float32)
-        for entry, expert, how, w in zip(entries, experts, prunings, weight, strict=True):
-            kernels.pruned(entry, _ranked(origin, expert, row), origin, expert, at, *how, w)
+        for entry, expert, how, w in zip(entries, experts, prunings, added[0], strict=True):
+            kernels.pruned(entry, _ranked(origin, expert, row), origin, expert, at, tuple(how), w)
         merged = np.empty(size, out.dtype)
-        merge_entries(merged, origin, entries, tuple(experts), weight, scale, mode, count)
+        merge_entries(merged, origin, entries, tuple(experts), added)
         low, high = max(at, first), min(at + size, end)
         out[low - first : high - first] = merged[low - at : high - at]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine._arrays import Array, alike, flat, floats, part
-from merge_optuna.engine._known import key_of
 from merge_optuna.engine._plan import Fill
 from merge_optuna.engine._target import Target
 from merge_optuna.engine.fused.magnitudes import (
@@ -19,12 +18,13 @@ from merge_optuna.engine.fused.magnitudes import (
     TaskVector,
     bounds,
     bounds_of_model,
+    histogram_of,
 )
+from merge_optuna.engine.fused.pruned import Added, pruning
 from merge_optuna.engine.fused.pruned import merge as merge_pruned
-from merge_optuna.engine.fused.pruned import pruning
 from merge_optuna.engine.kernels import draws
 from merge_optuna.engine.kernels import task_vectors as kernels
-from merge_optuna.methods import MIN_NORM, band_counts, kept_count, mask_key
+from merge_optuna.methods import MIN_NORM, Keys, band_counts, kept_count
 from merge_optuna.methods.linear import total_weight
 from merge_optuna.methods.sparse import (
     Agreeing,
@@ -68,46 +68,26 @@ class TaskVectors:
             return None
         return cls(target, base, models)
 
-    def key(self, what: str, model: int) -> Any:
-        """Key of what is known of one model's task vector."""
-        recipe = self.target.recipe
-        return key_of(what, self.target.name, recipe.sources[0], recipe.models[model])
-
     def vector(self, model: int) -> TaskVector:
         """The task vector of one model, with its histogram."""
-        key = self.key("histogram", model)
-        return TaskVector.of(self.base, self.models[model], self.known, key)
+        base, theta = self.base, self.models[model]
+        found = self.target.once("histogram", lambda: histogram_of(base, theta), model=model)
+        return TaskVector(base, theta, found)
 
     def mask_keys(self) -> list[int]:
         """Keys of the random masks of every model."""
-        names, seed = self.target.recipe.model_names, self.values["seed"]
-        return [mask_key(seed, model, self.target.name) for model in names]
+        keys: list[int] = Keys().arguments(self.target)["keys"]
+        return keys
 
 
 # -- consensus ----------------------------------------------------------------------------------
-
-
-class Added(NamedTuple):
-    """How sparse task vectors are added up.
-
-    Attributes:
-        weight: Of each, float32.
-        scale: Of their sum.
-        mode: ``SUM``, ``AGREEING`` or ``MEAN`` of the kernels.
-        by_number: Whether the number of models elects the sign, not their weights.
-    """
-
-    weight: Array
-    scale: np.float32
-    mode: int
-    by_number: bool
 
 
 def summed(values: Mapping[str, Any]) -> Added:
     """All entries, by weights that are divided by their sum where they are normalised."""
     total = total_weight(values["weight"]) if values["normalize"] else 1.0
     weight = floats([w / total for w in values["weight"]])
-    return Added(weight, np.float32(values["lambda_"]), kernels.SUM, by_number=False)
+    return weight, np.float32(values["lambda_"]), kernels.SUM, False
 
 
 def agreeing(values: Mapping[str, Any]) -> Added:
@@ -116,15 +96,15 @@ def agreeing(values: Mapping[str, Any]) -> Added:
         check_mean(values["weight"])
     mode = kernels.MEAN if values["normalize"] else kernels.AGREEING
     weight, scale = floats(values["weight"]), np.float32(values["lambda_"])
-    return Added(weight, scale, mode, by_number=values["elect"] == "count")
+    return weight, scale, mode, values["elect"] == "count"
 
 
 # -- what is kept -------------------------------------------------------------------------------
 
 
-def dense(vectors: TaskVectors, consensus: Added) -> Fill:
+def dense(vectors: TaskVectors, added: Added) -> Fill:
     """All entries, for a sum."""
-    base, models, (weight, scale, *_) = vectors.base, vectors.models, consensus
+    base, models, (weight, scale, *_) = vectors.base, vectors.models, added
 
     def fill(out: Array, first: int) -> None:
         inputs = part((base, *models), first, out.size)
@@ -133,13 +113,13 @@ def dense(vectors: TaskVectors, consensus: Added) -> Fill:
     return fill
 
 
-def trimmed(vectors: TaskVectors, consensus: Added) -> Fill | None:
+def trimmed(vectors: TaskVectors, added: Added) -> Fill | None:
     """The largest of each model, in the tensor or in the whole model."""
     bound = _in_tensor if vectors.values["trim_over"] == "tensor" else _in_model
     found = [bound(vectors, i, density) for i, density in enumerate(vectors.values["density"])]
     if None in found:
         return None
-    return _between(vectors, consensus, [(one, NOTHING) for one in found if one])
+    return _between(vectors, added, [(one, NOTHING) for one in found if one])
 
 
 def _in_tensor(vectors: TaskVectors, model: int, density: float) -> Bound:
@@ -157,7 +137,7 @@ def _in_model(vectors: TaskVectors, model: int, density: float) -> Bound | None:
     return None if found is None else found[vectors.target.name]
 
 
-def banded(vectors: TaskVectors, consensus: Added) -> Fill | None:
+def banded(vectors: TaskVectors, added: Added) -> Fill | None:
     """All but the largest and the smallest of each model."""
     values = vectors.values
     if values["rescale"] != "none":
@@ -167,25 +147,25 @@ def banded(vectors: TaskVectors, consensus: Added) -> Fill | None:
         vector = vectors.vector(i)
         skip, keep = band_counts(vector.model.size, density, gamma)
         kept.append((bounds([vector], skip + keep)[0], bounds([vector], skip)[0]))
-    return _between(vectors, consensus, kept)
+    return _between(vectors, added, kept)
 
 
-def _between(vectors: TaskVectors, consensus: Added, kept: list[tuple[Bound, Bound]]) -> Fill:
+def _between(vectors: TaskVectors, added: Added, kept: list[tuple[Bound, Bound]]) -> Fill:
     """Of each model what the first of its bounds keeps and the second does not."""
     threshold = floats([[one.threshold for one in both] for both in zip(*kept, strict=True)])
     below = np.nextafter(threshold, np.float32(-math.inf))
     last = np.array([[one.last for one in both] for both in zip(*kept, strict=True)], np.int64)
-    return _masked(kernels.trimmed, vectors, consensus, threshold, below, last)
+    return _masked(kernels.trimmed, vectors, added, threshold, below, last)
 
 
-def dropped(vectors: TaskVectors, consensus: Added) -> Fill:
+def dropped(vectors: TaskVectors, added: Added) -> Fill:
     """A random share of each model."""
     keys = np.array(vectors.mask_keys(), np.uint64)
     limits = [round(density * _FULL) for density in vectors.values["density"]]
     # Nothing is at most -1: such a model is kept at random and then multiplied by 0.
     largest = np.array([max(limit - 1, 0) for limit in limits], np.uint32)
     factors = floats([_rescale(vectors, i, keys[i], limit) for i, limit in enumerate(limits)])
-    return _masked(kernels.dropped, vectors, consensus, keys, largest, factors)
+    return _masked(kernels.dropped, vectors, added, keys, largest, factors)
 
 
 def _rescale(vectors: TaskVectors, model: int, key: Any, limit: int) -> float:
@@ -206,27 +186,27 @@ def _rescale(vectors: TaskVectors, model: int, key: Any, limit: int) -> float:
 
 def _rescale_l1(vectors: TaskVectors, model: int, key: Any, largest: np.uint32) -> float:
     base, theta = vectors.base, vectors.models[model]
-    norm = vectors.known.once(
-        vectors.key("l1", model),
-        lambda: draws.norm(base, theta, np.uint64(0), np.uint32(_FULL - 1)),
+    everything = np.uint32(_FULL - 1)
+    norm = vectors.target.once(
+        "l1", lambda: draws.norm(base, theta, np.uint64(0), everything), model=model
     )
     kept: float = draws.norm(base, theta, key, largest)
     return norm / kept if kept >= MIN_NORM else 1.0
 
 
 def _masked(
-    kernel: Callable[..., None], vectors: TaskVectors, consensus: Added, *masks: Array
+    kernel: Callable[..., None], vectors: TaskVectors, added: Added, *masks: Array
 ) -> Fill:
-    base, models, (weight, scale, mode, by_number) = vectors.base, vectors.models, consensus
+    base, models = vectors.base, vectors.models
 
     def fill(out: Array, first: int) -> None:
         inputs = part((base, *models), first, out.size)
-        kernel(out, inputs[0], inputs[1:], weight, scale, first, mode, by_number, *masks)
+        kernel(out, inputs[0], inputs[1:], first, added, *masks)
 
     return fill
 
 
-def pruned(vectors: TaskVectors, consensus: Added) -> Fill:
+def pruned(vectors: TaskVectors, added: Added) -> Fill:
     """A random share of each row of each model, the larger entries the likelier."""
     base, models, values = vectors.base, vectors.models, vectors.values
     shape = vectors.target.inputs[0].shape
@@ -239,7 +219,7 @@ def pruned(vectors: TaskVectors, consensus: Added) -> Fill:
     ]
 
     def fill(out: Array, first: int) -> None:
-        merge_pruned(out, first, base, models, row, prunings, *consensus)
+        merge_pruned(out, first, base, models, row, prunings, added)
 
     return fill
 

@@ -26,17 +26,10 @@ def row_keys(base: Any, model: Any, row: Any) -> Any:
 
 @jit
 def pruned(
-    entry: Any,
-    ranked: Any,
-    base: Any,
-    model: Any,
-    first: Any,
-    key: Any,
-    limits: Any,
-    factors: Any,
-    weight: Any,
+    entry: Any, ranked: Any, base: Any, model: Any, first: Any, pruning: Any, weight: Any
 ) -> None:
     """Keeps an element if it draws less than its rank's limit; ``first`` is its flat index."""
+    key, limits, factors = pruning
     drawn, shift = _drawn(key, first, model.size)
     rows, row = ranked.shape
     for r in range(rows):

@@ -20,7 +20,11 @@ from merge_optuna.engine.kernels.element import (
 )
 
 SUM, AGREEING, MEAN = 0, 1, 2
-"""What is added up: all entries, those of the elected sign, or the mean of the latter."""
+"""What is added up: all entries, those of the elected sign, or the mean of the latter.
+
+``added`` says how: the weights of the models, float32; the scale of the sum; one of these; and
+whether the number of models elects the sign, not their weights.
+"""
 
 
 @jit
@@ -51,17 +55,7 @@ def _add_delta(
 
 @jit
 def trimmed(
-    out: Any,
-    base: Any,
-    models: Any,
-    weight: Any,
-    scale: Any,
-    first: Any,
-    mode: Any,
-    count: Any,
-    threshold: Any,
-    below: Any,
-    last: Any,
+    out: Any, base: Any, models: Any, first: Any, added: Any, threshold: Any, below: Any, last: Any
 ) -> None:
     """Merges task vectors of which model k keeps what one cut keeps and another does not.
 
@@ -70,7 +64,7 @@ def trimmed(
     ``last`` also what equals it, so there ``below``, the next smaller number, is the threshold.
     ``first`` is the flat index of ``out[0]`` in its tensor.
     """
-    entries = np.empty((len(models), BLOCK), np.float32)
+    weight, entries = added[0], np.empty((len(models), BLOCK), np.float32)
     origin = np.empty(BLOCK, np.float32)
     for at in range(0, out.size, BLOCK):
         size, start = min(BLOCK, out.size - at), U(at)
@@ -88,7 +82,7 @@ def trimmed(
                         end = turn
                 _trim(entries[k], models[k], start, begin, end, origin, bounds, weight[k])
                 begin = end
-        _consensus(out, start, size, origin, entries, models, weight, scale, mode, count)
+        _consensus(out, start, size, origin, entries, models, added)
 
 
 @jit
@@ -111,23 +105,13 @@ def _trim(
 
 @jit
 def dropped(
-    out: Any,
-    base: Any,
-    models: Any,
-    weight: Any,
-    scale: Any,
-    first: Any,
-    mode: Any,
-    count: Any,
-    keys: Any,
-    largest: Any,
-    rescale: Any,
+    out: Any, base: Any, models: Any, first: Any, added: Any, keys: Any, largest: Any, rescale: Any
 ) -> None:
     """Merges task vectors of which model k keeps what draws at most ``largest[k]``.
 
     ``first``, the flat index of ``out[0]`` in its tensor, must be even.
     """
-    entries = np.empty((len(models), BLOCK), np.float32)
+    weight, entries = added[0], np.empty((len(models), BLOCK), np.float32)
     origin = np.empty(BLOCK, np.float32)
     pairs = np.empty(BLOCK // 2, np.uint64)
     drawn = pairs.view(np.uint32)  # the low half is the first: little endian
@@ -147,7 +131,7 @@ def dropped(
                 rescale[k],
                 weight[k],
             )
-        _consensus(out, start, size, origin, entries, models, weight, scale, mode, count)
+        _consensus(out, start, size, origin, entries, models, added)
 
 
 @jit
@@ -170,18 +154,10 @@ def _drop(
 
 @jit
 def _consensus(
-    out: Any,
-    start: Any,
-    size: Any,
-    origin: Any,
-    entries: Any,
-    models: Any,
-    weight: Any,
-    scale: Any,
-    mode: Any,
-    count: Any,
+    out: Any, start: Any, size: Any, origin: Any, entries: Any, models: Any, added: Any
 ) -> None:
     """θ₀ + λ times the sum, or TIES' disjoint merge, of the entries of one block."""
+    weight, scale, mode, by_number = added
     like, n = out[0], len(models)  # the length of a tuple is a constant: inner loops unroll
     if mode == SUM:
         for i in range(size):
@@ -189,7 +165,7 @@ def _consensus(
             for k in range(1, n):
                 total += entries[U(k), U(i)]
             out[start + U(i)] = narrow(origin[U(i)] + total * scale, like)
-    elif count:
+    elif by_number:
         for i in range(size):
             vote = _sign(entries[U(0), U(i)])
             for k in range(1, n):
@@ -235,20 +211,11 @@ def _sign(x: Any) -> Any:
 
 
 @jit
-def merge_entries(
-    out: Any,
-    base: Any,
-    entries: Any,
-    models: Any,
-    weight: Any,
-    scale: Any,
-    mode: Any,
-    count: Any,
-) -> None:
+def merge_entries(out: Any, base: Any, entries: Any, models: Any, added: Any) -> None:
     """Merges sparse task vectors that are there already, weighted."""
     origin = np.empty(out.size, np.float32)
     load(base, U(0), out.size, origin)
-    _consensus(out, U(0), out.size, origin, entries, models, weight, scale, mode, count)
+    _consensus(out, U(0), out.size, origin, entries, models, added)
 
 
 # numba: draws 29725c8e, element 3c671136

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from merge_optuna.methods import Cut
+from merge_optuna.methods._sparsify import Cut
 
 Deltas = Callable[[], Iterator[tuple[str, Tensor]]]
 
