@@ -29,7 +29,6 @@ from merge_optuna.samplers.algorithm import (
     PopulationAlgorithm,
     Rank,
 )
-from merge_optuna.samplers.box import Box
 from merge_optuna.samplers.plumbing import CANDIDATE, LEARN, keyed_rng, own_claim
 
 Params: TypeAlias = dict[str, Any]
@@ -84,7 +83,7 @@ class _Loop:
         self.algorithm = algorithm.for_space(search_space)
         self.evaluate_params, self.n_trials = evaluate, n_trials
         self.sign, self.seed, self.history = -1 if maximize else 1, seed, list[Params]()
-        self.box = Box(search_space, categorical=algorithm.categorical)
+        self.box = self.algorithm.box(search_space)
         self.initial = [self.box.point(params) for params in initial]
 
     def run(self) -> None:
@@ -315,7 +314,7 @@ class AlgorithmSuite:
                 study.tell(trial, self.objective(trial))
         claims = [claim for t in study.trials if (claim := own_claim(t)) is not None]
         assert len({claim.place for claim in claims}) == len(claims) == 3 * self.n_trials
-        box = Box(self.search_space, categorical=self.algorithm().categorical)
+        box = self.algorithm().box(self.search_space)
         for stored, claim in zip(study.trials, claims, strict=True):
             assert stored.params.items() <= box.params(claim.candidate.x).items()
         assert max(claim.generation for claim in claims) > 0

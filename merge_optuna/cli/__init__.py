@@ -16,8 +16,10 @@ def main() -> None:
 
     A search runs in a process of its own, with this one looking after it.
     """
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["run"] and supervision.can_supervise(arguments):
+    arguments = command = sys.argv[1:]
+    while command[:1] == ["--import"]:
+        command = command[2:]
+    if command[:1] == ["run"] and supervision.can_supervise(arguments):
         supervision.supervise([sys.executable, *sys.orig_argv[1:]], _fail_overdue)
     supervision.follow()
     try:

@@ -5,7 +5,9 @@ Nothing heavy is imported before a command needs it, so that ``--help`` is there
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 import re
 import shlex
 import sys
@@ -71,8 +73,22 @@ def _options(
             "--version", help="Print the version.", is_eager=True, callback=_print_version
         ),
     ] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import this first: a module, also of this folder, that registers methods.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if modules:
+        sys.path.insert(0, os.getcwd())  # as python -m has it
+    for module in modules or ():
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise typer.BadParameter(f"--import {module}: {error}.") from error
 
 
 # -- commands ---------------------------------------------------------------------------------
@@ -336,8 +352,9 @@ def methods(
     ] = False,
 ) -> None:
     """List the merge methods with their parameters, ranges, defaults and papers."""
-    from merge_optuna.methods import METHODS, get, markdown
+    from merge_optuna.methods import METHODS, get, load_installed, markdown
 
+    load_installed()
     chosen = METHODS.values() if name is None else [get(name)]
     if as_markdown:
         print(markdown(chosen), end="")

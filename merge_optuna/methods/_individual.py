@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -59,6 +59,15 @@ class Individual(ABC):
             part: Which range it is.
         """
 
+    @classmethod
+    @abstractmethod
+    def from_rows(cls, rows: Any) -> Self:
+        """Inverse of :meth:`rows`.
+
+        Raises:
+            RecipeError: If they are none of its kind.
+        """
+
     @abstractmethod
     def rows(self) -> list[Any]:
         """The individual as plain lists and numbers."""
@@ -73,3 +82,9 @@ class Individual(ABC):
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+def evolved(base: None, models: Sequence[Tensor], *, individual: Individual, part: Part) -> Tensor:
+    """What evolution made of the models: the kernel of every kind of individual."""
+    flat = [theta.reshape(-1) for theta in models]
+    return individual.evaluate(flat, part).reshape(models[0].shape)

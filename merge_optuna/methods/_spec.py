@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, Literal
 
 from torch import Tensor
@@ -30,6 +31,11 @@ PROMISES = {
 Where a method has no weights or no density, that condition falls away.
 """
 
+RESERVED = frozenset({"base", "expert", "experts", "models", "statistics", "share"}) | frozenset(
+    {"exclude", "name", "tokenizer", "chat_template", "config", "dtype"}
+)
+"""Names of arguments that every function of a method may have, and of what stands beside them."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -42,8 +48,9 @@ class Parameter:
         high: Largest allowed number.
         choices: The allowed words; a parameter with choices cannot be free.
         per_model: Whether each merged model has its own value.
-        grouped: Whether it may differ between layers or tensors.
         summary: One line for ``merge-optuna methods`` and the docs: what it is, without its range.
+        plain: Whether a real number is the same for all layers and tensors, and cannot be free, as
+            words, truth values and whole numbers are anyway.
         details: What else there is to know, in sentences; ``help`` shows both.
         search: Default range when the parameter is freed; those of ``recipe.free()`` without
             names are the ones that have it.
@@ -56,8 +63,8 @@ class Parameter:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     per_model: bool = False
-    grouped: bool = True
     search: tuple[float, float] | None = None
+    plain: bool = False
     details: str = ""
 
     def check(self, value: object) -> None:
@@ -83,6 +90,11 @@ class Parameter:
     def numeric(self) -> bool:
         """Whether it is a real number, so that it can be free."""
         return isinstance(self.default, float)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it may differ between layers or tensors."""
+        return self.numeric and not self.plain
 
     @property
     def range(self) -> str:
@@ -144,12 +156,15 @@ class Method:
         statistics: The kind of statistics that it needs of every model, a function of
             ``mo.statistics``. The kernel then also gets ``statistics``, one tensor per model, None
             where a model has none for this tensor; called without, it averages.
-        individual: For methods whose result evolution has found: makes the individual from what
-            a recipe file says. The kernel then gets ``individual`` and ``part``, see
-            :mod:`merge_optuna.methods._individual`.
+        individual: For methods whose result evolution has found: the kind of individual. Then the
+            kernel gets ``individual`` and ``part``, see :mod:`merge_optuna.methods._individual`.
         structure: How the models make up the merged one: ``"overlay"``, every tensor is made of
             those of its name; ``"stack"``, their layers follow each other; ``"route"``, a path
             goes through their layers.
+        module: Import path of the module that registered it; None for those of merge_optuna.
+
+    Raises:
+        RecipeError: If a name is none for an argument, or a default lies outside its range.
     """
 
     name: str
@@ -165,8 +180,19 @@ class Method:
     proportional: bool = False
     promises: frozenset[str] = frozenset()
     statistics: str | None = None
-    individual: Callable[[Any], Individual] | None = None
+    individual: type[Individual] | None = None
     structure: Literal["overlay", "stack", "route"] = "overlay"
+    module: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [self.name, *(parameter.name for parameter in self.parameters)]
+        for name in names:
+            if not name.isidentifier() or iskeyword(name) or name in RESERVED:
+                raise RecipeError(f"{name!r} cannot be the name of a method or its parameter.")
+            if names.count(name) > 1:
+                raise RecipeError(f"{self.name} has several things called {name!r}.")
+        for parameter in self.parameters:
+            parameter.check(parameter.default)
 
     @property
     def description(self) -> str:

@@ -46,7 +46,6 @@ METHOD = Method(
             2,
             "how many models must need an entry",
             low=1,
-            grouped=False,
             details="Other entries stay as in the base.",
         ),
         LAMBDA,

@@ -11,13 +11,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from merge_optuna.errors import RecipeError
-from merge_optuna.methods._individual import Individual, Part
+from merge_optuna.methods._individual import Individual, Part, evolved
 from merge_optuna.methods._random import below, mask_key, normal, random_bits
 from merge_optuna.methods._spec import Method
 
@@ -157,11 +157,7 @@ class Particle:
         return x + (velocity + (pbest - x) * self.c1 * r1 + (gbest - x) * self.c2 * r2)
 
 
-OPERATIONS: dict[str, type[Any]] = {
-    "crossover": Crossover,
-    "blend": Blend,
-    "particle": Particle,
-}
+OPERATIONS: dict[str, type[Any]] = {"crossover": Crossover, "blend": Blend, "particle": Particle}
 _NAMES = {kind: name for name, kind in OPERATIONS.items()}
 
 
@@ -243,12 +239,8 @@ class Descent(Individual):
         ]
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> Descent:
-        """Inverse of :meth:`rows`.
-
-        Raises:
-            RecipeError: If a row is none.
-        """
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
+        """See :meth:`Individual.from_rows`."""
         made: list[Ancestor] = []
         for i, row in enumerate(rows):
             try:
@@ -324,21 +316,11 @@ def _ancestor(row: dict[str, Any], made: Sequence[Ancestor]) -> Ancestor:
     return Ancestor(operation, parents)
 
 
-def descent(base: None, models: Sequence[Tensor], *, individual: Descent, part: Part) -> Tensor:
-    """What evolution made of the models, one ancestor after the other."""
-    flat = [theta.reshape(-1) for theta in models]
-    return individual.evaluate(flat, part).reshape(models[0].shape)
-
-
-def _descent(rows: Any) -> Descent:
-    return rows if isinstance(rows, Descent) else Descent.from_rows(rows)
-
-
 DESCENT = Method(
     name="descent",
-    kernel=descent,
+    kernel=evolved,
     parameters=(),
     base=False,
-    individual=_descent,
+    individual=Descent,
     source="Du et al. 2024, Knowledge fusion by evolving weights, arXiv 2406.12208",
 )

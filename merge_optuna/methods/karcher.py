@@ -76,9 +76,9 @@ METHOD = Method(
             search=(0, 1),
             details="Only proportions matter, so n − 1 shares are searched.",
         ),
-        Parameter("max_iter", 10, "most steps", low=0, high=100_000, grouped=False),
+        Parameter("max_iter", 10, "most steps", low=0, high=100_000),
         Parameter(
-            "tol", 1e-5, "angle in radians below which steps end", low=0.0, high=1.0, grouped=False
+            "tol", 1e-5, "angle in radians below which steps end", low=0.0, high=1.0, plain=True
         ),
     ),
     base=False,

@@ -62,7 +62,6 @@ METHOD = Method(
             "normalize",
             True,
             "divide by the sum of the weights",
-            grouped=False,
             details="Free weights are then searched as n − 1 shares: only proportions matter.",
         ),
     ),

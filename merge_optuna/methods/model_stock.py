@@ -60,7 +60,6 @@ METHOD = Method(
             "filter_wise",
             False,
             "an angle for each row (vector along the last axis) instead of each tensor",
-            grouped=False,
         ),
     ),
     models=(2, float("inf")),

@@ -62,14 +62,14 @@ METHOD = Method(
     parameters=(
         Parameter("weight", 1.0, "of each model, in both means", per_model=True, search=(0, 1)),
         # mergekit: normalize_weights
-        Parameter("normalize", True, "divide by the sum of the weights", grouped=False),
+        Parameter("normalize", True, "divide by the sum of the weights"),
         Parameter(
             "eps",
             1e-8,
             "directions cancel if the squared length of their mean is not larger",
             low=0.0,
             high=1.0,
-            grouped=False,
+            plain=True,
             details="Then the tensors are averaged linearly.",
         ),
     ),

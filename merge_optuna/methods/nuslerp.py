@@ -84,11 +84,8 @@ METHOD = Method(
             "row_wise",
             False,
             "without flatten: interpolate vectors along the first axis, not the last",
-            grouped=False,
         ),
-        Parameter(
-            "flatten", True, "interpolate whole tensors, not each vector of them", grouped=False
-        ),
+        Parameter("flatten", True, "interpolate whole tensors, not each vector of them"),
     ),
     base=None,
     models=(2, 2),

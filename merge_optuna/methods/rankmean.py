@@ -55,7 +55,6 @@ METHOD = Method(
             "layer",
             "rank the blocks (embedding and head are averaged), or all tensors",
             choices=("layer", "tensor"),
-            grouped=False,
             details="Ranking all tensors is the authors' fine-grained variant.",
         ),
     ),

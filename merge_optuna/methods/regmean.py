@@ -16,11 +16,7 @@ _MAX_AMPLIFICATION = 10.0
 
 
 def regmean(
-    base: None,
-    models: Sequence[Tensor],
-    *,
-    alpha: float,
-    statistics: Sequence[Tensor | None] = (),
+    base: None, models: Sequence[Tensor], *, alpha: float, statistics: Sequence[Tensor | None] = ()
 ) -> Tensor:
     """RegMean: linear layers that come closest to each model's outputs on its own inputs.
 

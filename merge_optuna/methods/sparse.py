@@ -43,12 +43,11 @@ DENSITY = Parameter(
     per_model=True,
     search=(0, 1),
 )
-NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights", grouped=False)
+NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights")
 MEAN = Parameter(
     "normalize",
     True,
     "mean of the agreeing entries, not sum",
-    grouped=False,
     details="Weights must then be at least 0.",
 )
 ELECT = Parameter(
@@ -56,14 +55,12 @@ ELECT = Parameter(
     "mass",
     "sign by the weighted sum, or by the number of models",
     choices=("mass", "count"),
-    grouped=False,
 )
 RESCALE = Parameter(
     "rescale",
     "density",
     "what is kept: divide by the density, restore the L1 norm, or leave",
     choices=("density", "l1", "none"),
-    grouped=False,
 )
 SEED = Parameter(
     "seed",
@@ -71,7 +68,6 @@ SEED = Parameter(
     "of the random masks",
     low=0,
     high=2**63 - 1,
-    grouped=False,
     details="They are keyed by (seed, expert's name, tensor's name).",
 )
 
@@ -85,11 +81,13 @@ class Sparsifier(ABC):
     """What is kept of each task vector.
 
     Attributes:
+        does: What it does, as the start of a sentence.
         parameters: Its own.
         random: Whether it draws masks.
         source: The paper.
     """
 
+    does: ClassVar[str]
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     random: ClassVar[bool] = False
     source: ClassVar[str]
@@ -108,6 +106,7 @@ class Sparsifier(ABC):
 class Whole(Sparsifier):
     """Everything."""
 
+    does = "Take whole task vectors"
     source = "Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089"
 
     def kept(self, delta: Tensor, model: int, values: Values) -> Tensor:
@@ -118,6 +117,7 @@ class Whole(Sparsifier):
 class Trim(Sparsifier):
     """The largest entries; by ``cuts``, one per model, where those of whole models are meant."""
 
+    does = "Trim task vectors to their largest entries"
     parameters = (
         DENSITY,
         Parameter(
@@ -125,7 +125,6 @@ class Trim(Sparsifier):
             "tensor",
             "find the largest entries of each tensor, or of the whole model",
             choices=("tensor", "model"),
-            grouped=False,
         ),
     )
     source = "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708"
@@ -139,6 +138,7 @@ class Trim(Sparsifier):
 class Band(Sparsifier):
     """All but the largest and the smallest entries (eq. 2)."""
 
+    does = "Drop the largest and smallest entries of task vectors"
     parameters = (
         replace(DENSITY, details="Tensor by tensor. The paper's β is 1 − density − gamma."),
         Parameter(
@@ -175,6 +175,7 @@ class Band(Sparsifier):
 class Drop(Sparsifier):
     """Each entry with the same probability; ``keys`` are those of the models' masks (eq. 1–3)."""
 
+    does = "Drop entries of task vectors at random"
     parameters = (
         replace(
             DENSITY,
@@ -211,6 +212,7 @@ class Drop(Sparsifier):
 class MagPrune(Sparsifier):
     """Large entries with a higher probability than small ones; ``keys`` as in :class:`Drop`."""
 
+    does = "Drop mostly small entries of task vectors at random"
     parameters = (
         replace(
             DENSITY,
@@ -274,9 +276,11 @@ class Consensus(ABC):
     """How sparse task vectors are put together.
 
     Attributes:
+        does: What it does, as the end of a sentence.
         parameters: Its own, besides the weights.
     """
 
+    does: ClassVar[str]
     parameters: ClassVar[tuple[Parameter, ...]]
 
     @abstractmethod
@@ -295,6 +299,7 @@ class Consensus(ABC):
 class Sum(Consensus):
     """Σ w·τ, divided by Σ w when normalised."""
 
+    does = "add their weighted sum"
     parameters = (NORMALIZE,)
 
     def merge(self, deltas: Sequence[Tensor], values: Values) -> Tensor:
@@ -313,6 +318,7 @@ class Agreeing(Consensus):
     A tie elects +. Zeros agree with neither sign.
     """
 
+    does = "elect signs, sum what agrees"
     parameters = (replace(MEAN, default=False), ELECT)
 
     def merge(self, deltas: Sequence[Tensor], values: Values) -> Tensor:
@@ -329,6 +335,7 @@ class Agreeing(Consensus):
 class Mean(Agreeing):
     """The same, normalised unless told otherwise."""
 
+    does = "elect signs, average what agrees"
     parameters = (MEAN, ELECT)
 
 
@@ -374,10 +381,10 @@ class Sparse:
         consensus: How they are put together.
     """
 
-    def __init__(self, sparsifier: Sparsifier, consensus: Consensus, doc: str) -> None:
+    def __init__(self, sparsifier: Sparsifier, consensus: Consensus) -> None:
         self.sparsifier = sparsifier
         self.consensus = consensus
-        self.__doc__ = doc
+        self.__doc__ = f"{sparsifier.does}, {consensus.does}."
 
     def __call__(self, base: Tensor, models: Sequence[Tensor], **values: Any) -> Tensor:
         """The merged tensor, from those of the parameters' values."""
@@ -390,13 +397,13 @@ _ORDER = ("weight", "density", "epsilon", "gamma", "lambda_", "rescale", "normal
 """In which a recipe has its parameters, so that its digest depends on it; others follow."""
 
 
-def _method(name: str, sparsifier: Sparsifier, consensus: Consensus, doc: str) -> Method:
+def _method(name: str, sparsifier: Sparsifier, consensus: Consensus) -> Method:
     own = (WEIGHT, *sparsifier.parameters, LAMBDA, *consensus.parameters)
     places = {name: place for place, name in enumerate(_ORDER)}
     promises = {"idempotent", "selective", "symmetric"}
     return Method(
         name=name,
-        kernel=Sparse(sparsifier, consensus, doc),
+        kernel=Sparse(sparsifier, consensus),
         parameters=tuple(sorted(own, key=lambda p: places.get(p.name, len(places)))),
         source=sparsifier.source,
         random=sparsifier.random,
@@ -406,53 +413,12 @@ def _method(name: str, sparsifier: Sparsifier, consensus: Consensus, doc: str) -
 
 
 METHODS = (
-    _method(
-        "task_arithmetic",
-        Whole(),
-        Sum(),
-        "Base plus the weighted sum of task vectors: θ₀ + λ Σ w·(θ − θ₀).",
-    ),
-    _method(
-        "ties",
-        Trim(),
-        Mean(),
-        "TIES: trim each task vector, elect a sign per entry, average the entries that agree.",
-    ),
-    _method(
-        "dare_linear",
-        Drop(),
-        Sum(),
-        "DARE: drop entries of each task vector at random, rescale, then task arithmetic.",
-    ),
-    _method(
-        "dare_ties",
-        Drop(),
-        Agreeing(),
-        "DARE, then TIES sign election and the sum of the entries that agree.",
-    ),
-    _method(
-        "della_linear",
-        MagPrune(),
-        Sum(),
-        "DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.",
-    ),
-    _method(
-        "della",
-        MagPrune(),
-        Mean(),
-        "DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.",
-    ),
-    _method(
-        "breadcrumbs",
-        Band(),
-        Sum(),
-        "Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.",
-    ),
-    _method(
-        "breadcrumbs_ties",
-        Band(),
-        Agreeing(),
-        "Model breadcrumbs, then TIES sign election and the sum of the entries that agree.",
-    ),
+    _method("task_arithmetic", Whole(), Sum()),
+    _method("ties", Trim(), Mean()),
+    _method("dare_linear", Drop(), Sum()),
+    _method("dare_ties", Drop(), Agreeing()),
+    _method("della_linear", MagPrune(), Sum()),
+    _method("della", MagPrune(), Mean()),
+    _method("breadcrumbs", Band(), Sum()),
+    _method("breadcrumbs_ties", Band(), Agreeing()),
 )
-"""The table."""

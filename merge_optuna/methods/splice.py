@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods._affine import combine
-from merge_optuna.methods._individual import Individual, Part
+from merge_optuna.methods._individual import Individual, Part, evolved
 from merge_optuna.methods._spec import Method
 
 
@@ -100,21 +100,11 @@ class Segments(Individual):
         return merged
 
 
-def splice(base: None, models: Sequence[Tensor], *, individual: Segments, part: Part) -> Tensor:
-    """Along the flat model, one linear combination of the models after the other."""
-    flat = [theta.reshape(-1) for theta in models]
-    return individual.evaluate(flat, part).reshape(models[0].shape)
-
-
-def _segments(rows: Any) -> Segments:
-    return rows if isinstance(rows, Segments) else Segments.from_rows(rows)
-
-
 SPLICE = Method(
     name="splice",
-    kernel=splice,
+    kernel=evolved,
     parameters=(),
     base=False,
-    individual=_segments,
+    individual=Segments,
     source="Abrantes, Lange & Tang 2025, Competition and attraction, arXiv 2508.16204",
 )

@@ -37,7 +37,8 @@ def individual_of(method: methods.Method, given: Any) -> methods.Individual | No
         return None
     if given is None:
         raise RecipeError(f"{method.name} needs an individual.")
-    return method.individual(given)
+    is_one = isinstance(given, method.individual)
+    return given if is_one else method.individual.from_rows(given)
 
 
 def complete(method: methods.Method, given: Mapping[str, Any], models: int) -> dict[str, Any]:

@@ -170,8 +170,10 @@ def _written(text: str, path: str | Path | None) -> str:
 
 
 def _without_refs(data: Any) -> Any:
+    """Without where sources and methods are found."""
     if isinstance(data, dict):
-        return {k: _without_refs(v) for k, v in data.items() if k not in ("ref", "revision")}
+        places = {"ref", "revision", *(("module",) if {"method", "models"} <= data.keys() else ())}
+        return {k: _without_refs(v) for k, v in data.items() if k not in places}
     if isinstance(data, list):
         return [_without_refs(v) for v in data]
     return data

@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint, Vocabulary
@@ -21,7 +21,8 @@ Setting = float | Free | PerGroup | Mapping[str, Any]
 PerModel = Setting | Sequence[Setting]
 Tokenizer = str | Vocabulary | None
 
-_WIDTH = 91  # of the text of a docstring, which is indented by 4, and its arguments by 8
+# A docstring is indented by 4 where the stub has it, and 4 characters are left.
+_filled = partial(textwrap.fill, width=91, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _models(method: Method) -> Iterator[Argument]:
 
 
 def _type(parameter: Parameter) -> str:
-    if not parameter.numeric or not parameter.grouped:
+    if not parameter.grouped:
         return type(parameter.default).__name__
     return "PerModel" if parameter.per_model else "Setting"
 
@@ -155,16 +156,10 @@ def _documentation(method: Method, arguments: Sequence[Argument]) -> Iterator[st
     yield "\nArgs:"
     for argument in arguments:
         text = f"{argument.name}: {argument.meaning}"
-        yield textwrap.fill(
-            text,
-            _WIDTH,
-            initial_indent="    ",
-            subsequent_indent="        ",
-            break_on_hyphens=False,
-        )
+        yield _filled(text, initial_indent="    ", subsequent_indent="        ")
     lacks = ", or a model lacks statistics" if method.statistics else ""
     yield f"\nRaises:\n    RecipeError: If an argument is none of what it may be{lacks}."
-    yield "\n" + textwrap.fill(f"Source: {method.source}.", _WIDTH, break_on_hyphens=False)
+    yield "\n" + _filled(f"Source: {method.source}.")
 
 
 def _bound(

@@ -1,7 +1,7 @@
 """One function per merge method.
 
 Generated from the specs in ``merge_optuna/methods/`` by
-``python -m merge_optuna.recipes._stub``; do not edit.
+``python -m tests.methods.stub``; do not edit.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def breadcrumbs(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """Model breadcrumbs: drop the largest and the smallest entries, then task arithmetic.
+    """Drop the largest and smallest entries of task vectors, add their weighted sum.
 
     Args:
         base: What task vectors are taken from.
@@ -134,7 +134,7 @@ def breadcrumbs_ties(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """Model breadcrumbs, then TIES sign election and the sum of the entries that agree.
+    """Drop the largest and smallest entries of task vectors, elect signs, sum what agrees.
 
     Args:
         base: What task vectors are taken from.
@@ -224,7 +224,7 @@ def dare_linear(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """DARE: drop entries of each task vector at random, rescale, then task arithmetic.
+    """Drop entries of task vectors at random, add their weighted sum.
 
     Args:
         base: What task vectors are taken from.
@@ -272,7 +272,7 @@ def dare_ties(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """DARE, then TIES sign election and the sum of the entries that agree.
+    """Drop entries of task vectors at random, elect signs, sum what agrees.
 
     Args:
         base: What task vectors are taken from.
@@ -322,7 +322,7 @@ def della(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """DELLA: MAGPRUNE, then TIES sign election and the mean of the entries that agree.
+    """Drop mostly small entries of task vectors at random, elect signs, average what agrees.
 
     Args:
         base: What task vectors are taken from.
@@ -375,7 +375,7 @@ def della_linear(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """DELLA's MAGPRUNE: as DARE, but large entries are kept more often; then task arithmetic.
+    """Drop mostly small entries of task vectors at random, add their weighted sum.
 
     Args:
         base: What task vectors are taken from.
@@ -914,7 +914,7 @@ def task_arithmetic(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """Base plus the weighted sum of task vectors: θ₀ + λ Σ w·(θ − θ₀).
+    """Take whole task vectors, add their weighted sum.
 
     Args:
         base: What task vectors are taken from.
@@ -955,7 +955,7 @@ def ties(
     chat_template: str | None = None,
     config: str | None = None,
 ) -> Recipe:
-    """TIES: trim each task vector, elect a sign per entry, average the entries that agree.
+    """Trim task vectors to their largest entries, elect signs, average what agrees.
 
     Args:
         base: What task vectors are taken from.

@@ -81,6 +81,8 @@ class Recipe(SearchSpace):
             base where it is None. Merging is computed in float32 whatever it is, and rounded once.
         individual: What evolution has made of the models (``splice`` and ``descent``).
         path: Through which of their layers a forward pass goes (``path``).
+        module: Import path of the module that registered the method, for one that is not of
+            merge_optuna; known from there, whatever is given.
     """
 
     method: str
@@ -103,10 +105,13 @@ class Recipe(SearchSpace):
         BeforeValidator(lambda v: Route.from_data(v) if isinstance(v, str | Mapping) else v),
         PlainSerializer(lambda value: None if value is None else value.to_data()),
     ] = None
+    module: str | None = None
 
     def __init__(self, **data: Any):
         if isinstance(method := data.get("method"), str):
-            data["individual"] = individual_of(methods.get(method), data.get("individual"))
+            spec = methods.get(method, data.get("module"))
+            data["module"] = spec.module
+            data["individual"] = individual_of(spec, data.get("individual"))
         try:
             super().__init__(**data)
         except ValidationError as error:

@@ -39,6 +39,9 @@ from merge_optuna.samplers.algorithm import Member as Member
 from merge_optuna.samplers.algorithm import Population as Population
 from merge_optuna.samplers.algorithm import PopulationAlgorithm as PopulationAlgorithm
 from merge_optuna.samplers.box import Box as Box
+from merge_optuna.samplers.breeding import Breeding as Breeding
+from merge_optuna.samplers.breeding import Pedigree as Pedigree
+from merge_optuna.samplers.breeding import SplitCrossover as SplitCrossover
 from merge_optuna.samplers.cmaes import CmaEs as CmaEs
 from merge_optuna.samplers.de import Best as Best
 from merge_optuna.samplers.de import CurrentToBest as CurrentToBest
@@ -85,6 +88,7 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
+    "Breeding",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -118,6 +122,7 @@ __all__ = [
     "Niches",
     "NichesSampler",
     "PSOSampler",
+    "Pedigree",
     "PolynomialMutation",
     "Population",
     "PopulationAlgorithm",
@@ -126,6 +131,7 @@ __all__ = [
     "Reflect",
     "Resample",
     "Ring",
+    "SplitCrossover",
     "StoredSampler",
     "SwarmSampler",
     "Tournament",

@@ -7,9 +7,9 @@ import math
 from merge_optuna.errors import StudyError
 
 
-def check_at_least(low: int, name: str, value: int | None) -> None:
-    """Raise :class:`StudyError` unless the value is so much, or None."""
-    if value is not None and value < low:
+def check_at_least(low: int, name: str, value: int) -> None:
+    """Raise :class:`StudyError` unless the value is so much."""
+    if value < low:
         raise StudyError(f"{name} must be at least {low}, got {value}.")
 
 
@@ -20,7 +20,7 @@ def check_positive(name: str, value: float, *, zero: bool = False) -> None:
         raise StudyError(f"{name} must {must}, got {value}.")
 
 
-def check_share(name: str, value: float | None) -> None:
-    """Raise :class:`StudyError` unless the value is in [0, 1] or None."""
-    if value is not None and not 0 <= value <= 1:
+def check_share(name: str, value: float) -> None:
+    """Raise :class:`StudyError` unless the value is in [0, 1]."""
+    if not 0 <= value <= 1:
         raise StudyError(f"{name} must be in [0, 1], got {value}.")

@@ -118,7 +118,8 @@ class PolynomialMutation:
 
     def __post_init__(self) -> None:
         check_positive("eta", self.eta, zero=True)
-        check_share("probability", self.probability)
+        if self.probability is not None:
+            check_share("probability", self.probability)
 
     def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         (x,) = parents

@@ -17,17 +17,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from merge_optuna._scores import unpack
+from merge_optuna.samplers.box import Box
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from optuna.distributions import BaseDistribution
 
-    from merge_optuna.samplers.box import Box, Vector
+    from merge_optuna.samplers.box import Vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,11 +168,6 @@ class Algorithm(ABC):
     depend on nothing but the arguments.
     """
 
-    categorical: ClassVar[bool] = True
-    """Whether it handles categorical parameters too; else they are drawn uniformly."""
-    raw: bool = False
-    """Whether its coordinates are the parameters themselves instead of [0, 1]."""
-
     def for_space(self, space: Mapping[str, BaseDistribution] | None) -> Self:
         """The algorithm in a search space, or in one that is inferred later.
 
@@ -179,6 +175,10 @@ class Algorithm(ABC):
             StudyError: If it cannot search it.
         """
         return self
+
+    def box(self, space: Mapping[str, BaseDistribution]) -> Box:
+        """The coordinates in which it searches a space; what it leaves out is drawn uniformly."""
+        return Box(space, categorical=True)
 
     @property
     def label(self) -> str:

@@ -36,8 +36,6 @@ class Box:
     Args:
         space: parameter name -> distribution.
         categorical: whether to keep categorical parameters.
-        raw: parameters as they are instead, for those without log and step; the box is then not
-            a unit one, and no rounding stands between a coordinate and its parameter.
 
     Attributes:
         names: the n parameter names.
@@ -48,11 +46,7 @@ class Box:
     """
 
     def __init__(
-        self,
-        space: Mapping[str, BaseDistribution],
-        *,
-        categorical: bool = False,
-        raw: bool = False,
+        self, space: Mapping[str, BaseDistribution], *, categorical: bool = False
     ) -> None:
         kinds = Dimension if categorical else Numeric
         self.space: dict[str, Dimension] = {
@@ -67,23 +61,12 @@ class Box:
         )
         self.low: Vector = np.zeros(len(self.names))
         self.high: Vector = np.ones(len(self.names))
-        self._raw = raw
-        if raw:
-            if not all(
-                isinstance(d, FloatDistribution) and not d.log and d.step is None
-                for d in self.space.values()
-            ):
-                raise StudyError("Only float parameters without log and step can be raw.")
-            self.low = np.array([d.low for d in self.space.values()])  # type: ignore[union-attr]
-            self.high = np.array([d.high for d in self.space.values()])  # type: ignore[union-attr]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def params(self, x: Vector) -> dict[str, Any]:
         """The parameter values at a point ``x`` (n,) of the box; always inside their ranges."""
-        if self._raw:
-            return dict(zip(self.names, map(float, x), strict=True))
         return {
             name: value_at(distribution, float(u))
             for (name, distribution), u in zip(self.space.items(), x, strict=True)
@@ -91,23 +74,53 @@ class Box:
 
     def point(self, params: Mapping[str, Any]) -> Vector:
         """The point (n,) of some parameter values, the middle for names that are not given."""
-        if self._raw:
-            middle = dict(zip(self.names, (self.low + self.high) / 2, strict=True))
-            return np.array([float(params.get(name, middle[name])) for name in self.names])
         return np.array(
             [_at(d, params[name]) if name in params else 0.5 for name, d in self.space.items()]
         )
 
     def uniform(self, rng: np.random.Generator) -> Vector:
         """A random point (n,)."""
-        u = rng.random(len(self))
-        return self.low + u * (self.high - self.low) if self._raw else u
+        return rng.random(len(self))
 
     def digest(self, *more: str) -> str:
         """Twelve hex digits that name this box (and ``more``), the same in every process."""
         space = [[name, distribution_to_json(d)] for name, d in self.space.items()]
-        more = (*more, "raw") if self._raw else more
         return hashlib.sha256(json.dumps([space, *more]).encode()).hexdigest()[:12]
+
+
+class RawBox(Box):
+    """The parameters as they are, for floats without log and step.
+
+    It is no unit box, and no rounding stands between a coordinate and its parameter.
+    """
+
+    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+        super().__init__(space, categorical=True)
+        ranges = [
+            (d.low, d.high)
+            for d in self.space.values()
+            if isinstance(d, FloatDistribution) and not d.log and d.step is None
+        ]
+        if len(ranges) < len(self):
+            raise StudyError("Only float parameters without log and step can be raw.")
+        self.low, self.high = np.array(ranges, dtype=np.float64).reshape(-1, 2).T
+
+    def params(self, x: Vector) -> dict[str, Any]:
+        """See :class:`Box`."""
+        return dict(zip(self.names, map(float, x), strict=True))
+
+    def point(self, params: Mapping[str, Any]) -> Vector:
+        """See :class:`Box`."""
+        middle = dict(zip(self.names, (self.low + self.high) / 2, strict=True))
+        return np.array([float(params.get(name, middle[name])) for name in self.names])
+
+    def uniform(self, rng: np.random.Generator) -> Vector:
+        """See :class:`Box`."""
+        return self.low + super().uniform(rng) * (self.high - self.low)
+
+    def digest(self, *more: str) -> str:
+        """See :class:`Box`."""
+        return super().digest(*more, "raw")
 
 
 def value_at(distribution: BaseDistribution, u: float) -> Any:

@@ -20,12 +20,13 @@ from merge_optuna.errors import StudyError
 from merge_optuna.samplers._numbers import check_at_least
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm
+from merge_optuna.samplers.box import Box
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from merge_optuna.samplers.algorithm import Member
-    from merge_optuna.samplers.box import Box, Vector
+    from merge_optuna.samplers.box import Vector
 
 _SIGMA = 1 / 6
 _CLIPPED = 0.2  # share of clipped samples above which the start is too close to the bounds
@@ -73,12 +74,12 @@ class CmaEs(DistributionAlgorithm):
     x0: Mapping[str, float] | None = None
     sigma0: float | Mapping[str, float] | None = None
     size: int | None = None
-    categorical = False
 
     def __post_init__(self) -> None:
         if self.variant not in ("full", "separable", "margin"):
             raise StudyError(f"variant must be full, separable or margin, got {self.variant!r}.")
-        check_at_least(4, "population_size", self.size)
+        if self.size is not None:
+            check_at_least(4, "population_size", self.size)
         sigma0: Any = _SIGMA if self.sigma0 is None else self.sigma0
         several = isinstance(sigma0, Mapping | tuple)
         sigmas = dict(sigma0) if several else {"sigma0": sigma0}
@@ -96,6 +97,10 @@ class CmaEs(DistributionAlgorithm):
             _check_names("sigma0", self._sigmas, space)
             _check_values(x0, space)
         return self
+
+    def box(self, space: Mapping[str, BaseDistribution]) -> Box:
+        """Without categorical parameters."""
+        return Box(space)
 
     @property
     def _sigmas(self) -> dict[str, float]:

@@ -198,7 +198,8 @@ class DE(PopulationAlgorithm):
 
     def __post_init__(self) -> None:
         size, reduction = self.size, self.reduction
-        check_at_least(4, "population_size", size)
+        if size is not None:
+            check_at_least(4, "population_size", size)
         if size is not None and reduction is not None and reduction.budget <= size:
             raise StudyError(
                 f"The budget of {reduction.budget} evaluations ends with the first generation of "

@@ -146,7 +146,8 @@ class Merged(Mutants):
 
     def named(self, parents: Sequence[Member]) -> tuple[dict[str, Member], dict[str, str]]:
         """See :class:`Mutants`."""
-        members = {MEMBER + slot: one for slot, one in zip(self.slots, parents, strict=True)}
+        population = sorted(zip(self.slots, parents, strict=True))  # in the order of all slots
+        members = {MEMBER + slot: one for slot, one in population}
         return members, dict(zip(self.roles, self.slots, strict=False))
 
     def begin(self, state: _State, source: str, member: Member) -> None:

@@ -321,7 +321,8 @@ class NaturalNiches(ArchiveAlgorithm):
             )
         if self.breeding is None and not self.crossover and self.mutation is None:
             raise StudyError("Without crossover and mutation every child is its parent.")
-        check_at_least(1, "initial", self.initial)
+        if self.initial is not None:
+            check_at_least(1, "initial", self.initial)
         _ = self._breeding  # finds crossover=False without mutation_std
 
     def for_space(self, space: Mapping[str, BaseDistribution] | None) -> NaturalNiches:

@@ -29,6 +29,7 @@ from merge_optuna.samplers.algorithm import (
     PopulationAlgorithm,
     TooFewMembers,
 )
+from merge_optuna.samplers.box import RawBox
 from merge_optuna.samplers.breeding import Breeding, Pedigree
 
 if TYPE_CHECKING:
@@ -329,6 +330,10 @@ class PSO(PopulationAlgorithm):
     def for_space(self, space: Mapping[str, BaseDistribution] | None) -> PSO:
         """On a leash, if its coordinates are raw."""
         return replace(self, bounds=_leash(space)) if self.raw else self
+
+    def box(self, space: Mapping[str, BaseDistribution]) -> Box:
+        """Raw, if its coordinates are."""
+        return RawBox(space) if self.raw else super().box(space)
 
     @property
     def label(self) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 import merge_optuna as mo
 from merge_optuna import methods
 from merge_optuna.errors import MergeOptunaError, RecipeError
-from merge_optuna.recipes import _stub
+from tests.methods import stub
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,8 @@ def test_the_page_of_methods_is_up_to_date() -> None:
 
 
 def test_the_stub_of_the_functions_is_up_to_date() -> None:
-    assert _stub.FILE.read_text() == _stub.stub(), (
-        f"{_stub.FILE.name} differs from the specs. Write it again: "
-        "python -m merge_optuna.recipes._stub"
+    assert stub.FILE.read_text() == stub.stub(), (
+        f"{stub.FILE.name} differs from the specs. Write it again: python -m tests.methods.stub"
     )
 
 

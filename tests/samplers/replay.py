@@ -91,7 +91,7 @@ class _Replay(ABC):
     def __init__(self, trials: Sequence[FrozenTrial], sampler: Any, sign: int) -> None:
         self.trials, self.claims, self.sign = trials, claims_of(trials), sign
         self.algorithm, self.seed = sampler._algorithm, sampler._seed
-        self.box = Box(sampler.search_space, categorical=sampler._algorithm.categorical)
+        self.box = sampler._algorithm.box(sampler.search_space)
         self.size = self.algorithm.population_size(len(self.box))
         self.initial = [self.box.point(params) for params in sampler._initial]
         self.max_attempts = sampler._max_attempts

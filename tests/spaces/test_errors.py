@@ -168,11 +168,11 @@ def test_a_parameter_that_is_called_origin(make: Callable[..., Any]) -> None:
     study = optuna.create_study(sampler=make(space, seed=0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without scores there is one niche
-        study.optimize(objective, n_trials=120)
+        study.optimize(objective, n_trials=60)
     first = study.trials[:20]
     assert {trial.params["origin"] for trial in first} == set(choices)
     assert len({trial.params["x"] for trial in first}) == 20
-    assert study.best_value < 0.1
+    assert study.best_value < 0.2
 
 
 def test_samplers_of_other_individuals() -> None:
@@ -184,6 +184,9 @@ def test_samplers_of_other_individuals() -> None:
     ):
         with pytest.raises(StudyError, match=r"space\.sampler\(seed=0\)"):
             make()
+    plain = dict(slerp.distributions())  # numbers like any other: they do not say who breeds
+    with pytest.raises(StudyError, match=r"without the space.*space\.sampler\(seed=0\)"):
+        run(slerp, NichesSampler(plain))
     with pytest.raises(StudyError, match="made for another space than the objective's"):
         run(slerp, mo.spaces.SplitSlerp(nets(2)).sampler(seed=0))
 

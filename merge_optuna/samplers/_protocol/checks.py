@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from merge_optuna.samplers.box import Box
 
 
-def check_numbers(seed: int | None, max_attempts: int) -> None:
+def check_common(seed: int | None, max_attempts: int) -> None:
     """Checks the numbers that all samplers take."""
     if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
         raise StudyError(f"seed must be a non-negative integer, got {seed!r}.")

@@ -143,7 +143,7 @@ class StoredSampler(BaseSampler):
                 f"{type(self).__name__} runs a {self._kind.__name__}, not {algorithm!r}."
             )
         checks.check_options(algorithm)
-        checks.check_numbers(seed, max_attempts)
+        checks.check_common(seed, max_attempts)
         checks.check_space(search_space or {}, type(self).__name__, breeds=self.breeds)
         self._breeding = breeding_of(search_space)
         self._algorithm: Any = algorithm.for_space(search_space)
@@ -360,7 +360,7 @@ class StoredSampler(BaseSampler):
         # Kept, as it takes some milliseconds at 300 parameters. Optuna hands back box.space.
         last = self._last  # threads may share the sampler
         if last is None or space not in (last[0], last[1].space):
-            box = Box(space, categorical=self._algorithm.categorical, raw=self._algorithm.raw)
+            box = self._algorithm.box(space)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
             digest = box.digest(self._algorithm.label, *initial) if len(box) else ""
             self._last = last = dict(space), box, digest

@@ -1,7 +1,7 @@
 """Writes the functions of ``mo.recipes`` down for editors and type checkers, from the specs.
 
-They are made when they are asked for, so that nothing but a stub can show them to who only reads.
-Write it again with ``python -m merge_optuna.recipes._stub``; a test compares.
+They are made when they are asked for, so that nothing but a stub shows them to those who only
+read. Write it again with ``python -m tests.methods.stub``; a test compares.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from merge_optuna import recipes
 from merge_optuna.methods import METHODS
 from merge_optuna.recipes._functions import function_of
 
-FILE = Path(__file__).with_name("_merges.pyi")
+FILE = Path(recipes.__file__).with_name("_merges.pyi")
 
 _HEAD = '''\
 """One function per merge method.
 
 Generated from the specs in ``merge_optuna/methods/`` by
-``python -m merge_optuna.recipes._stub``; do not edit.
+``python -m tests.methods.stub``; do not edit.
 """
 
 from collections.abc import Sequence
