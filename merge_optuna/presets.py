@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from merge_optuna.evaluators import Evaluator
     from merge_optuna.recipes.groups import Per
 
+__all__ = ["data_flow", "evolutionary_merge", "evolver", "m2n2", "pso_merging"]
+
 
 def evolutionary_merge(
     base: Checkpoint,
