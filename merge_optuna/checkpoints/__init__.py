@@ -14,11 +14,11 @@ from merge_optuna.checkpoints._blocks import (
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import model_dtype, read_config
 from merge_optuna.checkpoints._digest import texts_digest
-from merge_optuna.checkpoints._files import cache_root
+from merge_optuna.checkpoints._files import bytes_of, cache_root, hex_digest
 from merge_optuna.checkpoints._hub import check_push, push
 from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._meaning import Setting, differing
-from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
+from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained, without_aliases
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
 from merge_optuna.checkpoints._target import (
     check_target,
@@ -50,6 +50,7 @@ __all__ = [
     "WritePlan",
     "aligned_vocabulary",
     "block_of",
+    "bytes_of",
     "cache_root",
     "chat_template_of",
     "check_push",
@@ -61,6 +62,7 @@ __all__ = [
     "find_stacks",
     "for_each",
     "has_token_rows",
+    "hex_digest",
     "is_embedding",
     "is_name",
     "is_pretrained",
@@ -75,5 +77,6 @@ __all__ = [
     "steadily",
     "texts_digest",
     "vocab_size",
+    "without_aliases",
     "write_checkpoint",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from merge_optuna.checkpoints._adapter import check_chain, is_adapter, recorded_base
 from merge_optuna.checkpoints._content import Content
 from merge_optuna.checkpoints._digest import FORM
+from merge_optuna.checkpoints._files import hex_digest
 from merge_optuna.checkpoints._hub import snapshot, whole_snapshot
 from merge_optuna.checkpoints._layers import LayerStore
 from merge_optuna.checkpoints._parts import ModuleOfModel, OpenedModule
@@ -262,7 +262,7 @@ class Checkpoint(Content, BaseModel):
         if isinstance(store, OpenedModule):
             return store.whole.digest()
         text = f"whole of {self.digest} {self.layer_range}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hex_digest([text.encode()])
 
     @property
     def name_in_whole(self) -> Mapping[str, str]:

@@ -24,7 +24,16 @@ import xxhash
 from torch import Tensor
 from tqdm import tqdm
 
-from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, recall, remember, stamps_of
+from merge_optuna.checkpoints._files import (
+    Spec,
+    Stamp,
+    TensorFile,
+    bytes_of,
+    hex_digest,
+    recall,
+    remember,
+    stamps_of,
+)
 from merge_optuna.checkpoints._known_files import CONFIG_FILES, TEXT_FILES, present
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError
@@ -104,8 +113,7 @@ def lines_of(specs: Mapping[str, Spec], hashes: Mapping[str, str]) -> list[str]:
 
 def hash_tensor(tensor: Tensor) -> str:
     """The hash of all elements, whatever their place in memory."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return xxhash.xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data if len(flat) else b"")
+    return xxhash.xxh3_128_hexdigest(bytes_of(tensor))
 
 
 def hashes_of(files: Sequence[TensorFile]) -> dict[Path, dict[str, str]]:
@@ -245,21 +253,18 @@ def sampled_digest(
         tensor: Gives one by name.
         around: The digest of the model that they are a module of.
     """
-    state = hashlib.blake2b(around.encode(), digest_size=16)
-    for name, (dtype, shape) in sorted(specs.items()):
-        state.update(f"{name}|{dtype}|{shape}|".encode())
-        for block in _blocks(tensor(name)):
-            state.update(block)
-    return state.hexdigest()
+
+    def parts() -> Iterable[bytes | memoryview]:
+        yield around.encode()
+        for name, (dtype, shape) in sorted(specs.items()):
+            yield f"{name}|{dtype}|{shape}|".encode()
+            yield from _blocks(bytes_of(tensor(name)))
+
+    return hex_digest(parts())
 
 
-def _blocks(tensor: Tensor) -> Iterable[bytes]:
-    if tensor.numel() == 0:
-        return
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    if flat.size <= 1 << 16:
-        yield flat.tobytes()
-        return
-    for i in range(16):
-        start = (flat.size - 1024) * i // 15
-        yield flat[start : start + 1024].tobytes()
+def _blocks(data: memoryview) -> list[memoryview]:
+    if len(data) <= 1 << 16:
+        return [data]
+    starts = ((len(data) - 1024) * i // 15 for i in range(16))
+    return [data[start : start + 1024] for start in starts]

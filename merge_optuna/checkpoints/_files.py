@@ -91,6 +91,20 @@ def first_changed(stamps: Mapping[Path, Stamp]) -> tuple[Path, str] | None:
     return None
 
 
+def hex_digest(parts: Iterable[bytes | memoryview]) -> str:
+    """32 hexadecimal digits over contents, one after the other."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """All elements of a tensor in a row, whatever their place in memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if len(flat) else memoryview(b"")
+
+
 # -- what is known of files ----------------------------------------------------------------------
 
 
@@ -133,8 +147,7 @@ def remember(path: Path, stamp: Stamp, hashes: Mapping[str, str]) -> None:
 
 def _entry(path: Path, stamp: Stamp) -> Path:
     text = json.dumps(_identity(path, stamp))
-    name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return cache_root() / "digests" / f"{name}.json"
+    return cache_root() / "digests" / f"{hex_digest([text.encode()])}.json"
 
 
 def _identity(path: Path, stamp: Stamp) -> tuple[str | int, ...]:

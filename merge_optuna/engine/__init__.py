@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from merge_optuna.engine._build import build
 from merge_optuna.engine._live import Engine
 from merge_optuna.engine._tensors import Merger, check_finite, tensors
 from merge_optuna.engine._write import write
 from merge_optuna.engine.layer_path import LivePath
 
-__all__ = ["Engine", "LivePath", "Merger", "check_finite", "tensors", "write"]
+__all__ = ["Engine", "LivePath", "Merger", "build", "check_finite", "tensors", "write"]

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from merge_optuna.errors import EvaluationError, shown
+from merge_optuna.evaluators._protocol import DIRECTIONS, Batch, Evaluator, Scores
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from merge_optuna.evaluators._base import Batch, Evaluator
-
-_DIRECTIONS = ("maximize", "minimize")
 _MOST_EXAMPLES = 10_000_000
 _REAL = "biuf"  # kinds of numpy's data types
 
@@ -29,9 +27,9 @@ def check_evaluator(evaluator: Evaluator) -> None:
     """
     name = type(evaluator).__name__
     directions, names = evaluator.directions, evaluator.metric_names
-    if not _are_words(directions) or not directions or not set(directions) <= {*_DIRECTIONS}:
+    if not _are_words(directions) or not directions or not set(directions) <= {*DIRECTIONS}:
         raise EvaluationError(
-            f"{name}.directions must be a list of {' or '.join(_DIRECTIONS)}, one per objective, "
+            f"{name}.directions must be a list of {' or '.join(DIRECTIONS)}, one per objective, "
             f"not {shown(directions)}."
         )
     if not _are_words(names) or len(names) != len(directions):
@@ -90,7 +88,17 @@ def batches_of(evaluator: Evaluator, model: nn.Module) -> Iterator[Batch]:
         )
 
 
-def value_over(evaluator: Evaluator, scores: NDArray[np.float64]) -> float | tuple[float, ...]:
+def value_of(evaluator: Evaluator, model: nn.Module) -> float | tuple[float, ...]:
+    """The metric over all examples.
+
+    Raises:
+        EvaluationError: If what the evaluator yields or returns is no score.
+    """
+    batches = batches_of(evaluator, model)
+    return value_over(evaluator, np.concatenate([scores for _, scores in batches]))
+
+
+def value_over(evaluator: Evaluator, scores: Scores) -> float | tuple[float, ...]:
     """The metric over the scores of some examples.
 
     Raises:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from merge_optuna.checkpoints import bytes_of, hex_digest
 
 
 def function_digest(fn: Callable[..., Any]) -> str:
@@ -21,7 +21,7 @@ def function_digest(fn: Callable[..., Any]) -> str:
     Comments and layout do not count, nor does the module: a script is ``__main__`` when it is run
     and has a name when it is imported.
     """
-    return _hash("\n".join(_facts(fn)).encode())
+    return hex_digest(["\n".join(_facts(fn)).encode()])
 
 
 def _facts(fn: Any) -> list[str]:
@@ -67,21 +67,16 @@ def _(value: set[Any] | frozenset[Any]) -> str:
 def _(value: np.ndarray) -> str:
     if value.dtype.hasobject:  # whose bytes are addresses
         return f"array({_given(value.tolist())})"
-    return f"array({value.dtype}, {value.shape}, {_hash(value.tobytes())})"
+    return f"array({value.dtype}, {value.shape}, {hex_digest([value.tobytes()])})"
 
 
 @_given.register
 def _(value: Tensor) -> str:
-    data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return f"tensor({value.dtype}, {tuple(value.shape)}, {_hash(data.numpy().tobytes())})"
+    return f"tensor({value.dtype}, {tuple(value.shape)}, {hex_digest([bytes_of(value)])})"
 
 
 def _all(values: Iterable[Any]) -> str:
     return ", ".join(map(_given, values))
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _source(named: Any) -> str:

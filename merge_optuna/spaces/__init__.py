@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from merge_optuna.spaces._genealogy import Genealogy, check_families, family_of, parents_of
 from merge_optuna.spaces._space import Declaration, Space, read
+from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.spaces.affine_swarm import AffineSwarm
 from merge_optuna.spaces.differential_crossover import DifferentialCrossover
 from merge_optuna.spaces.layer_path import LayerPath
@@ -21,6 +22,7 @@ KINDS: dict[str, type[Space]] = {
 """Every space by the name it is stored under."""
 
 __all__ = [
+    "DROP_RATE",
     "KINDS",
     "AffineSwarm",
     "Declaration",

@@ -11,11 +11,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine import Engine
-from merge_optuna.engine._build import build
+from merge_optuna.engine import Engine, build
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._batches import batches, digest_of, logits_of, placed, token_mask
-from merge_optuna.evaluators._inputs import Arguments
+from merge_optuna.evaluators import (
+    Arguments,
+    batches,
+    digest_of,
+    logits_of,
+    placed,
+    token_mask,
+)
 from merge_optuna.statistics._folder import kept
 
 _LABELS = ("hard", "soft")

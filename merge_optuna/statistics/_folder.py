@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from merge_optuna.checkpoints import (
     WritePlan,
     cache_root,
     check_target,
+    hex_digest,
     write_checkpoint,
 )
 from merge_optuna.errors import ExportError, MissingFile, RecipeError
@@ -54,8 +54,7 @@ def kept(
 
 def _cached(facts: Facts) -> Path:
     text = json.dumps(facts, sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return cache_root() / "statistics" / digest
+    return cache_root() / "statistics" / hex_digest([text.encode()])
 
 
 def _facts_in(folder: Path) -> Facts | None:

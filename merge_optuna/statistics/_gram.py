@@ -14,8 +14,7 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._batches import batches, digest_of, placed, run, token_mask
-from merge_optuna.evaluators._inputs import Arguments
+from merge_optuna.evaluators import Arguments, batches, digest_of, placed, run, token_mask
 from merge_optuna.statistics._folder import kept
 
 
