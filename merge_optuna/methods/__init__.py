@@ -9,56 +9,30 @@ float32) and know nothing of checkpoints, recipes or names.
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterator
 
 from merge_optuna.errors import RecipeError
-from merge_optuna.methods import (
-    arcee_fusion,
-    consensus,
-    descent,
-    fisher,
-    karcher,
-    linear,
-    model_stock,
-    multislerp,
-    nearswap,
-    nuslerp,
-    passthrough,
-    path,
-    ram,
-    rankmean,
-    regmean,
-    sce,
-    slerp,
-    sparse,
-    splice,
-)
+from merge_optuna.methods import descent, path, splice
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._random import mask_key
 from merge_optuna.methods._sparsify import Cut
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
 
+
+def _ours() -> Iterator[Method]:
+    """The methods of the files beside this one: each has a ``METHOD``, or several ``METHODS``."""
+    for file in pkgutil.iter_modules(__path__):
+        names = vars(importlib.import_module(f"{__name__}.{file.name}"))
+        yield from names.get("METHODS", ())
+        if "METHOD" in names:
+            yield names["METHOD"]
+
+
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        linear.LINEAR,
-        slerp.SLERP,
-        nuslerp.NUSLERP,
-        multislerp.MULTISLERP,
-        karcher.KARCHER,
-        *sparse.SPARSE,
-        model_stock.MODEL_STOCK,
-        nearswap.NEARSWAP,
-        arcee_fusion.ARCEE_FUSION,
-        sce.SCE,
-        ram.RAM,
-        ram.RAMPLUS_TL,
-        rankmean.RANKMEAN,
-        consensus.CONSENSUS_TA,
-        fisher.FISHER,
-        regmean.REGMEAN,
-        passthrough.PASSTHROUGH,
-    )
+    method.name: method for method in sorted(_ours(), key=lambda method: method.name)
 }
 """Every method by name."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,7 +43,8 @@ class Parameter:
         choices: The allowed words; a parameter with choices cannot be free.
         per_model: Whether each merged model has its own value.
         grouped: Whether it may differ between layers or tensors.
-        summary: One line for ``merge-optuna methods`` and the docs.
+        summary: One line for ``merge-optuna methods`` and the docs: what it is, without its range.
+        details: What else there is to know, in sentences; ``help`` shows both.
         search: Default range when the parameter is freed; those of ``recipe.free()`` without
             names are the ones that have it.
     """
@@ -55,6 +58,7 @@ class Parameter:
     per_model: bool = False
     grouped: bool = True
     search: tuple[float, float] | None = None
+    details: str = ""
 
     def check(self, value: object) -> None:
         """Checks one value.
@@ -92,6 +96,20 @@ class Parameter:
         return f"{left}, {right}"
 
     @property
+    def meaning(self) -> str:
+        """What it is, what it may be and what else there is to know, in sentences."""
+        if self.choices:
+            ends = " or ".join(f'``"{word}"``' for word in self.choices) + "."
+        elif isinstance(self.default, bool) or self.low == -self.high == -math.inf:
+            ends = ""
+        elif self.high == math.inf:
+            ends = f"At least {self.low:g}."
+        else:
+            ends = f"In {self.range}."
+        summary = f"{self.summary[:1].upper()}{self.summary[1:]}."
+        return " ".join(part for part in (summary, ends, self.details) if part)
+
+    @property
     def search_in_words(self) -> str:
         """The default search range, e.g. ``[0, 1]``; empty if there is none."""
         return "" if self.search is None else f"[{self.search[0]:g}, {self.search[1]:g}]"
@@ -104,7 +122,8 @@ class Method:
     Attributes:
         name: As in ``mo.recipes.<name>``.
         kernel: ``kernel(base, models, **values) -> merged``, tensors of equal shape. A method
-            that draws random masks also gets ``keys``, one 64-bit number per model.
+            that draws random masks also gets ``keys``, one 64-bit number per model. Its docstring,
+            up to ``Args:`` or the like, says what the method does: in ``help`` and in the docs.
         parameters: The spec of each parameter.
         source: The paper.
         base: Whether a base model is needed; if not, none is accepted. None: as you like.
@@ -146,19 +165,25 @@ class Method:
     individual: Callable[[Any], Individual] | None = None
 
     @property
+    def description(self) -> str:
+        """What it does: the kernel's docstring without its sections."""
+        return re.split(r"\n\n(?=\w+:\n)", inspect.getdoc(self.kernel) or "")[0]
+
+    @property
     def summary(self) -> str:
-        """First line of the kernel's docstring."""
-        return (self.kernel.__doc__ or "").strip().partition("\n")[0]
+        """First line of the description."""
+        return self.description.partition("\n")[0]
 
     @property
     def sources_in_words(self) -> str:
         """What is merged, e.g. ``a base and at least 2 models``, and what is known of it."""
         base = {True: "a base and ", False: "", None: "perhaps a base and "}[self.base]
         known = f", each with its mo.statistics.{self.statistics}" if self.statistics else ""
-        return base + self._models_in_words + known
+        return base + self.models_in_words + known
 
     @property
-    def _models_in_words(self) -> str:
+    def models_in_words(self) -> str:
+        """How many models are merged, e.g. ``at least 2 models``."""
         low, high = self.models
         if (low, high) == (1, math.inf):
             return "any number of models"
@@ -193,5 +218,5 @@ class Method:
             raise RecipeError(f"{self.name} takes no base model.")
         low, high = self.models
         if not low <= models <= high:
-            wanted = "at least 1 model" if low == 1 < high else self._models_in_words
+            wanted = "at least 1 model" if low == 1 < high else self.models_in_words
             raise RecipeError(f"{self.name} merges {wanted}, not {models}.")

@@ -39,7 +39,11 @@ def threshold(values: Tensor) -> Tensor:
 
 
 def arcee_fusion(base: Tensor, models: Sequence[Tensor]) -> Tensor:
-    """Elements of unusual importance from the model, all others from the base."""
+    """Arcee Fusion: elements of the expert whose change stands out, all others of the base.
+
+    A change counts by its size times the divergence of its row's softmax from the base's. Taken is
+    what lies at or above the tensor's median plus one and a half interquartile ranges.
+    """
     theta = models[0]
     if base.numel() <= 1:  # one element is not unusual, but all there is
         return theta.clone()
@@ -47,7 +51,7 @@ def arcee_fusion(base: Tensor, models: Sequence[Tensor]) -> Tensor:
     return torch.where(found >= threshold(found), theta, base)
 
 
-ARCEE_FUSION = Method(
+METHOD = Method(
     name="arcee_fusion",
     kernel=arcee_fusion,
     parameters=(),

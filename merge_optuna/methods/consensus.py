@@ -14,7 +14,11 @@ from merge_optuna.methods.sparse import LAMBDA
 def consensus_ta(
     base: Tensor, models: Sequence[Tensor], *, tall: Sequence[float], agree: int, lambda_: float
 ) -> Tensor:
-    """Sum of task vectors where at least ``agree`` models have |τ| ≥ tall·|sum − τ|."""
+    """Consensus task arithmetic: the sum of task vectors where several experts need it.
+
+    An expert needs an entry where its own change is at least ``tall`` times that of all others
+    together, |τ| ≥ tall·|sum − τ| (its TALL mask).
+    """
     deltas = [theta - base for theta in models]
     total = sum(deltas[1:], deltas[0])
     need = [
@@ -24,7 +28,7 @@ def consensus_ta(
     return base + torch.where(sum(need[1:], need[0]) >= agree, total, 0) * lambda_
 
 
-CONSENSUS_TA = Method(
+METHOD = Method(
     name="consensus_ta",
     kernel=consensus_ta,
     parameters=(
@@ -35,8 +39,16 @@ CONSENSUS_TA = Method(
             low=0.0,
             per_model=True,
             search=(0.2, 0.6),
+            details="The paper chooses among 0.2 ... 0.6.",
         ),
-        Parameter("agree", 2, "how many models must need an entry", low=1, grouped=False),
+        Parameter(
+            "agree",
+            2,
+            "how many models must need an entry",
+            low=1,
+            grouped=False,
+            details="Other entries stay as in the base.",
+        ),
         LAMBDA,
     ),
     models=(2, float("inf")),

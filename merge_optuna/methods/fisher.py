@@ -20,7 +20,10 @@ def fisher(
     weight: Sequence[float],
     statistics: Sequence[Tensor | None] = (),
 ) -> Tensor:
-    """Average weighted by each parameter's Fisher information: Σ a·F·θ / Σ a·F."""
+    """Average in which each parameter counts by its Fisher information: Σ a·F·θ / Σ a·F.
+
+    Tensors that the statistics lack are averaged with the weights alone.
+    """
     known = [information for information in statistics if information is not None]
     if len(known) < len(models):
         return linear(None, models, weight=weight, normalize=True)
@@ -33,7 +36,7 @@ def fisher(
     return merged / total
 
 
-FISHER = Method(
+METHOD = Method(
     name="fisher",
     kernel=fisher,
     parameters=(
@@ -44,6 +47,7 @@ FISHER = Method(
             low=0.0,
             per_model=True,
             search=(0, 1),
+            details="Only proportions matter, so n − 1 shares are searched.",
         ),
     ),
     base=False,

@@ -53,7 +53,7 @@ def _mean(cosines: Matrix, weights: Array, max_iter: int, tol: float) -> Array:
 def karcher(
     base: None, models: Sequence[Tensor], *, weight: Sequence[float], max_iter: int, tol: float
 ) -> Tensor:
-    """Mean direction on the sphere (least squared angles) with the weighted mean length.
+    """Karcher mean: the direction with the least squared angles to the models, in mean length.
 
     A tensor of zeros has no direction and counts only in the length; one that is opposite to the
     mean does not pull it. Directions that cancel leave no mean; then it is the weighted average.
@@ -62,12 +62,20 @@ def karcher(
     return combine(models, found)
 
 
-KARCHER = Method(
+METHOD = Method(
     name="karcher",
     kernel=karcher,
     parameters=(
         # mergekit has no weights here: all models count the same.
-        Parameter("weight", 1.0, "of each model", low=0.0, per_model=True, search=(0, 1)),
+        Parameter(
+            "weight",
+            1.0,
+            "of each model",
+            low=0.0,
+            per_model=True,
+            search=(0, 1),
+            details="Only proportions matter, so n − 1 shares are searched.",
+        ),
         Parameter("max_iter", 10, "most steps", low=0, high=100_000, grouped=False),
         Parameter(
             "tol", 1e-5, "angle in radians below which steps end", low=0.0, high=1.0, grouped=False

@@ -45,7 +45,7 @@ def linear_terms(
 def linear(
     base: None, models: Sequence[Tensor], *, weight: Sequence[float], normalize: bool
 ) -> Tensor:
-    """Weighted average: Σ w·θ, divided by Σ w when normalised."""
+    """Weighted average of models: Σ w·θ, divided by Σ w when normalised."""
     (first, c), *others = linear_terms(models, weight, normalize)
     merged = first * c
     for theta, c in others:
@@ -53,12 +53,18 @@ def linear(
     return merged
 
 
-LINEAR = Method(
+METHOD = Method(
     name="linear",
     kernel=linear,
     parameters=(
         Parameter("weight", 1.0, "coefficient of each model", per_model=True, search=(0, 1)),
-        Parameter("normalize", True, "divide by the sum of the weights", grouped=False),
+        Parameter(
+            "normalize",
+            True,
+            "divide by the sum of the weights",
+            grouped=False,
+            details="Free weights are then searched as n − 1 shares: only proportions matter.",
+        ),
     ),
     base=False,
     elementwise=True,

@@ -39,10 +39,11 @@ def coefficients(products: Matrix, *, filter_wise: bool) -> list[float] | None:
 
 
 def model_stock(base: Tensor, models: Sequence[Tensor], *, filter_wise: bool) -> Tensor:
-    """Between the base (right angles) and the average of the experts (no angle between them).
+    """Model Stock: between the base and the average of its experts, by the angle between them.
 
-    A task vector of zeros counts as at right angles to the others. Obtuse angles give a ``t``
-    below 0, away from the experts, as the formula says; experts that cancel give the base.
+    Right angles give the base, no angle gives the average. A task vector of zeros counts as at
+    right angles to the others. Obtuse angles lead away from the experts, as the formula says;
+    experts that cancel give the base.
     """
     tensors = [base, *models]
     if filter_wise and base.dim() > 1:
@@ -51,7 +52,7 @@ def model_stock(base: Tensor, models: Sequence[Tensor], *, filter_wise: bool) ->
     return combine(tensors, around_base(_shares, gram(tensors), len(models)).tolist())
 
 
-MODEL_STOCK = Method(
+METHOD = Method(
     name="model_stock",
     kernel=model_stock,
     parameters=(

@@ -46,7 +46,7 @@ def multislerp(
     normalize: bool,
     eps: float,
 ) -> Tensor:
-    """Weighted mean direction with the weighted mean length, of models or their task vectors.
+    """Mean direction with mean length, of models or of their task vectors if there is a base.
 
     Directions that cancel leave no mean direction; then it is the weighted sum as it is.
     """
@@ -56,11 +56,11 @@ def multislerp(
     )
 
 
-MULTISLERP = Method(
+METHOD = Method(
     name="multislerp",
     kernel=multislerp,
     parameters=(
-        Parameter("weight", 1.0, "of each model", per_model=True, search=(0, 1)),
+        Parameter("weight", 1.0, "of each model, in both means", per_model=True, search=(0, 1)),
         # mergekit: normalize_weights
         Parameter("normalize", True, "divide by the sum of the weights", grouped=False),
         Parameter(
@@ -70,6 +70,7 @@ MULTISLERP = Method(
             low=0.0,
             high=1.0,
             grouped=False,
+            details="Then the tensors are averaged linearly.",
         ),
     ),
     base=None,

@@ -10,17 +10,27 @@ from merge_optuna.methods._spec import Method, Parameter
 
 
 def nearswap(base: Tensor, models: Sequence[Tensor], *, t: float) -> Tensor:
-    """Moves each element of the base towards the model's by at most ``t``.
+    """NearSwap: each element of the base moves towards the expert's by at most ``t``.
 
-    That is published as interpolation with the weight min(1, t / |θ − θ₀|).
+    Elements nearer than that become the expert's. That is published as interpolation with the
+    weight min(1, t / |θ − θ₀|).
     """
     return base + (models[0] - base).clamp(-t, t)
 
 
-NEARSWAP = Method(
+METHOD = Method(
     name="nearswap",
     kernel=nearswap,
-    parameters=(Parameter("t", 1e-4, "how far an element may move", low=0.0, search=(0, 0.01)),),
+    parameters=(
+        Parameter(
+            "t",
+            1e-4,
+            "how far an element may move",
+            low=0.0,
+            search=(0, 0.01),
+            details="The unit is that of the weights.",
+        ),
+    ),
     models=(1, 1),
     elementwise=True,
     source="alchemonaut 2024, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",

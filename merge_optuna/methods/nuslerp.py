@@ -51,7 +51,7 @@ def nuslerp(
     row_wise: bool,
     flatten: bool,
 ) -> Tensor:
-    """Great-circle interpolation of two models, or of their task vectors if there is a base.
+    """Spherical interpolation of two models, or of their task vectors if there is a base.
 
     A tensor of zeros counts as at right angles to the other; opposite ones are interpolated
     linearly. Weights of both signs lead beyond one of the models; if they cancel, half of each is
@@ -67,7 +67,7 @@ def nuslerp(
     return merged.transpose(0, -1).contiguous() if row_wise else merged
 
 
-NUSLERP = Method(
+METHOD = Method(
     name="nuslerp",
     kernel=nuslerp,
     parameters=(
@@ -77,6 +77,7 @@ NUSLERP = Method(
             "of each model; the share of the second is the interpolation parameter",
             per_model=True,
             search=(0, 1),
+            details="Only proportions matter, so of free weights one share is searched.",
         ),
         # mergekit: nuslerp_row_wise, nuslerp_flatten
         Parameter(

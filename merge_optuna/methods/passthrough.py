@@ -14,7 +14,7 @@ def passthrough(base: None, models: Sequence[Tensor], *, scale: Sequence[float])
     return models[0] * scale[0]
 
 
-PASSTHROUGH = Method(
+METHOD = Method(
     name="passthrough",
     kernel=passthrough,
     parameters=(Parameter("scale", 1.0, "factor of each model's tensors", per_model=True),),

@@ -16,7 +16,7 @@ _SOURCE = (
 
 
 def ram(base: Tensor, models: Sequence[Tensor], *, epsilon: float) -> Tensor:
-    """Mean of the task vectors over the models that have changed an entry at all."""
+    """RAM, for experts that change few entries: mean over those experts that change an entry."""
     deltas = [theta - base for theta in models]
     return base + _mean_of_changed(deltas, _changed(deltas, epsilon), [1.0] * len(deltas))
 
@@ -24,10 +24,11 @@ def ram(base: Tensor, models: Sequence[Tensor], *, epsilon: float) -> Tensor:
 def ramplus_tl(
     base: Tensor, models: Sequence[Tensor], *, r: float, alpha: float, epsilon: float
 ) -> Tensor:
-    """RAM with what only one model has changed scaled by 1 + r·min(ρ, α).
+    """RAM+, counted in each tensor: RAM with what only one expert changes scaled up.
 
-    ρ is how many entries the model shares with others over how many are its own, here counted in
-    each tensor ("tensor-local"), as mergekit does; the paper counts in the whole model.
+    The factor is 1 + r·min(ρ, alpha), with ρ the number of entries that the expert changes
+    together with others over the number that it changes alone. mergekit counts so, too; the paper
+    counts in the whole model.
     """
     deltas = [theta - base for theta in models]
     changed = _changed(deltas, epsilon)
@@ -56,22 +57,24 @@ def _mean_of_changed(
     return merged / count.clamp(min=1)
 
 
-RAM = Method(
-    name="ram",
-    kernel=ram,
-    parameters=(_EPSILON,),
-    elementwise=True,
-    promises=frozenset({"symmetric"}),
-    source=_SOURCE,
-)
-RAMPLUS_TL = Method(
-    name="ramplus_tl",
-    kernel=ramplus_tl,
-    parameters=(
-        Parameter("r", 0.1, "how much lone changes grow with ρ", low=0.0, search=(0, 1)),
-        Parameter("alpha", 0.2, "largest ρ that counts", low=0.0, search=(0, 1)),
-        _EPSILON,
+METHODS = (
+    Method(
+        name="ram",
+        kernel=ram,
+        parameters=(_EPSILON,),
+        elementwise=True,
+        promises=frozenset({"symmetric"}),
+        source=_SOURCE,
     ),
-    promises=frozenset({"symmetric"}),
-    source=_SOURCE,
+    Method(
+        name="ramplus_tl",
+        kernel=ramplus_tl,
+        parameters=(
+            Parameter("r", 0.1, "how much lone changes grow with ρ", low=0.0, search=(0, 1)),
+            Parameter("alpha", 0.2, "largest ρ that counts", low=0.0, search=(0, 1)),
+            _EPSILON,
+        ),
+        promises=frozenset({"symmetric"}),
+        source=_SOURCE,
+    ),
 )

@@ -15,11 +15,19 @@ from merge_optuna.methods.linear import linear
 def rankmean(
     base: Tensor, models: Sequence[Tensor], *, rank_over: str, ranks: Sequence[int] | None = None
 ) -> Tensor:
-    """Average of models, each weighted by how far fine-tuning moved this module among its own.
+    """RankMean: an average in which an expert weighs most in the blocks that it changed most.
 
-    In every model the modules are ranked by the sum of |τ|, 1 for the smallest; the weights in a
-    module are the models' ranks over their sum. ``ranks`` has one rank per model, that of the
-    tensor's module; without them all weights are equal.
+    In each expert the blocks are ranked by the sum of absolute changes from the base, 1 for the
+    smallest; the base has no part in the average. The weights of a block are the experts' ranks
+    divided by their sum; what is in no block (embedding, final norm, head) is averaged with equal
+    weights. So the authors' code has it for two experts; that it is the sum over all for more is
+    our reading.
+
+    Args:
+        base: Not used here.
+        models: The experts' tensors.
+        rank_over: See the spec.
+        ranks: For each model the rank of the tensor's module; all weights are equal without.
     """
     return linear(None, models, weight=ranks or [1] * len(models), normalize=True)
 
@@ -38,7 +46,7 @@ def module_ranks(changes: Mapping[str, float], module_of: Mapping[str, str]) -> 
     return {module: rank for rank, module in enumerate(sorted(totals, key=totals.__getitem__), 1)}
 
 
-RANKMEAN = Method(
+METHOD = Method(
     name="rankmean",
     kernel=rankmean,
     parameters=(
@@ -48,6 +56,7 @@ RANKMEAN = Method(
             "rank the blocks (embedding and head are averaged), or all tensors",
             choices=("layer", "tensor"),
             grouped=False,
+            details="Ranking all tensors is the authors' fine-grained variant.",
         ),
     ),
     ranked=True,

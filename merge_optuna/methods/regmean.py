@@ -22,7 +22,11 @@ def regmean(
     alpha: float,
     statistics: Sequence[Tensor | None] = (),
 ) -> Tensor:
-    """Least squares on the inputs of each linear layer: (Σ G)⁻¹ Σ G·W; other tensors averaged."""
+    """RegMean: linear layers that come closest to each model's outputs on its own inputs.
+
+    Least squares, (Σ G)⁻¹ Σ G·W: each layer takes the solution of a linear system with as many
+    unknowns as it has inputs, in float64. Other tensors are averaged.
+    """
     mean = linear(None, models, weight=[1.0] * len(models), normalize=True)
     known = [gram for gram in statistics if gram is not None]
     if len(known) < len(models):
@@ -87,7 +91,7 @@ def _check_size(merged: Tensor, models: Sequence[Tensor], alpha: float) -> None:
         )
 
 
-REGMEAN = Method(
+METHOD = Method(
     name="regmean",
     kernel=regmean,
     parameters=(
@@ -98,6 +102,7 @@ REGMEAN = Method(
             low=0.0,
             high=1.0,
             search=(0, 1),
+            details="1 trusts the data fully, 0 weighs each input alone.",
         ),
     ),
     base=False,

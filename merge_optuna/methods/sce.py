@@ -14,7 +14,11 @@ from merge_optuna.methods.sparse import elects_plus, merge_agreeing
 
 
 def sce(base: Tensor, models: Sequence[Tensor], *, select_topk: float) -> Tensor:
-    """Keep what varies most between models, weight models by Σ τ², merge what agrees in sign."""
+    """SCE: select varying entries, calculate the experts' weights, erase minority signs.
+
+    Per tensor: the entries whose task vectors vary most between the experts are kept; each expert
+    is weighted by Σ τ²; entries against the sign of the sum are left out.
+    """
     deltas = [theta - base for theta in models]
     if select_topk < 1:
         keep = _varying(deltas, select_topk)
@@ -42,7 +46,7 @@ def _energies(deltas: Sequence[Tensor]) -> list[float]:
     return [s / total for s in sums] if total else [1 / len(sums)] * len(sums)
 
 
-SCE = Method(
+METHOD = Method(
     name="sce",
     kernel=sce,
     parameters=(
@@ -53,6 +57,7 @@ SCE = Method(
             low=0.0,
             high=1.0,
             search=(0, 1),
+            details="0 gives the base.",
         ),
     ),
     promises=frozenset({"idempotent", "symmetric", "vanishing"}),

@@ -24,11 +24,11 @@ def coefficients(products: Matrix, *, t: float) -> tuple[float, float]:
 
 
 def slerp(base: None, models: Sequence[Tensor], *, t: float) -> Tensor:
-    """Great-circle interpolation of two tensors; linear where they are nearly parallel."""
+    """Spherical interpolation of two models, tensor by tensor; linear where nearly parallel."""
     return combine(models, coefficients(gram(models), t=t))
 
 
-SLERP = Method(
+METHOD = Method(
     name="slerp",
     kernel=slerp,
     parameters=(

@@ -44,7 +44,13 @@ DENSITY = Parameter(
     search=(0, 1),
 )
 NORMALIZE = Parameter("normalize", False, "divide by the sum of the weights", grouped=False)
-MEAN = Parameter("normalize", True, "mean of the agreeing entries, not sum", grouped=False)
+MEAN = Parameter(
+    "normalize",
+    True,
+    "mean of the agreeing entries, not sum",
+    grouped=False,
+    details="Weights must then be at least 0.",
+)
 ELECT = Parameter(
     "elect",
     "mass",
@@ -59,7 +65,15 @@ RESCALE = Parameter(
     choices=("density", "l1", "none"),
     grouped=False,
 )
-SEED = Parameter("seed", 0, "of the random masks", low=0, high=2**63 - 1, grouped=False)
+SEED = Parameter(
+    "seed",
+    0,
+    "of the random masks",
+    low=0,
+    high=2**63 - 1,
+    grouped=False,
+    details="They are keyed by (seed, expert's name, tensor's name).",
+)
 
 Values = Mapping[str, Any]
 
@@ -126,7 +140,7 @@ class Band(Sparsifier):
     """All but the largest and the smallest entries (eq. 2)."""
 
     parameters = (
-        DENSITY,
+        replace(DENSITY, details="Tensor by tensor. The paper's β is 1 − density − gamma."),
         Parameter(
             "gamma",
             0.01,
@@ -135,6 +149,7 @@ class Band(Sparsifier):
             high=1.0,
             per_model=True,
             search=(0, 0.1),
+            details="Less where not enough would be left.",
         ),
         replace(
             RESCALE,
@@ -160,7 +175,15 @@ class Band(Sparsifier):
 class Drop(Sparsifier):
     """Each entry with the same probability; ``keys`` are those of the models' masks (eq. 1–3)."""
 
-    parameters = (DENSITY, RESCALE, SEED)
+    parameters = (
+        replace(
+            DENSITY,
+            summary="probability with which an entry is kept",
+            details="0 drops the expert.",
+        ),
+        replace(RESCALE, details="The density is the share that was kept, not the probability."),
+        SEED,
+    )
     random = True
     source = "Yu et al. 2024, Language models are super Mario, arXiv 2311.03099"
 
@@ -189,7 +212,11 @@ class MagPrune(Sparsifier):
     """Large entries with a higher probability than small ones; ``keys`` as in :class:`Drop`."""
 
     parameters = (
-        DENSITY,
+        replace(
+            DENSITY,
+            summary="mean probability with which an entry is kept",
+            details="0 drops the expert.",
+        ),
         Parameter(
             "epsilon",
             0.15,
@@ -199,10 +226,14 @@ class MagPrune(Sparsifier):
             high=0.5,
             per_model=True,
             search=(0, 0.3),
+            details="A row is the weights of one output; a vector is one row. Where density ± "
+            "epsilon would leave [0, 1], the smaller of density and 1 − density is taken "
+            "instead, so that every pair is valid and the mean stays the density.",
         ),
         replace(
             RESCALE,
             summary="what is kept: divide by the keep probability, restore the L1 norm, or leave",
+            details="One more factor for all makes up for how many were kept.",
         ),
         SEED,
     )
@@ -282,7 +313,7 @@ class Agreeing(Consensus):
     A tie elects +. Zeros agree with neither sign.
     """
 
-    parameters = (NORMALIZE, ELECT)
+    parameters = (replace(MEAN, default=False), ELECT)
 
     def merge(self, deltas: Sequence[Tensor], values: Values) -> Tensor:
         """See :meth:`Consensus.merge`."""
@@ -370,11 +401,11 @@ def _method(name: str, sparsifier: Sparsifier, consensus: Consensus, doc: str) -
         source=sparsifier.source,
         random=sparsifier.random,
         elementwise=isinstance(sparsifier, Whole),
-        promises=frozenset(promises | ({"vanishing"} if DENSITY in own else set())),
+        promises=frozenset(promises | ({"vanishing"} if sparsifier.parameters else set())),
     )
 
 
-SPARSE = (
+METHODS = (
     _method(
         "task_arithmetic",
         Whole(),
@@ -424,4 +455,4 @@ SPARSE = (
         "Model breadcrumbs, then TIES sign election and the sum of the entries that agree.",
     ),
 )
-"""The methods, in the order of the documentation."""
+"""The table."""

@@ -25,7 +25,7 @@ from pydantic import (
 
 from merge_optuna import methods
 from merge_optuna._documents import load_all_yaml, load_json, load_yaml, read_text
-from merge_optuna.checkpoints import BY_ID, Checkpoint, Vocabulary, configured, is_name
+from merge_optuna.checkpoints import BY_ID, Checkpoint, configured, is_name
 from merge_optuna.errors import CheckpointError, RecipeError, shown
 from merge_optuna.recipes import _space
 from merge_optuna.recipes._alignment import Alignment
@@ -46,7 +46,6 @@ from merge_optuna.recipes._values import (
     PerGroup,
     Value,
     as_floats,
-    as_value,
     numbers_in,
     unwrapped,
     value_at,
@@ -826,45 +825,6 @@ def check_sources(
                 f"{taker} expected a mo.Checkpoint or a recipe, not {source!r}. "
                 "Wrap a folder: mo.Checkpoint(folder)."
             )
-
-
-def merge(
-    method: str,
-    base: Checkpoint | Recipe | None,
-    models: Sequence[Checkpoint | Recipe],
-    parameters: Mapping[str, Any],
-    *,
-    statistics: Sequence[Checkpoint] = (),
-    exclude: Sequence[str] = (),
-    name: str | None = None,
-    tokenizer: str | Vocabulary | None = None,
-    chat_template: str | None = None,
-    config: str | None = None,
-) -> Recipe:
-    """Makes a recipe from what users write: lists per model, filters as dicts."""
-    check_sources(method, base, models)
-    if isinstance(exclude, str):
-        exclude = (exclude,)
-    if not isinstance(exclude, Sequence):
-        raise RecipeError(f"exclude takes name filters, ['lm_head'], not {shown(exclude)}.")
-    return Recipe(
-        method=method,
-        base=base,
-        models=tuple(models),
-        parameters=tuple((key, _as_given(value)) for key, value in parameters.items()),
-        exclude=tuple(exclude),
-        statistics=tuple(statistics),
-        name=name,
-        tokenizer=tokenizer,
-        chat_template=chat_template,
-        config=config,
-    )
-
-
-def _as_given(value: Any) -> Value | tuple[Value, ...]:
-    if isinstance(value, (list, tuple)):
-        return tuple(as_value(v) for v in value)
-    return as_value(value)
 
 
 def _without_refs(data: Any) -> Any:

@@ -43,7 +43,7 @@ from merge_optuna.samplers.de import (
     LinearReduction,
     Rand,
 )
-from merge_optuna.samplers.evolver import Evolver, EvolverSampler, MergedEvolver
+from merge_optuna.samplers.evolver import Evolver, EvolverSampler
 from merge_optuna.samplers.ga import (
     GA,
     FitnessProportional,
@@ -66,7 +66,7 @@ from merge_optuna.samplers.pso import (
     PSOSampler,
     Ring,
 )
-from merge_optuna.samplers.swarm import BredSwarm, SwarmSampler
+from merge_optuna.samplers.swarm import SwarmSampler
 
 __all__ = [
     "DE",
@@ -81,7 +81,6 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
-    "BredSwarm",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -110,7 +109,6 @@ __all__ = [
     "MAPElites",
     "MAPElitesSampler",
     "Member",
-    "MergedEvolver",
     "Midpoint",
     "NaturalNiches",
     "Niches",

@@ -156,7 +156,18 @@ class Population:
         return sorted(self, key=lambda member: (member.rank, member.id))
 
 
-class PopulationAlgorithm(ABC):
+class _Algorithm(ABC):
+    @property
+    def label(self) -> str:
+        """What databases call its populations: it names the options."""
+        return repr(self)
+
+    @abstractmethod
+    def start(self, box: Box) -> Any:
+        """The memory of generation 0."""
+
+
+class PopulationAlgorithm(_Algorithm):
     """An algorithm on a population with slots (differential evolution, particle swarms).
 
     Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. The
@@ -170,6 +181,10 @@ class PopulationAlgorithm(ABC):
     @abstractmethod
     def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
         """The next candidate of a slot that has a member."""
+
+    def uniform(self, box: Box, rng: np.random.Generator) -> Vector:
+        """A point (n,) of generation 0 that is not given."""
+        return box.uniform(rng)
 
     def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
         """A candidate of generation 0, at a given or uniform point ``x`` (n,)."""
@@ -203,7 +218,7 @@ class PopulationAlgorithm(ABC):
         return population.memory
 
 
-class DistributionAlgorithm(ABC):
+class DistributionAlgorithm(_Algorithm):
     """An algorithm whose candidates are exchangeable, told once per generation (CMA-ES, a GA).
 
     Instances are immutable; what is learned lives in the memory that ``start`` makes. Memory and
@@ -213,10 +228,6 @@ class DistributionAlgorithm(ABC):
     @abstractmethod
     def population_size(self, n: int) -> int:
         """Number of candidates told at once in ``n`` dimensions."""
-
-    @abstractmethod
-    def start(self, box: Box) -> Any:
-        """The memory of generation 0."""
 
     @abstractmethod
     def ask(self, memory: Any, rng: np.random.Generator) -> Candidate:

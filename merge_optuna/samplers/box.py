@@ -19,7 +19,6 @@ from optuna.distributions import (
 )
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import ORIGIN, sources_of
 
 Vector: TypeAlias = NDArray[np.float64]
 Numeric: TypeAlias = FloatDistribution | IntDistribution
@@ -100,9 +99,7 @@ class Box:
         )
 
     def uniform(self, rng: np.random.Generator) -> Vector:
-        """A random point (n,); where individuals are named by their parents, a source."""
-        if sources := sources_of(self.space):
-            return self.point({ORIGIN: str(rng.choice(sources))})
+        """A random point (n,)."""
         u = rng.random(len(self))
         return self.low + u * (self.high - self.low) if self._raw else u
 

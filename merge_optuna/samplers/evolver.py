@@ -7,26 +7,24 @@ whom, and the seed of the crossover mask. ``mo.spaces.DifferentialCrossover`` sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import (
-    CHILD,
-    ORIGIN,
-    SEEDS,
-    child,
-    individual_id,
-    origin,
-    seed_number,
-    source,
-    sources_of,
-)
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member
+from merge_optuna.samplers.breeding import (
+    CHILD,
+    INDIVIDUAL,
+    ORIGIN,
+    SEED,
+    Pedigree,
+    breeding_of,
+    draw_seed,
+)
 from merge_optuna.samplers.de import Adaptation, Fixed
 
 if TYPE_CHECKING:
@@ -36,48 +34,25 @@ MEMBER = "member/"
 """Prefix of the parameters that name who is in the merged population."""
 POPULATION = "population"
 """Origin of the merge of the models as they are."""
+DONORS = ("donor_a", "donor_b")
 _RATES: dict[str, BaseDistribution] = {
     "F": FloatDistribution(0.0, 2.0),
     "CR": FloatDistribution(0.0, 1.0),
-    "mask_seed": seed_number(),
+    "mask_seed": SEED,
 }
-
-
-def individuals_space(sources: Sequence[str], *, donors: int) -> dict[str, BaseDistribution]:
-    """The space of individuals that are scored themselves: target and donors by their ids."""
-    parents = ("target", *DONORS[:donors])
-    return {ORIGIN: origin(sources), **dict.fromkeys(parents, individual_id()), **_RATES}
-
-
-def merged_space(sources: Sequence[str], *, donors: int) -> dict[str, BaseDistribution]:
-    """The space of merged populations: target and donors by their slots, and who is in each.
-
-    A slot has the name of the model that it began with; id 0, which is the merge of the models as
-    they are, means that it is still there.
-    """
-    slot = CategoricalDistribution(list(sources))
-    return {
-        ORIGIN: origin([POPULATION]),
-        **dict.fromkeys(("target", *DONORS[:donors]), slot),
-        **{MEMBER + name: individual_id() for name in sources},
-        **_RATES,
-    }
-
-
-DONORS = ("donor_a", "donor_b")
 
 
 @dataclass
 class _State:
-    """The population.
+    """The population; each model has a slot, named after it.
 
     Attributes:
         box: the search space.
         learned: what the adaptation has learned.
         slots: name of a slot -> who is in it.
+        rivals: name of a slot -> whom a child with that target has to beat.
         tried: origins that have a result.
         results: number of children that have been scored.
-        best: the best merged population.
         accepted: id -> whoever has been in a slot of the best merged population.
         pairs: (target, child) that the adaptation has not learned yet.
     """
@@ -85,12 +60,111 @@ class _State:
     box: Box
     learned: Any
     slots: dict[str, Member] = field(default_factory=dict)
+    rivals: dict[str, Member] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
     results: int = 0
-    best: Member | None = None
     accepted: dict[int, Member] = field(default_factory=dict)
     pairs: list[tuple[Member, Member]] = field(default_factory=list)
 
+
+# -- Individuals ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mutants(Pedigree):
+    """Children of a target and donors, named by their ids, at given rates.
+
+    A child draws the seed of its mask.
+
+    Attributes:
+        donors: 2 for the difference of two, 1 for that of one and the target.
+        slots: Those of the parents: the target's first, then the donors', then all others.
+        F: Scale factor of the difference.
+        CR: Crossover rate.
+        scoring: See :class:`EvolverSampler`.
+        prefix: Before the name of the algorithm in databases.
+    """
+
+    donors: int = field(default=2, repr=False)
+    slots: tuple[str, ...] = field(default=(), repr=False)
+    F: float = field(default=0.5, repr=False)
+    CR: float = field(default=0.5, repr=False)
+    scoring: ClassVar[str] = "individual"
+    prefix: ClassVar[str] = ""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The parameters that say who is mutated, and by whom."""
+        return ("target", *DONORS[: self.donors])
+
+    def cross(self, box: Box, parents: Sequence[Member], rng: np.random.Generator) -> Candidate:
+        """See :class:`Breeding`."""
+        named, words = self.named(parents)
+        rates = {"F": self.F, "CR": self.CR, "mask_seed": draw_seed(rng)}
+        return self.child(box, named, {**words, **rates})
+
+    def children(self) -> dict[str, BaseDistribution]:
+        """See :class:`Pedigree`."""
+        return {**dict.fromkeys(self.roles, INDIVIDUAL), **_RATES}
+
+    def named(self, parents: Sequence[Member]) -> tuple[dict[str, Member], dict[str, str]]:
+        """Parents by the parameter that names them, and the parameters that name slots."""
+        return dict(zip(self.roles, parents, strict=False)), {}
+
+    def begin(self, state: _State, source: str, member: Member) -> None:
+        """Put a source in its slot, unless it has been there; slots are in the models' order."""
+        known = {source: member, **state.slots}
+        state.slots = state.rivals = {name: known[name] for name in self.sources if name in known}
+
+    def accept(self, state: _State, slot: str, child: Member) -> None:
+        """Put a child that has beaten its rival in the slot of its target."""
+        state.slots[slot] = child
+
+
+@dataclass(frozen=True)
+class Merged(Mutants):
+    """Individuals of which the merged population is scored, the child in its target's place.
+
+    Target and donors are named by their slots, and parameters of all slots say who is in each; id
+    0, which is the merge of the models as they are, means that it is still its model. A child that
+    is scored while the population has moved on, which takes several workers, is compared with the
+    best all the same; if it is better, the population is the one that it was scored with.
+
+    Attributes:
+        models: What the slots are called.
+    """
+
+    models: tuple[str, ...] = field(default=(), repr=False)
+    scoring = "merged"
+    prefix = "Merged"
+
+    def children(self) -> dict[str, BaseDistribution]:
+        """See :class:`Pedigree`."""
+        slot = CategoricalDistribution(self.models)
+        members = {MEMBER + name: INDIVIDUAL for name in self.models}
+        return {**dict.fromkeys(self.roles, slot), **members, **_RATES}
+
+    def named(self, parents: Sequence[Member]) -> tuple[dict[str, Member], dict[str, str]]:
+        """See :class:`Mutants`."""
+        members = {MEMBER + slot: one for slot, one in zip(self.slots, parents, strict=True)}
+        return members, dict(zip(self.roles, self.slots, strict=False))
+
+    def begin(self, state: _State, source: str, member: Member) -> None:
+        """See :class:`Mutants`: in all slots, which are in the order of their names."""
+        if not state.slots:
+            state.slots = dict.fromkeys(sorted(self.models), member)
+            state.rivals, state.accepted[member.id] = state.slots, member
+
+    def accept(self, state: _State, slot: str, child: Member) -> None:
+        """See :class:`Mutants`."""
+        params = state.box.params(child.x)
+        state.accepted[child.id] = child
+        state.slots = {name: state.accepted[params[MEMBER + name]] for name in state.slots}
+        state.slots[slot] = child
+        state.rivals = dict.fromkeys(state.slots, child)
+
+
+# -- The algorithm ----------------------------------------------------------------------------
 
 _FIXED = Fixed(0.5, 0.5)
 
@@ -100,10 +174,16 @@ class Evolver(ArchiveAlgorithm):
     """Evolver; the options are those of :class:`EvolverSampler`.
 
     A candidate takes the next slot as its target and draws the donors at once, then F and CR, then
-    the seed of the mask. A child replaces its target at once if it is strictly better.
+    what the crossover needs. A child takes its target's place at once if it is strictly better.
     """
 
     adaptation: Adaptation = _FIXED
+    breeding: Mutants = field(kw_only=True, repr=False)
+
+    @property
+    def label(self) -> str:
+        """See :class:`DistributionAlgorithm`."""
+        return f"{self.breeding.prefix}{self!r}"
 
     def start(self, box: Box) -> _State:
         """Nobody is known."""
@@ -111,110 +191,47 @@ class Evolver(ArchiveAlgorithm):
 
     def ask(self, state: _State, rng: np.random.Generator) -> Candidate:
         """A child; once more a source while the first results are not in."""
-        donors = [name for name in DONORS if name in state.box.space]
-        names = list(state.slots)
-        if len(names) <= len(donors):
+        names, donors = list(state.slots), self.breeding.donors
+        if len(names) <= donors:
             return self._early(state, rng)
         slot = names[state.results % len(names)]
         others = [name for name in names if name != slot]
-        chosen = [others[i] for i in rng.choice(len(others), len(donors), replace=False)]
+        chosen = [others[i] for i in rng.choice(len(others), donors, replace=False)]
+        order = tuple(dict.fromkeys([slot, *chosen, *others]))
         F, CR = self.adaptation.draw(state.learned, state.slots[slot], rng)
-        numbers = {"F": F, "CR": CR, "mask_seed": int(rng.integers(SEEDS))}
+        crossover = replace(self.breeding, slots=order, F=F, CR=CR)
+        child = crossover.cross(state.box, [state.slots[name] for name in order], rng)
         hidden = {"F_CR": np.array([F, CR]), "slot": np.array([float(names.index(slot))])}
-        roles = dict(zip(("target", *donors), (slot, *chosen), strict=True))
-        return self._child(state, roles, numbers, hidden)
+        return replace(child, hidden=hidden)
 
     def _early(self, state: _State, rng: np.random.Generator) -> Candidate:
-        sources = sources_of(state.box.space)
-        if state.tried >= set(sources):
+        if state.tried.issuperset(self.breeding.sources):
             raise StudyError(
                 f"Only {len(state.slots)} of the models could be scored, too few for a "
                 "difference. See the attribute 'error' of the first trials, or use "
                 "mutation='toward'."
             )
-        return source(state.box, str(rng.choice(sources)))
-
-    def _child(
-        self,
-        state: _State,
-        roles: Mapping[str, str],
-        numbers: Mapping[str, Any],
-        hidden: Mapping[str, Any],
-    ) -> Candidate:
-        """The candidate whose target and donors are in these slots."""
-        parents = {role: state.slots[slot] for role, slot in roles.items()}
-        return child(state.box, parents, numbers, hidden)
+        return self.breeding.first(self.breeding.uniform(state.box, rng), rng)
 
     def insert(self, state: _State, child: Member) -> _State:
         """A source takes its slot; a child that of its target, if it is better."""
-        name = _params(state, child)[ORIGIN]
-        if name != CHILD:
-            state.tried.add(name)
-            if child.rank.state < 2 and name not in state.slots:
-                state.slots[name] = child
-                order = sources_of(state.box.space)
-                state.slots = {n: state.slots[n] for n in order if n in state.slots}
+        # A trial that failed may not have come to suggest its parameters.
+        origin = state.box.params(child.x)[ORIGIN]
+        if origin != CHILD:
+            state.tried.add(origin)
+            if self.breeding.fertile(child):
+                self.breeding.begin(state, origin, child)
             return state
         slot = list(state.slots)[int(child.hidden["slot"][0])]
-        target = state.slots[slot]
-        won = child.rank < target.rank
-        if won:
-            state.slots[slot] = child
-        return self._after(state, target, child, won=won)
-
-    def _after(self, state: _State, target: Member, child: Member, *, won: bool) -> _State:
-        """One more child has been scored; the adaptation learns after each generation."""
+        rival = state.rivals[slot]
         state.results += 1
-        if won:
-            state.pairs.append((target, child))
+        if child.rank < rival.rank:
+            self.breeding.accept(state, slot, child)
+            state.pairs.append((rival, child))
         if state.results % len(state.slots) == 0:
             state.learned = self.adaptation.learn(state.learned, state.pairs)
             state.pairs = []
         return state
-
-
-@dataclass(frozen=True)
-class MergedEvolver(Evolver):
-    """Evolver that scores the merged population: a child stays if the merge with it is better.
-
-    A child that is scored while the population has moved on, which takes several workers, is
-    compared with the best all the same; if it is better, the population is the one that it was
-    scored with.
-    """
-
-    def _child(
-        self,
-        state: _State,
-        roles: Mapping[str, str],
-        numbers: Mapping[str, Any],
-        hidden: Mapping[str, Any],
-    ) -> Candidate:
-        members = {MEMBER + name: one for name, one in state.slots.items()}
-        return child(state.box, members, {**roles, **numbers}, hidden)
-
-    def insert(self, state: _State, child: Member) -> _State:
-        """The first result is the merge of the models as they are; then the best merge stays."""
-        names = [name.removeprefix(MEMBER) for name in state.box.names if name.startswith(MEMBER)]
-        params = _params(state, child)
-        if params[ORIGIN] != CHILD:
-            state.tried.add(params[ORIGIN])
-            if child.rank.state < 2 and state.best is None:
-                state.best, state.slots = child, dict.fromkeys(names, child)
-                state.accepted[child.id] = child
-            return state
-        assert state.best is not None  # every child has a population
-        target, before = str(params["target"]), state.best
-        won = child.rank < before.rank
-        if won:
-            state.accepted[child.id] = child
-            state.slots = {name: state.accepted[params[MEMBER + name]] for name in names}
-            state.slots[target] = state.best = child
-        return self._after(state, before, child, won=won)
-
-
-def _params(state: _State, member: Member) -> dict[str, Any]:
-    """What was proposed; a trial that failed may not have come to suggest it."""
-    return state.box.params(member.x)
 
 
 class EvolverSampler(ArchiveSampler):
@@ -257,25 +274,22 @@ class EvolverSampler(ArchiveSampler):
         seed: int | None = None,
         max_attempts: int = 3,
     ) -> None:
-        if not {ORIGIN, "target", DONORS[0], *_RATES} <= set(search_space):
+        breeding = breeding_of(search_space)
+        if not isinstance(breeding, Mutants):
             raise StudyError(
                 "EvolverSampler searches a mo.spaces.DifferentialCrossover: "
                 "sampler=space.sampler(seed=0)."
             )
-        found = "merged" if any(name.startswith(MEMBER) for name in search_space) else "individual"
-        if scoring != found:
-            remedy = (
-                "merger=None" if found == "merged" else "merger=a recipe, e.g. mo.recipes.ties"
-            )
+        if scoring != breeding.scoring:
+            merged = breeding.scoring == "merged"
+            remedy = "merger=None" if merged else "merger=a recipe, e.g. mo.recipes.ties"
             raise StudyError(
-                f"scoring={scoring!r}, but the space scores the {found} "
-                f"{'population' if found == 'merged' else 'model'}. Make it with {remedy}."
+                f"scoring={scoring!r}, but the space scores the {breeding.scoring} "
+                f"{'population' if merged else 'model'}. Make it with {remedy}."
             )
-        kind = MergedEvolver if scoring == "merged" else Evolver
         super().__init__(
-            kind(Fixed(F, CR) if adaptation is None else adaptation),
+            Evolver(Fixed(F, CR) if adaptation is None else adaptation, breeding=breeding),
             search_space,
-            initial_population=[{ORIGIN: name} for name in sources_of(search_space)],
             seed=seed,
             max_attempts=max_attempts,
         )

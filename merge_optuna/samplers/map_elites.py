@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member
+from merge_optuna.samplers.breeding import Points, SplitCrossover, pairs_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -74,12 +74,15 @@ _GAUSSIAN = Gaussian()
 class MAPElites(ArchiveAlgorithm):
     """MAP-Elites on a grid; the options are those of :class:`MAPElitesSampler`.
 
-    A candidate draws its parents one by one, then what the variation needs.
+    A candidate draws its parents one by one, then what the variation needs. Individuals that are
+    named by their parents bring their own (``breeding``), and their sources are there from the
+    start.
     """
 
     descriptors: tuple[Descriptor, ...]
     initial: int = 100
     variation: Variation = _GAUSSIAN
+    breeding: SplitCrossover | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.initial < 1:
@@ -95,17 +98,32 @@ class MAPElites(ArchiveAlgorithm):
             if cells < 1:
                 raise StudyError(f"Descriptor {name!r} must have at least 1 cell, got {cells}.")
 
+        if self.breeding is not None:
+            _check_describes_sources(self.descriptors, self.breeding.distributions())
+
+    @property
+    def label(self) -> str:
+        """Individuals with parents had a class of their own once, by which databases know them."""
+        if self.breeding is None:
+            return repr(self)
+        # Its other options were there, but had no effect.
+        return f"BredElites{repr(MAPElites(self.descriptors))[9:-1]}, crossover={self.breeding})"
+
     def start(self, box: Box) -> _Archive:
         """An empty map."""
         return _Archive(box)
 
     def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
-        """A child of elites drawn with replacement; a uniform point in the beginning."""
-        elites, box = list(archive.elites.values()), archive.box
-        if archive.results < self.initial or not elites:
-            return Candidate(rng.random(len(box)))
-        parents = [elites[int(rng.integers(len(elites)))].x for _ in range(self.variation.parents)]
-        return Candidate(self.variation(parents, box.unordered, rng))
+        """A child of elites drawn with replacement; a random individual in the beginning."""
+        elites, breeding = list(archive.elites.values()), self._breeding
+        if not elites or (self.breeding is None and archive.results < self.initial):
+            return breeding.first(breeding.uniform(archive.box, rng), rng)
+        parents = [elites[int(rng.integers(len(elites)))] for _ in range(breeding.parents)]
+        return breeding.cross(archive.box, parents, rng)
+
+    @property
+    def _breeding(self) -> Points | SplitCrossover:
+        return self.breeding or Points(self.variation)
 
     def insert(self, archive: _Archive, child: Member) -> _Archive:
         """Into its cell, if that is empty or the child is better."""
@@ -128,24 +146,6 @@ class MAPElites(ArchiveAlgorithm):
                 return None
             cells.append(descriptor.cell(number))
         return tuple(cells)
-
-
-_CROSSOVER = SplitCrossover()
-
-
-@dataclass(frozen=True)
-class BredElites(MAPElites):
-    """MAP-Elites of individuals that are named by their parents (``mo.spaces.SplitSlerp``)."""
-
-    crossover: SplitCrossover = _CROSSOVER
-
-    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
-        """A child of two elites; once more a source where nobody has finished yet."""
-        elites, box = list(archive.elites.values()), archive.box
-        if not elites:
-            return source(box, str(rng.choice(sources_of(box.space))))
-        a, b = (elites[int(rng.integers(len(elites)))] for _ in range(2))
-        return self.crossover(box, a, b, rng)
 
 
 def _number(value: Any) -> float | None:
@@ -220,14 +220,8 @@ class MAPElitesSampler(ArchiveSampler):
         max_attempts: int = 3,
     ) -> None:
         grid = tuple(_descriptor(name, axis) for name, axis in descriptors.items())
-        algorithm = MAPElites(grid, initial, variation)
-        if sources := sources_of(search_space):
-            _CROSSOVER.check(search_space or {})
-            _check_describes_sources(grid, search_space or {})
-            algorithm = BredElites(grid)
-            initial_population = initial_population or [{ORIGIN: name} for name in sources]
         super().__init__(
-            algorithm,
+            MAPElites(grid, initial, variation, pairs_of(search_space)),
             search_space,
             initial_population=initial_population,
             seed=seed,

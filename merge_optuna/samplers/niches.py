@@ -9,22 +9,24 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import ORIGIN, SplitCrossover, source, sources_of
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation, blend, roulette
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member, Rank
+from merge_optuna.samplers.breeding import Breeding, Points, SplitCrossover, pairs_of
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+    from merge_optuna.samplers._variation import Mask
     from merge_optuna.samplers.box import Box, Vector
 
 _EXTREME = 100  # exponent of two
@@ -255,15 +257,43 @@ class _Archive:
     room: Room = field(default_factory=Room)
 
 
+@dataclass(frozen=True)
+class _Split:
+    """M2N2's crossover of points, then the mutation; a :class:`Variation`.
+
+    Draws the split point p in 0 … n-1, the ratio w, then what categorical coordinates and the
+    mutation need.
+    """
+
+    crossover: bool
+    split_point: bool
+    mutation: Variation | None
+    parents = 2
+
+    def __call__(
+        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
+    ) -> Vector:
+        """See :class:`Variation`."""
+        a, b = parents
+        x, n = a, len(a)
+        if self.crossover:
+            split = int(rng.integers(n)) if self.split_point else n
+            w = rng.random()
+            t = np.where(np.arange(n) < split, w, 1.0 - w)
+            x = np.clip(blend(a, b, t, unordered, rng), 0.0, 1.0)
+        return x if self.mutation is None else self.mutation([x], unordered, rng)
+
+
 _NICHES, _GAUSSIAN = Niches(), Gaussian(0.01)
 
 
 @dataclass(frozen=True)
 class NaturalNiches(ArchiveAlgorithm):
-    """M2N2 on vectors; the options are those of :class:`NichesSampler`.
+    """M2N2; the options are those of :class:`NichesSampler`.
 
-    A candidate draws the two parents, the split point p in 0 … n-1, the ratio w, then what
-    categorical coordinates and the mutation need.
+    A candidate draws the two parents, then what their crossover needs. Individuals that are named
+    by their parents bring their own (``breeding``): their sources are there from the start, and
+    what mutates them is their space.
     """
 
     niches: Niches = _NICHES
@@ -271,73 +301,56 @@ class NaturalNiches(ArchiveAlgorithm):
     split_point: bool = True
     mutation: Variation | None = _GAUSSIAN
     initial: int | None = None
+    breeding: SplitCrossover | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.crossover and self.mutation is None:
+        if self.breeding is not None and self.mutation not in (None, _GAUSSIAN):
+            raise StudyError(
+                "The mutation of these individuals is that of their space: "
+                "mo.spaces.SplitSlerp(seeds, mutation_std=0.01)."
+            )
+        if self.breeding is None and not self.crossover and self.mutation is None:
             raise StudyError("Without crossover and mutation every child is its parent.")
         if self.initial is not None and self.initial < 1:
             raise StudyError(f"initial must be at least 1, got {self.initial}.")
-
-    def start(self, box: Box) -> _Archive:
-        """Nobody."""
-        return _Archive(box)
-
-    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
-        """A child; a uniform point in the beginning, and while there are not two parents."""
-        n, unordered = len(archive.box), archive.box.unordered
-        if archive.results < self._initial or len(archive.members) < 2:
-            return Candidate(rng.random(n))
-        a, b = (parent.x for parent in self.niches.parents(archive.members, rng, archive.room))
-        x = a
-        if self.crossover:
-            split = int(rng.integers(n)) if self.split_point else n
-            w = rng.random()
-            t = np.where(np.arange(n) < split, w, 1.0 - w)
-            x = np.clip(blend(a, b, t, unordered, rng), 0.0, 1.0)
-        if self.mutation is not None:
-            x = self.mutation([x], unordered, rng)
-        return Candidate(x)
-
-    def insert(self, archive: _Archive, child: Member) -> _Archive:
-        """See :meth:`Niches.insert`."""
-        archive.results += 1
-        archive.members = self.niches.insert(archive.members, child, archive.room)
-        return archive
+        _ = self._breeding  # finds crossover=False without mutation_std
 
     @property
-    def _initial(self) -> int:
-        return self.niches.archive_size if self.initial is None else self.initial
-
-
-_CROSSOVER = SplitCrossover()
-
-
-@dataclass(frozen=True)
-class BredNiches(ArchiveAlgorithm):
-    """M2N2 on individuals that are named by their parents (``mo.spaces.SplitSlerp``).
-
-    A candidate draws the two parents, then what the crossover needs.
-    """
-
-    niches: Niches = _NICHES
-    crossover: SplitCrossover = _CROSSOVER
+    def label(self) -> str:
+        """Individuals with parents had a class of their own once, by which databases know them."""
+        if self.breeding is None:
+            return repr(self)
+        return f"BredNiches(niches={self.niches}, crossover={self._breeding})"
 
     def start(self, box: Box) -> _Archive:
         """Nobody."""
         return _Archive(box)
 
     def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
-        """A child; once more a source where nobody has finished yet."""
-        if not archive.members:
-            return source(archive.box, str(rng.choice(sources_of(archive.box.space))))
-        a, b = self.niches.parents(archive.members, rng, archive.room)
-        return self.crossover(archive.box, a, b, rng)
+        """A child; a random individual in the beginning, and while there are no parents."""
+        breeding = self._breeding
+        if self._begins(archive):
+            return breeding.first(breeding.uniform(archive.box, rng), rng)
+        parents = self.niches.parents(archive.members, rng, archive.room)
+        return breeding.cross(archive.box, parents, rng)
 
     def insert(self, archive: _Archive, child: Member) -> _Archive:
         """See :meth:`Niches.insert`."""
         archive.results += 1
         archive.members = self.niches.insert(archive.members, child, archive.room)
         return archive
+
+    @cached_property
+    def _breeding(self) -> Breeding:
+        if self.breeding is None:
+            return Points(_Split(self.crossover, self.split_point, self.mutation))
+        return replace(self.breeding, crossover=self.crossover, split_point=self.split_point)
+
+    def _begins(self, archive: _Archive) -> bool:
+        if self.breeding is not None:
+            return not archive.members
+        initial = self.niches.archive_size if self.initial is None else self.initial
+        return archive.results < initial or len(archive.members) < 2
 
 
 class NichesSampler(ArchiveSampler):
@@ -385,7 +398,7 @@ class NichesSampler(ArchiveSampler):
             for a multi-objective study or a Hyperband pruner.
     """
 
-    _algorithm: NaturalNiches | BredNiches
+    _algorithm: NaturalNiches
     breeds = True
 
     def __init__(
@@ -404,21 +417,9 @@ class NichesSampler(ArchiveSampler):
         max_attempts: int = 3,
     ) -> None:
         niches = Niches(archive_size, float(alpha), attraction)
-        algorithm: ArchiveAlgorithm
-        if sources := sources_of(search_space):
-            if mutation is not None and mutation != _GAUSSIAN:
-                raise StudyError(
-                    "The mutation of these individuals is that of their space: "
-                    "mo.spaces.SplitSlerp(seeds, mutation_std=0.01)."
-                )
-            cross = SplitCrossover(crossover, split_point)
-            cross.check(search_space or {})
-            algorithm = BredNiches(niches, cross)
-            initial_population = initial_population or [{ORIGIN: name} for name in sources]
-        else:
-            algorithm = NaturalNiches(niches, crossover, split_point, mutation, initial)
+        breeding = pairs_of(search_space)
         super().__init__(
-            algorithm,
+            NaturalNiches(niches, crossover, split_point, mutation, initial, breeding),
             search_space,
             initial_population=initial_population,
             seed=seed,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -21,12 +21,19 @@ from optuna.distributions import FloatDistribution
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
 from merge_optuna.samplers._protocol.sampler import PopulationSampler
-from merge_optuna.samplers.algorithm import Candidate, Member, Population, PopulationAlgorithm
+from merge_optuna.samplers.algorithm import (
+    Candidate,
+    Member,
+    Population,
+    PopulationAlgorithm,
+    TooFewMembers,
+)
+from merge_optuna.samplers.breeding import Breeding, Pedigree
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from merge_optuna.samplers.box import Vector
+    from merge_optuna.samplers.box import Box, Vector
 
 
 # -- Coefficients -----------------------------------------------------------------------------
@@ -236,35 +243,44 @@ class Leash:
 _INERTIA, _GLOBAL, _ABSORB = Inertia(), GlobalBest(), Absorb()
 
 
-class Swarm(PopulationAlgorithm):
-    """A synchronous swarm: what its particles know. The member of a slot is its particle."""
+@dataclass(frozen=True)
+class _Flight(Breeding):
+    """A particle's step in the unit box."""
 
-    topology: Topology
+    swarm: PSO
 
-    def bests(self, population: Population, slot: int) -> tuple[Member, Member]:
-        """The particle's own best, and the best that it knows of: the earliest of equals."""
-        known = map(_best, self.topology(population, slot))
-        return _best(population[slot]), min(known, key=lambda best: (best.rank, best.id))
+    def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
+        """At rest, or on the way to a random point (SPSO 2007 and 2011)."""
+        velocity = self.swarm.initial_velocity * (rng.random(x.size) - x)
+        return Candidate(x, {"velocity": self._clamped(velocity)})
 
-    def survive(self, target: Member, child: Member) -> Member:
-        """The particle moves, better or not; a further candidate only tells it what it found."""
-        best = _best(target)
-        best = child if child.rank < best.rank else best
-        return replace(child if child.k == 0 else target, best=best)
+    def cross(self, box: Box, parents: Sequence[Member], rng: np.random.Generator) -> Candidate:
+        """A step of the particle, its best and that of the swarm being the other parents."""
+        particle, pbest, gbest = parents
+        c, scalar = self.swarm.coefficients, self.swarm.random == "scalar"
+        x, velocity = particle.x, particle.hidden["velocity"]
+        r1, r2 = rng.random((2, 1 if scalar else x.size))
+        pulls = c.c1 * r1 * (pbest.x - x) + c.c2 * r2 * (gbest.x - x)
+        velocity = self._clamped(c.chi * (c.w * velocity + pulls))
+        x, velocity = self.swarm.bounds(x + velocity, velocity)
+        return Candidate(x, {"velocity": velocity})
 
-
-def _best(particle: Member) -> Member:
-    """Its personal best."""
-    return particle if particle.best is None else particle.best
+    def _clamped(self, velocity: Vector) -> Vector:
+        most = self.swarm.max_velocity
+        return velocity if most is None else np.clip(velocity, -most, most)
 
 
 @dataclass(frozen=True)
-class PSO(Swarm):
+class PSO(PopulationAlgorithm):
     """A synchronous particle swarm; the options are those of PSOSampler.
 
     The member of a slot is its particle: where it has moved last, its velocity in ``hidden`` and
     its personal best in ``best`` (None: where it is). Random numbers are drawn in the order of
     the equations: x, then a point for the initial velocity; r1, then r2.
+
+    Individuals that are named by their parents bring a step of their own (``breeding``). One
+    whose candidate has failed stays where it is, as nobody descends from what could not be
+    scored; one that has not been scored at all begins once more, at any of the sources.
     """
 
     coefficients: Coefficients = _INERTIA
@@ -274,6 +290,7 @@ class PSO(Swarm):
     initial_velocity: float = 0.0
     max_velocity: float | None = None
     bounds: Walls = _ABSORB
+    breeding: Pedigree | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.random not in ("dimension", "scalar"):
@@ -292,29 +309,58 @@ class PSO(Swarm):
                 "particle swarm are Absorb(), Bounce() or ClipPosition()."
             )
 
+    @property
+    def label(self) -> str:
+        """Individuals with parents had a class of their own once, by which databases know them."""
+        if self.breeding is None:
+            return repr(self)
+        return f"BredSwarm(size={self.size}, topology={self.topology})"
+
     def population_size(self, n: int, evaluations: int = 0) -> int:
         """The same for every n (SPSO 2011)."""
         return self.size
 
+    def start(self, box: Box) -> Box:
+        """The search space; a swarm has no other memory."""
+        return box
+
+    def uniform(self, box: Box, rng: np.random.Generator) -> Vector:
+        """See :class:`Breeding`."""
+        return self._breeding.uniform(box, rng)
+
     def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
-        """At rest, or on the way to a random point (SPSO 2007 and 2011)."""
-        velocity = self.initial_velocity * (rng.random(x.size) - x)
-        return Candidate(x, {"velocity": self._clamped(velocity)})
+        """See :class:`Breeding`."""
+        return self._breeding.first(x, rng)
 
     def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
         """A step of the slot's particle."""
-        particle, c = population[slot], self.coefficients
-        x, velocity = particle.x, particle.hidden["velocity"]
-        pbest, gbest = self.bests(population, slot)
-        r1, r2 = rng.random((2, 1 if self.random == "scalar" else x.size))
-        pulls = c.c1 * r1 * (pbest.x - x) + c.c2 * r2 * (gbest.x - x)
-        velocity = self._clamped(c.chi * (c.w * velocity + pulls))
-        x, velocity = self.bounds(x + velocity, velocity)
-        return Candidate(x, {"velocity": velocity})
+        particle = population[slot]
+        if not self._breeding.fertile(particle):
+            raise TooFewMembers
+        parents = (particle, *self.bests(population, slot))
+        return self._breeding.cross(population.memory, parents, rng)
 
-    def _clamped(self, velocity: Vector) -> Vector:
-        most = self.max_velocity
-        return velocity if most is None else np.clip(velocity, -most, most)
+    def bests(self, population: Population, slot: int) -> tuple[Member, Member]:
+        """The particle's own best, and the best that it knows of: the earliest of equals."""
+        known = map(_best, self.topology(population, slot))
+        return _best(population[slot]), min(known, key=lambda best: (best.rank, best.id))
+
+    def survive(self, target: Member, child: Member) -> Member:
+        """The particle moves, better or not; a further candidate only tells it what it found."""
+        if not self._breeding.fertile(child):
+            return target
+        best = _best(target)
+        best = child if child.rank < best.rank else best
+        return replace(child if child.k == 0 else target, best=best)
+
+    @property
+    def _breeding(self) -> Breeding:
+        return self.breeding or _Flight(self)
+
+
+def _best(particle: Member) -> Member:
+    """Its personal best."""
+    return particle if particle.best is None else particle.best
 
 
 class PSOSampler(PopulationSampler):

@@ -13,71 +13,46 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import (
-    CHILD,
-    ORIGIN,
-    SEEDS,
-    Earlier,
-    Parent,
-    child,
-    individual_id,
-    origin,
-    seed_number,
-    sources_of,
-)
 from merge_optuna.samplers._protocol.sampler import PopulationSampler
-from merge_optuna.samplers.algorithm import Candidate, Member, Population, TooFewMembers
-from merge_optuna.samplers.pso import GlobalBest, Swarm, Topology
+from merge_optuna.samplers.algorithm import Candidate, Member
+from merge_optuna.samplers.breeding import (
+    CHILD,
+    INDIVIDUAL,
+    ORIGIN,
+    SEED,
+    Earlier,
+    Pedigree,
+    breeding_of,
+    draw_seed,
+)
+from merge_optuna.samplers.pso import PSO, GlobalBest, Topology
 
 if TYPE_CHECKING:
     from merge_optuna.samplers.box import Box
 
-PARENTS = ("position", "before", "pbest", "gbest")
+ROLES = ("position", "before", "pbest", "gbest")
 """Where a particle is, where it was before, and what it is pulled to."""
-_FAILED = 2
 _GLOBAL = GlobalBest()
 
 
-def swarm_space(sources: Sequence[str]) -> dict[str, BaseDistribution]:
-    """The space of particles: who they are by the four parents, and the seed of r1 and r2."""
-    parents = dict.fromkeys(PARENTS, individual_id())
-    return {ORIGIN: origin(sources), **parents, "seed": seed_number()}
-
-
 @dataclass(frozen=True)
-class BredSwarm(Swarm):
-    """A swarm on individuals; what a step makes of the four parents, it does not know.
+class Particles(Pedigree):
+    """Particles that are named by four parents; what a step makes of them is up to the space.
 
-    A candidate draws the seed of its step. A particle whose candidate has failed stays where it
-    is, as nobody descends from what could not be scored; one that has not been scored at all
-    begins once more, at any of the sources.
+    A child draws the seed of its step, of which its r1 and r2 are drawn.
     """
 
-    size: int
-    topology: Topology = _GLOBAL
+    def children(self) -> dict[str, BaseDistribution]:
+        """See :class:`Pedigree`."""
+        return {**dict.fromkeys(ROLES, INDIVIDUAL), "seed": SEED}
 
-    def population_size(self, n: int, evaluations: int = 0) -> int:
-        """One particle for each source."""
-        return self.size
-
-    def start(self, box: Box) -> Box:
-        """The search space; a swarm has no other memory."""
-        return box
-
-    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
-        """A step of the slot's particle; in the beginning it is at rest."""
-        particle = population[slot]
-        if particle.rank.state == _FAILED:
-            raise TooFewMembers
-        pbest, gbest = self.bests(population, slot)
+    def cross(self, box: Box, parents: Sequence[Member], rng: np.random.Generator) -> Candidate:
+        """A step; in the beginning the particle is at rest."""
+        particle, pbest, gbest = parents
         moved = particle.params[ORIGIN] == CHILD
-        before: Parent = Earlier.of(particle, "position") if moved else particle
-        parents = dict(zip(PARENTS, (particle, before, pbest, gbest), strict=True))
-        return child(population.memory, parents, {"seed": int(rng.integers(SEEDS))})
-
-    def survive(self, target: Member, child: Member) -> Member:
-        """See :class:`Swarm`; but nobody moves to what has failed."""
-        return target if child.rank.state == _FAILED else super().survive(target, child)
+        before = Earlier.of(particle, "position") if moved else particle
+        roles = dict(zip(ROLES, (particle, before, pbest, gbest), strict=True))
+        return self.child(box, roles, {"seed": draw_seed(rng)})
 
 
 class SwarmSampler(PopulationSampler):
@@ -112,15 +87,14 @@ class SwarmSampler(PopulationSampler):
         seed: int | None = None,
         max_attempts: int = 3,
     ) -> None:
-        sources = sources_of(search_space)
-        if set(search_space) != {ORIGIN, *PARENTS, "seed"}:
+        breeding = breeding_of(search_space)
+        if not isinstance(breeding, Particles):
             raise StudyError(
                 "SwarmSampler searches a mo.spaces.ParticleSwarm: sampler=space.sampler(seed=0)."
             )
         super().__init__(
-            BredSwarm(len(sources), topology),
+            PSO(topology=topology, size=len(breeding.sources), breeding=breeding),
             search_space,
-            initial_population=[{ORIGIN: name} for name in sources],
             seed=seed,
             max_attempts=max_attempts,
         )

@@ -14,12 +14,15 @@ from merge_optuna._schema import CLAIM
 from merge_optuna.errors import RecipeError, StudyError, few
 from merge_optuna.recipes import Recipe, check_params
 from merge_optuna.samplers import own_claim
-from merge_optuna.samplers._genealogy import CHILD, ORIGIN
+from merge_optuna.samplers.breeding import CHILD, ORIGIN
 from merge_optuna.spaces._space import Space
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
+
+    from merge_optuna.samplers.breeding import Pedigree
 
 One = TypeVar("One")
 
@@ -36,11 +39,28 @@ class Genealogy(Space, Generic[One]):
 
     An individual is a symbol; those that were parents last are kept, the others are made again
     from the trials that they descend from.
+
+    Args:
+        recipe: Of the models that evolution starts from.
+
+    Attributes:
+        names: What these are called.
+        breeding: How individuals are bred: the parameters of trials, and who names whom.
+
+    Raises:
+        RecipeError: If a model is called like a child, or has free numbers.
+        CheckpointMismatch: If the models do not fit together.
     """
 
-    def __init__(self) -> None:
+    breeding: Pedigree
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.names = recipe.model_names
         self._study: tuple[Any, int] | None = None
         self._known: OrderedDict[int, One] = OrderedDict()
+        _check_models(recipe)
+        _ = recipe.alignment  # finds models that do not fit
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_study": None, "_known": OrderedDict()}
@@ -58,6 +78,10 @@ class Genealogy(Space, Generic[One]):
     @abstractmethod
     def recipe_for(self, individual: One) -> Recipe:
         """What is scored."""
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """See :meth:`Space.distributions`; they hand over the breeding."""
+        return self.breeding.distributions()
 
     # -- trials -----------------------------------------------------------------------------
 
@@ -123,12 +147,7 @@ class Genealogy(Space, Generic[One]):
             self._known.clear()
 
 
-def check_models(recipe: Recipe) -> None:
-    """Checks that models can be sources of evolution.
-
-    Raises:
-        RecipeError: If one is called like a child, or has free numbers.
-    """
+def _check_models(recipe: Recipe) -> None:
     if CHILD in recipe.model_names:
         raise RecipeError(
             f"A source cannot be called {CHILD!r}: that is what trials call those who have "

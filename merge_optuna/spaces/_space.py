@@ -33,8 +33,9 @@ class Space(ABC):
 
     Attributes:
         kind: How a :class:`Declaration` calls it.
-        parts: The recipes of its declaration; the first must be there.
-        options: The options of its declaration, with the types of their values.
+        parts: The recipes of its declaration; the first is ``recipe``, others are attributes of
+            that name and may be None.
+        options: The options of its declaration, attributes too, with the types of their values.
         recipe: What its recipes have in common: the models and what is merged of them.
     """
 
@@ -68,9 +69,12 @@ class Space(ABC):
             overrides: Further arguments of the sampler.
         """
 
-    @abstractmethod
     def declaration(self) -> Declaration:
         """What makes the space what it is."""
+        others = {name: getattr(self, name) for name in self.parts[1:]}
+        recipes = {name: recipe for name, recipe in others.items() if recipe is not None}
+        options = {name: getattr(self, name) for name in self.options}
+        return Declaration(self.kind, {self.parts[0]: self.recipe, **recipes}, options)
 
     @classmethod
     @abstractmethod

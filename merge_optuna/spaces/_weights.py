@@ -19,12 +19,39 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Merger
 from merge_optuna.errors import RecipeError, StorageError
 from merge_optuna.methods.descent import Ancestor, Descent, Operation
 from merge_optuna.recipes import Recipe
 
 _SUFFIX = ".individual"
+
+
+def evolving(
+    models: Sequence[Checkpoint | Recipe],
+    exclude: Sequence[str],
+    config: str | None,
+    *,
+    coefficients: bool = False,
+) -> Recipe:
+    """The recipe of models of which evolution makes individuals: that of the first of them.
+
+    Args:
+        models: What it starts from.
+        exclude: See :class:`Recipe`.
+        config: See there.
+        coefficients: Whether individuals are combinations of the models, by segments; else they
+            are known by their ancestors.
+    """
+    combination = [0, 1.0, *[0.0] * (len(models) - 1)]
+    return Recipe(
+        method="splice" if coefficients else "descent",
+        models=tuple(models),
+        individual=[combination if coefficients else {"model": 0}],
+        exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
+        config=config,
+    )
 
 
 class Ancestors:

@@ -9,20 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Crossover, Granularity
 from merge_optuna.recipes import Recipe, check_sources
 from merge_optuna.samplers import EvolverSampler
-from merge_optuna.samplers.evolver import DONORS, MEMBER, individuals_space, merged_space
-from merge_optuna.spaces._genealogy import Genealogy, check_models
-from merge_optuna.spaces._space import Declaration
-from merge_optuna.spaces._weights import Ancestors
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+from merge_optuna.samplers.evolver import MEMBER, POPULATION, Merged, Mutants
+from merge_optuna.spaces._genealogy import Genealogy
+from merge_optuna.spaces._weights import Ancestors, evolving
 
 _DONORS = {"difference": 2, "toward": 1}
 
@@ -92,7 +88,6 @@ class DifferentialCrossover(Genealogy[Bred]):
         cache_bytes: int = 1 << 30,
         cache_folder: str | Path | None = None,
     ) -> None:
-        super().__init__()
         check_sources("DifferentialCrossover", None, population)
         models = tuple(population)
         mutation = mutation or ("difference" if len(models) > 2 else "toward")
@@ -110,37 +105,20 @@ class DifferentialCrossover(Genealogy[Bred]):
         self.mutation = mutation
         self.granularity: Granularity = granularity
         self.merger = merger
-        self.recipe = Recipe(
-            method="descent",
-            models=models,
-            individual=[{"model": 0}],
-            exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
-            config=config,
-        )
-        self.names = self.recipe.model_names
-        self._donors = DONORS[: _DONORS[mutation]]
-        self._ancestors = Ancestors(self.recipe, cache_bytes, cache_folder)
-        check_models(self.recipe)
+        super().__init__(evolving(models, exclude, config))
         _check_merger(merger, self.recipe)
-        _ = self.recipe.alignment  # finds models that do not fit
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """See :meth:`Space.distributions`."""
-        space = individuals_space if self.merger is None else merged_space
-        return space(self.names, donors=len(self._donors))
+        donors = _DONORS[mutation]
+        self.breeding: Mutants = (
+            Mutants(self.names, donors)
+            if merger is None
+            else Merged((POPULATION,), donors, models=self.names)
+        )
+        self._ancestors = Ancestors(self.recipe, cache_bytes, cache_folder)
 
     def sampler(self, *, seed: int | None = None, **overrides: Any) -> EvolverSampler:
         """Evolver; see :class:`mo.samplers.EvolverSampler` for the options."""
-        scoring = "individual" if self.merger is None else "merged"
-        return EvolverSampler(self.distributions(), seed=seed, **{"scoring": scoring, **overrides})
-
-    def declaration(self) -> Declaration:
-        """See :meth:`Space.declaration`."""
-        recipes = {"models": self.recipe}
-        if self.merger is not None:
-            recipes["merger"] = self.merger
-        options = {"mutation": self.mutation, "granularity": self.granularity}
-        return Declaration(self.kind, recipes, options)
+        options = {"scoring": self.breeding.scoring, **overrides}
+        return EvolverSampler(self.distributions(), seed=seed, **options)
 
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
@@ -176,18 +154,18 @@ class DifferentialCrossover(Genealogy[Bred]):
         """See :meth:`Genealogy.child`."""
         if self.merger is None:
             population = {name: _born(parent) for name, parent in parents.items()}
-            roles = {role: role for role in ("target", *self._donors)}
+            roles = {role: role for role in self.breeding.roles}
         else:
             population = {
                 name: parents[MEMBER + name].child or model for name, model in self._models.items()
             }
-            roles = {role: params[role] for role in ("target", *self._donors)}
+            roles = {role: params[role] for role in self.breeding.roles}
         crossover = Crossover(
             params["F"],
             params["CR"],
             params["mask_seed"],
             self.granularity,
-            donors=len(self._donors),
+            donors=self.breeding.donors,
         )
         child = self._ancestors.child(crossover, [population[slot] for slot in roles.values()])
         if self.merger is None:

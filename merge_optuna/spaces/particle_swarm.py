@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.methods.descent import Ancestor, Particle
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import Inertia, SwarmSampler
-from merge_optuna.samplers.swarm import PARENTS, swarm_space
-from merge_optuna.spaces._genealogy import Genealogy, check_models
-from merge_optuna.spaces._space import Declaration
+from merge_optuna.samplers.swarm import ROLES, Particles
+from merge_optuna.spaces._genealogy import Genealogy
 from merge_optuna.spaces._swarm import DROP_RATE, INERTIA, first_models
-from merge_optuna.spaces._weights import Ancestors
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+from merge_optuna.spaces._weights import Ancestors, evolving
 
 _CACHE = 1 << 30
 
@@ -83,44 +79,33 @@ class ParticleSwarm(Genealogy[Ancestor]):
         models = first_models(
             "ParticleSwarm", base, experts, sparsified, drop_rate, seed=seed, exclude=exclude
         )
-        recipe = Recipe(
-            method="descent",
-            models=tuple(models),
-            individual=[{"model": 0}],
-            exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
-            config=config,
-        )
-        self._set(recipe, Inertia(w, c1, c2), cache_bytes, cache_folder)
+        self._set(evolving(models, exclude, config), w, c1, c2, cache_bytes, cache_folder)
 
     def _set(
-        self, recipe: Recipe, inertia: Inertia, cache_bytes: int, cache_folder: str | Path | None
+        self,
+        models: Recipe,
+        w: float,
+        c1: float,
+        c2: float,
+        cache_bytes: int = _CACHE,
+        cache_folder: str | Path | None = None,
     ) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.inertia = inertia
-        self.names = recipe.model_names
-        check_models(recipe)
-        _ = recipe.alignment  # finds models that do not fit
-        self._ancestors = Ancestors(recipe, cache_bytes, cache_folder)
+        _ = Inertia(w, c1, c2)  # finds what is out of range
+        super().__init__(models)
+        self.w, self.c1, self.c2 = w, c1, c2
+        self.breeding = Particles(self.names)
+        self._ancestors = Ancestors(self.recipe, cache_bytes, cache_folder)
         self._models = {name: self._ancestors.model(i) for i, name in enumerate(self.names)}
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """See :meth:`Space.distributions`."""
-        return swarm_space(self.names)
 
     def sampler(self, *, seed: int | None = None, **overrides: Any) -> SwarmSampler:
         """A synchronous swarm; see :class:`mo.samplers.SwarmSampler` for the options."""
         return SwarmSampler(self.distributions(), seed=seed, **overrides)
 
-    def declaration(self) -> Declaration:
-        """See :meth:`Space.declaration`."""
-        return Declaration(self.kind, {"models": self.recipe}, dict(vars(self.inertia)))
-
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
         made = cls.__new__(cls)
-        made._set(recipes["models"], Inertia(**options), _CACHE, None)
+        made._set(recipes["models"], **options)
         return made
 
     def source(self, name: str) -> Ancestor:
@@ -129,8 +114,8 @@ class ParticleSwarm(Genealogy[Ancestor]):
 
     def child(self, params: Mapping[str, Any], parents: Mapping[str, Ancestor]) -> Ancestor:
         """See :meth:`Genealogy.child`."""
-        step = Particle(**vars(self.inertia), seed=params["seed"])
-        return self._ancestors.child(step, [parents[role] for role in PARENTS])
+        step = Particle(self.w, self.c1, self.c2, params["seed"])
+        return self._ancestors.child(step, [parents[role] for role in ROLES])
 
     def recipe_for(self, individual: Ancestor) -> Recipe:
         """See :meth:`Genealogy.recipe_for`."""

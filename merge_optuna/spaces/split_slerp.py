@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,10 @@ from merge_optuna.methods.descent import Ancestor, Blend
 from merge_optuna.methods.splice import Segments
 from merge_optuna.recipes import Recipe, check_sources
 from merge_optuna.samplers import NichesSampler
-from merge_optuna.samplers._genealogy import split_slerp
-from merge_optuna.spaces._genealogy import Genealogy, check_models
+from merge_optuna.samplers.breeding import SplitCrossover
+from merge_optuna.spaces._genealogy import Genealogy
 from merge_optuna.spaces._grams import Grams
-from merge_optuna.spaces._space import Declaration
-from merge_optuna.spaces._weights import Ancestors
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+from merge_optuna.spaces._weights import Ancestors, evolving
 
 Products = NDArray[np.float64]
 
@@ -109,7 +105,6 @@ class SplitSlerp(Genealogy[Any]):
         cache_bytes: int = 1 << 30,
         cache_folder: str | Path | None = None,
     ) -> None:
-        super().__init__()
         check_sources("SplitSlerp", None, seeds)
         if len(seeds) < 2:
             raise RecipeError(
@@ -125,34 +120,15 @@ class SplitSlerp(Genealogy[Any]):
         self.angle = angle
         self.mutation_std = float(mutation_std)
         self.snap = snap
-        first = [[0, 1.0, *[0.0] * (len(seeds) - 1)]] if not mutation_std else [{"model": 0}]
-        self.recipe = Recipe(
-            method="descent" if mutation_std else "splice",
-            models=tuple(seeds),
-            individual=first,
-            exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
-            config=config,
-        )
-        self.names = self.recipe.model_names
+        super().__init__(evolving(seeds, exclude, config, coefficients=not mutation_std))
+        self.breeding = SplitCrossover(self.names, noise=bool(mutation_std))
         self._cache = cache_bytes, cache_folder
-        self._flat_size = self.recipe.flat_size  # also finds models that do not fit
-        check_models(self.recipe)
         if mutation_std:
             _ = self._ancestors  # finds a folder that cannot be written to
-        self._distributions = split_slerp(self.names, noise=bool(mutation_std))
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """See :meth:`Space.distributions`."""
-        return dict(self._distributions)
 
     def sampler(self, *, seed: int | None = None, **overrides: Any) -> NichesSampler:
         """Natural niches; see :class:`mo.samplers.NichesSampler` for the options."""
         return NichesSampler(self.distributions(), seed=seed, **overrides)
-
-    def declaration(self) -> Declaration:
-        """See :meth:`Space.declaration`."""
-        options = {"angle": self.angle, "mutation_std": self.mutation_std, "snap": self.snap}
-        return Declaration(self.kind, {"models": self.recipe}, options)
 
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
@@ -189,7 +165,7 @@ class SplitSlerp(Genealogy[Any]):
 
     def place(self, split: float) -> int:
         """The element of the flat model at which a fraction of it ends."""
-        place = min(int(split * self._flat_size), self._flat_size)
+        place = min(int(split * self.recipe.flat_size), self.recipe.flat_size)
         if self.snap is None or split == 1:
             return place
         return int(self._borders[np.argmin(np.abs(self._borders - place))])
@@ -199,7 +175,7 @@ class SplitSlerp(Genealogy[Any]):
         """Where layer groups begin, and the end."""
         parts = list(self.recipe.parts.values())
         inner = [b.offset for a, b in itertools.pairwise(parts) if a.layer != b.layer]
-        return np.array([0, *inner, self._flat_size])
+        return np.array([0, *inner, self.recipe.flat_size])
 
     @cached_property
     def _grams(self) -> Grams:
@@ -228,7 +204,7 @@ class SplitSlerp(Genealogy[Any]):
 
     def _joined(self, a: Strand, b: Strand, split: int) -> tuple[NDArray[np.int64], Products]:
         """The starts of both and the split, and the products before each."""
-        own = [split] if 0 < split < self._flat_size else []
+        own = [split] if 0 < split < self.recipe.flat_size else []
         starts = np.concatenate([a.segments.starts, b.segments.starts, own]).astype(np.int64)
         starts, first = np.unique(starts, return_index=True)
         new = len(a.before) + len(b.before)

@@ -461,7 +461,7 @@ def _check_breeds(sampler: optuna.samplers.BaseSampler, space: Genealogy[Any]) -
             f"{name} knows nothing of parents, which the individuals of {type(space).__name__} "
             f"are named by. {remedy}"
         )
-    if sampler.search_space is None:
+    if sampler.breeding is None:
         raise StudyError(
             f"{name} was made without the space, and so does not know that the individuals of "
             f"{type(space).__name__} have parents. {remedy}"

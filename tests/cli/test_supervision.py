@@ -19,7 +19,6 @@ import pytest
 import merge_optuna as mo
 from merge_optuna.errors import StorageError
 from merge_optuna.study import counts, fail_overdue
-from tests.trained import Task
 
 ROOT = Path(mo.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -139,8 +138,12 @@ def test_trials_between_deaths_let_it_go_on(tmp_path: Path) -> None:
     assert (code, starts(tmp_path)) == (0, 7)
 
 
-# Neither a signal handler nor another thread gets a turn in this loop.
-HANG = "import collections, itertools; collections.deque(itertools.repeat(0), maxlen=0)"
+# Locks what it has locked: neither a signal handler of Python nor another thread gets a turn, and
+# no time of the processor is spent.
+HANG = (
+    "import ctypes; lock = ctypes.create_string_buffer(64); "
+    "[ctypes.PyDLL(None).pthread_mutex_lock(lock) for _ in range(2)]"
+)
 
 
 def test_a_trial_that_hangs_is_ended_with_its_worker(tmp_path: Path) -> None:
@@ -165,35 +168,37 @@ report(trial=None)
     assert f"Trial 1 could not be interrupted. {reason} It is started again." in err
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("sqlite:///:memory:", "There is no study 'toy' in sqlite:///:memory:, nor any other."),
-        ("sqlite:///gone.db", "Cannot open the storage sqlite:///gone.db: there is no file "),
-    ],
-)
-def test_a_trial_that_hangs_and_cannot_be_failed(url: str, message: str, tmp_path: Path) -> None:
-    """Its worker is ended all the same."""
+def test_trials_that_hang_and_cannot_be_failed(tmp_path: Path) -> None:
+    """Their workers are ended all the same."""
     code, _, err = ended(
         run(
             tmp_path,
             f"""
-report(study=("{url}", "toy"))
+report(study=(["sqlite:///:memory:", "sqlite:///gone.db"][start % 2], "toy"))
 report(trial=start, seconds=0.1)
-if start == 1:
+if start < 3:
     {HANG}
 report(trial=None)
 """,
             fail="from merge_optuna.cli import _fail_overdue as fail",
         )
     )
-    assert (code, starts(tmp_path)) == (0, 2), err
-    first, *_, last = err.strip().splitlines()
-    assert first.startswith(f"Trial 1 cannot be failed in the storage. {message}")
-    assert last == (
-        "Trial 1 could not be interrupted. It took longer than trial_timeout=0.1 seconds. It is "
-        "started again."
-    )
+    assert (code, starts(tmp_path)) == (0, 3), err
+    said = err.strip().splitlines()
+    for trial, why in (
+        (1, "Cannot open the storage sqlite:///gone.db: there is no file "),
+        (2, "There is no study 'toy' in sqlite:///:memory:, nor any other."),
+    ):
+        cannot = f"Trial {trial} cannot be failed in the storage. {why}"
+        assert sum(line.startswith(cannot) for line in said) == 1
+        assert (
+            said.count(
+                f"Trial {trial} could not be interrupted. It took longer than trial_timeout=0.1 "
+                "seconds. It is started again."
+            )
+            == 1
+        )
+    assert said[-1].startswith("Trial 2 could not be interrupted.")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -319,15 +324,35 @@ def start(folder: Path, *argv: object) -> subprocess.Popen[str]:
     )
 
 
-def test_a_search_with_trials_that_hang(task: Task, tmp_path: Path) -> None:
-    """One waits in Python, one in a call that never returns; both are tried again."""
-    file = task.file(
-        tmp_path / "search.py",
-        n_trials=3,
-        test=None,
-        trial_timeout="5.0",
-        lines=f"""
+def search(folder: Path, evaluate: str, arguments: str) -> Path:
+    """A file for ``merge-optuna run`` that needs neither transformers nor its second of imports.
+
+    Args:
+        folder: Where to.
+        evaluate: Code of the function that scores a model.
+        arguments: Further ones of mo.MergeStudy, as code.
+    """
+    file = folder / "search.py"
+    file.write_text(f"""
 import pathlib, time
+import torch
+import merge_optuna as mo
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+a, b = (mo.Checkpoint.from_module(torch.nn.Linear(3, 2), name=name) for name in "ab")
+recipe = mo.recipes.linear([a, b], weight=[1, mo.free(0, 1)])
+
+{evaluate}
+
+study = mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), {arguments})
+""")
+    return file
+
+
+def test_a_search_with_trials_that_hang(tmp_path: Path) -> None:
+    """One waits in Python, one in a call that never returns; both are tried again."""
+    evaluate = f"""
 def evaluate(model):
     calls = pathlib.Path("calls")
     with calls.open("a") as opened:
@@ -337,9 +362,8 @@ def evaluate(model):
     if calls.stat().st_size == 4:
         {HANG}
     return 1.0
-objective = mo.MergeObjective(recipe, evaluate)
-""",
-    )
+"""
+    file = search(tmp_path, evaluate, "n_trials=3, trial_timeout=5.0")
     code, _, err = ended(start(tmp_path, "run", file))
     assert code == 0, err
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
@@ -355,17 +379,9 @@ objective = mo.MergeObjective(recipe, evaluate)
     assert "3/3" in err
 
 
-def test_ctrl_c_through_the_supervisor(task: Task, tmp_path: Path) -> None:
-    file = task.file(
-        tmp_path / "search.py",
-        n_trials=500,
-        test=None,
-        lines="""
-import pathlib
-objective = mo.MergeObjective(recipe, lambda model: pathlib.Path("begun").touch() or 1.0)
-""",
-    )
-    process = start(tmp_path, "run", file)
+def test_ctrl_c_through_the_supervisor(tmp_path: Path) -> None:
+    evaluate = 'evaluate = lambda model: pathlib.Path("begun").touch() or 1.0'
+    process = start(tmp_path, "run", search(tmp_path, evaluate, "n_trials=500"))
     until((tmp_path / "begun").exists)
     os.kill(process.pid, signal.SIGINT)
     code, out, err = ended(process)

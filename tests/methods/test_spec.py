@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 import merge_optuna as mo
 from merge_optuna import methods
 from merge_optuna.errors import MergeOptunaError, RecipeError
+from merge_optuna.recipes import _stub
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,57 @@ def test_the_page_of_methods_is_up_to_date() -> None:
     )
 
 
+def test_the_stub_of_the_functions_is_up_to_date() -> None:
+    assert _stub.FILE.read_text() == _stub.stub(), (
+        f"{_stub.FILE.name} differs from the specs. Write it again: "
+        "python -m merge_optuna.recipes._stub"
+    )
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_the_documentation_of_a_function_says_every_argument_and_the_paper(name: str) -> None:
+    function = getattr(mo.recipes, name)
+    text = inspect.getdoc(function)
+    assert text is not None
+    if name != "passthrough":  # no spec makes its function
+        assert f"Source: {methods.get(name).source}." in " ".join(text.split())
+    for argument in inspect.signature(function).parameters:
+        assert f"\n    {argument}: " in text
+    assert text.count("Raises:\n") == 1
+    assert max(map(len, text.splitlines())) <= 95
+    assert get_type_hints(function)["return"] is mo.Recipe
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        (
+            2,
+            {"densty": 0.5},
+            r"ties\(\) got an unexpected keyword argument 'densty'\. Did you mean ",
+        ),
+        (2, {"zzz": 0.5}, r"ties\(\) got an unexpected keyword argument 'zzz'$"),
+        (1, {}, r"ties\(base, experts, \.\.\.\): missing a required argument: 'experts'"),
+        (0, {}, r"ties\(base, experts, \.\.\.\): missing a required argument: 'base'"),
+        (3, {}, r"ties\(base, experts, \.\.\.\): too many positional arguments"),
+        (2, {"base": None}, r"ties\(base, experts, \.\.\.\): multiple values for argument 'base'"),
+    ],
+)
+def test_a_wrong_call_is_a_type_error(
+    models: list[mo.Checkpoint], args: int, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        mo.recipes.ties(*(models[0], models[1:], 0.5)[:args], **kwargs)
+
+
+def test_a_function_is_one_object_that_is_found_by_its_name() -> None:
+    assert mo.recipes.ties is mo.recipes.ties
+    assert pickle.loads(pickle.dumps(mo.recipes.ties)) is mo.recipes.ties
+    assert set(methods.METHODS) <= set(dir(mo.recipes))
+    with pytest.raises(AttributeError, match="no attribute 'tis'"):
+        mo.recipes.tis  # noqa: B018
+
+
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_functions_and_specs_have_the_same_parameters_and_defaults(name: str) -> None:
     """A recipe read from YAML gets the spec's defaults, one made by the function its own."""
@@ -88,7 +141,9 @@ def test_an_unknown_method_suggests_a_known_one(name: str, close: str) -> None:
 
 
 def test_a_method_like_no_other_lists_them_all(models: list[mo.Checkpoint]) -> None:
-    with pytest.raises(RecipeError, match=r"Unknown method 'xyz'\. Methods: linear, slerp") as e:
+    with pytest.raises(
+        RecipeError, match=r"Unknown method 'xyz'\. Methods: arcee_fusion, breadcrumbs"
+    ) as e:
         mo.Recipe(method="xyz", models=tuple(models))
     assert "Did you mean" not in str(e.value)
 

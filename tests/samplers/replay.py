@@ -251,7 +251,7 @@ class _Slots(_Replay):
                 pass
         if place in [Place(0, s) for s in range(len(self.initial))]:
             return self.algorithm.first(self.initial[place.slot], rng)
-        return self.algorithm.first(self.box.uniform(rng), rng)
+        return self.algorithm.first(self.algorithm.uniform(self.box, rng), rng)
 
 
 class _Blocks(_Replay):

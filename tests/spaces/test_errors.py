@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 import merge_optuna as mo
@@ -142,6 +143,36 @@ def test_samplers_that_know_no_parents(
     if make in (CmaEsSampler, DESampler, PSOSampler, GASampler):
         with pytest.raises(StudyError, match=r"knows nothing of parents.*space\.sampler"):
             make(space.distributions())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        CmaEsSampler,
+        DESampler,
+        PSOSampler,
+        GASampler,
+        NichesSampler,
+        lambda space, **options: MAPElitesSampler(space, descriptors={"x": (0, 1, 4)}, **options),
+    ],
+)
+def test_a_parameter_that_is_called_origin(make: Callable[..., Any]) -> None:
+    """And has a choice called child: an ordinary space all the same."""
+    choices = ["adult", "child"]
+    space = {"origin": CategoricalDistribution(choices), "x": FloatDistribution(0, 1)}
+
+    def objective(trial: optuna.Trial) -> float:
+        x, origin = trial.suggest_float("x", 0, 1), trial.suggest_categorical("origin", choices)
+        return abs(x - 0.3) + (origin == "adult")
+
+    study = optuna.create_study(sampler=make(space, seed=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without scores there is one niche
+        study.optimize(objective, n_trials=120)
+    first = study.trials[:20]
+    assert {trial.params["origin"] for trial in first} == set(choices)
+    assert len({trial.params["x"] for trial in first}) == 20
+    assert study.best_value < 0.1
 
 
 def test_samplers_of_other_individuals() -> None:

@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch import nn
 import merge_optuna as mo
 from merge_optuna._schema import SURPLUS
 from merge_optuna.errors import SourceChanged, StudyError
-from tests import toys
+from tests import processes, toys
 from tests.adapters import lora_family
 from tests.checkpoints.test_digest import CONFIG
 
@@ -272,12 +271,12 @@ def test_what_is_written_is_looked_at_before_and_after(
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 import optuna
 import torch
 import merge_optuna as mo
 
-torch.set_num_threads(1)
 root, url = Path(sys.argv[1]), sys.argv[2]
 base, ja, math = (mo.Checkpoint(root / name, name=name) for name in ("base", "ja", "math"))
 recipe = mo.recipes.dare_ties(base, [ja, math], weight=mo.free(0, 1))
@@ -286,8 +285,9 @@ seen = []
 def score(model):
     seen.append(1)
     if len(seen) == 4:
-        print("now", flush=True)
-        input()
+        Path("now").touch()
+        while not Path("changed").exists():
+            time.sleep(0.01)
     return float(model.model.embed_tokens.weight.double().sum())
 
 study = mo.MergeStudy("s", mo.MergeObjective(recipe, score), n_trials=8)
@@ -304,19 +304,17 @@ def test_in_a_process_of_its_own(change: str, tmp_path: Path) -> None:
     (tmp_path / "search.py").write_text(SCRIPT)
     url = f"sqlite:///{tmp_path}/s.db"
 
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, str(tmp_path / "search.py"), str(tmp_path), url],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    def start() -> processes.Running:
+        return processes.script(tmp_path / "search.py", tmp_path, url, cwd=tmp_path)
 
-    with start() as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "now\n"
-        CHANGES[change][0](file)
-        _, said = process.communicate("\n", timeout=120)
-    assert process.returncode == 1, said
-    assert f"SourceChanged: {file} {CHANGES[change][1]} since 'ja' was opened" in said
+    process = start()
+    while process.alive and not (tmp_path / "now").exists():
+        time.sleep(0.01)
+    CHANGES[change][0](file)
+    (tmp_path / "changed").touch()
+    ended = process.wait()
+    assert ended.code == 1, ended.err
+    assert f"SourceChanged: {file} {CHANGES[change][1]} since 'ja' was opened" in ended.err
 
     states = [t.state for t in optuna.load_study(study_name="s", storage=url).trials]
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.FAIL]
@@ -324,39 +322,30 @@ def test_in_a_process_of_its_own(change: str, tmp_path: Path) -> None:
         return  # the rest is the same for all, and takes seconds
 
     shutil.copy2(tmp_path / "kept", file)
-    with start() as process:
-        _, said = process.communicate("\n" * 9, timeout=120)
-    assert process.returncode == 0, said
+    ended = start().wait()
+    assert ended.code == 0, ended.err
     study = optuna.load_study(study_name="s", storage=url)
     states = [trial.state for trial in study.trials]
     assert states.count(TrialState.COMPLETE) == 8
     assert states[3] == TrialState.FAIL
 
 
-CUT = """
-import os
-import sys
-from pathlib import Path
-import torch
-import merge_optuna as mo
+def cut_short(root: Path) -> None:
+    """Loads a checkpoint whose file ends in the middle of it."""
+    file = root / "base/model.safetensors"
+    original = mo.Engine._refill
 
-torch.set_num_threads(1)  # of several each would end the process while another speaks
-file = Path(sys.argv[1], "base/model.safetensors")
-original = mo.Engine._refill
+    def refill(self: mo.Engine, *args: Any) -> None:
+        os.truncate(file, 0)
+        original(self, *args)
 
-def refill(self, *args):
-    os.truncate(file, 0)
-    original(self, *args)
-
-mo.Engine._refill = refill
-mo.Engine().load(mo.Checkpoint(file.parent))
-"""
+    mo.Engine._refill = refill  # type: ignore[method-assign]
+    mo.Engine().load(mo.Checkpoint(file.parent))
 
 
 def test_a_file_cut_short_in_the_middle_ends_the_process_with_a_word(tmp_path: Path) -> None:
     toys.family(tmp_path, experts=0)
-    command = [sys.executable, "-c", CUT, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGBUS
-    assert "Fatal Python error: Bus error" in done.stderr
-    assert "in steadily" in done.stderr
+    done = processes.call(cut_short, tmp_path, cwd=tmp_path).wait()
+    assert done.code == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in done.err
+    assert "in steadily" in done.err

@@ -26,7 +26,6 @@ from optuna.study import StudyDirection
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import CLAIM, SURPLUS
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._genealogy import sources_of
 from merge_optuna.samplers._protocol import checks
 from merge_optuna.samplers._protocol import owner as _owner
 from merge_optuna.samplers._protocol.claim import (
@@ -43,6 +42,7 @@ from merge_optuna.samplers._protocol.slots import SlotPlaces
 from merge_optuna.samplers._protocol.waiting import Waiting, is_young
 from merge_optuna.samplers.algorithm import DistributionAlgorithm, PopulationAlgorithm
 from merge_optuna.samplers.box import Box, value_at
+from merge_optuna.samplers.breeding import Pedigree, breeding_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -85,7 +85,7 @@ class StoredSampler(BaseSampler):
     teach the algorithm nothing. A failed candidate is proposed again.
 
     Args:
-        algorithm: what proposes the parameters; ``repr(algorithm)`` names its options: trials of
+        algorithm: what proposes the parameters; its ``label`` names its options: trials of
             other options (or another search space) belong to another population.
         search_space: parameter name -> distribution. Without it the space is inferred from
             finished trials: the first trial is sampled uniformly, and a changed space starts
@@ -125,7 +125,8 @@ class StoredSampler(BaseSampler):
         checks.check_options(algorithm)
         checks.check_numbers(seed, max_attempts)
         checks.check_space(search_space or {})
-        if sources_of(search_space) and not self.breeds:
+        self._breeding = breeding_of(search_space)
+        if self._breeding is not None and not self.breeds:
             raise StudyError(
                 f"{type(self).__name__} knows nothing of parents, which the individuals of this "
                 "space are named by. Use the sampler that the space makes: space.sampler(seed=0)."
@@ -133,7 +134,8 @@ class StoredSampler(BaseSampler):
         self._algorithm: Any = algorithm
         self._search_space = search_space if search_space is None else dict(search_space)
         self._last: tuple[dict[str, BaseDistribution], Box, str] | None = None
-        self._initial = tuple(dict(params) for params in initial_population)
+        initial = initial_population or (self._breeding.initial() if self._breeding else ())
+        self._initial = tuple(dict(params) for params in initial)
         self._places = self._places_of(algorithm, self._initial)
         if self._initial and search_space is None:
             raise StudyError("initial_population needs search_space, to check its values.")
@@ -163,6 +165,11 @@ class StoredSampler(BaseSampler):
     def search_space(self) -> dict[str, BaseDistribution] | None:
         """The space it was made for; None if it is inferred."""
         return None if self._search_space is None else dict(self._search_space)
+
+    @property
+    def breeding(self) -> Pedigree | None:
+        """How the individuals of its space are bred; None if they are points."""
+        return self._breeding
 
     # -- Optuna's interface -------------------------------------------------------------------
 
@@ -352,7 +359,7 @@ class StoredSampler(BaseSampler):
         if last is None or space not in (last[0], last[1].space):
             box = Box(space, categorical=self.categorical, raw=self._raw)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
-            digest = box.digest(repr(self._algorithm), *initial) if len(box) else ""
+            digest = box.digest(self._algorithm.label, *initial) if len(box) else ""
             self._last = last = dict(space), box, digest
         return last[1:]
 

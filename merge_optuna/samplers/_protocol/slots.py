@@ -123,7 +123,7 @@ class SlotPlaces(Places):
             with suppress(TooFewMembers):
                 return self._algorithm.ask(population, place.slot, rng)
         given = place.generation == 0 and place.k == 0 and place.slot < len(self._initial)
-        x = box.point(self._initial[place.slot]) if given else box.uniform(rng)
+        x = box.point(self._initial[place.slot]) if given else self._algorithm.uniform(box, rng)
         return self._algorithm.first(x, rng)
 
 
