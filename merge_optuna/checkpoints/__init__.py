@@ -13,6 +13,7 @@ from merge_optuna.checkpoints._blocks import (
 )
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import model_dtype, read_config
+from merge_optuna.checkpoints._content import renew, steadily
 from merge_optuna.checkpoints._digest import texts_digest
 from merge_optuna.checkpoints._files import bytes_of, cache_root, hex_digest
 from merge_optuna.checkpoints._hub import check_push, push
@@ -31,7 +32,6 @@ from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
 from merge_optuna.checkpoints._tokenizers import chat_template_of
 from merge_optuna.checkpoints._views import configured
 from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
-from merge_optuna.checkpoints._watch import renew, steadily
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [

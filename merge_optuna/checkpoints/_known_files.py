@@ -135,14 +135,14 @@ _IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 
 def present(folder: Path, patterns: Iterable[str]) -> list[str]:
     """Relative paths of what is there under names that match, links that lead nowhere too."""
-    return sorted({name for pattern in patterns for name in _matching(folder, pattern)})
-
-
-def _matching(folder: Path, pattern: str) -> Iterator[str]:
-    inner, slash, last = pattern.rpartition("/")
-    if (folder / inner).is_dir():
-        names = fnmatch.filter(os.listdir(folder / inner), last)
-        yield from (f"{inner}{slash}{name}" for name in names)
+    listed: dict[str, list[str]] = {}
+    found: set[str] = set()
+    for pattern in patterns:
+        inner, slash, last = pattern.rpartition("/")
+        if inner not in listed:
+            listed[inner] = os.listdir(folder / inner) if (folder / inner).is_dir() else []
+        found |= {f"{inner}{slash}{name}" for name in fnmatch.filter(listed[inner], last)}
+    return sorted(found)
 
 
 def is_known(name: str, patterns: Iterable[str]) -> bool:

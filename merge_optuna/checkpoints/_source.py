@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from merge_optuna.checkpoints._adapter import Adapter
-from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._digest import FORM, difference, form_of
 from merge_optuna.checkpoints._files import first_changed
-from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import is_hub_id, snapshot
-from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
-from merge_optuna.checkpoints._parts import open_part
-from merge_optuna.checkpoints._peft import PeftStore
 from merge_optuna.checkpoints._store import Opened
 from merge_optuna.errors import CheckpointError, SourceChanged, shown
-
-if TYPE_CHECKING:
-    from merge_optuna.checkpoints._checkpoint import Checkpoint
 
 IN_MEMORY = "module:"
 
@@ -137,24 +127,3 @@ def is_hub(place: str) -> bool:
 def folder_of(place: str, revision: str | None, part: str | None = None) -> Path:
     """The folder of a place; what is on the hub is downloaded first."""
     return snapshot(place, revision, part=part) if is_hub(place) else Path(place)
-
-
-def open_source(
-    place: str,
-    name: str | None,
-    revision: str | None,
-    part: str | None,
-    base: Checkpoint | None,
-) -> Source:
-    """Opens what is at a place: the one function that knows all kinds of sources."""
-    if base is not None:
-        adapter = Adapter(folder_of(place, revision))
-        kind = LoraStore if is_plain_lora(adapter) else PeftStore
-        return Source(kind(base.store, adapter, base.digest_like))
-    if place.startswith(IN_MEMORY):
-        raise CheckpointError(
-            f"{name!r} was a module in memory. Pass it again: sources={{{name!r}: "
-            "mo.Checkpoint.from_module(...)}."
-        )
-    folder = folder_of(place, revision, part)
-    return Source(canonical(FolderStore(folder)) if part is None else open_part(folder, part))

@@ -14,6 +14,7 @@ from merge_optuna.evaluators._arguments import (
     run,
     token_mask,
 )
+from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._checks import (
     as_scores,
     batches_of,
@@ -21,8 +22,10 @@ from merge_optuna.evaluators._checks import (
     value_of,
     value_over,
 )
+from merge_optuna.evaluators._data import Columns, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
 from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._labels import Groups, Labels
 from merge_optuna.evaluators._protocol import ADDED_PARTS, Evaluator, name_of
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
@@ -30,10 +33,14 @@ from merge_optuna.evaluators.classification import Classification
 __all__ = [
     "ADDED_PARTS",
     "Arguments",
+    "Batches",
     "Classification",
+    "Columns",
     "Evaluator",
     "Function",
+    "Groups",
     "Head",
+    "Labels",
     "as_evaluator",
     "as_scores",
     "batches",
@@ -43,7 +50,10 @@ __all__ = [
     "logits_of",
     "name_of",
     "placed",
+    "read",
     "run",
+    "table_of",
+    "texts",
     "token_mask",
     "value_of",
     "value_over",

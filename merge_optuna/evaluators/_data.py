@@ -64,7 +64,7 @@ class Table(ABC):
 
 
 def read(
-    data: Any, columns: Columns, tokenizer: Any, max_length: int | None
+    data: Any, columns: Columns, tokenizer: Any = None, max_length: int | None = None
 ) -> tuple[Inputs, Labels, Groups | None]:
     """Reads what :class:`Classification` takes as data.
 

@@ -69,7 +69,7 @@ def _inputs(data: Any) -> Inputs | None:
         return Tensors(data.detach())
     if _holds_batches(data):
         return None
-    return read(data, Columns(), None, None)[0]
+    return read(data, Columns())[0]
 
 
 def _holds_batches(data: Any) -> bool:
