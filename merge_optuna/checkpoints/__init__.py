@@ -13,7 +13,6 @@ from merge_optuna.checkpoints._blocks import (
 )
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import model_dtype, read_config
-from merge_optuna.checkpoints._content import renew, steadily
 from merge_optuna.checkpoints._digest import texts_digest
 from merge_optuna.checkpoints._files import bytes_of, cache_root, hex_digest
 from merge_optuna.checkpoints._hub import check_push, push
@@ -21,6 +20,7 @@ from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._meaning import Setting, differing
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained, without_aliases
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
+from merge_optuna.checkpoints._source import renew, steadily
 from merge_optuna.checkpoints._target import (
     check_target,
     clear_leftovers,
@@ -29,9 +29,14 @@ from merge_optuna.checkpoints._target import (
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._token_ids import rows_of_other_tokens
 from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
-from merge_optuna.checkpoints._tokenizers import chat_template_of
+from merge_optuna.checkpoints._tokenizers import (
+    BY_ID,
+    ZERO,
+    TokenRow,
+    Vocabulary,
+    chat_template_of,
+)
 from merge_optuna.checkpoints._views import configured
-from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [

@@ -20,9 +20,9 @@ from merge_optuna.checkpoints._digest import (
     sampled_digest,
 )
 from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, hex_digest, stamps_of
-from merge_optuna.checkpoints._folder import READERS
 from merge_optuna.checkpoints._known_files import FORMATS
 from merge_optuna.checkpoints._store import Opened, Store
+from merge_optuna.checkpoints._tensor_files import READERS
 from merge_optuna.errors import CheckpointError, few, shown
 
 CONFIG = "adapter_config.json"

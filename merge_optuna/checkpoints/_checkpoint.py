@@ -13,7 +13,6 @@ from torch import nn
 
 from merge_optuna.checkpoints._adapter import Adapter, check_chain, is_adapter, recorded_base
 from merge_optuna.checkpoints._canonical import canonical
-from merge_optuna.checkpoints._content import Content
 from merge_optuna.checkpoints._digest import FORM
 from merge_optuna.checkpoints._files import hex_digest
 from merge_optuna.checkpoints._folder import FolderStore
@@ -22,7 +21,14 @@ from merge_optuna.checkpoints._layers import LayerStore
 from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
 from merge_optuna.checkpoints._parts import ModuleOfModel, OpenedModule, open_part
 from merge_optuna.checkpoints._peft import PeftStore
-from merge_optuna.checkpoints._source import IN_MEMORY, Source, folder_of, is_hub, place_of
+from merge_optuna.checkpoints._source import (
+    IN_MEMORY,
+    Content,
+    Source,
+    folder_of,
+    is_hub,
+    place_of,
+)
 from merge_optuna.checkpoints._store import ModuleStore, Store
 from merge_optuna.errors import CheckpointError, few, shown
 

@@ -22,6 +22,7 @@ from torch import Tensor
 Spec = tuple[torch.dtype, tuple[int, ...]]
 """Data type and shape of a tensor."""
 
+WORTH_KEEPING = 1 << 20  # bytes: of a smaller file the hashes are made sooner than looked up
 _MOST = 1000  # entries, some 30 KB each
 _FRESH = 2.0  # seconds: what is written twice within the clock's resolution has one stamp
 _HASH = re.compile("[0-9a-f]{32}")
@@ -118,6 +119,8 @@ def cache_root() -> Path:
 
 def recall(path: Path, stamp: Stamp, names: Iterable[str]) -> dict[str, str] | None:
     """The hashes of a file by name; None if they are not known."""
+    if stamp.size < WORTH_KEEPING:
+        return None
     entry = _entry(path, stamp)
     try:
         known = json.loads(entry.read_text(encoding="utf-8"))
@@ -131,8 +134,11 @@ def recall(path: Path, stamp: Stamp, names: Iterable[str]) -> dict[str, str] | N
 
 
 def remember(path: Path, stamp: Stamp, hashes: Mapping[str, str]) -> None:
-    """Keeps the hashes of a file, unless it is too young or the cache cannot be written."""
-    if time.time() - max(stamp.written_ns, stamp.changed_ns) / 1e9 < _FRESH:
+    """Keeps the hashes of a file, unless it is small, too young or the cache cannot be written."""
+    if (
+        stamp.size < WORTH_KEEPING
+        or time.time() - max(stamp.written_ns, stamp.changed_ns) / 1e9 < _FRESH
+    ):
         return
     entry = _entry(path, stamp)
     with contextlib.suppress(OSError):  # it is read again the next time, which is no error

@@ -24,8 +24,8 @@ from merge_optuna.checkpoints._config import model_dtype
 from merge_optuna.checkpoints._files import bytes_of
 from merge_optuna.checkpoints._known_files import TEXT_FILES, code_of, copy_known, inside
 from merge_optuna.checkpoints._parts import code_of_pipeline, copy_around
-from merge_optuna.checkpoints._safetensors import DTYPES
 from merge_optuna.checkpoints._target import replacing
+from merge_optuna.checkpoints._tensor_files import DTYPES
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError, few
 

@@ -15,18 +15,19 @@ from merge_optuna.evaluators._arguments import (
     token_mask,
 )
 from merge_optuna.evaluators._batches import Batches
-from merge_optuna.evaluators._checks import (
+from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
+from merge_optuna.evaluators._function import Function, as_evaluator
+from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._protocol import (
+    ADDED_PARTS,
+    Evaluator,
     as_scores,
     batches_of,
     check_evaluator,
+    name_of,
     value_of,
     value_over,
 )
-from merge_optuna.evaluators._data import Columns, read, table_of, texts
-from merge_optuna.evaluators._function import Function, as_evaluator
-from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._labels import Groups, Labels
-from merge_optuna.evaluators._protocol import ADDED_PARTS, Evaluator, name_of
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 

@@ -52,6 +52,11 @@ class Batches:
             self._ready = key, found
         return self._ready[1]
 
+    def probe(self, model: nn.Module) -> Arguments:
+        """Two of the longest examples, to see whether a model can be run on them."""
+        longest = max(self.of(model), key=lambda batch: batch.arguments.width)
+        return longest.arguments.map(lambda tensor: tensor[:2])
+
 
 def mixed(n: int) -> Ids:
     """Examples 0 to n − 1 in an order that favours none; data sets are often sorted by class."""

@@ -14,8 +14,14 @@ from torch import Tensor
 
 from merge_optuna.checkpoints import bytes_of, hex_digest
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._checks import as_number
-from merge_optuna.evaluators._protocol import DIRECTIONS, Batch, Evaluator, Scores, name_of
+from merge_optuna.evaluators._protocol import (
+    DIRECTIONS,
+    Batch,
+    Evaluator,
+    Scores,
+    as_number,
+    name_of,
+)
 
 if TYPE_CHECKING:
     from torch import nn

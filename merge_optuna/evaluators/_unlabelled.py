@@ -14,6 +14,7 @@ from merge_optuna.evaluators._batches import mixed
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import architecture
 from merge_optuna.evaluators._inputs import Inputs, Tensors
+from merge_optuna.evaluators._protocol import check_counts
 from merge_optuna.evaluators.classification import Classification
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def batches(checkpoint: Checkpoint, data: Any, *, n: int | None, size: int) -> l
     Raises:
         EvaluationError: If the data cannot be read, holds no example, or an argument is not valid.
     """
-    for name, number in (("n", n), ("batch_size", size)):
-        if number is not None and number < 1:
-            raise EvaluationError(f"{name} must be at least 1, not {number}.")
+    check_counts(n=n, batch_size=size)
     inputs = _inputs(data)
     if inputs is None:
         found = list(_split(_first(_given(data), n), size))

@@ -16,7 +16,7 @@ from merge_optuna.evaluators._arguments import Arguments, logits_in, running
 from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._protocol import Batch, Ids, Scores
+from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -87,9 +87,7 @@ class Classification:
         """
         if metric not in _METRICS:
             raise EvaluationError(f"Unknown metric {metric!r}. Metrics: {', '.join(_METRICS)}.")
-        for name, number in (("batch_size", batch_size), ("max_length", max_length)):
-            if number is not None and number < 1:
-                raise EvaluationError(f"{name} must be at least 1, not {number}.")
+        check_counts(batch_size=batch_size, max_length=max_length)
         self.metric_names = (metric if group is None else f"{metric} per {group}",)
         self._metric = _METRICS[metric]
         columns = Columns(text, text_pair, image, label, group)
@@ -146,9 +144,7 @@ class Classification:
             EvaluationError: If this model cannot be scored on these examples.
         """
         scored = self._scored(model)
-        classes = self._labels.ids(scored)
-        longest = max(self._batches.of(model), key=lambda batch: batch.arguments.width)
-        probe = longest.arguments.map(lambda tensor: tensor[:2])
+        classes, probe = self._labels.ids(scored), self._batches.probe(model)
         with running(scored, probe):
             _, width = _predict(scored, probe)
         self._labels.check_range(classes, width)
@@ -166,11 +162,7 @@ class Classification:
         }
         if self._groups is not None:
             parts["groups"] = self._groups.digest()
-        if self.head is not None:
-            # "head" is what earlier versions have stored, and is compared with.
-            head = self.head.checkpoint
-            parts |= {"head": head.digest_like(""), "head_content": head.digest}
-        return parts
+        return parts if self.head is None else {**parts, **self.head.digest()}
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:

@@ -16,7 +16,6 @@ from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators import (
     Arguments,
     batches,
-    digest_of,
     logits_of,
     placed,
     token_mask,
@@ -67,13 +66,6 @@ def fisher(
     if labels not in _LABELS:
         raise EvaluationError(f"labels must be 'hard' or 'soft', not {labels!r}.")
     examples = batches(checkpoint, data, n=n, size=1)
-    facts: dict[str, str | int] = {
-        "kind": "fisher",
-        "model": checkpoint.digest,
-        "data": digest_of(examples),
-        "examples": len(examples),
-        "labels": labels,
-    }
 
     def compute() -> dict[str, Tensor]:
         model = Engine(device, "float32").load(checkpoint)
@@ -83,7 +75,7 @@ def fisher(
         memory = {square.untyped_storage().data_ptr() for square in squares}  # not of buffers
         return {k: t for k, t in views.items() if t.untyped_storage().data_ptr() in memory}
 
-    return kept(facts, folder, f"{checkpoint.name}-fisher", compute)
+    return kept("fisher", checkpoint, examples, folder, compute, labels=labels)
 
 
 def _sum_squares(
