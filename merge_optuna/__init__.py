@@ -9,113 +9,58 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from merge_optuna._version import __version__
+from merge_optuna._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from merge_optuna import (
-        callbacks,
-        engine,
-        errors,
-        evaluators,
-        mergekit,
-        methods,
-        presets,
-        recipes,
-        samplers,
-        spaces,
-        statistics,
-    )
-    from merge_optuna.checkpoints import Checkpoint, TokenRow, Vocabulary, push
-    from merge_optuna.engine import Engine, write
-    from merge_optuna.fitted import adamerging, greedy_soup
-    from merge_optuna.recipes import Recipe, depth, free, per_group
-    from merge_optuna.study import (
-        MergeObjective,
-        MergeStudy,
-        export,
-        lineage,
-        optimize,
-        recipe_of,
-        remaining,
-        scores,
-        set_scores,
-        storage,
-    )
+    from merge_optuna import callbacks as callbacks
+    from merge_optuna import engine as engine
+    from merge_optuna import errors as errors
+    from merge_optuna import evaluators as evaluators
+    from merge_optuna import mergekit as mergekit
+    from merge_optuna import methods as methods
+    from merge_optuna import presets as presets
+    from merge_optuna import recipes as recipes
+    from merge_optuna import samplers as samplers
+    from merge_optuna import spaces as spaces
+    from merge_optuna import statistics as statistics
+    from merge_optuna.checkpoints import Checkpoint as Checkpoint
+    from merge_optuna.checkpoints import TokenRow as TokenRow
+    from merge_optuna.checkpoints import Vocabulary as Vocabulary
+    from merge_optuna.checkpoints import push as push
+    from merge_optuna.engine import Engine as Engine
+    from merge_optuna.engine import write as write
+    from merge_optuna.fitted import adamerging as adamerging
+    from merge_optuna.fitted import greedy_soup as greedy_soup
+    from merge_optuna.recipes import Recipe as Recipe
+    from merge_optuna.recipes import depth as depth
+    from merge_optuna.recipes import free as free
+    from merge_optuna.recipes import per_group as per_group
+    from merge_optuna.study import MergeObjective as MergeObjective
+    from merge_optuna.study import MergeStudy as MergeStudy
+    from merge_optuna.study import export as export
+    from merge_optuna.study import lineage as lineage
+    from merge_optuna.study import optimize as optimize
+    from merge_optuna.study import recipe_of as recipe_of
+    from merge_optuna.study import remaining as remaining
+    from merge_optuna.study import scores as scores
+    from merge_optuna.study import set_scores as set_scores
+    from merge_optuna.study import storage as storage
 
 _MODULES = (
-    "callbacks",
-    "engine",
-    "errors",
-    "evaluators",
-    "mergekit",
-    "methods",
-    "presets",
-    "recipes",
-    "samplers",
-    "spaces",
-    "statistics",
+    *("callbacks", "engine", "errors", "evaluators", "mergekit", "methods"),
+    *("presets", "recipes", "samplers", "spaces", "statistics"),
 )
 _NAMES = {
-    "Checkpoint": "checkpoints",
-    "push": "checkpoints",
-    "TokenRow": "checkpoints",
-    "Vocabulary": "checkpoints",
-    "Engine": "engine",
-    "write": "engine",
-    "adamerging": "fitted",
-    "greedy_soup": "fitted",
-    "Recipe": "recipes",
-    "depth": "recipes",
-    "free": "recipes",
-    "per_group": "recipes",
-    "MergeObjective": "study",
-    "MergeStudy": "study",
-    "export": "study",
-    "lineage": "study",
-    "optimize": "study",
-    "recipe_of": "study",
-    "remaining": "study",
-    "scores": "study",
-    "set_scores": "study",
-    "storage": "study",
+    **dict.fromkeys(("Checkpoint", "TokenRow", "Vocabulary", "push"), "checkpoints"),
+    **dict.fromkeys(("Engine", "write"), "engine"),
+    **dict.fromkeys(("adamerging", "greedy_soup"), "fitted"),
+    **dict.fromkeys(("Recipe", "depth", "free", "per_group"), "recipes"),
+    **dict.fromkeys(("MergeObjective", "MergeStudy", "export", "lineage", "optimize"), "study"),
+    **dict.fromkeys(("recipe_of", "remaining", "scores", "set_scores", "storage"), "study"),
 }
+"""Public name -> the package that it is imported from."""
 
-__all__ = [
-    "Checkpoint",
-    "Engine",
-    "MergeObjective",
-    "MergeStudy",
-    "Recipe",
-    "TokenRow",
-    "Vocabulary",
-    "__version__",
-    "adamerging",
-    "callbacks",
-    "depth",
-    "engine",
-    "errors",
-    "evaluators",
-    "export",
-    "free",
-    "greedy_soup",
-    "lineage",
-    "mergekit",
-    "methods",
-    "optimize",
-    "per_group",
-    "presets",
-    "push",
-    "recipe_of",
-    "recipes",
-    "remaining",
-    "samplers",
-    "scores",
-    "set_scores",
-    "spaces",
-    "statistics",
-    "storage",
-    "write",
-]
+__all__ = ["__version__", *_MODULES, *_NAMES]
 
 
 def __getattr__(name: str) -> Any:

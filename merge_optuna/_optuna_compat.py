@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S", bound="BaseStorage")
 
 _USER = JournalOperation.SET_TRIAL_USER_ATTR
 _SYSTEM = JournalOperation.SET_TRIAL_SYSTEM_ATTR
@@ -234,39 +235,39 @@ def _watched(operation: Callable[Concatenate[Any, P], R]) -> Callable[Concatenat
     return run
 
 
+def _watching(*operations: str) -> Callable[[type[S]], type[S]]:
+    """A class whose inherited operations of these names go through its ``watch``."""
+
+    def decorate(storage: type[S]) -> type[S]:
+        for name in operations:
+            setattr(storage, name, _watched(getattr(storage, name)))
+        return storage
+
+    return decorate
+
+
+_OPERATIONS = (
+    *("delete_study", "get_study_name_from_id", "get_study_directions"),
+    *("set_study_user_attr", "set_study_system_attr"),
+    *("get_study_user_attrs", "get_study_system_attrs"),
+    *("get_trial", "set_trial_state_values", "set_trial_intermediate_value"),
+    *("set_trial_user_attr", "set_trial_system_attr"),
+)
+
+
+@_watching(
+    *_OPERATIONS,
+    *("create_new_study", "get_study_id_from_name", "get_all_studies"),
+    *("get_trial_id_from_study_id_trial_number", "get_trial_param", "_set_trial_param"),
+    *("get_trial_user_attrs", "get_trial_system_attrs", "record_heartbeat"),
+    *("_get_trials", "_get_best_trial_id", "_get_stale_trial_ids"),
+)
 class WatchedDatabase(RDBStorage):
     """An RDBStorage that runs each operation, those of Optuna's cache too, through ``watch``."""
 
     @abstractmethod
     def watch(self, operation: str, run: Callable[[], R]) -> R:
         """Runs an operation; ``run()`` is one transaction and can be called again."""
-
-    create_new_study = _watched(RDBStorage.create_new_study)
-    delete_study = _watched(RDBStorage.delete_study)
-    set_study_user_attr = _watched(RDBStorage.set_study_user_attr)
-    set_study_system_attr = _watched(RDBStorage.set_study_system_attr)
-    get_study_id_from_name = _watched(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = _watched(RDBStorage.get_study_name_from_id)
-    get_study_directions = _watched(RDBStorage.get_study_directions)
-    get_study_user_attrs = _watched(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = _watched(RDBStorage.get_study_system_attrs)
-    get_all_studies = _watched(RDBStorage.get_all_studies)
-    _set_trial_param = _watched(RDBStorage._set_trial_param)
-    set_trial_state_values = _watched(RDBStorage.set_trial_state_values)
-    set_trial_intermediate_value = _watched(RDBStorage.set_trial_intermediate_value)
-    set_trial_user_attr = _watched(RDBStorage.set_trial_user_attr)
-    set_trial_system_attr = _watched(RDBStorage.set_trial_system_attr)
-    get_trial_id_from_study_id_trial_number = _watched(
-        RDBStorage.get_trial_id_from_study_id_trial_number
-    )
-    get_trial = _watched(RDBStorage.get_trial)
-    get_trial_param = _watched(RDBStorage.get_trial_param)
-    get_trial_user_attrs = _watched(RDBStorage.get_trial_user_attrs)
-    get_trial_system_attrs = _watched(RDBStorage.get_trial_system_attrs)
-    _get_trials = _watched(RDBStorage._get_trials)
-    _get_best_trial_id = _watched(RDBStorage._get_best_trial_id)
-    _get_stale_trial_ids = _watched(RDBStorage._get_stale_trial_ids)
-    record_heartbeat = _watched(RDBStorage.record_heartbeat)
 
     def _create_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None = None
@@ -277,6 +278,7 @@ class WatchedDatabase(RDBStorage):
         return self.watch(operation, lambda: create(study_id, template_trial))
 
 
+@_watching(*_OPERATIONS, "create_new_trial", "set_trial_param", "get_all_trials")
 class WatchedJournal(JournalStorage):
     """A JournalStorage that runs each operation on a study or trial through ``watch``."""
 
@@ -298,22 +300,6 @@ class WatchedJournal(JournalStorage):
                     raise  # it is this call that asks for what cannot be
                 known.log_number_read -= 1  # it stays unread, whoever asks next
                 raise self.unreadable(error) from error
-
-    delete_study = _watched(JournalStorage.delete_study)
-    set_study_user_attr = _watched(JournalStorage.set_study_user_attr)
-    set_study_system_attr = _watched(JournalStorage.set_study_system_attr)
-    get_study_name_from_id = _watched(JournalStorage.get_study_name_from_id)
-    get_study_directions = _watched(JournalStorage.get_study_directions)
-    get_study_user_attrs = _watched(JournalStorage.get_study_user_attrs)
-    get_study_system_attrs = _watched(JournalStorage.get_study_system_attrs)
-    create_new_trial = _watched(JournalStorage.create_new_trial)
-    set_trial_param = _watched(JournalStorage.set_trial_param)
-    set_trial_state_values = _watched(JournalStorage.set_trial_state_values)
-    set_trial_intermediate_value = _watched(JournalStorage.set_trial_intermediate_value)
-    set_trial_user_attr = _watched(JournalStorage.set_trial_user_attr)
-    set_trial_system_attr = _watched(JournalStorage.set_trial_system_attr)
-    get_trial = _watched(JournalStorage.get_trial)
-    get_all_trials = _watched(JournalStorage.get_all_trials)
 
 
 def record_not_found(error: KeyError) -> bool:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from merge_optuna.engine._arrays import Inputs, gram
 from merge_optuna.engine._build import build
+from merge_optuna.engine._frame import check_finite
 from merge_optuna.engine._live import Engine
-from merge_optuna.engine._tensors import Merger, check_finite, tensors
+from merge_optuna.engine._live_path import LivePath, branches_of
+from merge_optuna.engine._tensors import Merger, tensors
 from merge_optuna.engine._write import write
-from merge_optuna.engine.layer_path import LivePath
 
-__all__ = ["Engine", "LivePath", "Merger", "build", "check_finite", "tensors", "write"]
+__all__ = [
+    "Engine",
+    "Inputs",
+    "LivePath",
+    "Merger",
+    "branches_of",
+    "build",
+    "check_finite",
+    "gram",
+    "tensors",
+    "write",
+]

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from merge_optuna.methods._affine import gram as plain_gram
+
 Array = NDArray[Any]
 
 _STORED = {
@@ -53,6 +55,22 @@ class Inputs(tuple[Tensor, ...]):
         return alike(self) if len({tensor.dtype for tensor in self}) == 1 else None
 
 
+def gram(inputs: Inputs, first: int, last: int) -> NDArray[np.float64]:
+    """Dot products of a range of flat tensors with each other, (n, n).
+
+    Summed in float64 in a fixed order.
+    """
+    from merge_optuna.engine.kernels.combination import gram as fused  # it loads numba
+
+    if inputs.arrays is not None:
+        arrays: tuple[Array, ...] | None = part(inputs.arrays, first, last - first)
+    else:
+        tensors = [tensor.reshape(-1)[first:last].contiguous() for tensor in inputs]
+        arrays = alike(tensors)
+    products: NDArray[np.float64] = plain_gram(tensors) if arrays is None else fused(arrays)
+    return products
+
+
 def part(arrays: tuple[Array, ...], first: int, size: int) -> tuple[Array, ...]:
     """The same range of every array."""
     return tuple(array[first : first + size] for array in arrays)
@@ -67,3 +85,9 @@ def tensor_of(array: Array) -> Tensor:
 def floats(values: Any) -> NDArray[np.float32]:
     """Numbers rounded as torch rounds them when it multiplies a float32 tensor."""
     return np.asarray(values, dtype=np.float32)
+
+
+def widened(inputs: Sequence[Tensor], compute: torch.dtype = torch.float32) -> list[Tensor]:
+    """The tensors in the data type of the computation: float64 if one of them has it."""
+    wide = any(t.dtype == torch.float64 for t in inputs)
+    return [t.to(torch.float64 if wide else compute) for t in inputs]

@@ -21,8 +21,7 @@ from merge_optuna.checkpoints import (
     write_checkpoint,
 )
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._tensors import (
-    Merger,
+from merge_optuna.engine._frame import (
     Source,
     checkpoints_of,
     final_dtype,
@@ -30,6 +29,7 @@ from merge_optuna.engine._tensors import (
     origins,
     wanted_dtype,
 )
+from merge_optuna.engine._tensors import Merger
 from merge_optuna.errors import CheckpointError, ExportError, RecipeError, SourceChanged
 from merge_optuna.recipes import Recipe
 
@@ -102,7 +102,7 @@ def write(
 
         def parts(name: str) -> Iterator[Tensor]:
             source, own = origin[name]
-            for part in merger.parts(source, own, final[name]):
+            for part in merger.plan(source, own).parts(final[name]):
                 _check_range(source, own, part)
                 yield part
             bar.update()

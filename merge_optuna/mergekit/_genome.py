@@ -11,7 +11,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.mergekit._methods import OUR_WORDS, REQUIRED, TRANSLATIONS, our_name
 from merge_optuna.mergekit._node import Node, refuse, warn
 from merge_optuna.mergekit._settings import truth, whole_number
-from merge_optuna.mergekit._sources import NO_MERGES, Sources
+from merge_optuna.mergekit._sources import Sources
 from merge_optuna.mergekit._texts import read_texts
 from merge_optuna.recipes import Recipe, as_value, free
 from merge_optuna.recipes.groups import Per, depth, matches
@@ -106,7 +106,7 @@ def _space(node: Node) -> Recipe:
         raise method.error(
             f"mergekit-evolve has no genome for {method.value!r}, only for {', '.join(_FREE)}."
         )
-    spec, sources = methods.get(method.text()), Sources(NO_MERGES, {}, {})
+    spec, sources = methods.get(method.text()), Sources({}, {}, {})
     named = node.needed("models").items()
     models = [sources.open(one) for one in named]
     said = node.get("base_model")

@@ -8,7 +8,7 @@ from typing import Any
 from merge_optuna.checkpoints import Checkpoint, block_of, find_stacks, renumbered
 from merge_optuna.errors import CheckpointError
 from merge_optuna.mergekit._settings import per_tensor
-from merge_optuna.recipes import Recipe, Value, frame_of, value_at
+from merge_optuna.recipes import Recipe, Value, form_of, frame_of
 from merge_optuna.recipes.groups import Layout
 
 Source = Checkpoint | Recipe
@@ -34,7 +34,7 @@ def layers_of(source: Source, start: int, stop: int) -> Source:
         raise CheckpointError(
             f"There are no layers {start} to {stop - 1} in {source.name!r}: it has {count}."
         )
-    if source.method == "passthrough":
+    if source.spec.structure == "stack":
         return _of_stack(source, start, stop)
     base = None if source.base is None else layers_of(source.base, start, stop)
     models = tuple(layers_of(model, start, stop) for model in source.models)
@@ -93,5 +93,5 @@ def _moved(value: Value, old: Layout, new: Layout, by: int) -> Value:
     for name in new.names:
         block = block_of(name, blocks)
         was = name if block is None else renumbered(name, block[1] + by)
-        numbers[name] = value_at(value, was, old)
+        numbers[name] = form_of(value).at(was, old)
     return per_tensor(numbers, new)

@@ -19,14 +19,14 @@ from merge_optuna.mergekit._methods import (
 )
 from merge_optuna.mergekit._node import Node, warn
 from merge_optuna.mergekit._settings import (
+    Condition,
     conditions,
-    default_condition,
     seen_from,
     truth,
     value_of,
 )
 from merge_optuna.mergekit._sources import Reference
-from merge_optuna.recipes import Recipe, Value
+from merge_optuna.recipes import Recipe, Value, leaves_of
 from merge_optuna.recipes.groups import Layout
 
 
@@ -84,7 +84,7 @@ class Merge:
     def leaves(self) -> Iterator[Checkpoint]:
         """The checkpoints that are merged."""
         for one in self.inputs:
-            yield from one.source.leaves() if isinstance(one.source, Recipe) else (one.source,)
+            yield from leaves_of(one.source)
 
     def recipe(self) -> Recipe:
         """The merge as a recipe."""
@@ -169,9 +169,10 @@ class Merge:
         words = OUR_WORDS.get(name, {})
         given = [setting for level in levels if (setting := level.get(name)) is not None]
         chain = [c for setting in given for c in conditions(setting, parameter, words)]
-        if not chain and default is REQUIRED:
+        if default is not REQUIRED:
+            chain.append(Condition("*", (words.get(default, default),), place))
+        elif not chain:
             raise place.error(f"{self.method} needs a {name} here, or for all models.")
-        chain += default_condition(words.get(default, default), place)
         return value_of(chain, layout, seen_from(layout, first_layer), parameter)
 
 

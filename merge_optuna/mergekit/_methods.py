@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 REQUIRED: Final = object()
@@ -59,24 +60,7 @@ _SPARSE_SUM = {**_SUM, "density": 1.0}
 _ELECT = {"elect": "mass"}
 
 
-def _task_vectors(
-    parameters: Mapping[str, Any],
-    ours: Mapping[str, Any] | None = None,
-    *,
-    extra: tuple[str, ...] = (),
-    method: str | None = None,
-    rescaled: Translation | None = None,
-) -> Translation:
-    return Translation(
-        parameters,
-        ours or {},
-        extra,
-        base_alone=True,
-        memory=("int8_mask",),
-        method=method,
-        rescaled=rescaled,
-    )
-
+_task_vectors = partial(Translation, base_alone=True, memory=("int8_mask",))
 
 TRANSLATIONS: dict[str, Translation] = {
     "linear": Translation({"weight": REQUIRED, "normalize": True}),

@@ -7,7 +7,7 @@ from typing import Any
 
 from merge_optuna.mergekit._node import Node
 from merge_optuna.mergekit._settings import per_tensor
-from merge_optuna.recipes import Recipe, value_at
+from merge_optuna.recipes import Recipe, form_of
 
 _PARTS = {
     "text_decoder": ("language_model",),
@@ -32,7 +32,7 @@ def joined(modules: Mapping[str, Recipe], node: Node) -> Recipe:
     """
     name, first = next(iter(modules.items()))
     for other, recipe in modules.items():
-        if recipe.sources != first.sources or recipe.method == "passthrough":
+        if recipe.sources != first.sources or recipe.spec.structure == "stack":
             raise node.error(
                 f"{other!r} must merge the same whole models as {name!r}, in this order, with "
                 "numbers of its own. Merge each module with part= and write it before the next."
@@ -43,7 +43,7 @@ def joined(modules: Mapping[str, Recipe], node: Node) -> Recipe:
     def joint(parameter: str, model: int | None) -> Any:
         given = {name: recipe.values[parameter] for name, recipe in modules.items()}
         own = {name: v if model is None else v[model] for name, v in given.items()}
-        return per_tensor({t: value_at(own[owners[t]], t, layout) for t in layout.names}, layout)
+        return per_tensor({t: form_of(own[owners[t]]).at(t, layout) for t in layout.names}, layout)
 
     return first.with_fields(
         parameters={

@@ -10,7 +10,7 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.mergekit._node import Node
 from merge_optuna.mergekit._settings import Seen, conditions
 from merge_optuna.methods import Parameter
-from merge_optuna.recipes import ByName, PerGroup, Value, value_at
+from merge_optuna.recipes import ByName, PerGroup, Value, form_of
 from merge_optuna.recipes.groups import Depth, Layout, matches
 
 Numbers = Mapping[str, Any]
@@ -27,7 +27,7 @@ def setting(value: Value, layout: Layout, seen: Mapping[str, Seen], parameter: P
     """
     if not isinstance(value, (PerGroup, ByName)):
         return value
-    numbers = {name: value_at(value, name, layout) for name in layout.names}
+    numbers = {name: form_of(value).at(name, layout) for name in layout.names}
     for entries in (_as_said(value, layout, seen, numbers), _by_tensor(seen, numbers)):
         found = list(entries)
         made = found[0]["value"] if len(found) == 1 and "filter" not in found[0] else found

@@ -134,10 +134,10 @@ class _Documents:
             )
         return self._nodes[ends[0] if ends else next(iter(self._nodes))]
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._nodes
 
-    def named(self, name: str) -> Recipe:
+    def __getitem__(self, name: str) -> Recipe:
         """A configuration as a source of another.
 
         Raises:
@@ -217,7 +217,7 @@ def _document(node: Node, end: Node, sources: Sources) -> Recipe:
         )
     check_keys(node, _TOP)
     merges = {
-        module: list(_merges(_Part(node, body, _is_aligned(end)), name.text(), sources))
+        module: _Part(node, body, sources, _is_aligned(end)).merges()
         for module, body in _modules(node).items()
     }
     leaves = [leaf for several in merges.values() for one in several for leaf in one.leaves()]
@@ -239,22 +239,80 @@ class _Part:
     Attributes:
         node: The configuration.
         body: Where the models or slices stand.
+        sources: The models that it can name.
         aligned: Whether the models have different vocabularies, made equal in the end.
     """
 
     node: Node
     body: Node
+    sources: Sources
     aligned: bool
 
-    @property
-    def base(self) -> Node | None:
-        return self.node.get("base_model")
+    def merges(self) -> list[Merge]:
+        """One merge, or one per slice."""
+        models, slices = self.body.get("models"), self.body.get("slices")
+        if models is not None:
+            return [self._of_models(models)]
+        return [] if slices is None else list(self._of_slices(slices))
 
-    @property
-    def settings(self) -> tuple[Node, ...]:
-        """The parameters for all models, those that take precedence first."""
-        levels = [self.body, self.node] if self.body is not self.node else [self.node]
-        return tuple(found for level in levels if (found := level.get("parameters")) is not None)
+    def _of_models(self, models: Node) -> Merge:
+        """The merge of whole models; mergekit adds the base if it is not among them."""
+        inputs = []
+        for entry in models.items():
+            check_keys(entry, ("model", "parameters"))
+            inputs.append(self._input(entry.needed("model"), entry, entry.get("parameters")))
+        base = self.node.get("base_model")
+        if base is not None and reference(base) not in [one.reference for one in inputs]:
+            inputs.append(self._input(base, base))
+        return self._merge(self.body, inputs, base)
+
+    def _of_slices(self, slices: Node) -> Iterator[Merge]:
+        """One merge per slice."""
+        first = 0
+        for entry in slices.items():
+            check_keys(entry, ("sources", "base_model", "parameters", "residual_weight"))
+            inputs, lengths = [], set()
+            for source in entry.needed("sources").items():
+                check_keys(source, ("model", "layer_range", "parameters"))
+                model, own = source.needed("model"), source.get("parameters")
+                layers = source.needed("layer_range")
+                start, stop = _layer_range(layers)
+                lengths.add(stop - start)
+                inputs.append(self._input(model, source, own, (start, stop), layers))
+            if len(lengths) > 1:
+                raise entry.error(
+                    f"the sources of a slice need equally many layers, not {lengths}."
+                )
+            base = entry.get("base_model") or self.node.get("base_model")
+            yield self._merge(entry, inputs, base, first)
+            first += lengths.pop()
+
+    def _input(
+        self,
+        model: Node,
+        place: Node,
+        settings: Node | None = None,
+        layers: tuple[int, int] | None = None,
+        said: Node | None = None,
+    ) -> Input:
+        source = self.sources.open(model, layers, said)
+        return Input(reference(model), source, settings, place, layers[0] if layers else 0)
+
+    def _merge(
+        self, place: Node, inputs: Sequence[Input], base: Node | None, first: int = 0
+    ) -> Merge:
+        """A merge with the parameters that stand at its place and around, the nearest first."""
+        around = [self.body] if self.body is self.node else [self.body, self.node]
+        levels = around if place is self.body else [place, *around]
+        return Merge(
+            method=self.node.needed("merge_method").text(),
+            inputs=inputs,
+            base=None if base is None else reference(base),
+            settings=tuple(own for one in levels if (own := one.get("parameters")) is not None),
+            node=place,
+            aligned=self.aligned,
+            first_layer=first,
+        )
 
 
 def _modules(node: Node) -> dict[str, Node]:
@@ -275,63 +333,6 @@ def _modules(node: Node) -> dict[str, Node]:
         if bool(body.mapping().get("models")) == bool(body.mapping().get("slices")):
             raise body.error("expected either models or slices.")
     return found
-
-
-def _merges(part: _Part, method: str, sources: Sources) -> Iterator[Merge]:
-    """One merge, or one per slice."""
-    if (models := part.body.get("models")) is not None:
-        yield _merge_of_models(part, models, method, sources)
-    elif (slices := part.body.get("slices")) is not None:
-        yield from _merges_of_slices(part, slices, method, sources)
-
-
-def _merge_of_models(part: _Part, models: Node, method: str, sources: Sources) -> Merge:
-    """The merge of whole models; mergekit adds the base if it is not among them."""
-    inputs = []
-    for entry in models.items():
-        check_keys(entry, ("model", "parameters"))
-        model = entry.needed("model")
-        inputs.append(Input(reference(model), sources.open(model), entry.get("parameters"), entry))
-    base = part.base
-    if base is not None and reference(base) not in [one.reference for one in inputs]:
-        inputs.append(Input(reference(base), sources.open(base), None, base))
-    return Merge(
-        method=method,
-        inputs=inputs,
-        base=None if base is None else reference(base),
-        settings=part.settings,
-        node=part.body,
-        aligned=part.aligned,
-    )
-
-
-def _merges_of_slices(part: _Part, slices: Node, method: str, sources: Sources) -> Iterator[Merge]:
-    """One merge per slice."""
-    first = 0
-    for entry in slices.items():
-        check_keys(entry, ("sources", "base_model", "parameters", "residual_weight"))
-        inputs, lengths = [], set()
-        for source in entry.needed("sources").items():
-            check_keys(source, ("model", "layer_range", "parameters"))
-            model = source.needed("model")
-            start, stop = _layer_range(source.needed("layer_range"))
-            lengths.add(stop - start)
-            layers = sources.open(model, (start, stop), source.needed("layer_range"))
-            inputs.append(Input(reference(model), layers, source.get("parameters"), source, start))
-        if len(lengths) > 1:
-            raise entry.error(f"the sources of a slice need equally many layers, not {lengths}.")
-        base = entry.get("base_model") or part.base
-        own = entry.get("parameters")
-        yield Merge(
-            method=method,
-            inputs=inputs,
-            base=None if base is None else reference(base),
-            settings=part.settings if own is None else (own, *part.settings),
-            node=entry,
-            aligned=part.aligned,
-            first_layer=first,
-        )
-        first += lengths.pop()
 
 
 def _stacked(merges: Sequence[Merge]) -> Recipe:

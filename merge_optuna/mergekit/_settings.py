@@ -16,10 +16,9 @@ from typing import Any
 
 from merge_optuna.checkpoints import block_of, find_stacks, renumbered
 from merge_optuna.errors import RecipeError
-from merge_optuna.mergekit._methods import REQUIRED
 from merge_optuna.mergekit._node import Node
 from merge_optuna.methods import Parameter
-from merge_optuna.recipes import ByName, PerGroup, Value, value_at
+from merge_optuna.recipes import ByName, PerGroup, Value, form_of
 from merge_optuna.recipes.groups import Depth, Layout
 
 Scalar = bool | int | float | str
@@ -156,11 +155,6 @@ def _number(node: Node) -> float:
         raise node.error(f"expected a number, not {node.value!r}.") from None
 
 
-def default_condition(value: Any, node: Node) -> list[Condition]:
-    """The condition that holds where no other does; none for a parameter that is required."""
-    return [] if value is REQUIRED else [Condition("*", (value,), node)]
-
-
 def value_of(
     chain: Sequence[Condition], layout: Layout, seen: dict[str, Seen], parameter: Parameter
 ) -> Value:
@@ -257,7 +251,7 @@ def _over_depth(
     at = {layout.layers[name]: number for name, number in numbers.items()}
     candidates.append(PerGroup(per="layer", values=tuple(at[label] for label in layout.order)))
     for candidate in candidates:
-        if all(value_at(candidate, name, layout) == x for name, x in numbers.items()):
+        if all(form_of(candidate).at(name, layout) == x for name, x in numbers.items()):
             return candidate
     return None
 

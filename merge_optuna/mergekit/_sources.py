@@ -114,24 +114,11 @@ def reference_of(checkpoint: Checkpoint) -> Reference:
 
 
 class Named(Protocol):
-    """Configurations that are models of others."""
+    """Configurations by name, which can be models of others; also a dict."""
 
-    def __contains__(self, name: str) -> bool: ...
+    def __contains__(self, name: object) -> bool: ...
 
-    def named(self, name: str) -> Recipe: ...
-
-
-class _NoMerges:
-    """No configurations that are models of others."""
-
-    def __contains__(self, name: str) -> bool:
-        return False
-
-    def named(self, name: str) -> Recipe:
-        raise KeyError(name)
-
-
-NO_MERGES = _NoMerges()
+    def __getitem__(self, name: str) -> Recipe: ...
 
 
 class Sources:
@@ -166,7 +153,7 @@ class Sources:
         """
         wanted = reference(node)
         if str(wanted) in self._merges:
-            whole: Checkpoint | Recipe = self._merges.named(str(wanted))
+            whole: Checkpoint | Recipe = self._merges[str(wanted)]
         else:
             whole = self._whole(wanted, node)
         if layers is None or layers == (0, count_layers(whole)):

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from merge_optuna.checkpoints import Checkpoint, find_stacks
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
+from merge_optuna.mergekit._layers import Source, count_layers
 from merge_optuna.mergekit._methods import (
     OUR_WORDS,
     REQUIRED,
@@ -93,7 +94,7 @@ def _inner(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """The recipes that are models of others; those that are stacked become slices instead."""
     for name, inner in recipe.nested:
         yield from _inner(inner)
-        if recipe.method != "passthrough":
+        if recipe.spec.structure != "stack":
             yield name, inner
 
 
@@ -116,7 +117,7 @@ class _Piece:
         return TRANSLATIONS[self.recipe.method]
 
     @property
-    def base(self) -> Checkpoint | Recipe | None:
+    def base(self) -> Source | None:
         """What mergekit is told to be the base: it also takes the config from there."""
         if self.recipe.base is not None or self.recipe.spec.base is None:
             return self.recipe.base
@@ -167,12 +168,12 @@ def _configuration(recipe: Recipe) -> dict[str, Any]:
 
 def _pieces(recipe: Recipe) -> list[_Piece]:
     """A merge is one piece; stacked layers are one each."""
-    if recipe.method != "passthrough":
+    if recipe.spec.structure != "stack":
         return [_Piece(recipe, tuple(range(len(recipe.models))), 0)]
     pieces, first = [], 0
     for i, model in enumerate(recipe.models):
         if isinstance(model, Recipe):
-            if recipe.values["scale"][i] != 1 or model.method == "passthrough":
+            if recipe.values["scale"][i] != 1 or model.spec.structure == "stack":
                 raise RecipeError(
                     f"mergekit cannot stack {recipe.model_names[i]!r}, a recipe that is scaled or "
                     "stacked itself. Write it to a folder first."
@@ -180,7 +181,7 @@ def _pieces(recipe: Recipe) -> list[_Piece]:
             pieces.append(_Piece(model, tuple(range(len(model.models))), first))
         else:
             pieces.append(_Piece(recipe, (i,), first))
-        first += _count(model)
+        first += count_layers(model)
     used = {piece.recipe.method for piece in pieces}
     if len(used) > 1:
         raise RecipeError(
@@ -191,34 +192,31 @@ def _pieces(recipe: Recipe) -> list[_Piece]:
 
 
 def _models(piece: _Piece) -> dict[str, Any]:
-    made: dict[str, Any] = {"models": []}
-    if piece.recipe.base is not None:
-        made["models"].append({"model": _name(piece.recipe.base, piece.recipe)})
-    for i in piece.models:
-        made["models"].append(
-            {"model": _name(piece.recipe.models[i], piece.recipe)}
-            | _if_any("parameters", piece.of_model(i))
-        )
-    return made | _if_any("parameters", piece.shared() | _extra(piece))
+    return {"models": [{"model": name} | own for name, _, own in _sources(piece)]} | _shared(piece)
 
 
 def _slice(piece: _Piece) -> dict[str, Any]:
+    layers = (0, count_layers(piece.recipe.models[piece.models[0]]))
+    sources = [
+        {"model": name, "layer_range": list(_range(source) or layers)} | own
+        for name, source, own in _sources(piece)
+    ]
+    base = {} if piece.base is None else {"base_model": _name(piece.base, piece.recipe)}
+    return {"sources": sources} | base | _shared(piece)
+
+
+def _sources(piece: _Piece) -> Iterator[tuple[Any, Source, dict[str, Any]]]:
+    """How mergekit calls each source, the source, and its own parameters."""
     recipe = piece.recipe
-    layers = [0, _count(recipe.models[piece.models[0]])]
-    sources: list[tuple[Checkpoint | Recipe, dict[str, Any]]] = []
     if recipe.base is not None:
-        sources.append((recipe.base, {}))
-    sources += [(recipe.models[i], piece.of_model(i)) for i in piece.models]
-    made: dict[str, Any] = {
-        "sources": [
-            {"model": _name(model, recipe), "layer_range": list(_range(model) or layers)}
-            | _if_any("parameters", parameters)
-            for model, parameters in sources
-        ]
-    }
-    if piece.base is not None:
-        made["base_model"] = _name(piece.base, recipe)
-    return made | _if_any("parameters", piece.shared() | _extra(piece))
+        yield _name(recipe.base, recipe), recipe.base, {}
+    for i in piece.models:
+        own = _if_any("parameters", piece.of_model(i))
+        yield _name(recipe.models[i], recipe), recipe.models[i], own
+
+
+def _shared(piece: _Piece) -> dict[str, Any]:
+    return _if_any("parameters", piece.shared() | _extra(piece))
 
 
 def _extra(piece: _Piece) -> dict[str, Any]:
@@ -274,7 +272,7 @@ def _check(recipe: Recipe) -> None:
             f"{left_out[0]}."
         )
     models = [_name(source, recipe) for source in recipe.sources]
-    if recipe.method != "passthrough" and len({str(m) for m in models}) < len(models):
+    if recipe.spec.structure != "stack" and len({str(m) for m in models}) < len(models):
         raise RecipeError("mergekit cannot merge a model with itself.")
 
 
@@ -289,20 +287,15 @@ def _in_their_words(name: str, value: Value) -> Any:
     return words[value]
 
 
-def _name(source: Checkpoint | Recipe, recipe: Recipe) -> Any:
+def _name(source: Source, recipe: Recipe) -> Any:
     """How mergekit is told where a source is: another configuration, or a place."""
     if isinstance(source, Checkpoint):
         return reference_of(source.origin).written()
     return next(name for name, inner in recipe.nested if inner is source)
 
 
-def _range(source: Checkpoint | Recipe) -> tuple[int, int] | None:
+def _range(source: Source) -> tuple[int, int] | None:
     return source.layer_range if isinstance(source, Checkpoint) else None
-
-
-def _count(source: Checkpoint | Recipe) -> int:
-    names = source.names() if isinstance(source, Checkpoint) else source.frame.names()
-    return sum(map(len, find_stacks(names).values()))
 
 
 class _Dumper(yaml.SafeDumper):

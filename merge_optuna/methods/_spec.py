@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -147,6 +147,9 @@ class Method:
         individual: For methods whose result evolution has found: makes the individual from what
             a recipe file says. The kernel then gets ``individual`` and ``part``, see
             :mod:`merge_optuna.methods._individual`.
+        structure: How the models make up the merged one: ``"overlay"``, every tensor is made of
+            those of its name; ``"stack"``, their layers follow each other; ``"route"``, a path
+            goes through their layers.
     """
 
     name: str
@@ -163,6 +166,7 @@ class Method:
     promises: frozenset[str] = frozenset()
     statistics: str | None = None
     individual: Callable[[Any], Individual] | None = None
+    structure: Literal["overlay", "stack", "route"] = "overlay"
 
     @property
     def description(self) -> str:

@@ -20,5 +20,6 @@ METHOD = Method(
     parameters=(Parameter("scale", 1.0, "factor of each model's tensors", per_model=True),),
     base=False,
     elementwise=True,
+    structure="stack",
     source="Kim et al. 2023, SOLAR 10.7B: depth up-scaling, arXiv 2312.15166",
 )

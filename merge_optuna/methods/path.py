@@ -21,5 +21,6 @@ PATH = Method(
     base=False,
     models=(1, 26),
     elementwise=True,
+    structure="route",
     source="Akiba et al. 2024, Evolutionary model merge, arXiv 2403.13187",
 )

@@ -24,21 +24,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merge_optuna import methods
+from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
 from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer, function_of
 from merge_optuna.recipes._layers import passthrough, path
 from merge_optuna.recipes._params import check_params
-from merge_optuna.recipes._structure import Chain, Structure, frame_of
-from merge_optuna.recipes._tree import Recipe, check_sources, mergekit
+from merge_optuna.recipes._structure import Chain, Structure
+from merge_optuna.recipes._tree import Recipe, check_sources, frame_of, leaves_of
 from merge_optuna.recipes._values import (
     ByName,
     Free,
     PerGroup,
     Value,
     as_value,
+    form_of,
     free,
     per_group,
-    value_at,
 )
 from merge_optuna.recipes.groups import Depth, Layout, depth
 from merge_optuna.recipes.route import MOST_HOPS, Hop, Route, ScaleTarget
@@ -86,12 +87,13 @@ __all__ = [
     "check_params",
     "check_sources",
     "depth",
+    "form_of",
     "frame_of",
     "free",
+    "leaves_of",
     "passthrough",
     "path",
     "per_group",
-    "value_at",
 ]
 if not TYPE_CHECKING:
     __all__ += methods.METHODS.keys() - set(__all__)

@@ -6,13 +6,11 @@ Statistics are a checkpoint folder whose tensors have the names of a model's and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointMismatch, RecipeError
-
-if TYPE_CHECKING:
-    from merge_optuna.recipes._tree import Recipe
+from merge_optuna.methods import Method
 
 KEY = "merge_optuna_statistics"
 
@@ -22,48 +20,52 @@ def is_statistics(checkpoint: Checkpoint) -> bool:
     return KEY in (checkpoint.config or {})
 
 
-def check_number(recipe: Recipe) -> None:
+def check_number(method: Method, given: int, models: int) -> None:
     """Checks that there are statistics where the method needs them, one per model.
 
     Raises:
         RecipeError: If there are too few or too many, or the method needs none.
     """
-    given, kind = len(recipe.statistics), recipe.spec.statistics
+    kind = method.statistics
     if kind is None and given:
-        raise RecipeError(f"{recipe.method} takes no statistics.")
-    if kind is not None and given != len(recipe.models):
+        raise RecipeError(f"{method.name} takes no statistics.")
+    if kind is not None and given != models:
         raise RecipeError(
-            f"{recipe.method} needs statistics of each of its {len(recipe.models)} models, not "
-            f"{given}: statistics=[mo.statistics.{kind}(model, data) for model in models]."
+            f"{method.name} needs statistics of each of its {models} models, not {given}: "
+            f"statistics=[mo.statistics.{kind}(model, data) for model in models]."
         )
 
 
-def check_origin(recipe: Recipe) -> None:
-    """Checks that each statistics are of the right kind and were made from their model.
+def check_origin(
+    method: Method, statistics: Checkpoint, model: str | None, origins: Sequence[Checkpoint]
+) -> None:
+    """Checks that statistics are of the right kind and were made from their model.
 
-    For a recipe among the models they may be those of any checkpoint in it: the models that a
-    merge evolves from lend it theirs.
+    Args:
+        method: What needs them.
+        statistics: Those of one model.
+        model: Its name.
+        origins: The model; for a recipe any checkpoint in it: the models that a merge evolves
+            from lend it theirs.
 
     Raises:
         CheckpointMismatch: If not.
     """
-    for statistics, model in zip(recipe.statistics, recipe.models, strict=False):
-        facts = (statistics.config or {}).get(KEY, {})
-        kind, made_from = facts.get("kind"), facts.get("model")
-        origins = (model,) if isinstance(model, Checkpoint) else model.leaves()
-        remedy = f"Make them with mo.statistics.{recipe.spec.statistics}(model, data)."
-        if kind != recipe.spec.statistics:
-            raise CheckpointMismatch(
-                f"{recipe.method} needs {recipe.spec.statistics} statistics, but "
-                f"{statistics.name!r} ({statistics.ref}) holds {kind or 'none'}. {remedy}"
-            )
-        if not any(_is_of(origin, made_from) for origin in origins):
-            raise CheckpointMismatch(
-                f"The statistics {statistics.name!r} ({statistics.ref}) were made from a model "
-                f"with digest {made_from}, but belong to {model.name!r}, which has "
-                f"{', '.join(origin.digest for origin in origins)}. Give them in the order of the "
-                f"models. {remedy}"
-            )
+    facts = (statistics.config or {}).get(KEY, {})
+    kind, made_from = facts.get("kind"), facts.get("model")
+    remedy = f"Make them with mo.statistics.{method.statistics}(model, data)."
+    if kind != method.statistics:
+        raise CheckpointMismatch(
+            f"{method.name} needs {method.statistics} statistics, but {statistics.name!r} "
+            f"({statistics.ref}) holds {kind or 'none'}. {remedy}"
+        )
+    if not any(_is_of(origin, made_from) for origin in origins):
+        raise CheckpointMismatch(
+            f"The statistics {statistics.name!r} ({statistics.ref}) were made from a model with "
+            f"digest {made_from}, but belong to {model!r}, which has "
+            f"{', '.join(origin.digest for origin in origins)}. Give them in the order of the "
+            f"models. {remedy}"
+        )
 
 
 def _is_of(model: Checkpoint, digest: object) -> bool:

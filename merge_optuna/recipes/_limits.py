@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import RecipeError
-
-if TYPE_CHECKING:
-    from merge_optuna.recipes._tree import Recipe
 
 _MOST_NESTED = 50
 _MOST_SOURCES = 10_000
 
 
-def extent_of(sources: Sequence[Checkpoint | Recipe]) -> tuple[int, int]:
+def joint_extent(sources: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """How many recipes stand inside each other, and how many sources they have together.
+
+    Args:
+        sources: The same of every source; (0, 1) of a checkpoint.
 
     Raises:
         RecipeError: If these are too many.
     """
-    inner = [(0, 1) if isinstance(one, Checkpoint) else one.extent for one in sources]
+    inner = tuple(sources)
     nested = 1 + max((nested for nested, _ in inner), default=0)
     total = sum(total for _, total in inner)
     _check(nested, total)

@@ -3,139 +3,140 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from merge_optuna.checkpoints import Checkpoint, LayerStore, ModuleOfModel, StackStore, model_dtype
-from merge_optuna.errors import RecipeError
+from merge_optuna.methods import Part
 from merge_optuna.recipes._alignment import Alignment, align
 from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 from merge_optuna.recipes.groups import Layout
-from merge_optuna.recipes.route import check_fit, pieces
+from merge_optuna.recipes.route import Route, check_fit, pieces
 
 if TYPE_CHECKING:
     import torch
 
-    from merge_optuna.recipes._tree import Recipe
 
+class Structure(ABC):
+    """Which tensors a merged model has, and of which tensors each is made."""
 
-class Structure(Protocol):
-    """Which tensors a merged model has, and of which tensors each is made.
+    @cached_property
+    @abstractmethod
+    def frame(self) -> Checkpoint:
+        """The names, shapes and data types of the tensors, config and folder."""
 
-    Attributes:
-        frame: The names, shapes and data types of the tensors, config and folder.
-        alignment: Which tensors are merged.
-        layouts: For each model the tensors, by its own names, that a value of it is about.
-    """
+    @cached_property
+    @abstractmethod
+    def alignment(self) -> Alignment:
+        """Which tensors are merged."""
 
-    @property
-    def frame(self) -> Checkpoint: ...
+    @cached_property
+    @abstractmethod
+    def layouts(self) -> tuple[Layout, ...]:
+        """For each model the tensors, by its own names, that a value of it is about."""
 
-    @property
-    def alignment(self) -> Alignment: ...
-
-    @property
-    def layouts(self) -> tuple[Layout, ...]: ...
-
+    @abstractmethod
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         """The models that a tensor is made of, each with the tensor's name there."""
 
     def arguments_at(self, name: str) -> dict[str, Any]:
         """What the kernel is told of a tensor beside the parameters."""
-
-
-def frame_of(source: Checkpoint | Recipe) -> Checkpoint:
-    """The frame of a source."""
-    return source if isinstance(source, Checkpoint) else source.frame
-
-
-class Overlay:
-    """Every tensor is made of those of the same name in all sources."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-
-    @property
-    def frame(self) -> Checkpoint:
-        """That of the base, or of the first model."""
-        return frame_of(self._recipe.sources[0])
-
-    @property
-    def alignment(self) -> Alignment:
-        first, *others = (frame_of(source) for source in self._recipe.sources)
-        return align(first, tuple(others), self._recipe.exclude)
-
-    @property
-    def layouts(self) -> tuple[Layout, ...]:
-        return (self._recipe.alignment.layout,) * len(self._recipe.models)
-
-    def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
-        return tuple((i, name) for i in range(len(self._recipe.models)))
-
-    def arguments_at(self, name: str) -> dict[str, Any]:
         return {}
 
 
-class Stack:
-    """The layers of the models one after the other; every tensor is made of one."""
+class Overlay(Structure):
+    """Every tensor is made of those of the same name in all sources."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        if recipe.exclude:
-            raise RecipeError("passthrough leaves nothing out: exclude= is for merges.")
-        self._recipe = recipe
-        self._parts = tuple(frame_of(model) for model in recipe.models)
+    def __init__(
+        self, base: Checkpoint | None, models: Sequence[Checkpoint], exclude: tuple[str, ...]
+    ):
+        self._sources = (*models,) if base is None else (base, *models)
+        self._models, self._exclude = range(len(models)), exclude
+
+    @cached_property
+    def frame(self) -> Checkpoint:
+        """That of the base, or of the first model."""
+        return self._sources[0]
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        return align(self.frame, self._sources[1:], self._exclude)
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        return tuple(self.alignment.layout for _ in self._models)
+
+    def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
+        return tuple((i, name) for i in self._models)
+
+
+class _Layers(Structure):
+    """Layers one after the other; every tensor is made of one."""
+
+    _models: Sequence[Checkpoint]
+
+    @cached_property
+    @abstractmethod
+    def _store(self) -> StackStore:
+        """The layers, with what is before and behind them."""
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        names: list[dict[str, None]] = [{} for _ in self._models]
+        for name in self._store.origins:
+            [(i, own)] = self.models_at(name)
+            names[i][own] = None  # the same layer may come again
+        return tuple(Layout(tuple(own)) for own in names)
+
+
+class Stack(_Layers):
+    """The layers of the models one after the other."""
+
+    def __init__(self, models: Sequence[Checkpoint]):
+        self._models = models
 
     @cached_property
     def _store(self) -> StackStore:
-        return StackStore([p.store for p in self._parts], [p.name for p in self._parts])
+        return StackStore([m.store for m in self._models], [m.name for m in self._models])
 
-    @property
+    @cached_property
     def frame(self) -> Checkpoint:
         """The first model, with the layers of all and the head of the last."""
-        digests = "".join(f"{part.digest}{part.layer_range}" for part in self._parts)
-        return self._parts[0].holding(
+        digests = "".join(f"{one.digest}{one.layer_range}" for one in self._models)
+        return self._models[0].holding(
             self._store,
-            name="+".join(part.name for part in self._parts),
+            name="+".join(one.name for one in self._models),
             digest=hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
         )
 
-    @property
+    @cached_property
     def alignment(self) -> Alignment:
-        first, *others = self._parts
+        first, *others = self._models
         check_configs(first, others, stacked=True)
         check_vocabularies(first, others[-1:], first.names())
-        return align(self._recipe.frame, (), ())
-
-    @property
-    def layouts(self) -> tuple[Layout, ...]:
-        names: list[list[str]] = [[] for _ in self._parts]
-        for i, own in self._store.origins.values():
-            names[i].append(own)
-        return tuple(Layout(tuple(own)) for own in names)
+        return align(self.frame, (), ())
 
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         return (self._store.origins[name],)
 
-    def arguments_at(self, name: str) -> dict[str, Any]:
-        return {}
 
-
-class Chain:
-    """The layers of a path between an embedding and a head; every tensor is made of one.
+class Chain(_Layers):
+    """The layers of a route between an embedding and a head; every tensor is made of one.
 
     Attributes:
-        pieces: What the path is made of.
+        pieces: What the route is made of.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        if recipe.exclude:
-            raise RecipeError("path leaves nothing out: exclude= is for merges.")
-        assert recipe.path is not None
-        self._recipe, self._path = recipe, recipe.path
-        self._models = tuple(frame_of(model) for model in recipe.models)
-        self._path.check(recipe.model_names, [model.depth for model in self._models])
-        check_fit(self._path, self._models)
-        self.pieces = pieces(self._path, self._models)
+    def __init__(
+        self, models: Sequence[Checkpoint], names: Sequence[str], route: Route, digest: str
+    ):
+        self._models, self._names, self._route, self._digest = models, names, route, digest
+        route.check(names, [model.depth for model in models])
+        check_fit(route, models)
+        self.pieces = pieces(route, models)
 
     @cached_property
     def parts(self) -> tuple[Checkpoint, ...]:
@@ -153,26 +154,18 @@ class Chain:
         found = [model_dtype(model.config, model.store.specs()) for model in self._models]
         return found[0] if len(set(found)) > 1 else None
 
-    @property
+    @cached_property
     def frame(self) -> Checkpoint:
-        """The model of the embedding, with the layers of the path and the head of another."""
-        first = self._models[self._path.embeddings_from]
+        """The model of the embedding, with the layers of the route and the head of another."""
+        first = self._models[self._route.embeddings_from]
         around, store = first.store, self._store
         content = around.holding(store) if isinstance(around, ModuleOfModel) else store
-        names = "+".join(self._recipe.model_names)
-        return first.holding(content, name=f"path({names})", digest=self._recipe.digest)
-
-    @property
-    def alignment(self) -> Alignment:
-        return align(self._recipe.frame, (), ())
+        name = f"path({'+'.join(self._names)})"
+        return first.holding(content, name=name, digest=self._digest)
 
     @cached_property
-    def layouts(self) -> tuple[Layout, ...]:
-        names: list[dict[str, None]] = [{} for _ in self._models]
-        for name in self._store.origins:
-            [(i, own)] = self.models_at(name)
-            names[i][own] = None
-        return tuple(Layout(tuple(own)) for own in names)
+    def alignment(self) -> Alignment:
+        return align(self.frame, (), ())
 
     def models_at(self, name: str) -> tuple[tuple[int, str], ...]:
         i, own = self._store.origins[name]
@@ -185,8 +178,17 @@ class Chain:
         return {"factor": self.pieces[i].factor(own)}
 
 
-def structure_of(recipe: Recipe) -> Structure:
-    """How the sources of a recipe make up the merged model."""
-    if recipe.path is not None:
-        return Chain(recipe)
-    return Stack(recipe) if recipe.method == "passthrough" else Overlay(recipe)
+def parts_of(layout: Layout, frame: Checkpoint) -> dict[str, Part]:
+    """Where each merged tensor is in the flat model: all elements that are merged.
+
+    The tensors come from input to output: by layer group, in each as the checkpoint has them.
+    """
+    place = {label: i for i, label in enumerate(layout.order)}
+    found, offset = {}, 0
+    for name in sorted(layout.names, key=lambda name: place[layout.layers[name]]):
+        shape = frame.shape(name)
+        size = math.prod(shape)
+        row = size // shape[0] if len(shape) > 1 and size else max(size, 1)
+        found[name] = Part(name, layout.layers[name], offset, size, row)
+        offset += size
+    return found

@@ -15,6 +15,7 @@ from merge_optuna.checkpoints import (
     Vocabulary,
     aligned_vocabulary,
     chat_template_of,
+    configured,
 )
 from merge_optuna.errors import RecipeError
 
@@ -37,12 +38,31 @@ Tokenizer = Annotated[
 ]
 
 
-def check_tokenizer(vocabulary: Vocabulary, names: Sequence[str]) -> None:
-    """Checks that a vocabulary is of the sources called ``names``.
+def check_texts(
+    vocabulary: Vocabulary | None,
+    template: str | None,
+    config: str | None,
+    leaves: Sequence[Checkpoint],
+) -> None:
+    """Checks that tokenizer, chat template and config are those of leaves of a recipe.
 
     Raises:
-        RecipeError: If it names another one.
+        RecipeError: If one names another source, or a chat template is no template either.
     """
+    names = [leaf.name for leaf in leaves]
+    listed = ", ".join(names)
+    if vocabulary is not None:
+        _check_vocabulary(vocabulary, names)
+    if template not in (None, "auto", *names) and "{" not in str(template):
+        raise RecipeError(
+            f"chat_template must be 'auto', a source ({listed}) or the text of a template, not "
+            f"{template!r}."
+        )
+    if config not in (None, "base", *names, *(leaf.whole_name for leaf in leaves)):
+        raise RecipeError(f"config must be 'base' or a source ({listed}), not {config!r}.")
+
+
+def _check_vocabulary(vocabulary: Vocabulary, names: Sequence[str]) -> None:
     if vocabulary.source not in ("base", "union", BY_ID, *names):
         raise RecipeError(
             f"tokenizer must be 'base', 'union' or a source ({', '.join(names)}), not "
@@ -58,28 +78,39 @@ def check_tokenizer(vocabulary: Vocabulary, names: Sequence[str]) -> None:
             )
 
 
-def aligned(
-    vocabulary: Vocabulary, leaves: Sequence[Checkpoint], *, has_base: bool
+def views(
+    leaves: Sequence[Checkpoint],
+    vocabulary: Vocabulary | None,
+    config: Checkpoint | None,
+    *,
+    has_base: bool,
+    stacked: bool,
 ) -> dict[Checkpoint, Checkpoint]:
-    """Views of a recipe's leaves through one vocabulary, by what they are views of."""
-    origins = tuple(dict.fromkeys(leaf.origin for leaf in leaves))
-    if vocabulary.source == BY_ID:
-        return {origin: origin for origin in origins}
-    views = aligned_vocabulary(vocabulary, origins, 0 if has_base else None).checkpoints
-    return dict(zip(origins, views, strict=True))
+    """The leaves of a recipe through one vocabulary and one config.
 
+    Args:
+        leaves: Every checkpoint of the recipe.
+        vocabulary: Whose rows they are to have, if they differ.
+        config: The leaf whose config counts, if they differ.
+        has_base: Whether the first is the base.
+        stacked: Whether their layers follow each other.
 
-def check_chat_template(wanted: str, names: Sequence[str]) -> None:
-    """Checks that a chat template is ``"auto"``, the name of a source, or a template.
-
-    Raises:
-        RecipeError: If it is none of them.
+    Returns:
+        The views, by what they are views of.
     """
-    if wanted != "auto" and wanted not in names and "{" not in wanted:
-        raise RecipeError(
-            f"chat_template must be 'auto', a source ({', '.join(names)}) or the text of a "
-            f"template, not {wanted!r}."
-        )
+    origins = tuple(dict.fromkeys(leaf.origin for leaf in leaves))
+    by_id = vocabulary is not None and vocabulary.source == BY_ID
+    seen = origins
+    if vocabulary is not None and not by_id:
+        seen = aligned_vocabulary(vocabulary, origins, 0 if has_base else None).checkpoints
+    found = dict(zip(origins, seen, strict=True))
+    if config is None and not by_id:
+        return found
+    frame = None if config is None else found[config.origin]
+    return {
+        origin: configured(view, frame or view, stacked=stacked, by_id=by_id)
+        for origin, view in found.items()
+    }
 
 
 def chat_template(wanted: str, leaves: Sequence[Checkpoint]) -> str | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from optuna.distributions import FloatDistribution
 from pydantic import (
@@ -36,7 +39,126 @@ PerField = Annotated[
 ]
 
 
-class _Value(BaseModel):
+class Entry(NamedTuple):
+    """The number of one group.
+
+    Attributes:
+        label: Of the group; empty if it is the whole model.
+        number: The number; where a search begins if it is free.
+        free: What it is drawn from, if it is free.
+        used: Whether some tensor depends on it.
+    """
+
+    label: str
+    number: Any
+    free: Free | None = None
+    used: bool = True
+
+    @property
+    def written(self) -> Any:
+        """What stands in the value."""
+        return self.number if self.free is None else self.free
+
+    @property
+    def path(self) -> str:
+        """The end of a trial's parameter, e.g. ``/07``; empty if it is the whole model."""
+        return f"/{self.label}" if self.label else ""
+
+
+class Form(ABC):
+    """What each form of a value answers; :func:`form_of` gives that of any value."""
+
+    @abstractmethod
+    def at(self, name: str, layout: Layout) -> Any:
+        """The number that holds for one tensor.
+
+        Raises:
+            RecipeError: If it is still free, or a filter matches no tensor.
+        """
+
+    @abstractmethod
+    def entries(self, layout: Layout) -> Iterator[Entry]:
+        """The number of every group."""
+
+    @abstractmethod
+    def rebuilt(self, numbers: Iterator[Any], layout: Layout) -> Value:
+        """The same with other numbers, one per entry."""
+
+    @abstractmethod
+    def numbers(self) -> Iterator[Number | Free]:
+        """Every number, word and free number that is written in it."""
+
+    @abstractmethod
+    def mapped(self, change: Callable[[Any], Any]) -> Value:
+        """The value with every number changed that is not free."""
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one number for all tensors."""
+        return False
+
+    def slots(self, layout: Layout) -> list[tuple[str, Free, float]]:
+        """Every free number that has an effect: its path, what it is drawn from, its start."""
+        every = self.entries(layout)
+        return [(e.path, e.free, e.number) for e in every if e.free is not None and e.used]
+
+    def filled(self, layout: Layout, numbers: Mapping[str, float]) -> Value:
+        """The value with ``numbers``, by their paths, in place of its free numbers.
+
+        Free numbers without an effect get their start.
+        """
+        every = (
+            e.number if e.free is None else numbers.get(e.path, e.number)
+            for e in self.entries(layout)
+        )
+        return self.rebuilt(every, layout)
+
+    def read(self, bound: Value, layout: Layout, prefix: str = "") -> dict[str, float]:
+        """Inverse of :meth:`filled`: the number at each path, read from ``bound``.
+
+        Raises:
+            RecipeError: If ``bound`` does not have the same form.
+        """
+        mine, theirs = list(self.entries(layout)), list(form_of(bound).entries(layout))
+        is_alike = [e.label for e in mine] == [e.label for e in theirs]
+        given = [e.written for e in theirs] if is_alike else [bound] * len(mine)
+        numbers: dict[str, float] = {}
+        for entry, number in zip(mine, given, strict=True):
+            path, is_read = prefix + entry.path, entry.free is not None and entry.used
+            if is_read and isinstance(number, float):
+                numbers[path] = number
+            elif is_read or (entry.free is None and number != entry.number):
+                raise RecipeError(f"Expected {entry.written!r} at {path!r}, not {number!r}.")
+        return numbers
+
+
+@dataclass(frozen=True)
+class Constant(Form):
+    """A plain number or word, which is written as itself."""
+
+    value: Number
+
+    def at(self, name: str, layout: Layout) -> Number:
+        return self.value
+
+    def entries(self, layout: Layout) -> Iterator[Entry]:
+        yield Entry("", self.value)
+
+    def rebuilt(self, numbers: Iterator[Any], layout: Layout) -> Any:
+        return next(numbers)
+
+    def numbers(self) -> Iterator[Number | Free]:
+        yield self.value
+
+    def mapped(self, change: Callable[[Any], Any]) -> Any:
+        return change(self.value)
+
+    @property
+    def is_one(self) -> bool:
+        return True
+
+
+class _Value(BaseModel, Form):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -81,6 +203,33 @@ class Free(_Value):
         )
         return [middle] * len(labels)
 
+    def at(self, name: str, layout: Layout) -> Any:
+        raise RecipeError(
+            "This recipe has free numbers. Bind them first: recipe.suggest(trial), "
+            "recipe.bind(params) or mo.recipe_of(study)."
+        )
+
+    def numbers(self) -> Iterator[Number | Free]:
+        yield self
+
+    def mapped(self, change: Callable[[Any], Any]) -> Value:
+        return self
+
+    @property
+    def is_one(self) -> bool:
+        return self.per == "model"
+
+    def entries(self, layout: Layout) -> Iterator[Entry]:
+        labels, used = layout.grouping(self.per).labels, layout.used(self.per)
+        for label, start in zip(labels, self.starts(labels), strict=True):
+            yield Entry(label, start, self, label in used)
+
+    def rebuilt(self, numbers: Iterator[Any], layout: Layout) -> Any:
+        if self.is_one:
+            return next(numbers)
+        own = islice(numbers, len(layout.grouping(self.per).labels))
+        return PerGroup(per=self.per, values=tuple(own))
+
 
 class PerGroup(_Value):
     """One value per layer group; made by :func:`mo.per_group`."""
@@ -108,6 +257,30 @@ class PerGroup(_Value):
             )
         return list(zip(labels, self.values, strict=True))
 
+    def at(self, name: str, layout: Layout) -> Any:
+        self.labelled(layout)
+        pairs = layout.grouping(self.per).shares[name]
+        values = [form_of(self.values[i]).at(name, layout) for i, _ in pairs]
+        if len(pairs) == 1:
+            return values[0]
+        return sum(value * share for value, (_, share) in zip(values, pairs, strict=True))
+
+    def numbers(self) -> Iterator[Number | Free]:
+        yield from self.values
+
+    def mapped(self, change: Callable[[Any], Any]) -> Value:
+        values: Any = [form_of(value).mapped(change) for value in self.values]
+        return PerGroup(per=self.per, values=tuple(values))
+
+    def entries(self, layout: Layout) -> Iterator[Entry]:
+        used = layout.used(self.per)
+        for label, value in self.labelled(layout):
+            [entry] = form_of(value).entries(layout)
+            yield entry._replace(label=label, used=label in used)
+
+    def rebuilt(self, numbers: Iterator[Any], layout: Layout) -> Value:
+        return PerGroup(per=self.per, values=tuple(islice(numbers, len(self.values))))
+
 
 class ByName(_Value):
     """A value for the tensors whose name matches; written as ``{filter: value, "*": value}``.
@@ -124,21 +297,59 @@ class ByName(_Value):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        patterns = [pattern for pattern, _ in self.filters]
-        if len(patterns) > _MOST_FILTERS:
+        if len(self.patterns) > _MOST_FILTERS:
             raise RecipeError(
-                f"A value may have {_MOST_FILTERS:,} name filters, this one has {len(patterns):,}."
+                f"A value may have {_MOST_FILTERS:,} name filters, this one has "
+                f"{len(self.patterns):,}."
             )
-        if "*" not in patterns:
+        if "*" not in self.patterns:
             raise RecipeError(
-                f"The filters {patterns} leave other tensors without a value. Add '*'."
+                f"The filters {self.patterns} leave other tensors without a value. Add '*'."
             )
         return self
 
-    def parts(self, layout: Layout) -> list[tuple[str, Any, Layout]]:
+    @property
+    def patterns(self) -> list[str]:
+        """The filters alone."""
+        return [pattern for pattern, _ in self.filters]
+
+    def parts(self, layout: Layout) -> Iterator[tuple[str, Form, Layout]]:
         """For each filter its pattern, its value, and the tensors that have it."""
-        layouts = layout.parts(tuple(pattern for pattern, _ in self.filters))
-        return [(*pair, part) for pair, part in zip(self.filters, layouts, strict=True)]
+        layouts = layout.parts(tuple(self.patterns))
+        for (pattern, value), part in zip(self.filters, layouts, strict=True):
+            yield pattern, form_of(value), part
+
+    def at(self, name: str, layout: Layout) -> Any:
+        inner = next(form for pattern, form, _ in self.parts(layout) if matches(pattern, name))
+        return inner.at(name, layout)
+
+    def entries(self, layout: Layout) -> Iterator[Entry]:
+        for pattern, form, part in self.parts(layout):
+            for entry in form.entries(part):
+                yield entry._replace(label=pattern + entry.path)
+
+    def rebuilt(self, numbers: Iterator[Any], layout: Layout) -> Value:
+        return self._with(form.rebuilt(numbers, part) for _, form, part in self.parts(layout))
+
+    def read(self, bound: Value, layout: Layout, prefix: str = "") -> dict[str, float]:
+        if not isinstance(bound, ByName) or bound.patterns != self.patterns:
+            raise RecipeError(f"Expected filters {self.patterns}, not {bound!r}.")
+        numbers: dict[str, float] = {}
+        for (_, other), (pattern, form, part) in zip(
+            bound.filters, self.parts(layout), strict=True
+        ):
+            numbers |= form.read(other, part, f"{prefix}/{pattern}")
+        return numbers
+
+    def numbers(self) -> Iterator[Number | Free]:
+        for _, value in self.filters:
+            yield from form_of(value).numbers()
+
+    def mapped(self, change: Callable[[Any], Any]) -> Value:
+        return self._with(form_of(value).mapped(change) for _, value in self.filters)
+
+    def _with(self, values: Iterable[Any]) -> Value:
+        return ByName(filters=tuple(zip(self.patterns, values, strict=True)))
 
 
 def _plain(value: Any) -> Any:
@@ -150,6 +361,12 @@ def _plain(value: Any) -> Any:
 
 
 Value = Number | Free | PerGroup | ByName
+_Form = TypeVar("_Form", Free, PerGroup, ByName)
+
+
+def form_of(value: Value) -> Form:
+    """The value with its answers."""
+    return value if isinstance(value, Form) else Constant(value)
 
 
 def free(
@@ -177,20 +394,14 @@ def free(
         RecipeError: If the range is empty or the start lies outside.
     """
     starts = tuple(_limited(start)) if isinstance(start, Iterable) else start
-    try:
-        return Free(low=low, high=high, per=per, start=starts, log=log)
-    except ValidationError as error:
-        raise unwrapped(error, "mo.free") from error
+    return _made("mo.free", Free, low=low, high=high, per=per, start=starts, log=log)
 
 
 def per_group(values: Sequence[float | Free], *, per: Per = "layer") -> PerGroup:
     """One value per group, in order; with ``per=mo.depth(k)`` ``k`` values interpolated."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise RecipeError(f"mo.per_group takes a list of numbers, not {shown(values)}.")
-    try:
-        return PerGroup(per=per, values=tuple(_limited(values)))
-    except ValidationError as error:
-        raise unwrapped(error, "mo.per_group") from error
+    return _made("mo.per_group", PerGroup, per=per, values=tuple(_limited(values)))
 
 
 def _limited(values: Iterable[Any]) -> Iterator[Any]:
@@ -201,6 +412,13 @@ def _limited(values: Iterable[Any]) -> Iterator[Any]:
                 f"There may be {_MOST_VALUES:,} values, one per group, and here are more."
             )
         yield value
+
+
+def _made(what: str, form: type[_Form], **fields: Any) -> _Form:
+    try:
+        return form(**fields)
+    except ValidationError as error:
+        raise unwrapped(error, what) from error
 
 
 def unwrapped(error: ValidationError, what: str) -> MergeOptunaError:
@@ -219,133 +437,8 @@ def as_value(value: object) -> Value:
     Raises:
         RecipeError: If it is none, or filters leave some tensors without a value.
     """
-    if isinstance(value, (Free, PerGroup, ByName, bool, int, float, str)):
+    if isinstance(value, Free | PerGroup | ByName | bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        try:
-            return ByName(filters=tuple(value.items()))
-        except ValidationError as error:
-            raise unwrapped(error, "Name filters") from error
+        return _made("Name filters", ByName, filters=tuple(value.items()))
     raise RecipeError(f"Expected a number, mo.free, mo.per_group or filters, not {shown(value)}.")
-
-
-def as_floats(value: Any) -> Any:
-    """The value with its whole numbers as floats, so that equal recipes have equal digests."""
-    if isinstance(value, PerGroup):
-        return PerGroup(per=value.per, values=tuple(map(as_floats, value.values)))
-    if isinstance(value, ByName):
-        return ByName(filters=tuple((pattern, as_floats(v)) for pattern, v in value.filters))
-    return float(value) if isinstance(value, int) else value
-
-
-def numbers_in(value: Value) -> Iterator[Number | Free]:
-    """Every number, word and free number in a value."""
-    if isinstance(value, PerGroup):
-        yield from value.values
-    elif isinstance(value, ByName):
-        for _, inner in value.filters:
-            yield from numbers_in(inner)
-    else:
-        yield value
-
-
-def value_at(value: Value, name: str, layout: Layout) -> Any:
-    """The number that holds for one tensor.
-
-    Raises:
-        RecipeError: If it is still free, or a filter matches no tensor.
-    """
-    if isinstance(value, Free):
-        raise RecipeError(
-            "This recipe has free numbers. Bind them first: recipe.suggest(trial), "
-            "recipe.bind(params) or mo.recipe_of(study)."
-        )
-    if isinstance(value, PerGroup):
-        value.labelled(layout)
-        pairs = layout.grouping(value.per).shares[name]
-        if len(pairs) == 1:
-            return value_at(value.values[pairs[0][0]], name, layout)
-        return sum(value_at(value.values[i], name, layout) * share for i, share in pairs)
-    if isinstance(value, ByName):
-        inner = next(v for pattern, v, _ in value.parts(layout) if matches(pattern, name))
-        return value_at(inner, name, layout)
-    return value
-
-
-def free_paths(
-    value: Value, layout: Layout, prefix: str = ""
-) -> Iterator[tuple[str, Free, float]]:
-    """Every free number that has an effect: its path, what it is drawn from, and its start."""
-    if isinstance(value, ByName):
-        for pattern, inner, part in value.parts(layout):
-            yield from free_paths(inner, part, f"{prefix}/{pattern}")
-        return
-    used = layout.used(value.per) if isinstance(value, (Free, PerGroup)) else set()
-    for label, inner, start in _labelled(value, layout):
-        if isinstance(inner, Free) and label in used:
-            yield _path(prefix, label), inner, start
-
-
-def filled(value: Value, layout: Layout, numbers: Mapping[str, float], prefix: str = "") -> Value:
-    """The value with ``numbers`` (by path) in place of its free numbers.
-
-    Free numbers without an effect get their start.
-    """
-    if isinstance(value, ByName):
-        return ByName(
-            filters=tuple(
-                (pattern, filled(inner, part, numbers, f"{prefix}/{pattern}"))  # type: ignore[misc]
-                for pattern, inner, part in value.parts(layout)
-            )
-        )
-    if not isinstance(value, (Free, PerGroup)):
-        return value
-    values: list[Number | Free] = [
-        numbers.get(_path(prefix, label), start) if isinstance(inner, Free) else inner
-        for label, inner, start in _labelled(value, layout)
-    ]
-    is_one = isinstance(value, Free) and value.per == "model"
-    return values[0] if is_one else PerGroup(per=value.per, values=tuple(values))
-
-
-def numbers_of(value: Value, bound: Value, layout: Layout, prefix: str = "") -> dict[str, float]:
-    """Inverse of :func:`filled`: the number at each path of ``value``, read from ``bound``.
-
-    Raises:
-        RecipeError: If ``bound`` does not have the same form.
-    """
-    numbers: dict[str, float] = {}
-    if isinstance(value, ByName):
-        if not isinstance(bound, ByName) or [p for p, _ in bound.filters] != [
-            p for p, _ in value.filters
-        ]:
-            raise RecipeError(f"Expected filters {[p for p, _ in value.filters]}, not {bound!r}.")
-        for (pattern, inner, part), (_, other) in zip(
-            value.parts(layout), bound.filters, strict=True
-        ):
-            numbers |= numbers_of(inner, other, part, f"{prefix}/{pattern}")
-        return numbers
-    found: dict[str, Any] = {}
-    if isinstance(bound, PerGroup) and bound.per == getattr(value, "per", None):
-        found = dict(bound.labelled(layout))
-    free = {path for path, _, _ in free_paths(value, layout, prefix)}
-    for label, inner, _ in _labelled(value, layout):
-        path, number = _path(prefix, label), found.get(label, bound)
-        if isinstance(number, float) and path in free:
-            numbers[path] = number
-        elif path in free or (not isinstance(inner, Free) and number != inner):
-            raise RecipeError(f"Expected {inner!r} at {path!r}, not {number!r}.")
-    return numbers
-
-
-def _labelled(value: Value, layout: Layout) -> list[tuple[str, Any, Any]]:
-    """For each group its label, its number, and its start if that is free."""
-    if isinstance(value, Free):
-        labels = layout.grouping(value.per).labels
-        return [(label, value, x) for label, x in zip(labels, value.starts(labels), strict=True)]
-    pairs = value.labelled(layout) if isinstance(value, PerGroup) else [("", value)]
-    return [(k, v, v.starts([k])[0] if isinstance(v, Free) else v) for k, v in pairs]
-
-
-def _path(prefix: str, label: str) -> str:
-    return f"{prefix}/{label}" if label else prefix

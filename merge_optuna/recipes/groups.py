@@ -134,8 +134,12 @@ class Layout:
 
     def used(self, per: Per) -> set[str]:
         """The labels of the groups that some of the tensors belong to."""
-        grouping = self.grouping(per)
-        return {grouping.labels[i] for name in self.names for i, _ in grouping.shares[name]}
+        if ("used", per) not in self._made:
+            grouping = self.grouping(per)
+            labels = {grouping.labels[i] for n in self.names for i, _ in grouping.shares[n]}
+            self._made["used", per] = labels
+        found: set[str] = self._made["used", per]
+        return found
 
     def parts(self, patterns: tuple[str, ...]) -> tuple[Layout, ...]:
         """For each name filter the tensors for which it is the first that matches.

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from merge_optuna.engine import Merger
-from merge_optuna.engine._evolved import gram
+from merge_optuna.engine import Merger, gram
 from merge_optuna.recipes import Recipe
 
 _BLOCK = 1 << 16  # elements that are read to know the products up to a split exactly

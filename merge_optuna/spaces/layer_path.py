@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from merge_optuna import _optuna_compat as compat
 from merge_optuna import recipes
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine.layer_path import branches_of
+from merge_optuna.engine import branches_of
 from merge_optuna.errors import InfeasibleRecipe, RecipeError, few, shown
 from merge_optuna.recipes import (
     MOST_HOPS,

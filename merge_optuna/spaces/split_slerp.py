@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine._arrays import Inputs
-from merge_optuna.engine._evolved import gram
+from merge_optuna.engine import Inputs, gram
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Blend
 from merge_optuna.methods.splice import Segments

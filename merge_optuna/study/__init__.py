@@ -8,8 +8,9 @@ from merge_optuna.study._export import best_trial, complete_trials, export, rank
 from merge_optuna.study._limit import fail_overdue
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
-from merge_optuna.study._objective import MergeObjective, failure
+from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._optimize import optimize
+from merge_optuna.study._outcome import failure
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores
 from merge_optuna.study._storage import storage

@@ -16,7 +16,24 @@ from merge_optuna.errors import StudyError
 from merge_optuna.samplers import own_claim
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial
-from merge_optuna.study._objective import failure
+from merge_optuna.study._outcome import failure
+
+
+class FollowsTheBest:
+    """A callback that follows the best trial of a search."""
+
+    def check(self, directions: Sequence[Any]) -> None:
+        """Refuses a search with several objectives, which has no best trial.
+
+        Raises:
+            StudyError: If there is more than one direction.
+        """
+        if len(directions) > 1:
+            raise StudyError(
+                f"{type(self).__name__} follows the best trial, but this study has "
+                f"{len(directions)} objectives and so no single best one. Leave it out, or look "
+                "at study.best_trials yourself."
+            )
 
 
 class StopRule:
@@ -44,7 +61,7 @@ class StopRule:
             study.stop()
 
 
-class Stagnation(StopRule):
+class Stagnation(FollowsTheBest, StopRule):
     """Stops a search whose best value has not improved for ``n`` completed trials.
 
     It looks at the stored trials only, in the order of their numbers: a search that is started
@@ -64,10 +81,6 @@ class Stagnation(StopRule):
     def __init__(self, n: int) -> None:
         self.n = positive(n, "Stagnation")
 
-    def check(self, directions: Sequence[Any]) -> None:
-        """Refuses a search with several objectives, which has no best value."""
-        one_objective(self, directions)
-
     def reason(self, study: optuna.Study) -> str | None:
         """That the best value is too old, once it is."""
         complete = [t for t in compat.all_trials(study) if t.state == TrialState.COMPLETE]
@@ -78,7 +91,7 @@ class Stagnation(StopRule):
         return f"trial {best} is the best for {since} trials" if since >= self.n else None
 
 
-class UnchangedGeneration(StopRule):
+class UnchangedGeneration(FollowsTheBest, StopRule):
     """Stops an Evolver search after a generation in which no child was accepted.
 
     Args:
@@ -93,10 +106,6 @@ class UnchangedGeneration(StopRule):
 
     def __init__(self, n: int) -> None:
         self.n = positive(n, "UnchangedGeneration")
-
-    def check(self, directions: Sequence[Any]) -> None:
-        """Refuses a search with several objectives, which accepts by one."""
-        one_objective(self, directions)
 
     def reason(self, study: optuna.Study) -> str | None:
         """That the last generation has changed nothing, once it has not."""
@@ -155,20 +164,6 @@ class MaxFailures:
                 f"{self.n} candidates in a row have failed in {study.study_name!r}. "
                 f"The first of them:\n{first}"
             )
-
-
-def one_objective(callback: Any, directions: Sequence[Any]) -> None:
-    """Refuses a search with several objectives, which has no best trial.
-
-    Raises:
-        StudyError: If there is more than one direction.
-    """
-    if len(directions) > 1:
-        raise StudyError(
-            f"{type(callback).__name__} follows the best trial, but this study has "
-            f"{len(directions)} objectives and so no single best one. Leave it out, or look at "
-            "study.best_trials yourself."
-        )
 
 
 def positive(n: int, name: str) -> int:

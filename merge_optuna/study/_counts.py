@@ -35,8 +35,3 @@ def counts(study: optuna.Study) -> dict[str, int]:
         "failed": states.count(TrialState.FAIL),
         "running": states.count(TrialState.RUNNING),
     }
-
-
-def excuse(trial: optuna.Trial, why: str) -> None:
-    """Notes that a trial fails for no fault of its candidate, which will be proposed again."""
-    compat.set_system_attr(trial.study, trial, SURPLUS, why)

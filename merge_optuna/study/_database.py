@@ -30,7 +30,7 @@ from sqlalchemy.exc import (
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StorageError, UnknownStudy
 from merge_optuna.study._interrupt import interruptible
-from merge_optuna.study._kept_file import KeptFile
+from merge_optuna.study._kept_file import FORBIDDEN, FULL, KeptFile, unusable
 
 R = TypeVar("R")
 
@@ -46,13 +46,14 @@ _ONCE = "create_new_study", "delete_study", "add_trial"
 _TELL_AFTER = 2.0
 """Seconds: two SQLite processes may meet any time."""
 _AWAY = "08", "57P", "40", "53300"  # SQLSTATE: connection, shutdown, rollback, too many clients
+_LOCKED = "it is locked by another process. End that one, or wait for it"
 _SQLITE = {
-    sqlite3.SQLITE_BUSY: "it is locked by another process. End that one, or wait for it",
-    sqlite3.SQLITE_LOCKED: "it is locked by another process. End that one, or wait for it",
-    sqlite3.SQLITE_FULL: "the disk is full. Free some space",
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_FULL: FULL,
     sqlite3.SQLITE_IOERR: "the disk fails or is full. Check it, free some space",
-    sqlite3.SQLITE_READONLY: "you may not write there. Make the file and its folder writable",
-    sqlite3.SQLITE_PERM: "you may not write there. Make the file and its folder writable",
+    sqlite3.SQLITE_READONLY: FORBIDDEN,
+    sqlite3.SQLITE_PERM: FORBIDDEN,
     sqlite3.SQLITE_CANTOPEN: (
         "the file cannot be opened. Check the path, and that you may write there, -wal and -shm "
         "beside it included,"
@@ -300,8 +301,8 @@ def explained(error: Exception, place: str) -> StorageError:
     original = getattr(_cause(error), "orig", None)
     known = _SQLITE.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
     if known is not None:
-        remedy = f"{known.format(file=place)} and start again; what was finished is kept."
-    elif _is_connection(error):
+        return unusable(f"storage {place}", known.format(file=place))
+    if _is_connection(error):
         remedy = (
             f"{_reason(error)}. Is the address right, is the server running, may you write there?"
         )

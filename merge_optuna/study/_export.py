@@ -19,7 +19,7 @@ from merge_optuna.engine import write
 from merge_optuna.errors import StudyError
 from merge_optuna.recipes import Recipe
 from merge_optuna.study._interrupt import interruptible
-from merge_optuna.study._objective import stored_space
+from merge_optuna.study._recorded import stored_space
 
 if TYPE_CHECKING:
     import torch

@@ -26,17 +26,12 @@ class _CtrlC:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         again, self.noted = self.noted, True
-        # Whoever presses it twice means now.
-        if again or (self.welcome and not in_storage(frame)):
+        # Whoever presses it twice means now; in a storage nothing must be left half done.
+        if again or (self.welcome and not is_within(frame, "optuna.storages.")):
             raise KeyboardInterrupt
 
 
 _ctrl_c = _CtrlC()
-
-
-def in_storage(frame: FrameType | None) -> bool:
-    """Whether a signal has hit a storage, where nothing must be left half done."""
-    return is_within(frame, "optuna.storages.")
 
 
 def is_within(frame: FrameType | None, module: str) -> bool:

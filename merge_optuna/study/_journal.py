@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StorageError, UnknownStudy
-from merge_optuna.study._kept_file import KeptFile
+from merge_optuna.study._kept_file import FORBIDDEN, FULL, KeptFile, unusable
 
 R = TypeVar("R")
 
@@ -29,11 +29,11 @@ START = b'{"op_code":'
 """How every journal begins."""
 _SQLITE = b"SQLite format 3\0"
 _CAUSES = {
-    errno.ENOSPC: "the disk is full. Free some space",
+    errno.ENOSPC: FULL,
     errno.EDQUOT: "your disk quota is used up. Free some space",
     errno.EFBIG: "files may not grow further here (ulimit -f). Allow larger ones",
-    errno.EACCES: "you may not write there. Make the file and its folder writable",
-    errno.EPERM: "you may not write there. Make the file and its folder writable",
+    errno.EACCES: FORBIDDEN,
+    errno.EPERM: FORBIDDEN,
     errno.EROFS: "the disk is read-only. Copy it to another one",
 }
 
@@ -198,10 +198,7 @@ def _explained(file: Path) -> Iterator[None]:
         raise
     except OSError as error:
         cause = _CAUSES.get(error.errno or 0, f"{error.strerror}. Check file and disk")
-        raise StorageError(
-            f"Cannot use the journal {file.absolute()}: {cause} and start again; what was "
-            "finished is kept."
-        ) from error
+        raise unusable(f"journal {file.absolute()}", cause) from error
 
 
 def _check_start(file: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from filelock import FileLock
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.checkpoints import clear_leftovers, remove_written
 from merge_optuna.errors import CheckpointError, ExportError, StudyError
-from merge_optuna.study._callbacks import one_objective, positive
+from merge_optuna.study._callbacks import FollowsTheBest, positive
 from merge_optuna.study._export import export, ranked, recipe_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LOCK = ".lock"
 
 
-class KeepBest:
+class KeepBest(FollowsTheBest):
     """Keeps the ``k`` best trials of a search as checkpoints, each written as soon as it is found.
 
     Trial 17 lies in ``folder/trial-00017``, as :func:`mo.export` writes it, with recipe and model
@@ -60,14 +60,6 @@ class KeepBest:
         self._failed: set[int] = set()
         self._left: set[int] = set()  # fallen, but somebody's files are in them
         self._opened = False
-
-    def check(self, directions: Sequence[Any]) -> None:
-        """Refuses a search with several objectives, which has no best trials.
-
-        Raises:
-            StudyError: If there is more than one direction.
-        """
-        one_objective(self, directions)
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Updates the folder if the trial is one of the best."""

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from merge_optuna.errors import StorageError
 
+FULL = "the disk is full. Free some space"
+FORBIDDEN = "you may not write there. Make the file and its folder writable"
+
 
 @dataclass(frozen=True)
 class KeptFile:
@@ -53,3 +56,10 @@ class KeptFile:
 def _identity(path: Path) -> tuple[int, int]:
     found = os.stat(path)
     return found.st_dev, found.st_ino
+
+
+def unusable(what: str, cause: str) -> StorageError:
+    """What to say of a storage that cannot be used, and how to mend it."""
+    return StorageError(
+        f"Cannot use the {what}: {cause} and start again; what was finished is kept."
+    )

@@ -100,16 +100,25 @@ def fail_overdue(storage: str, study_name: str, number: int, reason: str) -> boo
     return compat.fail(study, trial)
 
 
+def check_seconds(name: str, seconds: float | None) -> None:
+    """Refuses a time that is none.
+
+    Raises:
+        StudyError: If it is not a positive number.
+    """
+    if seconds is not None and not seconds > 0:
+        raise StudyError(f"{name} must be a positive number of seconds, not {seconds}.")
+
+
 def check_limit(seconds: float | None) -> None:
     """Refuses a limit that cannot be kept.
 
     Raises:
         StudyError: If it is not a positive number, or this thread cannot be interrupted.
     """
+    check_seconds("trial_timeout", seconds)
     if seconds is None:
         return
-    if not seconds > 0:
-        raise StudyError(f"trial_timeout must be a positive number of seconds, not {seconds}.")
     main = threading.current_thread() is threading.main_thread()
     if not main or not hasattr(signal, "setitimer"):
         raise StudyError(

@@ -19,9 +19,10 @@ from merge_optuna.spaces import Space
 from merge_optuna.study._callbacks import StopRule
 from merge_optuna.study._first import enqueue
 from merge_optuna.study._keep_best import KeepBest
+from merge_optuna.study._limit import check_seconds
 from merge_optuna.study._objective import MergeObjective
-from merge_optuna.study._optimize import Callback, check_seconds, check_total, optimize
-from merge_optuna.study._quiet import quiet
+from merge_optuna.study._optimize import Callback, check_total, optimize
+from merge_optuna.study._progress import quiet
 from merge_optuna.study._storage import storage as open_storage
 
 if TYPE_CHECKING:

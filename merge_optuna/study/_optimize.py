@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -15,19 +14,19 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._schema import ERROR, REASON, SURPLUS
+from merge_optuna._schema import REASON, SURPLUS
 from merge_optuna._whole import whole
-from merge_optuna.errors import InfeasibleRecipe, SourceChanged, StudyError, shown
+from merge_optuna.errors import StudyError, shown
 from merge_optuna.samplers import fail_dead_trials, owner_alive, owner_of, sign_once
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
-from merge_optuna.study._counts import COUNTED, excuse, remaining
+from merge_optuna.study._counts import COUNTED, remaining
 from merge_optuna.study._first import is_copy
 from merge_optuna.study._keep_best import KeepBest
-from merge_optuna.study._limit import Overdue, check_limit, limited
+from merge_optuna.study._limit import Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._objective import MergeObjective
-from merge_optuna.study._progress import Bar, Crowd
-from merge_optuna.study._quiet import quiet
+from merge_optuna.study._outcome import excuse, failed, outcome
+from merge_optuna.study._progress import Bar, Crowd, quiet
 from merge_optuna.study._storage import told_plainly
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
@@ -182,30 +181,17 @@ class _Plain:
         self._objective = objective
 
     def __call__(self, trial: optuna.Trial) -> Any:
-        try:
-            with interrupt.interruptible():
-                value = self._objective(trial)
-        except KeyboardInterrupt:
-            excuse(trial, "interrupted")
-            raise
-        except SourceChanged:  # no other candidate can mend it
-            excuse(trial, "source changed")
-            raise
-        except (optuna.TrialPruned, StudyError):
-            raise
-        except InfeasibleRecipe as error:
-            trial.set_user_attr(REASON, str(error))
-            raise optuna.TrialPruned(str(error)) from error
-        except Exception as error:
-            if interrupt.noted():  # and came out of something as this error
-                excuse(trial, "interrupted")
-                raise KeyboardInterrupt from error
-            trial.set_user_attr(ERROR, traceback.format_exc())
-            return math.nan
-        if (misfit := _misfit(value, len(trial.study.directions))) is None:
-            return value
-        trial.set_user_attr(REASON, misfit)
-        return math.nan
+        value = outcome(
+            trial,
+            lambda: self._evaluated(trial),
+            ends=lambda error: isinstance(error, StudyError),
+        )
+        misfit = _misfit(value, len(trial.study.directions))
+        return value if misfit is None else failed(trial, misfit)
+
+    def _evaluated(self, trial: optuna.Trial) -> Any:
+        with interrupt.interruptible():
+            return self._objective(trial)
 
 
 def _misfit(value: Any, n: int) -> str | None:
@@ -285,8 +271,7 @@ class _Bounded:
             with limited(trial, self._trial_timeout):
                 return self._objective(trial)
         except Overdue as overdue:
-            trial.set_user_attr(REASON, str(overdue))
-            return math.nan
+            return failed(trial, str(overdue))
 
     def _is_surplus(self, trial: optuna.Trial, late: bool) -> bool:
         trials = compat.all_trials(trial.study)
@@ -319,16 +304,6 @@ def _age(trial: optuna.Trial) -> float:
     """Seconds since a trial was created."""
     created = trial.datetime_start
     return math.inf if created is None else abs((datetime.now() - created).total_seconds())
-
-
-def check_seconds(name: str, seconds: float | None) -> None:
-    """Refuses a time that is none.
-
-    Raises:
-        StudyError: If it is not a positive number.
-    """
-    if seconds is not None and not seconds > 0:
-        raise StudyError(f"{name} must be a positive number of seconds, not {seconds}.")
 
 
 def check_total(n_trials: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
@@ -19,10 +20,22 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.samplers import owner_alive, owner_of
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
-from merge_optuna.study._objective import MergeObjective, failure
+from merge_optuna.study._objective import MergeObjective
+from merge_optuna.study._outcome import failure
 
 _LOGGER = logging.getLogger("merge_optuna")
 _SECONDS = 0.2  # between two looks at all trials, which take longer the more there are
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna's lines per trial, with all parameters, would tear the progress bar apart."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 class Bar:

@@ -17,7 +17,7 @@ from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.evaluators import name_of, value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Space
-from merge_optuna.study._quiet import quiet
+from merge_optuna.study._progress import quiet
 
 if TYPE_CHECKING:
     from torch import nn

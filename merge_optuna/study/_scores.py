@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from merge_optuna._schema import SCORES
 from merge_optuna._scores import pack, unpack
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import as_scores
+from merge_optuna.study._export import frozen_trial
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -55,11 +55,8 @@ def scores(study: Study, trial: FrozenTrial | int) -> NDArray[np.float32]:
     Raises:
         StudyError: If the trial has none, or there is no such trial.
     """
-    number = trial.number if isinstance(trial, FrozenTrial) else operator.index(trial)
-    trials = compat.all_trials(study)
-    if not 0 <= number < len(trials):
-        raise StudyError(f"The study {study.study_name!r} has no trial {number}.")
-    packed = trials[number].system_attrs.get(SCORES)
+    number = trial.number if isinstance(trial, FrozenTrial) else trial
+    packed = frozen_trial(study, number).system_attrs.get(SCORES)
     if packed is None:
         raise StudyError(
             f"Trial {number} of {study.study_name!r} has no per-example scores. They are stored "

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import merge_optuna as mo
+from merge_optuna.engine import Merger
 from merge_optuna.engine._device import Sources
-from merge_optuna.engine._tensors import Merger
 from merge_optuna.errors import RecipeError
 from tests import toys
 
@@ -47,7 +47,7 @@ def test_merging_on_a_device_equals_the_cpu(tmp_path: Path, budget: int) -> None
         mo.recipes.slerp(*experts[:2], t=0.2),
     ):
         for name, tensor in mo.engine.tensors(recipe):
-            assert torch.equal(device.rounded(recipe, name, torch.bfloat16), tensor)
+            assert torch.equal(device.plan(recipe, name).rounded(torch.bfloat16), tensor)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 import merge_optuna as mo
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import flat
-from merge_optuna.engine._evolved import _apply
-from merge_optuna.engine._fused import has_kernel
-from merge_optuna.engine._statistics import Statistics, TaskVector, places
+from merge_optuna.engine._known import Known
+from merge_optuna.engine.fused import way_of
+from merge_optuna.engine.fused.evolved import _apply
+from merge_optuna.engine.fused.magnitudes import TaskVector, bounds
+from merge_optuna.engine.kernels import combination, draws
 from merge_optuna.methods._random import keep_mask
 from merge_optuna.methods._reduce import stable_sum
 from merge_optuna.methods._sparsify import cut_at, kept_count, trim
@@ -117,7 +120,7 @@ def dense(base: mo.Checkpoint, experts: Family) -> Iterator[mo.Recipe]:
 
 
 def assert_same_bits(recipe: mo.Recipe, dtype: torch.dtype | None = None) -> None:
-    assert has_kernel(recipe)
+    assert way_of(recipe) is not None
     plain = dict(mo.engine.tensors(recipe, dtype=dtype, fused=False))
     for name, tensor in mo.engine.tensors(recipe, dtype=dtype):
         assert tensor.dtype == plain[name].dtype
@@ -203,7 +206,7 @@ def test_rounding_is_that_of_torch() -> None:
     exact = patterns.view(np.float32)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         out = torch.empty(exact.size, dtype=dtype)
-        kernels.combine(flat(out), (exact,), np.float32([1]))
+        combination.combine(flat(out), (exact,), np.float32([1]))
         expected = torch.from_numpy(exact).to(dtype)
         nan = expected.isnan()
         assert torch.equal(out.isnan(), nan)
@@ -216,7 +219,7 @@ def test_kept_counts_the_mask(n: int, density: float) -> None:
     key = 0x9E3779B97F4A7C15
     mask = keep_mask(key, torch.Size([n]), density, torch.device("cpu"))
     limit = round(density * 2**32)
-    assert kernels.kept(np.uint64(key), n, np.uint32(limit - 1)) == int(mask.sum())
+    assert draws.kept(np.uint64(key), n, np.uint32(limit - 1)) == int(mask.sum())
 
 
 FLOATS = st.one_of(
@@ -234,9 +237,9 @@ def test_where_to_trim(delta: np.ndarray, density: float) -> None:
     """The radix selection keeps what a sort would, apart from zeros."""
     base = np.zeros_like(delta)
     keep = kept_count(delta.size, density)
-    (place,) = places([TaskVector.of(base, delta, Statistics(), None)], keep)
+    (bound,) = bounds([TaskVector.of(base, delta, Known(), None)], keep)
     magnitude, index = np.abs(delta), np.arange(delta.size)
-    kept = (magnitude > place.threshold) | ((magnitude == place.threshold) & (index < place.last))
+    kept = (magnitude > bound.threshold) | ((magnitude == bound.threshold) & (index < bound.last))
     expected = trim(torch.from_numpy(delta), cut_at(torch.from_numpy(delta), density)).numpy()
     assert np.array_equal(np.where(kept, delta, 0), expected)
 
@@ -257,7 +260,24 @@ def test_blend(size: int, first: int, std: float) -> None:
 def test_dot_products(data: st.DataObject, n: int, size: int) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     models = [rng.standard_normal(size).astype(np.float32) for _ in range(n)]
-    gram = kernels.gram(tuple(models))
+    gram = combination.gram(tuple(models))
     for i, j in itertools.product(range(n), repeat=2):
         exact = stable_sum(torch.from_numpy(models[i].astype(float) * models[j].astype(float)))
         assert gram[i, j] == pytest.approx(exact, rel=1e-13, abs=1e-12)
+
+
+KERNELS = sorted(Path(combination.__file__).parent.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("file", KERNELS, ids=lambda file: file.stem)
+def test_a_file_of_kernels_names_the_content_of_those_it_calls(file: Path) -> None:
+    """numba knows compiled functions by the text of their own file alone."""
+    text = file.read_text()
+    called = re.findall(r"^from merge_optuna\.engine\.kernels\.(\w+) import", text, re.MULTILINE)
+    stamps = [f"{one} {_digest(file.with_name(f'{one}.py'))}" for one in called]
+    last = f"# numba: {', '.join(stamps)}"
+    assert not called or text.splitlines()[-1] == last, f"the last line of {file} must be {last}"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]

@@ -358,15 +358,15 @@ def test_a_source_that_changes_while_it_is_written(
     out = mo.write(recipe, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     file = tmp_path / "ja" / "model.safetensors"
-    parts = Merger.parts
+    plan = Merger.plan
 
-    def parts_of_a_changed_source(self: Merger, *arguments: Any) -> Any:
+    def plan_of_a_changed_source(self: Merger, *arguments: Any) -> Any:
         with open(file, "r+b") as opened:
             opened.seek(-4, os.SEEK_END)
             opened.write(b"\0\0\0\1")
-        return parts(self, *arguments)
+        return plan(self, *arguments)
 
-    monkeypatch.setattr(Merger, "parts", parts_of_a_changed_source)
+    monkeypatch.setattr(Merger, "plan", plan_of_a_changed_source)
     with pytest.raises(SourceChanged, match=r"model\.safetensors was written to"):
         mo.write(recipe, out, force=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import merge_optuna as mo
-from merge_optuna.engine._statistics import Statistics
-from merge_optuna.engine._tensors import _cuts
+from merge_optuna.engine import _needs
+from merge_optuna.engine.fused import magnitudes
 
 from .. import toys
 from . import reference
@@ -178,20 +178,24 @@ def test_the_cut_of_each_whole_model_is_found_once(
     families: dict[str, Family], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes several passes over the model, so not once per tensor."""
-    found = []
-    original = Statistics._places
-    monkeypatch.setattr(Statistics, "_places", lambda *args: found.append(args) or original(*args))
+    found: list[str] = []
+    for module, name in ((_needs, "model_cuts"), (magnitudes, "bounds")):
+        original = getattr(module, name)
+
+        def counted(*args: Any, name: str = name, original: Any = original) -> Any:
+            found.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(module, name, counted)
     base = families["float32"][0]
     experts = [
         mo.Checkpoint.from_module(toys.noised(toys.llama(), i), name=str(i)) for i in range(20)
     ]
     recipe = mo.recipes.ties(base, experts, density=0.5, trim_over="model")
-    before = _cuts.cache_info().misses
     assert len(list(mo.engine.tensors(recipe, fused=False))) == len(base.names())
-    assert _cuts.cache_info().misses == before + 20
-    assert not found
+    assert found == ["model_cuts"] * 20
     assert len(list(mo.engine.tensors(recipe))) == len(base.names())
-    assert len(found) == 20
+    assert found == ["model_cuts"] * 20 + ["bounds"] * 20
 
 
 BREADCRUMBS = [

@@ -1,4 +1,4 @@
-"""The scripts in examples/ as written, and the script of the README, on tiny local models."""
+"""The scripts in examples/ as written but for the number of trials, and the README's script."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ from tests.trained import Task, read_rows
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 EXAMPLES = Path(mo.__file__).parents[1] / "examples"
+
+
+def example(name: str, folder: Path, *, n_trials: tuple[int, int] | None = None) -> Path:
+    """A copy of a script, with another number of trials: (that of the script, the one here)."""
+    text = (EXAMPLES / name).read_text()
+    if n_trials is not None:
+        written, here = (f"n_trials={n}" for n in n_trials)
+        assert text.count(written) == 1
+        text = text.replace(written, here)
+    (folder / name).write_text(text)
+    return folder / name
 
 
 def finished(url: str, name: str) -> list[optuna.trial.FrozenTrial]:
@@ -50,14 +61,16 @@ def _count(database: Path) -> int:
 
 
 def test_search(task: Task, tmp_path: Path) -> None:
+    script = example("search.py", tmp_path, n_trials=(100, 40))
+
     def start() -> processes.Running:
-        return processes.script(EXAMPLES / "search.py", *task.folders, task.dev, cwd=tmp_path)
+        return processes.script(script, *task.folders, task.dev, cwd=tmp_path)
 
     done = start().wait()
     assert done.code == 0, done.err
     url = f"sqlite:///{tmp_path}/merge.db"
     trials = finished(url, "a-b")
-    assert len(trials) == 100
+    assert len(trials) == 40
     assert any(t.state == TrialState.PRUNED for t in trials)
 
     told = dict(line.split(": ", 1) for line in done.out.splitlines())
@@ -73,7 +86,7 @@ def test_search(task: Task, tmp_path: Path) -> None:
     assert objective.score(merged) == float(best)
     again = start().wait()
     assert (again.code, again.out) == (0, done.out)
-    assert len(finished(url, "a-b")) == 100, "nothing is run twice"
+    assert len(finished(url, "a-b")) == 40, "nothing is run twice"
 
 
 def test_pso_merging(task: Task, tmp_path: Path) -> None:
@@ -100,9 +113,8 @@ def test_pso_merging(task: Task, tmp_path: Path) -> None:
 
 
 def test_define_by_run(task: Task, tmp_path: Path) -> None:
-    done = processes.script(
-        EXAMPLES / "define_by_run.py", *task.folders, task.dev, cwd=tmp_path
-    ).wait()
+    script = example("define_by_run.py", tmp_path, n_trials=(30, 12))
+    done = processes.script(script, *task.folders, task.dev, cwd=tmp_path).wait()
     assert done.code == 0, done.err
     best = ast.literal_eval(done.out)
     recipe = mo.Recipe.from_yaml(tmp_path / "merged/recipe.yaml")
@@ -112,7 +124,8 @@ def test_define_by_run(task: Task, tmp_path: Path) -> None:
 
 
 def test_own_objective(task: Task, tmp_path: Path) -> None:
-    done = processes.script(EXAMPLES / "own_objective.py", *task.folders, cwd=tmp_path).wait()
+    script = example("own_objective.py", tmp_path, n_trials=(20, 8))
+    done = processes.script(script, *task.folders, cwd=tmp_path).wait()
     assert done.code == 0, done.err
     assert mo.Recipe.from_yaml(tmp_path / "merged/recipe.yaml").method == "task_arithmetic"
 
@@ -175,7 +188,7 @@ study = optuna.create_study(
     directions=objective.directions, sampler={sampler},
     pruner=optuna.pruners.WilcoxonPruner(),
 )
-mo.optimize(study, objective, n_trials=16)
+mo.optimize(study, objective, n_trials=13)  # the first population are eleven
 mo.export(study, "merged/", force=True)
 """
 FREE = """
@@ -204,26 +217,23 @@ def test_the_script_of_the_readme(task: Task, space: str, sampler: str, tmp_path
     def start(name: str) -> processes.Running:
         return processes.script(tmp_path / name / "search.py", cwd=tmp_path / name)
 
-    urls = {name: f"sqlite:///{tmp_path}/{name}/merge.db" for name in ("killed", "whole")}
-    whole = start("whole")
+    runs = ["killed", "whole"] if space == FREE else ["killed"]  # Optuna's TPE draws anew
+    urls = {name: f"sqlite:///{tmp_path}/{name}/merge.db" for name in runs}
+    whole = [start(name) for name in runs[1:]]
     kill_after(start("killed"), tmp_path / "killed/merge.db", 5)
     kept = finished(urls["killed"], "ja-math")
-    again = start("killed")
-    for running in (whole, again):
+    for running in (start("killed"), *whole):
         result = running.wait()
         assert result.code == 0, result.err
     trials = {name: finished(url, "ja-math") for name, url in urls.items()}
-    assert {len(t) for t in trials.values()} == {16}
+    assert {len(t) for t in trials.values()} == {13}
     assert [(t.number, t.values) for t in trials["killed"][: len(kept)]] == [
         (t.number, t.values) for t in kept
     ]
-    if space == FREE:  # Optuna's TPE draws anew in every process
-        results = {
-            name: [(t.params, t.values, t.state) for t in found] for name, found in trials.items()
-        }
-        assert results["killed"] == results["whole"]
-        weights = [tmp_path / name / "merged/model.safetensors" for name in urls]
-        assert weights[0].read_bytes() == weights[1].read_bytes()
+    results = [[(t.params, t.values, t.state) for t in found] for found in trials.values()]
+    weights = [(tmp_path / name / "merged/model.safetensors").read_bytes() for name in urls]
+    assert results == results[:1] * len(runs)
+    assert weights == weights[:1] * len(runs)
 
 
 def test_an_objective_by_hand(task: Task) -> None:
@@ -263,7 +273,8 @@ def test_from_mergekit(task: Task, tmp_path: Path) -> None:
     config.write_text(
         json.dumps({"merge_method": "ties", "base_model": base.ref, "models": models})
     )
-    done = processes.script(EXAMPLES / "from_mergekit.py", config, task.dev, cwd=tmp_path).wait()
+    script = example("from_mergekit.py", tmp_path, n_trials=(40, 15))
+    done = processes.script(script, config, task.dev, cwd=tmp_path).wait()
     assert done.code == 0, done.err
 
     told = dict(line.split(": ", 1) for line in done.out.splitlines())
@@ -278,10 +289,10 @@ def test_from_mergekit(task: Task, tmp_path: Path) -> None:
 def test_plain_objective(tmp_path: Path) -> None:
     """A killed search goes on with the trials it would have run anyway."""
 
+    script = example("plain_objective.py", tmp_path, n_trials=(60, 30))
+
     def start(name: str) -> processes.Running:
-        return processes.script(
-            EXAMPLES / "plain_objective.py", f"sqlite:///{tmp_path}/{name}.db", cwd=tmp_path
-        )
+        return processes.script(script, f"sqlite:///{tmp_path}/{name}.db", cwd=tmp_path)
 
     def trials(name: str) -> list[optuna.trial.FrozenTrial]:
         url = f"sqlite:///{tmp_path}/{name}.db"
@@ -298,11 +309,12 @@ def test_plain_objective(tmp_path: Path) -> None:
 
 
 def test_m2n2(task: Task, tmp_path: Path) -> None:
-    done = processes.script(EXAMPLES / "m2n2.py", *task.folders[1:], task.dev, cwd=tmp_path).wait()
+    script = example("m2n2.py", tmp_path, n_trials=(100, 40))
+    done = processes.script(script, *task.folders[1:], task.dev, cwd=tmp_path).wait()
     assert done.code == 0, done.err
     trials = finished(f"sqlite:///{tmp_path}/evolution.db", "m2n2")
     assert [t.params["origin"] for t in trials[:3]] == ["a", "b", "child"]
-    assert len(trials) == 100
+    assert len(trials) == 40
     assert max(t.value for t in trials) > max(t.value for t in trials[:2])
     recipe = mo.Recipe.from_yaml(tmp_path / "evolved/recipe.yaml")
     objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))

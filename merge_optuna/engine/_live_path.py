@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import Checkpoint, for_each, is_embedding
+from merge_optuna.checkpoints import Checkpoint, for_each, is_embedding, steadily
 from merge_optuna.engine._checksum import checksum
-from merge_optuna.engine._live import Engine
+from merge_optuna.engine._frame import Source, checkpoints_of, frame_of
 from merge_optuna.engine._original import CALLER, Loan, Original
-from merge_optuna.engine._tensors import Source, frame_of
+from merge_optuna.engine._refilled import Refilled
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Route
 from merge_optuna.recipes.route import SCALED, Branches, check_layers
@@ -65,8 +65,7 @@ class LivePath:
         self._names = [frame_of(model).name for model in models]
         self._models: list[_Model] = []
         for model in models:
-            engine = Engine(device, dtype, compute_dtype=compute_dtype)
-            self._models.append(_Model(engine, model))
+            self._models.append(_Model(Refilled(device, dtype, compute_dtype), model))
             dtype = dtype or self._models[0].module.dtype
         self._shell: tuple[tuple[int, int], _Shell] | None = None
         self._loan = Loan()
@@ -145,9 +144,9 @@ class _Model:
         depth: Their number.
     """
 
-    def __init__(self, engine: Engine, source: Source) -> None:
-        self._engine, self._source = engine, source
-        self.module: Any = engine.load(source)
+    def __init__(self, live: Refilled, source: Source) -> None:
+        self._live, self._source = live, source
+        self.module: Any = self._filled()
         self.stack = _stack_of(self.module)
         self.layers: Any = self.module.get_submodule(self.stack)
         self.depth = len(list(self.layers.children()))
@@ -164,12 +163,17 @@ class _Model:
         Returns:
             The names of what was something else.
         """
-        changed = self._engine.put_back()
+        changed = self._live.put_back()
         found = self._summed(parts)
         other = [part for part in found if found[part] != self._checksums[part]]
         if other:
-            self._engine.load(self._source)
+            self._filled()
         return changed + [f"numbers in {_called(part)}" for part in other]
+
+    def _filled(self) -> nn.Module:
+        return steadily(
+            lambda: self._live.fill(self._source), checkpoints_of(self._source), self._live.forget
+        )
 
     def _memory_by_part(self) -> dict[int | None, list[Tensor]]:
         memory: dict[int | None, list[Tensor]] = {

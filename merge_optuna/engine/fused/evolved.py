@@ -3,101 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from merge_optuna.engine import _kernels as kernels
-from merge_optuna.engine._arrays import Array, Inputs, alike, flat, floats, part, tensor_of
+from merge_optuna.engine._arrays import Array, alike, floats, part, tensor_of
+from merge_optuna.engine._plan import CHUNK, Fill
+from merge_optuna.engine._target import Target
+from merge_optuna.engine.kernels import descent as kernels
+from merge_optuna.engine.kernels.combination import splice
 from merge_optuna.methods import Part, mask_key
-from merge_optuna.methods._affine import gram as methods_gram
 from merge_optuna.methods.descent import Blend, Crossover, Descent, Operation, Particle
 from merge_optuna.methods.splice import Segments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merge_optuna.recipes import Recipe
-
-Fill = Callable[["Array", int], None]
 _FULL = 1 << 32
-_CHUNK = 1 << 15  # elements: what all ancestors need of it stays in the cache, on one thread
 
 
-def spliced(recipe: Recipe, name: str, inputs: Inputs) -> Fill | None:
+def spliced(target: Target) -> Fill | None:
     """How to fill a tensor of segments; None if a source is not computed in float32."""
-    individual = recipe.individual
+    individual = target.recipe.individual
     assert isinstance(individual, Segments)
-    models = inputs.arrays or alike(inputs)
+    models = target.inputs.arrays or alike(target.inputs)
     if models is None:
         return None
-    offset = recipe.parts[name].offset
+    offset = target.recipe.parts[target.name].offset
     starts, coefficients = individual.within(offset, offset + models[0].size)
     factors = floats(coefficients)
 
     def fill(out: Array, first: int) -> None:
-        kernels.splice(out, part(models, first, out.size), starts - first, factors)
+        splice(out, part(models, first, out.size), starts - first, factors)
 
     return fill
 
 
-def descended(recipe: Recipe, name: str, plan: Callable[[Any, str], Fill | Tensor]) -> Fill | None:
+def descended(target: Target) -> Fill | None:
     """How to fill a tensor of whom ancestors are known; None as for :func:`spliced`.
 
     Only the models that are needed are read, and a nested recipe is never whole.
-
-    Args:
-        recipe: Of the individual.
-        name: Of a merged tensor.
-        plan: From a source and the tensor's name in it to how to fill it, or the tensor.
     """
-    individual, whole = recipe.individual, recipe.parts[name]
+    individual, whole = target.recipe.individual, target.recipe.parts[target.name]
     assert isinstance(individual, Descent)
-    sources = recipe.inputs_at(name)
-    models: dict[int, Array | Fill] = {}
-    for one in individual.order():
-        if one.operation is None:
-            planned = plan(*sources[one.model])
-            model = planned if callable(planned) else flat(planned)
-            if model is None:
-                return None
-            models[one.model] = model
-
-    def read(model: int, first: int, size: int) -> Tensor:
-        values = models[model]
-        if not callable(values):
-            return tensor_of(values[first : first + size]).float()
-        buffer = np.empty(size, np.float32)
-        values(buffer, first)
-        return torch.from_numpy(buffer)
+    sources = target.recipe.inputs_at(target.name)
+    needed = [one.model for one in individual.order() if one.operation is None]
+    plans = target.readable(sources[model] for model in needed)
+    if plans is None:
+        return None
+    models = dict(zip(needed, plans, strict=True))
 
     def fill(out: Array, first: int) -> None:
         merged = tensor_of(out)
-        for at in range(0, out.size, _CHUNK):
-            size = min(_CHUNK, out.size - at)
-            parts = {model: read(model, first + at, size) for model in models}
+        for at in range(0, out.size, CHUNK):
+            size = min(CHUNK, out.size - at)
+            parts = {
+                model: tensor_of(plan.read(first + at, np.empty(size, np.float32))).float()
+                for model, plan in models.items()
+            }
             here = dataclasses.replace(whole, first=first + at)
             merged[at : at + size] = individual.evaluate(parts, here, _apply, size=size)
 
     return fill
-
-
-def gram(inputs: Inputs, first: int, last: int) -> NDArray[np.float64]:
-    """Dot products of a range of flat tensors with each other, (n, n).
-
-    Summed in float64 in a fixed order.
-    """
-    if inputs.arrays is not None:
-        arrays: tuple[Array, ...] | None = part(inputs.arrays, first, last - first)
-    else:
-        tensors = [tensor.reshape(-1)[first:last].contiguous() for tensor in inputs]
-        arrays = alike(tensors)
-    products: NDArray[np.float64]
-    products = methods_gram(tensors) if arrays is None else kernels.gram(arrays)
-    return products
 
 
 def _apply(operation: Operation, parents: Sequence[Tensor], part: Part) -> Tensor:

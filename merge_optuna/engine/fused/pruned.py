@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, floats, part
+from merge_optuna.engine.kernels import ranks as kernels
+from merge_optuna.engine.kernels.task_vectors import merge_entries
 from merge_optuna.methods._sparsify import MIN_NORM, keep_chances
 
 _BLOCK = 1 << 16  # elements
@@ -72,7 +73,7 @@ def merge(
         for entry, expert, how, w in zip(entries, experts, prunings, weight, strict=True):
             kernels.pruned(entry, _ranked(origin, expert, row), origin, expert, at, *how, w)
         merged = np.empty(size, out.dtype)
-        kernels.merge_entries(merged, origin, entries, tuple(experts), weight, scale, mode, count)
+        merge_entries(merged, origin, entries, tuple(experts), weight, scale, mode, count)
         low, high = max(at, first), min(at + size, end)
         out[low - first : high - first] = merged[low - at : high - at]
 

@@ -1,9 +1,8 @@
-"""What does not change while only the numbers of a recipe do: computed once per study."""
+"""Where to trim task vectors: exact thresholds from histograms that are made once per study."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,72 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine import _kernels as kernels
 from merge_optuna.engine._arrays import Array, flat
+from merge_optuna.engine._known import Known, key_of
+from merge_optuna.engine.kernels import magnitudes as kernels
 from merge_optuna.methods._sparsify import kept_count
 
 
-class Statistics:
-    """Gram matrices and histograms of magnitudes, by the sources that they belong to.
+def bounds_of_model(
+    base: Checkpoint, model: Checkpoint, names: Sequence[str], density: float, known: Known
+) -> dict[str, Bound] | None:
+    """Where to trim each tensor so that the largest share of the whole model stays.
 
-    A histogram of differences of bfloat16 tensors takes some 80 KB, however large they are.
+    None if the kernels do not know the data type of some tensor.
     """
 
-    def __init__(self, *, keep: bool = True) -> None:
-        self._keep = keep
-        self._known: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
-
-    def once(self, key: Hashable | None, compute: Callable[[], Any]) -> Any:
-        """The value of ``key``, computed at the first request; always if it is not to be kept."""
-        if key is None or not self._keep:
-            return compute()
-        if key not in self._known:
-            self._known[key] = compute()  # twice at worst, if two threads ask at the same time
-        return self._known[key]
-
-    def last(self, key: Hashable, asked: Hashable, compute: Callable[[], Any]) -> Any:
-        """The value of ``key`` for what is asked, of which only the last is kept."""
-        known = self._known.get(key)
-        if known is None or known[0] != asked:
-            known = asked, compute()
-            if self._keep:
-                self._known[key] = known
-        return known[1]
-
-    def of_model(
-        self, base: Checkpoint, model: Checkpoint, names: Sequence[str], density: float
-    ) -> dict[str, Place] | None:
-        """Where to trim each tensor so that the largest share of the whole model stays.
-
-        None if the kernels do not know the data type of some tensor.
-        """
-        key = "places", base, model
-        with self._lock:  # every tensor asks for the same
-            found: dict[str, Place] | None
-            asked, found = self._known.get(key, (None, None))
-            if asked != (names, density):
-                found = self._places(base, model, names, density)
-                self._known[key] = (names, density), found
-        return found
-
-    def _places(
-        self, base: Checkpoint, model: Checkpoint, names: Sequence[str], density: float
-    ) -> dict[str, Place] | None:
+    def compute() -> dict[str, Bound] | None:
         vectors = {}
         for name in names:
             arrays = flat(base.tensor(name)), flat(model.tensor(name))
             if arrays[0] is None or arrays[1] is None:
                 return None
             key = key_of("histogram", name, base, model)
-            vectors[name] = TaskVector.of(arrays[0], arrays[1], self, key)
+            vectors[name] = TaskVector.of(arrays[0], arrays[1], known, key)
         keep = kept_count(sum(v.model.size for v in vectors.values()), density)
-        return dict(zip(names, places(list(vectors.values()), keep), strict=True))
+        return dict(zip(names, bounds(list(vectors.values()), keep), strict=True))
 
-
-def key_of(what: str, name: str, *sources: Any) -> Hashable | None:
-    """Key of a statistic of a tensor; None if a source is a recipe, whose content changes."""
-    return (what, name, sources) if all(isinstance(s, Checkpoint) for s in sources) else None
+    found: dict[str, Bound] | None
+    found = known.whole(("bounds", base, model, names, density), compute)
+    return found
 
 
 class Histogram(NamedTuple):
@@ -107,15 +68,15 @@ class TaskVector:
     histogram: Histogram
 
     @classmethod
-    def of(cls, base: Array, model: Array, statistics: Statistics, key: Any) -> TaskVector:
+    def of(cls, base: Array, model: Array, known: Known, key: Any) -> TaskVector:
         """Looks the histogram up, or makes it."""
-        return cls(base, model, statistics.once(key, lambda: _histogram(base, model)))
+        return cls(base, model, known.once(key, lambda: _histogram(base, model)))
 
     def count(self, bin_: int) -> int:
         """Number of elements in a bin."""
         place = int(np.searchsorted(self.histogram.bins, bin_))
-        known = place < len(self.histogram.bins) and self.histogram.bins[place] == bin_
-        return int(self.histogram.counts[place]) if known else 0
+        is_used = place < len(self.histogram.bins) and self.histogram.bins[place] == bin_
+        return int(self.histogram.counts[place]) if is_used else 0
 
     def inside(self, bin_: int) -> NDArray[np.uint32]:
         """The magnitudes in an odd bin, as bit patterns, in the order of the elements."""
@@ -136,7 +97,7 @@ class TaskVector:
         return int(kernels.place_of(self.base, self.model, value, nth))
 
 
-class Place(NamedTuple):
+class Bound(NamedTuple):
     """Where to trim: what is larger than ``threshold`` stays.
 
     So does what equals it at the flat indices before ``last``.
@@ -146,11 +107,11 @@ class Place(NamedTuple):
     last: int
 
 
-NOWHERE = Place(float("inf"), 0)
-"""A cut that keeps nothing."""
+NOTHING = Bound(float("inf"), 0)
+"""The bound that keeps nothing."""
 
 
-def places(vectors: Sequence[TaskVector], keep: int) -> list[Place]:
+def bounds(vectors: Sequence[TaskVector], keep: int) -> list[Bound]:
     """For each tensor where to trim so that the ``keep`` largest elements of all stay.
 
     Exactly the cuts of ``methods._sparsify.cut_of`` and ``_cuts.model_cuts``: radix selection on
@@ -158,9 +119,9 @@ def places(vectors: Sequence[TaskVector], keep: int) -> list[Place]:
     inside that bin is looked at. Elements that are zero count as kept or not, as one likes.
     """
     if keep == 0:
-        return [NOWHERE] * len(vectors)
+        return [NOTHING] * len(vectors)
     if keep >= sum(int(v.histogram.counts.sum()) for v in vectors):
-        return [Place(0.0, 0)] * len(vectors)
+        return [Bound(0.0, 0)] * len(vectors)
     bin_, wanted = _bin(vectors, keep)
     if bin_ % 2 == 0:
         value, ties = _lowest(bin_), wanted
@@ -175,7 +136,7 @@ def places(vectors: Sequence[TaskVector], keep: int) -> list[Place]:
     for vector, count in zip(vectors, equal, strict=True):
         here = min(ties, count)
         ties -= here
-        result.append(Place(threshold, vector.place(value, here, count)))
+        result.append(Bound(threshold, vector.place(value, here, count)))
     return result
 
 

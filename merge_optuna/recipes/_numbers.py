@@ -1,0 +1,280 @@
+"""The free numbers of a recipe as a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from optuna.distributions import FloatDistribution
+
+from merge_optuna.errors import RecipeError
+from merge_optuna.methods import Method, Parameter
+from merge_optuna.recipes._values import Form, Free, form_of, free
+from merge_optuna.recipes.groups import Depth, Layout, Per, parse_per
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One free number of a recipe.
+
+    Attributes:
+        name: The trial's parameter, e.g. ``weight/math/07``.
+        distribution: Where it is drawn from.
+        start: Where a search begins.
+    """
+
+    name: str
+    distribution: FloatDistribution
+    start: float
+
+    def under(self, prefix: str) -> Slot:
+        """The same with more before its name."""
+        return replace(self, name=prefix + self.name)
+
+
+class _Part(NamedTuple):
+    """A parameter, or of one with a value for every model that of one.
+
+    Attributes:
+        form: Its value.
+        layout: The tensors that it is about.
+        prefix: Before the names of its slots.
+        share: The same where a share is searched instead.
+    """
+
+    form: Form
+    layout: Layout
+    prefix: str
+    share: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The parameters of a recipe as a search space, without those of recipes inside.
+
+    Attributes:
+        method: What they are parameters of.
+        values: Them, by name; a tuple where every model has its own.
+        layout: The tensors that a value for all models is about.
+        layouts: Those that a value of each model is about.
+        models: How the models are called.
+    """
+
+    method: Method
+    values: Mapping[str, Any]
+    layout: Layout
+    layouts: Sequence[Layout]
+    models: Sequence[str]
+
+    def slots(self) -> Iterator[Slot]:
+        """Every free number, in the order of the method's parameters, models and groups."""
+        for key in self.values:
+            shares = self._shares(key)
+            *_, last = parts = self._parts(key)
+            for i, part in enumerate(parts):
+                for path, number, start in part.form.slots(part.layout):
+                    if path not in shares:
+                        yield Slot(part.prefix + path, number.distribution(), start)
+                    elif part is not last:
+                        share = shares.start(i, path)
+                        yield Slot(part.share + path, FloatDistribution(0.0, 1.0), share)
+
+    def bound(self, params: Mapping[str, float]) -> dict[str, Any]:
+        """The parameters with a trial's in place of free numbers."""
+        return {key: self._bound(key, params) for key in self.values}
+
+    def _bound(self, key: str, params: Mapping[str, float]) -> Any:
+        shares = self._shares(key)
+        *_, last = parts = self._parts(key)
+        left: dict[str, float] = {}
+        values = []
+        for part in parts:
+            numbers = {}
+            for path, _, _ in part.form.slots(part.layout):
+                if path not in shares:
+                    numbers[path] = params[part.prefix + path]
+                    continue
+                rest = left.get(path, 1.0)
+                share = 1.0 if part is last else params[part.share + path]
+                numbers[path], left[path] = rest * share, rest * (1 - share)
+            values.append(part.form.filled(part.layout, numbers))
+        return self._like(key, values)
+
+    def params_of(self, bound: Mapping[str, Any]) -> dict[str, float]:
+        """Inverse of :meth:`bound`."""
+        params: dict[str, float] = {}
+        for key in self.values:
+            shares = self._shares(key)
+            *_, last = parts = self._parts(key)
+            given = bound[key] if isinstance(bound[key], tuple) else (bound[key],)
+            numbers = [p.form.read(one, p.layout) for p, one in zip(parts, given, strict=True)]
+            for i, part in enumerate(parts):
+                for path, number in numbers[i].items():
+                    if path not in shares:
+                        params[part.prefix + path] = number
+                    elif part is not last:
+                        rest = sum(n[path] for n in numbers[i:])
+                        params[part.share + path] = number / rest if rest else 0.0
+        return params
+
+    def freed(
+        self, names: Sequence[str], per: Per, low: float | None, high: float | None
+    ) -> dict[str, Any]:
+        """The parameters, those with the names free around their present values.
+
+        Without names those that the method's spec has a search range for, over that range.
+        """
+        per = parse_per(per)
+        if not names and (low, high) != (None, None):
+            raise RecipeError("low and high need the names of the parameters that they belong to.")
+        return {
+            **self.values,
+            **{n: self._freed(n, bool(names), per, low, high) for n in names or self._searched()},
+        }
+
+    def _freed(
+        self, name: str, is_named: bool, per: Per, low: float | None, high: float | None
+    ) -> Any:
+        spec = self.method.parameter(name)
+        if not spec.numeric:
+            raise RecipeError(f"{name} cannot be free: it is {spec.range}.")
+        parts = self._parts(name)
+        forms = [part.form for part in parts]
+        try:
+            every = [_fixed(number) for form in forms for number in form.numbers()]
+            if is_named:
+                bottom, top = _range_around(every, spec, low, high)
+            else:
+                bottom, top = spec.search or (spec.low, spec.high)
+                factor = top / max(every) if self._only_shares(name) and max(every) > top else 1.0
+                forms = [
+                    form_of(f.mapped(lambda x: min(max(x * factor, bottom), top))) for f in forms
+                ]
+            return self._like(
+                name,
+                [
+                    _around(f, part.layout, per, bottom, top)
+                    for f, part in zip(forms, parts, strict=True)
+                ],
+            )
+        except RecipeError as error:
+            raise RecipeError(f"{name} cannot be freed per {per}: {error}") from error
+
+    def _searched(self) -> list[str]:
+        """What is freed when nothing is named: every fixed parameter that has a search range."""
+        found = [p.name for p in self.method.parameters if p.search is not None]
+        if "weight" in found and "lambda_" in found and not self._only_shares("weight"):
+            found.remove("lambda_")  # the weights set the scale already
+        if not found:
+            raise RecipeError(
+                f"No parameter of {self.method.name} has a search range of its own. Name those to "
+                "free: recipe.free(name, low=..., high=...)."
+            )
+        fixed = [name for name in found if not self._has_free(name)]
+        if not fixed:
+            raise RecipeError(f"{', '.join(found)} of {self.method.name} are free already.")
+        return fixed
+
+    def _has_free(self, name: str) -> bool:
+        return any(isinstance(x, Free) for p in self._parts(name) for x in p.form.numbers())
+
+    def _parts(self, key: str) -> list[_Part]:
+        value = self.values[key]
+        if not isinstance(value, tuple):
+            return [_Part(form_of(value), self.layout, key, "")]
+        return [
+            _Part(form_of(one), layout, f"{key}/{model}", f"share/{model}")
+            for one, layout, model in zip(value, self.layouts, self.models, strict=True)
+        ]
+
+    def _like(self, key: str, values: Sequence[Any]) -> Any:
+        """One value per part as the parameter has them."""
+        return tuple(values) if isinstance(self.values[key], tuple) else values[0]
+
+    def _only_shares(self, key: str) -> bool:
+        """Whether only the proportions of a parameter's values over the models matter."""
+        proportional = self.method.proportional or bool(self.values.get("normalize"))
+        return key == "weight" and proportional
+
+    def _shares(self, key: str) -> _Shares:
+        return _Shares(self.method, self._parts(key) if self._only_shares(key) else [])
+
+
+def _range_around(
+    every: Sequence[float], spec: Parameter, low: float | None, high: float | None
+) -> tuple[float, float]:
+    """The spec's search range, or a larger one if present values lie outside."""
+    if spec.search is not None and all(spec.search[0] <= x <= spec.search[1] for x in every):
+        bottom, top = spec.search
+    else:
+        bottom = max(spec.low, min([0.0, *every]))
+        top = min(spec.high, 1.0 if max(every) <= 1 else 2 * max(every))
+    return bottom if low is None else low, top if high is None else high
+
+
+def _fixed(number: object) -> float:
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise RecipeError("it is free already.")
+    return float(number)
+
+
+def _around(form: Form, layout: Layout, per: Per, low: float, high: float) -> Free:
+    """A free number that starts at present ones."""
+    entries = list(form.entries(layout))
+    if [entry.label for entry in entries] == list(layout.grouping(per).labels):
+        start = tuple(_fixed(entry.written) for entry in entries)
+    else:
+        start = _one_per_group(form, layout, per)
+    if not all(low <= s <= high for s in start):
+        raise RecipeError(f"its values {start} lie outside [{low}, {high}].")
+    return free(low, high, per=per, start=start)
+
+
+def _one_per_group(form: Form, layout: Layout, per: Per) -> tuple[float, ...]:
+    """The present number of each group, where its tensors have one and the same."""
+    grouping = layout.grouping(per)
+    if form.is_one:
+        return tuple(map(_fixed, form.numbers())) * len(grouping.labels)
+    if isinstance(per, Depth):
+        raise RecipeError("its values are given in another granularity.")
+    found: list[set[float]] = [set() for _ in grouping.labels]
+    for name, shares in grouping.shares.items():
+        for i, _ in shares:
+            found[i].add(_fixed(form.at(name, layout)))
+    for label, numbers in zip(grouping.labels, found, strict=True):
+        if len(numbers) > 1:
+            raise RecipeError(
+                f"its values are given in another granularity: {label or 'the model'} has several."
+            )
+    return tuple(next(iter(numbers)) for numbers in found)
+
+
+class _Shares:
+    """Paths at which the free weights of all models only matter by their proportions.
+
+    With ``normalize=True``, and in methods that are ``proportional`` anyway, scaling all weights
+    changes nothing, so n free weights would leave the search a dead direction. Instead n − 1
+    shares are free: each model takes its share of what the models before it have left, which
+    reaches every proportion.
+    """
+
+    def __init__(self, method: Method, parts: Sequence[_Part]) -> None:
+        found = [{path: (f, x) for path, f, x in p.form.slots(p.layout)} for p in parts]
+        self._paths = set.intersection(*map(set, found)) if found else set()
+        self._starts = [{path: f[path][1] for path in self._paths} for f in found]
+        ranges = {(f[path][0].low, f[path][0].high) for f in found for path in self._paths}
+        if any(low != 0 for low, _ in ranges) or len(ranges) > 1:
+            always = method.proportional
+            where = f"In {method.name}" if always else "With normalize=True"
+            raise RecipeError(
+                f"{where} only the proportions of the weights matter. Use "
+                f"weight=mo.free(0, 1, ...) for all{'' if always else ', or normalize=False'}."
+            )
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
+
+    def start(self, model: int, path: str) -> float:
+        rest = sum(starts[path] for starts in self._starts[model:])
+        return self._starts[model][path] / rest if rest else 0.0
