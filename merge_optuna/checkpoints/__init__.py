@@ -1,4 +1,12 @@
-"""Where weights come from and go to: local folders, modules in memory, the writer."""
+"""Where weights come from and go to: local folders, models on the hub, modules in memory.
+
+A checkpoint is a value (``_checkpoint``). Its ``Source`` (``_source``) keeps what was opened, a
+``Store`` (``_store``): a folder (``_folder``, ``_tensor_files``) under the names of today
+(``_canonical``), or an adapter on a base (``_adapter``). Layers (``_layers``), modules
+(``_parts``) and views through a config or a vocabulary (``_views``, ``_aligned``) are made of
+others. ``_digest`` says what a content is known by, ``_files`` whether it has changed;
+``_writer`` and ``_target`` write.
+"""
 
 from __future__ import annotations
 

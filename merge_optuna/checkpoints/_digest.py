@@ -46,19 +46,9 @@ FORM = "2:"
 # data types of the tensors are theirs, whatever the config says of them.)
 _COSMETIC = frozenset(
     (
-        "_commit_hash",
-        "_diffusers_version",
-        "_from_model_config",
-        "_name_or_path",
-        "dtype",
-        "is_local",
-        "local_files_only",
-        "name_or_path",
-        "special_tokens_map_file",
-        "tokenizer_file",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
+        *("_commit_hash", "_diffusers_version", "_from_model_config", "_name_or_path", "dtype"),
+        *("is_local", "local_files_only", "name_or_path", "special_tokens_map_file"),
+        *("tokenizer_file", "torch_dtype", "transformers_version", "use_cache"),
     )
 )
 

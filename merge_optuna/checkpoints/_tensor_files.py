@@ -52,12 +52,7 @@ _BLOCK = 1 << 20  # bytes: what is read stays in the cache until it is hashed
 
 
 class SafetensorsFile:
-    """A mapped file.
-
-    Attributes:
-        path: Where it is.
-        stamp: As it was when it was opened.
-        specs: Dtype and shape by tensor name.
+    """A mapped safetensors file, see :class:`TensorFile`.
 
     Raises:
         CheckpointError: If the file is missing or damaged, or has an unknown data type.
@@ -187,12 +182,7 @@ def _spec(path: Path, name: str, entry: dict[str, Any]) -> Spec:
 
 
 class BinFile:
-    """A mapped file, or one in memory if it is older than PyTorch 1.6.
-
-    Attributes:
-        path: Where it is.
-        stamp: As it was when it was opened.
-        specs: Dtype and shape by tensor name.
+    """A mapped ``.bin``, or one in memory if it is older than PyTorch 1.6; a ``TensorFile``.
 
     Raises:
         CheckpointError: If the file is missing or damaged, or holds something else.
