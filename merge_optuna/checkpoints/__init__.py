@@ -11,20 +11,21 @@ others. ``_digest`` says what a content is known by, ``_files`` whether it has c
 from __future__ import annotations
 
 from merge_optuna.checkpoints._aligned import aligned_vocabulary
-from merge_optuna.checkpoints._blocks import (
-    ATTENTION,
-    NUMBERED,
-    block_of,
-    find_stacks,
-    is_embedding,
-    renumbered,
-)
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import model_dtype, read_config
 from merge_optuna.checkpoints._digest import texts_digest
 from merge_optuna.checkpoints._files import bytes_of, cache_root, hex_digest
 from merge_optuna.checkpoints._hub import check_push, push
-from merge_optuna.checkpoints._layers import LayerStore, StackStore
+from merge_optuna.checkpoints._layers import (
+    ATTENTION,
+    NUMBERED,
+    LayerStore,
+    StackStore,
+    block_of,
+    find_stacks,
+    is_embedding,
+    renumbered,
+)
 from merge_optuna.checkpoints._meaning import Setting, differing
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained, without_aliases
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
