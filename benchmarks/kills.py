@@ -31,8 +31,9 @@ from optuna.storages import BaseStorage, RDBStorage
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from merge_optuna.samplers import Box, owner_alive
+from merge_optuna.samplers import Box
 from merge_optuna.samplers._protocol import waiting
+from merge_optuna.samplers.plumbing import owner_alive
 from merge_optuna.testing import kill_at, on_write, textbook
 from tests.samplers import replay
 from tests.samplers.driver import SAMPLERS, SPACE, WRITES, done, fork, objective, search, wait

@@ -31,7 +31,7 @@ from optuna.trial import TrialState
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from merge_optuna._schema import SURPLUS
-from merge_optuna.samplers import owner_of
+from merge_optuna.samplers.plumbing import owner_of
 from tests import processes, trained
 from tests.study import workers
 

@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 from optuna.storages import BaseStorage
 
-from merge_optuna.samplers import ArchiveSampler, PopulationSampler
+from merge_optuna.samplers import ArchiveSampler, PopulationSampler, StoredSampler
 from merge_optuna.samplers.algorithm import (
     Candidate,
     DistributionAlgorithm,
@@ -30,8 +30,7 @@ from merge_optuna.samplers.algorithm import (
     Rank,
 )
 from merge_optuna.samplers.box import Box
-from merge_optuna.samplers.cmaes import CmaEs
-from merge_optuna.samplers.plumbing import CANDIDATE, LEARN, StoredSampler, keyed_rng, own_claim
+from merge_optuna.samplers.plumbing import CANDIDATE, LEARN, keyed_rng, own_claim
 
 Params: TypeAlias = dict[str, Any]
 WriteHook: TypeAlias = Callable[[int, str, bool], None]
@@ -82,9 +81,10 @@ class _Loop:
         maximize: bool,
         initial: Sequence[Params],
     ) -> None:
-        self.algorithm, self.evaluate_params, self.n_trials = algorithm, evaluate, n_trials
+        self.algorithm = algorithm.for_space(search_space)
+        self.evaluate_params, self.n_trials = evaluate, n_trials
         self.sign, self.seed, self.history = -1 if maximize else 1, seed, list[Params]()
-        self.box = Box(search_space, categorical=not isinstance(algorithm, CmaEs))
+        self.box = Box(search_space, categorical=algorithm.categorical)
         self.initial = [self.box.point(params) for params in initial]
 
     def run(self) -> None:
@@ -315,7 +315,7 @@ class AlgorithmSuite:
                 study.tell(trial, self.objective(trial))
         claims = [claim for t in study.trials if (claim := own_claim(t)) is not None]
         assert len({claim.place for claim in claims}) == len(claims) == 3 * self.n_trials
-        box = Box(self.search_space, categorical=sampler.categorical)
+        box = Box(self.search_space, categorical=self.algorithm().categorical)
         for stored, claim in zip(study.trials, claims, strict=True):
             assert stored.params.items() <= box.params(claim.candidate.x).items()
         assert max(claim.generation for claim in claims) > 0

@@ -10,14 +10,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from transformers.utils import logging
 
 # Of this run, and of the processes that tests start.
 os.environ.setdefault("MERGE_OPTUNA_CACHE", tempfile.mkdtemp(prefix="merge_optuna-tests-"))
 torch.set_num_threads(1)
 # How long an example takes says something about the machine and what else it does.
-settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("shrink", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# To make a failing example small can take a hundred seconds. It is printed as it was found, and
+# ``pytest --hypothesis-profile=shrink`` makes it small for who looks for the reason.
+settings.register_profile(
+    "any", settings.get_profile("shrink"), phases=(Phase.explicit, Phase.reuse, Phase.generate)
+)
 settings.load_profile("any")
 logging.set_verbosity_error()
 logging.disable_progress_bar()

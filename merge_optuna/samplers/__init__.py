@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
-from merge_optuna.samplers._protocol.claim import own_claim
-from merge_optuna.samplers._protocol.log import is_excused
-from merge_optuna.samplers._protocol.owner import fail_dead_trials, owner_alive, owner_of, sign
 from merge_optuna.samplers._protocol.sampler import (
     ArchiveSampler,
     PopulationSampler,
     StoredSampler,
-    sign_once,
 )
 from merge_optuna.samplers._variation import (
     SBX,
@@ -20,6 +16,7 @@ from merge_optuna.samplers._variation import (
     PolynomialMutation,
     Variation,
 )
+from merge_optuna.samplers.adaptation import JDE, SHADE, Dither, Fixed
 from merge_optuna.samplers.algorithm import (
     ArchiveAlgorithm,
     Candidate,
@@ -29,17 +26,14 @@ from merge_optuna.samplers.algorithm import (
     PopulationAlgorithm,
 )
 from merge_optuna.samplers.box import Box
+from merge_optuna.samplers.breeding import Breeding, Pedigree, SplitCrossover
 from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
 from merge_optuna.samplers.de import (
     DE,
-    JDE,
-    SHADE,
     Best,
     CurrentToBest,
     CurrentToPBest,
     DESampler,
-    Dither,
-    Fixed,
     LinearReduction,
     Rand,
 )
@@ -81,6 +75,7 @@ __all__ = [
     "Best",
     "Bounce",
     "Box",
+    "Breeding",
     "Candidate",
     "Clip",
     "ClipPosition",
@@ -114,6 +109,7 @@ __all__ = [
     "Niches",
     "NichesSampler",
     "PSOSampler",
+    "Pedigree",
     "PolynomialMutation",
     "Population",
     "PopulationAlgorithm",
@@ -122,16 +118,10 @@ __all__ = [
     "Reflect",
     "Resample",
     "Ring",
+    "SplitCrossover",
     "StoredSampler",
     "SwarmSampler",
     "Tournament",
     "Truncation",
     "Variation",
-    "fail_dead_trials",
-    "is_excused",
-    "own_claim",
-    "owner_alive",
-    "owner_of",
-    "sign",
-    "sign_once",
 ]

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from merge_optuna.samplers.box import Vector
 
 
 class Bounds(Protocol):
     """Brings a point back into the unit box."""
 
-    def __call__(self, x: Vector, parent: Vector, rng: np.random.Generator) -> Vector:
+    def __call__(self, x: Vector, parent: Vector, rng: Generator) -> Vector:
         """``x`` (n,) inside [0, 1]; ``parent`` (n,), inside, is where it came from."""
 
 
@@ -22,8 +24,7 @@ class Bounds(Protocol):
 class Clip:
     """Onto the bound."""
 
-    def __call__(self, x: Vector, parent: Vector, rng: np.random.Generator) -> Vector:
-        """See :class:`Bounds`."""
+    def __call__(self, x: Vector, parent: Vector, rng: Generator) -> Vector:
         return np.clip(x, 0.0, 1.0)
 
 
@@ -31,8 +32,7 @@ class Clip:
 class Midpoint:
     """Half-way between the parent and the bound (JADE, Zhang & Sanderson 2009)."""
 
-    def __call__(self, x: Vector, parent: Vector, rng: np.random.Generator) -> Vector:
-        """See :class:`Bounds`."""
+    def __call__(self, x: Vector, parent: Vector, rng: Generator) -> Vector:
         return np.where(x < 0, parent / 2, np.where(x > 1, (parent + 1) / 2, x))
 
 
@@ -40,8 +40,7 @@ class Midpoint:
 class Reflect:
     """Mirrored at the bound, as often as needed."""
 
-    def __call__(self, x: Vector, parent: Vector, rng: np.random.Generator) -> Vector:
-        """See :class:`Bounds`."""
+    def __call__(self, x: Vector, parent: Vector, rng: Generator) -> Vector:
         folded = np.mod(np.abs(x), 2.0)
         return np.where((x < 0) | (x > 1), np.minimum(folded, 2.0 - folded), x)
 
@@ -50,6 +49,5 @@ class Reflect:
 class Resample:
     """A uniform value for each coordinate outside (as ``scipy`` does)."""
 
-    def __call__(self, x: Vector, parent: Vector, rng: np.random.Generator) -> Vector:
-        """See :class:`Bounds`."""
+    def __call__(self, x: Vector, parent: Vector, rng: Generator) -> Vector:
         return np.where((x < 0) | (x > 1), rng.random(len(x)), x)

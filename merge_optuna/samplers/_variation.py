@@ -12,7 +12,6 @@ moved but exchanged between the parents, and drawn anew instead of mutated.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -20,9 +19,11 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_optuna.errors import StudyError
+from merge_optuna.samplers._numbers import check_positive, check_share
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from merge_optuna.samplers.box import Vector
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -30,32 +31,14 @@ Mask: TypeAlias = NDArray[np.bool_]
 _TOGETHER = 1e-14  # parents as close as this have nothing to cross
 
 
-def check_positive(name: str, value: float, *, zero: bool = False) -> None:
-    """Raise :class:`StudyError` unless the value is positive (or zero, if that is allowed)."""
-    if not (0 < value < math.inf or (zero and value == 0)):
-        must = "not be negative" if zero else "be positive"
-        raise StudyError(f"{name} must {must}, got {value}.")
-
-
-def check_probability(value: float | None) -> None:
-    """Raise :class:`StudyError` unless the value is in [0, 1] or None."""
-    if value is not None and not 0 <= value <= 1:
-        raise StudyError(f"probability must be in [0, 1], got {value}.")
-
-
 class Variation(Protocol):
-    """Makes a child.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Makes a child."""
 
     @property
     def parents(self) -> int:
         """How many parents it takes."""
 
-    def __call__(
-        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         """A new point (n,) of the unit box.
 
         Args:
@@ -86,12 +69,9 @@ class SBX:
 
     def __post_init__(self) -> None:
         check_positive("eta", self.eta, zero=True)
-        check_probability(self.probability)
+        check_share("probability", self.probability)
 
-    def __call__(
-        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
-    ) -> Vector:
-        """See :class:`Variation`."""
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         a, b = parents
         if rng.random() >= self.probability:
             return a
@@ -138,12 +118,9 @@ class PolynomialMutation:
 
     def __post_init__(self) -> None:
         check_positive("eta", self.eta, zero=True)
-        check_probability(self.probability)
+        check_share("probability", self.probability)
 
-    def __call__(
-        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
-    ) -> Vector:
-        """See :class:`Variation`."""
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         (x,) = parents
         mutated, u = rng.random((2, len(x)))
         probability = 1 / len(x) if self.probability is None else self.probability
@@ -174,10 +151,7 @@ class Gaussian:
     def __post_init__(self) -> None:
         check_positive("sigma", self.sigma)
 
-    def __call__(
-        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
-    ) -> Vector:
-        """See :class:`Variation`."""
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         (x,) = parents
         moved = np.clip(x + self.sigma * rng.standard_normal(len(x)), 0.0, 1.0)
         return _redraw(np.where(unordered, x, moved), unordered, rng)
@@ -204,10 +178,7 @@ class IsoLine:
         check_positive("sigma1", self.sigma1, zero=True)
         check_positive("sigma2", self.sigma2, zero=True)
 
-    def __call__(
-        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
-    ) -> Vector:
-        """See :class:`Variation`."""
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         a, b = parents
         noise = self.sigma1 * rng.standard_normal(len(a))
         step = np.full(len(a), self.sigma2 * rng.standard_normal())
@@ -228,32 +199,28 @@ class Genetic:
 
     @property
     def parents(self) -> int:
-        """See :class:`Variation`."""
         return self.crossover.parents
 
-    def __call__(
-        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
-    ) -> Vector:
-        """See :class:`Variation`."""
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         child = self.crossover(parents, unordered, rng)
         return self.mutation([child], unordered, rng)
 
 
-def blend(a: Vector, b: Vector, t: Vector, unordered: Mask, rng: np.random.Generator) -> Vector:
+def blend(a: Vector, b: Vector, t: Vector, unordered: Mask, rng: Generator) -> Vector:
     """A + t (b − a), all (n,); a categorical coordinate is b's with probability abs(t)."""
     taken = np.zeros(len(a), dtype=bool)
     taken[unordered] = rng.random(int(unordered.sum())) < np.abs(t[unordered])
     return np.where(unordered, np.where(taken, b, a), a + t * (b - a))
 
 
-def _redraw(x: Vector, unordered: Mask, rng: np.random.Generator) -> Vector:
+def _redraw(x: Vector, unordered: Mask, rng: Generator) -> Vector:
     """Each categorical coordinate uniform with probability 1/n."""
     drawn, new = rng.random((2, int(unordered.sum())))
     x[unordered] = np.where(drawn < 1 / len(x), new, x[unordered])
     return x
 
 
-def roulette(weights: Vector, rng: np.random.Generator) -> int:
+def roulette(weights: Vector, rng: Generator) -> int:
     """An index, with probabilities proportional to ``weights`` (n,) ≥ 0; uniform if all are 0."""
     peak = weights.max()
     shares = weights / peak if peak > 0 else np.ones(len(weights))

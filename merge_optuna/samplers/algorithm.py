@@ -17,13 +17,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from merge_optuna._scores import unpack
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+    from optuna.distributions import BaseDistribution
+
     from merge_optuna.samplers.box import Box, Vector
 
 
@@ -143,7 +146,7 @@ class Population:
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members.values())
 
-    def others(self, slot: int, count: int, rng: np.random.Generator) -> list[Member]:
+    def others(self, slot: int, count: int, rng: Generator) -> list[Member]:
         """``count`` different members of other slots."""
         others = [other for other in self.members if other != slot]
         if len(others) < count:
@@ -156,7 +159,27 @@ class Population:
         return sorted(self, key=lambda member: (member.rank, member.id))
 
 
-class _Algorithm(ABC):
+class Algorithm(ABC):
+    """What the three bases share.
+
+    Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. So do
+    the strategies among these, whose ``repr`` is part of it. The results of the methods must
+    depend on nothing but the arguments.
+    """
+
+    categorical: ClassVar[bool] = True
+    """Whether it handles categorical parameters too; else they are drawn uniformly."""
+    raw: bool = False
+    """Whether its coordinates are the parameters themselves instead of [0, 1]."""
+
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> Self:
+        """The algorithm in a search space, or in one that is inferred later.
+
+        Raises:
+            StudyError: If it cannot search it.
+        """
+        return self
+
     @property
     def label(self) -> str:
         """What databases call its populations: it names the options."""
@@ -167,26 +190,22 @@ class _Algorithm(ABC):
         """The memory of generation 0."""
 
 
-class PopulationAlgorithm(_Algorithm):
-    """An algorithm on a population with slots (differential evolution, particle swarms).
-
-    Instances are immutable: inherit as a frozen dataclass, whose ``repr`` names the options. The
-    results of the methods must depend on nothing but the arguments.
-    """
+class PopulationAlgorithm(Algorithm):
+    """An algorithm on a population with slots (differential evolution, particle swarms)."""
 
     @abstractmethod
     def population_size(self, n: int, evaluations: int = 0) -> int:
         """Number of slots in ``n`` dimensions after so many evaluations; must not grow."""
 
     @abstractmethod
-    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
+    def ask(self, population: Population, slot: int, rng: Generator) -> Candidate:
         """The next candidate of a slot that has a member."""
 
-    def uniform(self, box: Box, rng: np.random.Generator) -> Vector:
+    def uniform(self, box: Box, rng: Generator) -> Vector:
         """A point (n,) of generation 0 that is not given."""
         return box.uniform(rng)
 
-    def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
+    def first(self, x: Vector, rng: Generator) -> Candidate:
         """A candidate of generation 0, at a given or uniform point ``x`` (n,)."""
         return Candidate(x)
 
@@ -205,7 +224,7 @@ class PopulationAlgorithm(_Algorithm):
         self,
         population: Population,
         generation: Sequence[tuple[Member, Member]],
-        rng: np.random.Generator,
+        rng: Generator,
     ) -> Any:
         """The memory of the next generation.
 
@@ -218,11 +237,10 @@ class PopulationAlgorithm(_Algorithm):
         return population.memory
 
 
-class DistributionAlgorithm(_Algorithm):
+class DistributionAlgorithm(Algorithm):
     """An algorithm whose candidates are exchangeable, told once per generation (CMA-ES, a GA).
 
-    Instances are immutable; what is learned lives in the memory that ``start`` makes. Memory and
-    candidates must depend on nothing but the arguments. ``repr(self)`` names the options.
+    What is learned lives in the memory that ``start`` makes.
     """
 
     @abstractmethod
@@ -230,7 +248,7 @@ class DistributionAlgorithm(_Algorithm):
         """Number of candidates told at once in ``n`` dimensions."""
 
     @abstractmethod
-    def ask(self, memory: Any, rng: np.random.Generator) -> Candidate:
+    def ask(self, memory: Any, rng: Generator) -> Candidate:
         """A candidate of the current generation."""
 
     @abstractmethod

@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._numbers import check_at_least
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm
 
@@ -56,14 +57,50 @@ class _Memory:
 class CmaEs(DistributionAlgorithm):
     """The covariance matrix adaptation evolution strategy (Hansen, arXiv 1604.00772).
 
-    The options are those of :class:`CmaEsSampler`. Works in the unit box; a dimension with its
-    own sigma is measured in units of that sigma, so that the start is isotropic for every engine.
+    Works in the unit box; a dimension with its own sigma is measured in units of that sigma, so
+    that the start is isotropic for every engine.
+
+    Attributes:
+        variant: ``"full"``, ``"separable"`` (diagonal covariance, for hundreds of parameters)
+            or ``"margin"`` (keeps parameters with a step from freezing, arXiv 2205.13482).
+        x0: start, parameter name -> value in its own units; 0.5 in the unit box where not given.
+        sigma0: standard deviation of the start in unit-box units, 1/6 by default; one number or
+            parameter name -> number (1/6 where not given).
+        size: candidates per generation, by default 4 + ⌊3 ln n⌋ for n parameters.
     """
 
     variant: Literal["full", "separable", "margin"] = "full"
-    x0: tuple[tuple[str, float], ...] = ()
-    sigma0: float | tuple[tuple[str, float], ...] = _SIGMA
+    x0: Mapping[str, float] | None = None
+    sigma0: float | Mapping[str, float] | None = None
     size: int | None = None
+    categorical = False
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("full", "separable", "margin"):
+            raise StudyError(f"variant must be full, separable or margin, got {self.variant!r}.")
+        check_at_least(4, "population_size", self.size)
+        sigma0: Any = _SIGMA if self.sigma0 is None else self.sigma0
+        several = isinstance(sigma0, Mapping | tuple)
+        sigmas = dict(sigma0) if several else {"sigma0": sigma0}
+        for name, sigma in sigmas.items():
+            if not 0 < sigma < math.inf:
+                raise StudyError(f"sigma0 must be positive, got {sigma} for {name!r}.")
+        object.__setattr__(self, "sigma0", _items(sigmas) if several else float(sigma0))
+        object.__setattr__(self, "x0", _items(dict(self.x0 or ())))
+
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> CmaEs:
+        """Itself, if its start lies in the space."""
+        if space is not None:
+            x0 = dict(self.x0 or ())
+            _check_names("x0", x0, space)
+            _check_names("sigma0", self._sigmas, space)
+            _check_values(x0, space)
+        return self
+
+    @property
+    def _sigmas(self) -> dict[str, float]:
+        """The sigmas of single parameters."""
+        return {} if isinstance(self.sigma0, float) else dict(self.sigma0 or ())
 
     def population_size(self, n: int) -> int:
         """λ = 4 + ⌊3 ln n⌋ (eq. 48) unless given."""
@@ -75,15 +112,15 @@ class CmaEs(DistributionAlgorithm):
 
         n = len(box)
         scale, sigma = np.ones(n), self.sigma0
-        if isinstance(sigma, tuple):
-            sigmas = dict(sigma)
-            scale, sigma = np.array([sigmas.get(name, _SIGMA) for name in box.names]), 1.0
+        if not isinstance(sigma, float):
+            scale = np.array([self._sigmas.get(name, _SIGMA) for name in box.names])
+            sigma = 1.0
         low, high = np.zeros(n), np.ones(n)
         if self.variant == "margin":  # its grid runs through the middles of the cells
             low, high = low + box.widths / 2, high - box.widths / 2
         bounds = np.stack([low, high], axis=1) / scale[:, None]
         options: dict[str, Any] = {
-            "mean": box.point(dict(self.x0)) / scale,
+            "mean": box.point(dict(self.x0 or ())) / scale,
             "sigma": sigma,
             "bounds": bounds,
             "population_size": self.population_size(n),
@@ -130,7 +167,7 @@ class CmaEs(DistributionAlgorithm):
             )
 
 
-class CmaEsSampler(ArchiveSampler):
+class CmaEsSampler(ArchiveSampler, algorithm=CmaEs, without=("initial_population",)):
     """CMA-ES whose state is nothing but the stored trials.
 
     How it differs from :class:`optuna.samplers.CmaEsSampler`, which uses the same engines:
@@ -153,62 +190,10 @@ class CmaEsSampler(ArchiveSampler):
     a candidate that fails ``max_attempts`` times, or whose process dies twenty times, ranks last
     and is not repeated.
 
-    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
-    of equal width. Samples outside are drawn again up to 100 times, then clipped. Categorical
+    Samples outside the bounds are drawn again up to 100 times, then clipped. Categorical
     parameters are drawn uniformly: CMA-ES cannot learn them. When the distribution has collapsed
     (the engine's own stopping rule) a new one starts at ``x0``.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        variant: ``"full"``, ``"separable"`` (diagonal covariance, for hundreds of parameters)
-            or ``"margin"`` (keeps parameters with a step from freezing, arXiv 2205.13482).
-        x0: start, parameter name -> value in its own units; 0.5 in the unit box where not given.
-        sigma0: standard deviation of the start in unit-box units, 1/6 by default; one number or
-            parameter name -> number (1/6 where not given).
-        population_size: candidates per generation, by default 4 + ⌊3 ln n⌋ for n parameters.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
     """
-
-    categorical = False
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        variant: Literal["full", "separable", "margin"] = "full",
-        x0: Mapping[str, float] | None = None,
-        sigma0: float | Mapping[str, float] | None = None,
-        population_size: int | None = None,
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        if variant not in ("full", "separable", "margin"):
-            raise StudyError(f"variant must be full, separable or margin, got {variant!r}.")
-        if population_size is not None and population_size < 4:
-            raise StudyError(f"population_size must be at least 4, got {population_size}.")
-        sigma0 = _SIGMA if sigma0 is None else sigma0
-        sigmas = sigma0 if isinstance(sigma0, Mapping) else {"sigma0": sigma0}
-        for name, sigma in sigmas.items():
-            if not 0 < sigma < math.inf:
-                raise StudyError(f"sigma0 must be positive, got {sigma} for {name!r}.")
-        if search_space is not None:
-            _check_names("x0", x0 or {}, search_space)
-            _check_names("sigma0", sigma0 if isinstance(sigma0, Mapping) else {}, search_space)
-            _check_values(x0 or {}, search_space)
-        algorithm = CmaEs(
-            variant,
-            _items(x0 or {}),
-            _items(sigma0) if isinstance(sigma0, Mapping) else float(sigma0),
-            population_size,
-        )
-        super().__init__(algorithm, search_space, seed=seed, max_attempts=max_attempts)
 
 
 def _items(values: Mapping[str, float]) -> tuple[tuple[str, float], ...]:

@@ -4,10 +4,7 @@ Where the papers let a child that is as good as its target replace it, it does n
 package selects by strict improvement everywhere.
 
 - Storn & Price: Differential evolution, J. of Global Optimization 11, 1997.
-- Brest et al.: Self-adapting control parameters in differential evolution (jDE), IEEE
-  Transactions on Evolutionary Computation 10(6), 2006.
 - Zhang & Sanderson: JADE, IEEE Transactions on Evolutionary Computation 13(5), 2009.
-- Tanabe & Fukunaga: Success-history based parameter adaptation (SHADE), CEC 2013.
 - Tanabe & Fukunaga: Improving the search performance of SHADE using linear population size
   reduction (L-SHADE), CEC 2014.
 """
@@ -15,7 +12,7 @@ package selects by strict improvement everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +20,9 @@ import numpy as np
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Bounds, Midpoint
+from merge_optuna.samplers._numbers import check_at_least, check_positive
 from merge_optuna.samplers._protocol.sampler import PopulationSampler
+from merge_optuna.samplers.adaptation import SHADE, Adaptation
 from merge_optuna.samplers.algorithm import (
     Candidate,
     Member,
@@ -34,6 +33,7 @@ from merge_optuna.samplers.algorithm import (
 from merge_optuna.samplers.box import Box
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from optuna.distributions import BaseDistribution
 
     from merge_optuna.samplers.box import Vector
@@ -43,58 +43,42 @@ if TYPE_CHECKING:
 
 
 class Mutation(Protocol):
-    """How the mutant of a slot is made from the population.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """How the mutant of a slot is made from the population."""
 
     @property
     def archive(self) -> float:
         """Size of the archive of beaten members, in population sizes; 0 for none."""
+        return 0.0
 
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """The mutant (n,), perhaps outside of the unit box."""
 
 
 @dataclass(frozen=True)
-class Rand:
+class Rand(Mutation):
     """DE/rand/1: x_a + F (x_b − x_c) (Storn & Price 1997); draws a, b, c at once."""
 
-    archive = 0.0
-
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         a, b, c = population.others(slot, 3, rng)
         return a.x + F * (b.x - c.x)
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Mutation):
     """DE/best/1: x_best + F (x_a − x_b); draws a, b at once."""
 
-    archive = 0.0
-
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         a, b = population.others(slot, 2, rng)
         return population.ranked[0].x + F * (a.x - b.x)
 
 
 @dataclass(frozen=True)
-class CurrentToBest:
+class CurrentToBest(Mutation):
     """DE/current-to-best/1: x_i + F (x_best − x_i) + F (x_a − x_b); draws a, b at once."""
 
-    archive = 0.0
-
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         a, b = population.others(slot, 2, rng)
         x = population[slot].x
@@ -102,7 +86,7 @@ class CurrentToBest:
 
 
 @dataclass(frozen=True)
-class CurrentToPBest:
+class CurrentToPBest(Mutation):
     """DE/current-to-pbest/1: x_i + F (x_pbest − x_i) + F (x_a − x_b) (JADE, eq. 6 and 7).
 
     Draws p if it is a range, then x_pbest, then a, then b; a and b are neither i nor each other.
@@ -122,12 +106,9 @@ class CurrentToPBest:
         low, high = self.p if isinstance(self.p, tuple) else (self.p, self.p)
         if not 0 < (high if low is None else low) <= high <= 1:
             raise StudyError(f"p must be in (0, 1], or two such numbers in order, got {self.p}.")
-        if not 0 <= self.archive < math.inf:
-            raise StudyError(f"archive must not be negative, got {self.archive}.")
+        check_positive("archive", self.archive, zero=True)
 
-    def __call__(
-        self, population: Population, slot: int, F: float, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, population: Population, slot: int, F: float, rng: Generator) -> Vector:
         """See :class:`Mutation`."""
         p, size = self.p, len(population)
         if isinstance(p, tuple):
@@ -150,200 +131,6 @@ def _nearest(x: float) -> int:
     return math.floor(x + 0.5)
 
 
-# -- F and CR ---------------------------------------------------------------------------------
-
-
-class Adaptation(Protocol):
-    """Where the scale factor F and the crossover rate CR of a mutant come from.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
-
-    def start(self) -> Any:
-        """What is learned, in generation 0."""
-
-    def draw(self, learned: Any, target: Member, rng: np.random.Generator) -> tuple[float, float]:
-        """F and CR of a mutant."""
-
-    def learn(self, learned: Any, won: Sequence[tuple[Member, Member]]) -> Any:
-        """What is learned from the (target, child) pairs of a generation whose child won."""
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """The same F and CR for every mutant: 0.5 and 0.9 are first choices of Storn & Price 1997."""
-
-    F: float = 0.5
-    CR: float = 0.9
-
-    def __post_init__(self) -> None:
-        _check_F(self.F, self.F)
-        _check_rate("CR", self.CR)
-
-    def start(self) -> None:
-        """See :class:`Adaptation`."""
-
-    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
-        """See :class:`Adaptation`."""
-        return self.F, self.CR
-
-    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
-        """See :class:`Adaptation`."""
-
-
-@dataclass(frozen=True)
-class Dither:
-    """F uniform in [low, high], anew for every mutant (Price, Storn & Lampinen 2005)."""
-
-    low: float = 0.5
-    high: float = 1.0
-    CR: float = 0.9
-
-    def __post_init__(self) -> None:
-        _check_F(self.low, self.high)
-        _check_rate("CR", self.CR)
-
-    def start(self) -> None:
-        """See :class:`Adaptation`."""
-
-    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
-        """See :class:`Adaptation`."""
-        return self.low + (self.high - self.low) * rng.random(), self.CR
-
-    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
-        """See :class:`Adaptation`."""
-
-
-@dataclass(frozen=True)
-class JDE:
-    """Every member has an F and a CR of its own, inherited or drawn anew (Brest et al. 2006).
-
-    The first are 0.5 and 0.9. A child that wins keeps those that made it.
-
-    Attributes:
-        tau: probability of a new F, and of a new CR.
-        low: a new F is uniform in [low, high], a new CR in [0, 1].
-        high: see ``low``.
-    """
-
-    tau: float = 0.1
-    low: float = 0.1
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_F(self.low, self.high)
-        _check_rate("tau", self.tau)
-
-    def start(self) -> None:
-        """See :class:`Adaptation`."""
-
-    def draw(self, learned: None, target: Member, rng: np.random.Generator) -> tuple[float, float]:
-        """See :class:`Adaptation`."""
-        F, CR = target.hidden.get("F_CR", (0.5, 0.9))
-        r = rng.random(4)  # rand_1 ... rand_4 of the paper
-        if r[1] < self.tau:
-            F = self.low + r[0] * (self.high - self.low)
-        if r[3] < self.tau:
-            CR = r[2]
-        return float(F), float(CR)
-
-    def learn(self, learned: None, won: Sequence[tuple[Member, Member]]) -> None:
-        """See :class:`Adaptation`."""
-
-
-@dataclass(frozen=True)
-class SHADE:
-    """F and CR from a memory of what has worked (Tanabe & Fukunaga 2013; L-SHADE 2014).
-
-    Draws the entry, then CR, then F until it is positive.
-
-    Attributes:
-        memory: number H of remembered means of F and CR.
-        terminal: L-SHADE's version of 2014: the mean of CR is a Lehmer mean too, and an entry for
-            which only CR = 0 has worked means 0 for ever (Algorithm 1 there; the code that its
-            authors published overwrites it).
-    """
-
-    memory: int = 100
-    terminal: bool = False
-
-    def __post_init__(self) -> None:
-        if self.memory < 1:
-            raise StudyError(f"memory must be at least 1, got {self.memory}.")
-
-    def start(self) -> _History:
-        """All means are 0.5."""
-        return _History(np.full(self.memory, 0.5), np.full(self.memory, 0.5), 0)
-
-    def draw(
-        self, learned: _History, target: Member, rng: np.random.Generator
-    ) -> tuple[float, float]:
-        """F from a Cauchy, CR from a normal distribution around a random entry."""
-        i = int(rng.integers(self.memory))
-        mean = learned.CR[i]
-        CR = 0.0 if math.isnan(mean) else float(np.clip(rng.normal(mean, 0.1), 0.0, 1.0))
-        F = 0.0
-        while F <= 0:  # drawn again, not cut off
-            F = float(learned.F[i] + 0.1 * rng.standard_cauchy())
-        return min(F, 1.0), CR
-
-    def learn(self, learned: _History, won: Sequence[tuple[Member, Member]]) -> _History:
-        """One entry becomes the mean of the winners, weighted by how much they won by."""
-        # Candidates drawn as in generation 0, because there were too few members, have no F.
-        won = [(target, child) for target, child in won if "F_CR" in child.hidden]
-        if not won:
-            return learned
-        F, CR = np.array([child.hidden["F_CR"] for _, child in won]).T
-        weights = _gains(won)
-        means_F, means_CR, i = learned.F.copy(), learned.CR.copy(), learned.next
-        means_F[i] = _lehmer(F, weights)
-        if not self.terminal:
-            means_CR[i] = np.sum(weights * CR)
-        elif math.isnan(means_CR[i]) or np.sum(weights * CR) == 0:
-            means_CR[i] = math.nan
-        else:
-            means_CR[i] = _lehmer(CR, weights)
-        return _History(means_F, means_CR, (i + 1) % self.memory)
-
-
-@dataclass(frozen=True, eq=False)
-class _History:
-    """Means of F and CR that have worked, (H,) each, and the entry to be replaced next.
-
-    NaN is the terminal value of CR.
-    """
-
-    F: Vector
-    CR: Vector
-    next: int
-
-
-def _gains(won: Sequence[tuple[Member, Member]]) -> Vector:
-    """The weights of the winners: the share of each in the improvement."""
-    gains = np.array([target.rank.worse_by(child.rank) for target, child in won])
-    finite = gains[np.isfinite(gains)]
-    # A child that completes where its target did not has gained as much as the best.
-    gains[~np.isfinite(gains)] = finite.max() if finite.size else 1.0
-    gains = np.ldexp(gains, -np.frexp(gains.max())[1])  # exact; penalties of 1e308 have a sum
-    return np.asarray(gains / np.sum(gains))
-
-
-def _lehmer(values: Vector, weights: Vector) -> float:
-    """The weighted Lehmer mean Σ w v² / Σ w v."""
-    return float(np.sum(weights * values**2) / np.sum(weights * values))
-
-
-def _check_F(low: float, high: float) -> None:
-    if not 0 < low <= high <= 2:
-        got = f"{low}" if low == high else f"[{low}, {high}]"
-        raise StudyError(f"F must be in (0, 2], the lower bound first, got {got}.")
-
-
-def _check_rate(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise StudyError(f"{name} must be in [0, 1], got {value}.")
-
-
 # -- Population size --------------------------------------------------------------------------
 
 
@@ -360,10 +147,8 @@ class LinearReduction:
     to: int = 4
 
     def __post_init__(self) -> None:
-        if self.budget < 1:
-            raise StudyError(f"budget must be at least 1, got {self.budget}.")
-        if self.to < 4:
-            raise StudyError(f"to must be at least 4, got {self.to}.")
+        check_at_least(1, "budget", self.budget)
+        check_at_least(4, "to", self.to)
 
     def __call__(self, initial: int, evaluations: int) -> int:
         """Population size after so many evaluations."""
@@ -388,11 +173,21 @@ _MUTATION, _ADAPTATION, _MIDPOINT = CurrentToPBest(), SHADE(memory=20), Midpoint
 
 @dataclass(frozen=True)
 class DE(PopulationAlgorithm):
-    """Differential evolution with binomial crossover; the options are those of DESampler.
+    """Differential evolution with binomial crossover.
 
     A candidate draws F and CR, then the members of its mutant, then what its bounds need, then
     the crossover mask, then the coordinate that is crossed in any case. A generation draws the
     part of the archive that stays, if it has grown too large.
+
+    Attributes:
+        mutation: ``CurrentToPBest(p, archive)``, ``CurrentToBest()``, ``Best()`` or ``Rand()``.
+        adaptation: ``SHADE(memory)``, ``JDE()``, ``Dither(low, high, CR)`` or ``Fixed(F, CR)``.
+            With ``mutation=Rand(), adaptation=Fixed(0.5, 0.9)`` it is the classic rand/1/bin.
+        size: number of slots; n for n parameters, between 20 and 100, by default.
+        reduction: ``LinearReduction(budget)`` to shrink the population; see
+            :meth:`DESampler.lshade`.
+        bounds: what happens to mutants outside: ``Midpoint()``, ``Clip()``, ``Reflect()`` or
+            ``Resample()``.
     """
 
     mutation: Mutation = _MUTATION
@@ -403,8 +198,7 @@ class DE(PopulationAlgorithm):
 
     def __post_init__(self) -> None:
         size, reduction = self.size, self.reduction
-        if size is not None and size < 4:
-            raise StudyError(f"population_size must be at least 4, got {size}.")
+        check_at_least(4, "population_size", size)
         if size is not None and reduction is not None and reduction.budget <= size:
             raise StudyError(
                 f"The budget of {reduction.budget} evaluations ends with the first generation of "
@@ -424,7 +218,7 @@ class DE(PopulationAlgorithm):
         """Nothing is learned, nobody is beaten."""
         return _Memory(self.adaptation.start())
 
-    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
+    def ask(self, population: Population, slot: int, rng: Generator) -> Candidate:
         """Mutation, bounds, binomial crossover with the slot's member; F and CR are kept."""
         target = population[slot]
         F, CR = self.adaptation.draw(population.memory.learned, target, rng)
@@ -439,7 +233,7 @@ class DE(PopulationAlgorithm):
         self,
         population: Population,
         generation: Sequence[tuple[Member, Member]],
-        rng: np.random.Generator,
+        rng: Generator,
     ) -> _Memory:
         """Winners teach the adaptation, the beaten go to the archive; random ones leave it.
 
@@ -456,54 +250,8 @@ class DE(PopulationAlgorithm):
         return _Memory(self.adaptation.learn(memory.learned, won), beaten)
 
 
-class DESampler(PopulationSampler):
-    """Differential evolution whose population is nothing but the stored trials.
-
-    A search that is killed and started again goes on exactly as if nothing had happened; several
-    workers share one population and never wait for each other (see :class:`PopulationSampler`).
-    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
-    categorical ones as cells of equal width, whose point moves on continuously.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        mutation: ``CurrentToPBest(p, archive)``, ``CurrentToBest()``, ``Best()`` or ``Rand()``.
-        adaptation: ``SHADE(memory)``, ``JDE()``, ``Dither(low, high, CR)`` or ``Fixed(F, CR)``.
-            With ``mutation=Rand(), adaptation=Fixed(0.5, 0.9)`` it is the classic rand/1/bin.
-        population_size: number of slots; n for n parameters, between 20 and 100, by default.
-        reduction: ``LinearReduction(budget)`` to shrink the population; see :meth:`lshade`.
-        bounds: what happens to mutants outside: ``Midpoint()``, ``Clip()``, ``Reflect()`` or
-            ``Resample()``.
-        initial_population: parameters of the first candidates, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
-    """
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        mutation: Mutation = _MUTATION,
-        adaptation: Adaptation = _ADAPTATION,
-        population_size: int | None = None,
-        reduction: LinearReduction | None = None,
-        bounds: Bounds = _MIDPOINT,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        super().__init__(
-            DE(mutation, adaptation, population_size, reduction, bounds),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )
+class DESampler(PopulationSampler, algorithm=DE):
+    """Differential evolution whose population is nothing but the stored trials."""
 
     @classmethod
     def lshade(
@@ -529,9 +277,9 @@ class DESampler(PopulationSampler):
             population_size: that of the first generation; 18 for each of n parameters by default,
                 but at most a fortieth of the budget (and at least 10).
             bounds: this and the others as for :class:`DESampler`.
-            initial_population: see there.
-            seed: see there.
-            max_attempts: see there.
+            initial_population: as there.
+            seed: as there.
+            max_attempts: as there.
 
         Raises:
             StudyError: if the budget ends with the first generation, and as for the class.
@@ -539,7 +287,8 @@ class DESampler(PopulationSampler):
         if population_size is None:
             n = len(Box(search_space, categorical=True))
             population_size = max(4, min(18 * n, max(10, budget // 40)))
-        return cls(
+        make: Callable[..., DESampler] = cls  # its arguments are in the stub of this package
+        return make(
             search_space,
             mutation=CurrentToPBest(0.11, archive=2.6),
             adaptation=SHADE(memory=6, terminal=True),

@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
+from merge_optuna.samplers.adaptation import Adaptation, Fixed
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member
 from merge_optuna.samplers.breeding import (
     CHILD,
@@ -25,7 +26,6 @@ from merge_optuna.samplers.breeding import (
     breeding_of,
     draw_seed,
 )
-from merge_optuna.samplers.de import Adaptation, Fixed
 
 if TYPE_CHECKING:
     from merge_optuna.samplers.box import Box
@@ -171,7 +171,7 @@ _FIXED = Fixed(0.5, 0.5)
 
 @dataclass(frozen=True)
 class Evolver(ArchiveAlgorithm):
-    """Evolver; the options are those of :class:`EvolverSampler`.
+    """Evolver.
 
     A candidate takes the next slot as its target and draws the donors at once, then F and CR, then
     what the crossover needs. A child takes its target's place at once if it is strictly better.
@@ -234,16 +234,15 @@ class Evolver(ArchiveAlgorithm):
         return state
 
 
-class EvolverSampler(ArchiveSampler):
-    """Differential evolution on the weights of models; its population is the stored trials.
-
-    The first trials are the models themselves, or their merge. Then one model after the other is
-    the target: a mutant is made of it by the difference of two others (or of one other and
-    itself), some of its coordinates go into the child, and the child takes the target's place at
-    once if it is strictly better. One generation is as many trials as there are models.
-
-    A search that is killed and started again goes on exactly as if nothing had happened; with
-    several workers every result takes its place as it comes.
+def _evolver(
+    search_space: Mapping[str, BaseDistribution],
+    *,
+    F: float = 0.5,
+    CR: float = 0.5,
+    scoring: Literal["individual", "merged"] = "individual",
+    adaptation: Adaptation | None = None,
+) -> Evolver:
+    """The algorithm of :class:`EvolverSampler`.
 
     Args:
         search_space: ``space.distributions()`` of a ``mo.spaces.DifferentialCrossover``.
@@ -252,44 +251,31 @@ class EvolverSampler(ArchiveSampler):
         scoring: what is compared: ``"individual"`` scores the child, ``"merged"`` the whole
             population merged with the child in the place of its target. That of the space.
         adaptation: where F and CR come from instead: ``JDE()``, ``SHADE(memory)``, ``Dither()``.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
+    """
+    breeding = breeding_of(search_space)
+    if not isinstance(breeding, Mutants):
+        raise StudyError(
+            "EvolverSampler searches a mo.spaces.DifferentialCrossover: "
+            "sampler=space.sampler(seed=0)."
+        )
+    if scoring != breeding.scoring:
+        merged = breeding.scoring == "merged"
+        remedy = "merger=None" if merged else "merger=a recipe, e.g. mo.recipes.ties"
+        raise StudyError(
+            f"scoring={scoring!r}, but the space scores the {breeding.scoring} "
+            f"{'population' if merged else 'model'}. Make it with {remedy}."
+        )
+    return Evolver(Fixed(F, CR) if adaptation is None else adaptation, breeding=breeding)
 
-    Raises:
-        StudyError: for another space, or options that are out of range.
+
+class EvolverSampler(ArchiveSampler, algorithm=_evolver, without=("initial_population",)):
+    """Differential evolution on the weights of models; its population is the stored trials.
+
+    The first trials are the models themselves, or their merge. Then one model after the other is
+    the target: a mutant is made of it by the difference of two others (or of one other and
+    itself), some of its coordinates go into the child, and the child takes the target's place at
+    once if it is strictly better. One generation is as many trials as there are models. With
+    several workers every result takes its place as it comes.
     """
 
-    _algorithm: Evolver
     breeds = True
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution],
-        *,
-        F: float = 0.5,
-        CR: float = 0.5,
-        scoring: Literal["individual", "merged"] = "individual",
-        adaptation: Adaptation | None = None,
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        breeding = breeding_of(search_space)
-        if not isinstance(breeding, Mutants):
-            raise StudyError(
-                "EvolverSampler searches a mo.spaces.DifferentialCrossover: "
-                "sampler=space.sampler(seed=0)."
-            )
-        if scoring != breeding.scoring:
-            merged = breeding.scoring == "merged"
-            remedy = "merger=None" if merged else "merger=a recipe, e.g. mo.recipes.ties"
-            raise StudyError(
-                f"scoring={scoring!r}, but the space scores the {breeding.scoring} "
-                f"{'population' if merged else 'model'}. Make it with {remedy}."
-            )
-        super().__init__(
-            Evolver(Fixed(F, CR) if adaptation is None else adaptation, breeding=breeding),
-            search_space,
-            seed=seed,
-            max_attempts=max_attempts,
-        )

@@ -6,19 +6,20 @@ Algorithms, Wiley 2001, ch. 4); their papers are named in ``_variation``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._numbers import check_at_least, check_positive
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import SBX, PolynomialMutation, Variation, roulette
 from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm, Member
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    from numpy.random import Generator
 
     from merge_optuna.samplers._variation import Mask
     from merge_optuna.samplers.box import Box
@@ -28,12 +29,9 @@ if TYPE_CHECKING:
 
 
 class Selection(Protocol):
-    """Who becomes a parent.
+    """Who becomes a parent."""
 
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
-
-    def __call__(self, population: Sequence[Member], rng: np.random.Generator) -> Member:
+    def __call__(self, population: Sequence[Member], rng: Generator) -> Member:
         """One parent of a population that is sorted, best first."""
 
 
@@ -48,10 +46,9 @@ class Tournament:
     size: int = 2
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise StudyError(f"size of a tournament must be at least 1, got {self.size}.")
+        check_at_least(1, "size of a tournament", self.size)
 
-    def __call__(self, population: Sequence[Member], rng: np.random.Generator) -> Member:
+    def __call__(self, population: Sequence[Member], rng: Generator) -> Member:
         """See :class:`Selection`."""
         return population[int(rng.integers(len(population), size=self.size).min())]
 
@@ -67,7 +64,7 @@ class FitnessProportional:
     same.
     """
 
-    def __call__(self, population: Sequence[Member], rng: np.random.Generator) -> Member:
+    def __call__(self, population: Sequence[Member], rng: Generator) -> Member:
         """See :class:`Selection`."""
         best = population[0].rank[:2]
         losses = np.array([m.rank.loss for m in population if m.rank[:2] == best])
@@ -82,10 +79,7 @@ class FitnessProportional:
 
 
 class Survival(Protocol):
-    """Who the next population is.
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Who the next population is."""
 
     def __call__(
         self, population: Sequence[Member], children: Sequence[Member], size: int
@@ -115,8 +109,7 @@ class Generational:
     elites: int = 1
 
     def __post_init__(self) -> None:
-        if self.elites < 0:
-            raise StudyError(f"elites must not be negative, got {self.elites}.")
+        check_positive("elites", self.elites, zero=True)
 
     def __call__(
         self, population: Sequence[Member], children: Sequence[Member], size: int
@@ -147,9 +140,15 @@ _TRUNCATION = Truncation()
 
 @dataclass(frozen=True)
 class GA(DistributionAlgorithm):
-    """A genetic algorithm; the options are those of :class:`GASampler`.
+    """A genetic algorithm. A candidate draws its parents, then what crossover and mutation need.
 
-    A candidate draws its parents, then what crossover and mutation need.
+    Attributes:
+        selection: ``Tournament(size)`` or ``FitnessProportional()``.
+        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
+        mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
+        survival: ``Truncation()`` of population and children together, or
+            ``Generational(elites)``.
+        size: how many are parents, and how many children a generation has.
     """
 
     selection: Selection = _TOURNAMENT
@@ -159,8 +158,7 @@ class GA(DistributionAlgorithm):
     size: int = 50
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise StudyError(f"population_size must be at least 2, got {self.size}.")
+        check_at_least(2, "population_size", self.size)
         if isinstance(self.survival, Generational) and self.survival.elites >= self.size:
             raise StudyError(
                 f"elites must be fewer than the population_size of {self.size}, got "
@@ -175,7 +173,7 @@ class GA(DistributionAlgorithm):
         """Nobody."""
         return _Memory(box.unordered)
 
-    def ask(self, memory: _Memory, rng: np.random.Generator) -> Candidate:
+    def ask(self, memory: _Memory, rng: Generator) -> Candidate:
         """One child; a uniform point while there is nobody."""
         unordered, population = memory.unordered, memory.population
         if not population:
@@ -190,56 +188,11 @@ class GA(DistributionAlgorithm):
         return _Memory(memory.unordered, self.survival(memory.population, children, self.size))
 
 
-class GASampler(ArchiveSampler):
+class GASampler(ArchiveSampler, algorithm=GA):
     """A real-coded genetic algorithm whose population is nothing but the stored trials.
 
-    A search that is killed and started again goes on exactly as if nothing had happened. With one
-    worker a generation of ``population_size`` children is evaluated, then the population is
-    replaced. With several, nothing waits: whenever that many further results are in, they are the
-    children of the next replacement, whichever population their parents came from.
-
     Two parents, drawn independently, make one child (of crossover's two), which is then mutated.
-    It may equal one of them. Every parameter is mapped to [0, 1], logarithmic ones in log space,
-    those with a step as cells of equal width, whose point moves on continuously. Categorical ones
-    are exchanged between the parents, and drawn anew by mutation. A child that is as good as a
-    member of the population does not replace it.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        selection: ``Tournament(size)`` or ``FitnessProportional()``.
-        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
-        mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
-        survival: ``Truncation()`` of population and children together, or
-            ``Generational(elites)``.
-        population_size: how many are parents, and how many children a generation has.
-        initial_population: parameters of the first candidates, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+    It may equal one of them. Categorical parameters are exchanged between the parents, and drawn
+    anew by mutation. Whenever ``population_size`` results are in, they are the children of the
+    next replacement. A child that is as good as a member of the population does not replace it.
     """
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        selection: Selection = _TOURNAMENT,
-        crossover: Variation = _SBX,
-        mutation: Variation = _POLYNOMIAL,
-        survival: Survival = _TRUNCATION,
-        population_size: int = 50,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        super().__init__(
-            GA(selection, crossover, mutation, survival, population_size),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )

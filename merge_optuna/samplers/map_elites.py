@@ -8,18 +8,18 @@ import numbers
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._numbers import check_at_least
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member
 from merge_optuna.samplers.breeding import Points, SplitCrossover, pairs_of
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
@@ -72,24 +72,35 @@ _GAUSSIAN = Gaussian()
 
 @dataclass(frozen=True)
 class MAPElites(ArchiveAlgorithm):
-    """MAP-Elites on a grid; the options are those of :class:`MAPElitesSampler`.
+    """MAP-Elites on a grid.
 
     A candidate draws its parents one by one, then what the variation needs. Individuals that are
     named by their parents bring their own (``breeding``), and their sources are there from the
     start.
+
+    Attributes:
+        descriptors: name -> (lower bound, upper bound, number of cells).
+        initial: number of results before the first child; until then candidates are uniform.
+            Those of ``initial_population`` count.
+        variation: ``Gaussian(sigma)``, ``IsoLine(sigma1, sigma2)``, or
+            ``Genetic(SBX(), PolynomialMutation())``. On a ``mo.spaces.SplitSlerp`` the first
+            trials are the source models, and children have two parents, a split and a ratio.
+        breeding: that of the search space.
     """
 
-    descriptors: tuple[Descriptor, ...]
+    descriptors: Mapping[str, tuple[float, float, int]] | tuple[Descriptor, ...]
     initial: int = 100
     variation: Variation = _GAUSSIAN
     breeding: SplitCrossover | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.initial < 1:
-            raise StudyError(f"initial must be at least 1, got {self.initial}.")
+        if isinstance(self.descriptors, Mapping):
+            grid = tuple(_descriptor(name, axis) for name, axis in self.descriptors.items())
+            object.__setattr__(self, "descriptors", grid)
+        check_at_least(1, "initial", self.initial)
         if not self.descriptors:
             raise StudyError('descriptors must name at least one: {"size": (0, 100, 10)}.')
-        for name, low, high, cells in self.descriptors:
+        for name, low, high, cells in self._grid:
             if not (low < high and math.isfinite(high - low)):
                 raise StudyError(
                     f"The range of descriptor {name!r} must be finite, the lower bound first, got "
@@ -97,9 +108,12 @@ class MAPElites(ArchiveAlgorithm):
                 )
             if cells < 1:
                 raise StudyError(f"Descriptor {name!r} must have at least 1 cell, got {cells}.")
-
         if self.breeding is not None:
-            _check_describes_sources(self.descriptors, self.breeding.distributions())
+            _check_describes_sources(self._grid, self.breeding.distributions())
+
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> MAPElites:
+        """With the breeding of the space."""
+        return replace(self, breeding=pairs_of(space))
 
     @property
     def label(self) -> str:
@@ -113,13 +127,19 @@ class MAPElites(ArchiveAlgorithm):
         """An empty map."""
         return _Archive(box)
 
-    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
+    def ask(self, archive: _Archive, rng: Generator) -> Candidate:
         """A child of elites drawn with replacement; a random individual in the beginning."""
         elites, breeding = list(archive.elites.values()), self._breeding
         if not elites or (self.breeding is None and archive.results < self.initial):
             return breeding.first(breeding.uniform(archive.box, rng), rng)
         parents = [elites[int(rng.integers(len(elites)))] for _ in range(breeding.parents)]
         return breeding.cross(archive.box, parents, rng)
+
+    @property
+    def _grid(self) -> tuple[Descriptor, ...]:
+        """What the descriptors are kept as."""
+        assert isinstance(self.descriptors, tuple)
+        return self.descriptors
 
     @property
     def _breeding(self) -> Points | SplitCrossover:
@@ -137,7 +157,7 @@ class MAPElites(ArchiveAlgorithm):
 
     def _cell(self, child: Member) -> tuple[int, ...] | None:
         cells = []
-        for descriptor in self.descriptors:
+        for descriptor in self._grid:
             value = descriptor.value(child)
             number = _number(value)
             if number is None:
@@ -167,13 +187,12 @@ def _warn(name: str, value: Any, trial: int) -> None:
     )
 
 
-class MAPElitesSampler(ArchiveSampler):
+class MAPElitesSampler(ArchiveSampler, algorithm=MAPElites):
     """MAP-Elites whose archive is nothing but the stored trials: good and different solutions.
 
     The descriptors that you name span a grid. Every cell keeps the best trial that fell into it,
-    its elite; candidates are children of elites drawn uniformly from the occupied cells. A search
-    that is killed and started again goes on exactly as if nothing had happened; with several
-    workers every result is inserted as it comes. Read the result with :meth:`archive`.
+    its elite; candidates are children of elites drawn uniformly from the occupied cells. Every
+    result is inserted as it comes. Read the result with :meth:`archive`.
 
     A descriptor is the trial's user attribute of that name (``trial.set_user_attr("size", 3.2)``
     in the objective) or, without one, its parameter of that name. Values outside of the range
@@ -181,52 +200,11 @@ class MAPElitesSampler(ArchiveSampler):
     not a finite number, is not inserted and warned about. An elite is replaced by strict
     improvement. Pruned and infeasible trials are elites only until something better comes; failed
     ones never are.
-
-    Every parameter is mapped to [0, 1], logarithmic ones in log space, those with a step as cells
-    of equal width, whose point moves on continuously. Categorical ones are drawn anew or, with two
-    parents, exchanged.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        descriptors: name -> (lower bound, upper bound, number of cells).
-        initial: number of results before the first child; until then candidates are uniform.
-            Those of ``initial_population`` count.
-        variation: ``Gaussian(sigma)``, ``IsoLine(sigma1, sigma2)``, or
-            ``Genetic(SBX(), PolynomialMutation())``. On a ``mo.spaces.SplitSlerp`` the first
-            trials are the source models, and children have two parents, a split and a ratio.
-        initial_population: parameters of the first candidates, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+    Categorical parameters are drawn anew or, with two parents, exchanged.
     """
 
     _algorithm: MAPElites
     breeds = True
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        descriptors: Mapping[str, tuple[float, float, int]],
-        initial: int = 100,
-        variation: Variation = _GAUSSIAN,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        grid = tuple(_descriptor(name, axis) for name, axis in descriptors.items())
-        super().__init__(
-            MAPElites(grid, initial, variation, pairs_of(search_space)),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )
 
     def archive(self, study: Study) -> dict[tuple[int, ...], FrozenTrial]:
         """The elites of a study.

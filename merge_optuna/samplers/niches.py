@@ -11,17 +11,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers._numbers import check_at_least
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
 from merge_optuna.samplers._variation import Gaussian, Variation, blend, roulette
 from merge_optuna.samplers.algorithm import ArchiveAlgorithm, Candidate, Member, Rank
 from merge_optuna.samplers.breeding import Breeding, Points, SplitCrossover, pairs_of
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
@@ -50,9 +52,9 @@ class Niches:
 
     Attributes:
         archive_size: number P of members.
-        alpha: how strong the competition is; 0 for none, f then being the plain sum for binary
+        alpha: strength of the competition; 0 for none, f then being the plain sum for binary
             scores.
-        attraction: whether the second parent is drawn by attraction, or like the first.
+        attraction: False draws the second parent like the first (ablation).
     """
 
     archive_size: int = 20
@@ -60,8 +62,8 @@ class Niches:
     attraction: bool = True
 
     def __post_init__(self) -> None:
-        if self.archive_size < 2:
-            raise StudyError(f"archive_size must be at least 2, got {self.archive_size}.")
+        object.__setattr__(self, "alpha", float(self.alpha))  # with one repr
+        check_at_least(2, "archive_size", self.archive_size)
         if not 0 <= self.alpha <= 3:  # z^α has to exist
             raise StudyError(f"alpha must be in [0, 3], got {self.alpha}.")
 
@@ -74,7 +76,7 @@ class Niches:
         return _Resources(archive, self.alpha).attractions(a)
 
     def parents(
-        self, archive: Sequence[Member], rng: np.random.Generator, room: Room | None = None
+        self, archive: Sequence[Member], rng: Generator, room: Room | None = None
     ) -> tuple[Member, Member]:
         """Two members of an archive that is not empty, one random number each.
 
@@ -270,9 +272,7 @@ class _Split:
     mutation: Variation | None
     parents = 2
 
-    def __call__(
-        self, parents: Sequence[Vector], unordered: Mask, rng: np.random.Generator
-    ) -> Vector:
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
         """See :class:`Variation`."""
         a, b = parents
         x, n = a, len(a)
@@ -289,11 +289,21 @@ _NICHES, _GAUSSIAN = Niches(), Gaussian(0.01)
 
 @dataclass(frozen=True)
 class NaturalNiches(ArchiveAlgorithm):
-    """M2N2; the options are those of :class:`NichesSampler`.
+    """M2N2.
 
     A candidate draws the two parents, then what their crossover needs. Individuals that are named
     by their parents bring their own (``breeding``): their sources are there from the start, and
     what mutates them is their space.
+
+    Attributes:
+        niches: who stays, and who meets whom.
+        crossover: False makes a child of the first parent by mutation alone (ablation).
+        split_point: False takes the ratio w for all coordinates (ablation).
+        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none. That of a
+            ``SplitSlerp`` is its ``mutation_std``.
+        initial: number of results before the first child, ``archive_size`` by default; until then
+            candidates are uniform. Those of ``initial_population`` count.
+        breeding: that of the search space.
     """
 
     niches: Niches = _NICHES
@@ -311,9 +321,12 @@ class NaturalNiches(ArchiveAlgorithm):
             )
         if self.breeding is None and not self.crossover and self.mutation is None:
             raise StudyError("Without crossover and mutation every child is its parent.")
-        if self.initial is not None and self.initial < 1:
-            raise StudyError(f"initial must be at least 1, got {self.initial}.")
+        check_at_least(1, "initial", self.initial)
         _ = self._breeding  # finds crossover=False without mutation_std
+
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> NaturalNiches:
+        """With the breeding of the space."""
+        return replace(self, breeding=pairs_of(space))
 
     @property
     def label(self) -> str:
@@ -326,7 +339,7 @@ class NaturalNiches(ArchiveAlgorithm):
         """Nobody."""
         return _Archive(box)
 
-    def ask(self, archive: _Archive, rng: np.random.Generator) -> Candidate:
+    def ask(self, archive: _Archive, rng: Generator) -> Candidate:
         """A child; a random individual in the beginning, and while there are no parents."""
         breeding = self._breeding
         if self._begins(archive):
@@ -353,7 +366,7 @@ class NaturalNiches(ArchiveAlgorithm):
         return archive.results < initial or len(archive.members) < 2
 
 
-class NichesSampler(ArchiveSampler):
+class NichesSampler(ArchiveSampler, algorithm=NaturalNiches, spread=("niches",)):
     """M2N2's evolution on any search space; its archive is nothing but the stored trials.
 
     On a ``mo.spaces.SplitSlerp`` it evolves the weights of models, as the paper does: the first
@@ -369,62 +382,14 @@ class NichesSampler(ArchiveSampler):
 
     A child lies between its parents: with a random ratio w and a random split point, coordinates
     before it are a + w (b − a), those from it on a + (1 − w) (b − a). The coordinates are the
-    parameters sorted by name, mapped to [0, 1], logarithmic ones in log space, those with a step
-    as cells of equal width. A categorical one is b's with that probability. The defaults are the
+    parameters sorted by name; a categorical one is b's with that probability. The defaults are the
     paper's for a search from scratch.
 
-    A search that is killed and started again goes on exactly as if nothing had happened; with
-    several workers every result is inserted as it comes. Read the result with :meth:`archive`.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        archive_size: number of individuals.
-        alpha: strength of the competition, 0 for none.
-        attraction: False draws the second parent like the first (ablation).
-        crossover: False makes a child of the first parent by mutation alone (ablation).
-        split_point: False takes the ratio w for all coordinates (ablation).
-        mutation: ``Gaussian(sigma)`` or ``PolynomialMutation(eta)``; None for none. That of a
-            ``SplitSlerp`` is its ``mutation_std``.
-        initial: number of results before the first child, ``archive_size`` by default; until then
-            candidates are uniform. Those of ``initial_population`` count.
-        initial_population: parameters of the first candidates, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+    Every result is inserted as it comes. Read the result with :meth:`archive`.
     """
 
     _algorithm: NaturalNiches
     breeds = True
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        archive_size: int = 20,
-        alpha: float = 1.0,
-        attraction: bool = True,
-        crossover: bool = True,
-        split_point: bool = True,
-        mutation: Variation | None = _GAUSSIAN,
-        initial: int | None = None,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        niches = Niches(archive_size, float(alpha), attraction)
-        breeding = pairs_of(search_space)
-        super().__init__(
-            NaturalNiches(niches, crossover, split_point, mutation, initial, breeding),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )
 
     @property
     def needs_examples(self) -> bool:

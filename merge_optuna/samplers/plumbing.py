@@ -11,12 +11,11 @@ from merge_optuna.samplers._protocol.owner import (
     sign,
 )
 from merge_optuna.samplers._protocol.places import CANDIDATE, LEARN, keyed_rng
-from merge_optuna.samplers._protocol.sampler import StoredSampler, sign_once
+from merge_optuna.samplers._protocol.sampler import sign_once
 
 __all__ = [
     "CANDIDATE",
     "LEARN",
-    "StoredSampler",
     "check_numbers",
     "fail_dead_trials",
     "is_excused",

@@ -13,13 +13,14 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from optuna.distributions import FloatDistribution
 
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
+from merge_optuna.samplers._numbers import check_at_least, check_positive
 from merge_optuna.samplers._protocol.sampler import PopulationSampler
 from merge_optuna.samplers.algorithm import (
     Candidate,
@@ -31,6 +32,7 @@ from merge_optuna.samplers.algorithm import (
 from merge_optuna.samplers.breeding import Breeding, Pedigree
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from optuna.distributions import BaseDistribution
 
     from merge_optuna.samplers.box import Box, Vector
@@ -40,10 +42,7 @@ if TYPE_CHECKING:
 
 
 class Coefficients(Protocol):
-    """Those of v ← chi (w v + c1 r1 (pbest − x) + c2 r2 (gbest − x)).
-
-    An implementation is a frozen dataclass: its ``repr`` is part of the population's name.
-    """
+    """Those of v ← chi (w v + c1 r1 (pbest − x) + c2 r2 (gbest − x))."""
 
     @property
     def chi(self) -> float:
@@ -132,7 +131,7 @@ def _check_pulls(of: Coefficients) -> None:
 
 
 class Topology(Protocol):
-    """Who tells a particle of the best it has seen; a frozen dataclass as well."""
+    """Who tells a particle of the best it has seen."""
 
     def __call__(self, population: Population, slot: int) -> Iterable[Member]:
         """The informants of a slot, one at least."""
@@ -178,7 +177,7 @@ class Ring:
 
 
 class Walls(Protocol):
-    """What happens to a particle that leaves the unit box; a frozen dataclass as well."""
+    """What happens to a particle that leaves the unit box."""
 
     def __call__(self, x: Vector, velocity: Vector) -> tuple[Vector, Vector]:
         """Position (n,) inside [0, 1] and velocity (n,) of a particle that has moved to ``x``."""
@@ -249,12 +248,12 @@ class _Flight(Breeding):
 
     swarm: PSO
 
-    def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
+    def first(self, x: Vector, rng: Generator) -> Candidate:
         """At rest, or on the way to a random point (SPSO 2007 and 2011)."""
         velocity = self.swarm.initial_velocity * (rng.random(x.size) - x)
         return Candidate(x, {"velocity": self._clamped(velocity)})
 
-    def cross(self, box: Box, parents: Sequence[Member], rng: np.random.Generator) -> Candidate:
+    def cross(self, box: Box, parents: Sequence[Member], rng: Generator) -> Candidate:
         """A step of the particle, its best and that of the swarm being the other parents."""
         particle, pbest, gbest = parents
         c, scalar = self.swarm.coefficients, self.swarm.random == "scalar"
@@ -272,7 +271,7 @@ class _Flight(Breeding):
 
 @dataclass(frozen=True)
 class PSO(PopulationAlgorithm):
-    """A synchronous particle swarm; the options are those of PSOSampler.
+    """A synchronous particle swarm.
 
     The member of a slot is its particle: where it has moved last, its velocity in ``hidden`` and
     its personal best in ``best`` (None: where it is). Random numbers are drawn in the order of
@@ -281,6 +280,22 @@ class PSO(PopulationAlgorithm):
     Individuals that are named by their parents bring a step of their own (``breeding``). One
     whose candidate has failed stays where it is, as nobody descends from what could not be
     scored; one that has not been scored at all begins once more, at any of the sources.
+
+    Attributes:
+        coefficients: ``Inertia(w, c1, c2)`` or ``Constriction(c1, c2)``.
+        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
+        random: whether r1 and r2 are drawn for each ``"dimension"``, or as one ``"scalar"`` for
+            each particle and step. With scalars, without an initial velocity and away from the
+            bounds, every particle stays an affine combination of the initial ones.
+        size: number of particles.
+        initial_velocity: 0 for particles at rest; otherwise which part of the way to a random
+            point: 0.5 in SPSO 2006 and 2007 ("half-difference"), 1 in SPSO 2011.
+        max_velocity: largest step of a parameter, as a fraction of its range.
+        bounds: what happens to particles outside: ``Absorb()``, ``Bounce()`` or
+            ``ClipPosition()``.
+        raw: whether the coordinates are the parameters themselves instead of [0, 1]: for floats
+            that all have the same range [−limit, limit]. The bounds are then ``Leash(limit)``;
+            there is no initial and no maximal velocity.
     """
 
     coefficients: Coefficients = _INERTIA
@@ -290,24 +305,30 @@ class PSO(PopulationAlgorithm):
     initial_velocity: float = 0.0
     max_velocity: float | None = None
     bounds: Walls = _ABSORB
+    raw: bool = field(default=False, repr=False)
     breeding: Pedigree | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.random not in ("dimension", "scalar"):
             raise StudyError(f"random must be dimension or scalar, got {self.random!r}.")
-        if self.size < 2:
-            raise StudyError(f"population_size must be at least 2, got {self.size}.")
+        check_at_least(2, "population_size", self.size)
         if not 0 <= self.initial_velocity <= 1:
             raise StudyError(
                 f"initial_velocity must be between 0 and 1, got {self.initial_velocity}."
             )
-        if self.max_velocity is not None and not 0 < self.max_velocity < math.inf:
-            raise StudyError(f"max_velocity must be positive, got {self.max_velocity}.")
+        if self.max_velocity is not None:
+            check_positive("max_velocity", self.max_velocity)
         if isinstance(self.bounds, Clip | Midpoint | Reflect | Resample):
             raise StudyError(
                 f"{type(self.bounds).__name__} knows nothing of velocities: the bounds of a "
                 "particle swarm are Absorb(), Bounce() or ClipPosition()."
             )
+        if self.raw and (self.initial_velocity, self.max_velocity) != (0.0, None):
+            raise StudyError("Raw particles have neither an initial nor a maximal velocity.")
+
+    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> PSO:
+        """On a leash, if its coordinates are raw."""
+        return replace(self, bounds=_leash(space)) if self.raw else self
 
     @property
     def label(self) -> str:
@@ -324,15 +345,15 @@ class PSO(PopulationAlgorithm):
         """The search space; a swarm has no other memory."""
         return box
 
-    def uniform(self, box: Box, rng: np.random.Generator) -> Vector:
+    def uniform(self, box: Box, rng: Generator) -> Vector:
         """See :class:`Breeding`."""
         return self._breeding.uniform(box, rng)
 
-    def first(self, x: Vector, rng: np.random.Generator) -> Candidate:
+    def first(self, x: Vector, rng: Generator) -> Candidate:
         """See :class:`Breeding`."""
         return self._breeding.first(x, rng)
 
-    def ask(self, population: Population, slot: int, rng: np.random.Generator) -> Candidate:
+    def ask(self, population: Population, slot: int, rng: Generator) -> Candidate:
         """A step of the slot's particle."""
         particle = population[slot]
         if not self._breeding.fertile(particle):
@@ -363,79 +384,12 @@ def _best(particle: Member) -> Member:
     return particle if particle.best is None else particle.best
 
 
-class PSOSampler(PopulationSampler):
+class PSOSampler(PopulationSampler, algorithm=PSO):
     """A particle swarm that is nothing but the stored trials.
 
-    A search that is killed and started again goes on exactly as if nothing had happened; several
-    workers share one swarm and never wait for each other (see :class:`PopulationSampler`).
-    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
-    categorical ones as cells of equal width, whose point moves on continuously. All particles
-    move at once, personal and global bests change by strict improvement only. A particle whose
-    candidate was pruned or has failed moves on from it like any other.
-
-    Args:
-        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
-            it the space is inferred from finished trials; then the first trial is uniform.
-        coefficients: ``Inertia(w, c1, c2)`` or ``Constriction(c1, c2)``.
-        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
-        random: whether r1 and r2 are drawn for each ``"dimension"``, or as one ``"scalar"`` for
-            each particle and step. With scalars, without an initial velocity and away from the
-            bounds, every particle stays an affine combination of the initial ones.
-        population_size: number of particles.
-        initial_velocity: 0 for particles at rest; otherwise which part of the way to a random
-            point: 0.5 in SPSO 2006 and 2007 ("half-difference"), 1 in SPSO 2011.
-        max_velocity: largest step of a parameter, as a fraction of its range.
-        bounds: what happens to particles outside: ``Absorb()``, ``Bounce()`` or
-            ``ClipPosition()``.
-        raw: whether the coordinates are the parameters themselves instead of [0, 1]: for floats
-            that all have the same range [−limit, limit]. The bounds are then ``Leash(limit)``;
-            there is no initial and no maximal velocity.
-        initial_population: parameters of the first particles, name -> value each.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+    All particles move at once, personal and global bests change by strict improvement only. A
+    particle whose candidate was pruned or has failed moves on from it like any other.
     """
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution] | None = None,
-        *,
-        coefficients: Coefficients = _INERTIA,
-        topology: Topology = _GLOBAL,
-        random: Literal["dimension", "scalar"] = "dimension",
-        population_size: int = 40,
-        initial_velocity: float = 0.0,
-        max_velocity: float | None = None,
-        bounds: Walls = _ABSORB,
-        raw: bool = False,
-        initial_population: Sequence[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        if raw:
-            bounds = _leash(search_space)
-            if (initial_velocity, max_velocity) != (0.0, None):
-                raise StudyError("Raw particles have neither an initial nor a maximal velocity.")
-            self._raw = True
-        super().__init__(
-            PSO(
-                coefficients,
-                topology,
-                random,
-                population_size,
-                initial_velocity,
-                max_velocity,
-                bounds,
-            ),
-            search_space,
-            initial_population=initial_population,
-            seed=seed,
-            max_attempts=max_attempts,
-        )
 
 
 def _leash(search_space: Mapping[str, BaseDistribution] | None) -> Leash:

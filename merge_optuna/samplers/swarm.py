@@ -55,46 +55,27 @@ class Particles(Pedigree):
         return self.child(box, roles, {"seed": draw_seed(rng)})
 
 
-class SwarmSampler(PopulationSampler):
+def _swarm(search_space: Mapping[str, BaseDistribution], *, topology: Topology = _GLOBAL) -> PSO:
+    """The algorithm of :class:`SwarmSampler`.
+
+    Args:
+        search_space: ``space.distributions()`` of a ``mo.spaces.ParticleSwarm``.
+        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
+    """
+    breeding = breeding_of(search_space)
+    if not isinstance(breeding, Particles):
+        raise StudyError(
+            "SwarmSampler searches a mo.spaces.ParticleSwarm: sampler=space.sampler(seed=0)."
+        )
+    return PSO(topology=topology, size=len(breeding.sources), breeding=breeding)
+
+
+class SwarmSampler(PopulationSampler, algorithm=_swarm, without=("initial_population",)):
     """PSO-Merging with random numbers for every parameter; the swarm is the stored trials.
 
     The first trials are the models themselves, one particle each. Then all particles move at
     once; personal and global bests change by strict improvement only. The weights of inertia and
     pulls are those of the space.
-
-    A search that is killed and started again goes on exactly as if nothing had happened; several
-    workers share one swarm and never wait for each other (see :class:`PopulationSampler`).
-
-    Args:
-        search_space: ``space.distributions()`` of a ``mo.spaces.ParticleSwarm``.
-        topology: ``GlobalBest()`` or ``Ring(neighbours)``.
-        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
-            one.
-        max_attempts: how often a candidate is proposed until its trial does not fail.
-
-    Raises:
-        StudyError: for another space, and later for a multi-objective study or a Hyperband
-            pruner.
     """
 
     breeds = True
-
-    def __init__(
-        self,
-        search_space: Mapping[str, BaseDistribution],
-        *,
-        topology: Topology = _GLOBAL,
-        seed: int | None = None,
-        max_attempts: int = 3,
-    ) -> None:
-        breeding = breeding_of(search_space)
-        if not isinstance(breeding, Particles):
-            raise StudyError(
-                "SwarmSampler searches a mo.spaces.ParticleSwarm: sampler=space.sampler(seed=0)."
-            )
-        super().__init__(
-            PSO(topology=topology, size=len(breeding.sources), breeding=breeding),
-            search_space,
-            seed=seed,
-            max_attempts=max_attempts,
-        )

@@ -7,19 +7,13 @@ sampler: ``space.sampler(seed=0)``.
 from __future__ import annotations
 
 from merge_optuna.spaces._genealogy import Genealogy, check_families, family_of, parents_of
-from merge_optuna.spaces._space import Declaration, Space, read
+from merge_optuna.spaces._space import KINDS, Declaration, ParameterSpace, Space, read
 from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.spaces.affine_swarm import AffineSwarm
 from merge_optuna.spaces.differential_crossover import DifferentialCrossover
 from merge_optuna.spaces.layer_path import LayerPath
 from merge_optuna.spaces.particle_swarm import ParticleSwarm
 from merge_optuna.spaces.split_slerp import SplitSlerp
-
-KINDS: dict[str, type[Space]] = {
-    space.kind: space
-    for space in (AffineSwarm, ParticleSwarm, SplitSlerp, DifferentialCrossover, LayerPath)
-}
-"""Every space by the name it is stored under."""
 
 __all__ = [
     "DROP_RATE",
@@ -29,6 +23,7 @@ __all__ = [
     "DifferentialCrossover",
     "Genealogy",
     "LayerPath",
+    "ParameterSpace",
     "ParticleSwarm",
     "Space",
     "SplitSlerp",

@@ -13,8 +13,8 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import CLAIM
 from merge_optuna.errors import RecipeError, StudyError, few
 from merge_optuna.recipes import Recipe, check_params
-from merge_optuna.samplers import own_claim
 from merge_optuna.samplers.breeding import CHILD, ORIGIN
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.spaces._space import Space
 
 if TYPE_CHECKING:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import yaml
 
+from merge_optuna import _optuna_compat as compat
 from merge_optuna._documents import load_yaml
 from merge_optuna.errors import RecipeError, few, shown
 from merge_optuna.recipes import Recipe
@@ -26,13 +29,22 @@ if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
 
 FORMAT = 1
+KINDS = {
+    "affine_swarm": "merge_optuna.spaces.affine_swarm:AffineSwarm",
+    "particle_swarm": "merge_optuna.spaces.particle_swarm:ParticleSwarm",
+    "split_slerp": "merge_optuna.spaces.split_slerp:SplitSlerp",
+    "differential_crossover": "merge_optuna.spaces.differential_crossover:DifferentialCrossover",
+    "layer_path": "merge_optuna.spaces.layer_path:LayerPath",
+}
+"""Where every space of the package is, by the name that it is stored under."""
 
 
 class Space(ABC):
     """Any search space of ``mo.spaces``; a callable from a trial to a recipe.
 
     Attributes:
-        kind: How a :class:`Declaration` calls it.
+        kind: How a :class:`Declaration` calls it: a name in ``KINDS``, or ``"module:Class"``, from
+            which any process can import it.
         parts: The recipes of its declaration; the first is ``recipe``, others are attributes of
             that name and may be None.
         options: The options of its declaration, attributes too, with the types of their values.
@@ -109,12 +121,34 @@ class Space(ABC):
         return self.declaration().digest
 
 
+class ParameterSpace(Space):
+    """A space whose recipes follow from a trial's own parameters, all of which it has."""
+
+    @abstractmethod
+    def bind(self, params: Mapping[str, Any]) -> Recipe:
+        """The recipe of a trial's parameters.
+
+        Raises:
+            InfeasibleRecipe: If they say nothing that can be merged.
+            RecipeError: If one is missing or outside its range.
+        """
+
+    def __call__(self, trial: Trial) -> Recipe:
+        """See :meth:`Space.__call__`."""
+        distributions = self.distributions().items()
+        return self.bind({name: compat.suggest(trial, name, one) for name, one in distributions})
+
+    def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
+        """See :meth:`Space.rebuild`."""
+        return self.bind(trial.params)
+
+
 @dataclass(frozen=True)
 class Declaration:
     """A space as it is stored; no checkpoint is opened.
 
     Attributes:
-        kind: A name in ``KINDS``.
+        kind: See :class:`Space`.
         recipes: What it is made of, by a name.
         options: Plain numbers and words.
     """
@@ -147,11 +181,8 @@ class Declaration:
             RecipeError: If there is no such space, it has other recipes or options, or no source
                 is called like one of the given.
         """
-        from merge_optuna.spaces import KINDS
-
-        if self.kind not in KINDS:
-            raise RecipeError(f"Unknown space {shown(self.kind)}. Spaces: {', '.join(KINDS)}.")
-        self._check(KINDS[self.kind])
+        space = _space(self.kind)
+        self._check(space)
         given = dict(sources or {})
         recipes = {}
         for name, recipe in self.recipes.items():
@@ -161,7 +192,7 @@ class Declaration:
         unknown = set(given).difference(*(recipe.called() for recipe in self.recipes.values()))
         if unknown:
             raise RecipeError(f"No source is called {', '.join(sorted(unknown))}.")
-        return KINDS[self.kind].declared(recipes, self.options)
+        return space.declared(recipes, self.options)
 
     def recorded_like(self, other: Declaration) -> Declaration:
         """See :meth:`Recipe.recorded_like`."""
@@ -204,6 +235,22 @@ class Declaration:
         digests = {name: recipe.digest for name, recipe in self.recipes.items()}
         content = json.dumps([self.kind, dict(self.options), digests], sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _space(kind: str) -> type[Space]:
+    place = KINDS.get(kind, kind)
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", place):
+        raise RecipeError(f"Unknown space {shown(kind)}. Spaces: {', '.join(KINDS)}.")
+    module, _, name = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f"The space {kind} cannot be imported: {error}. Run where Python finds its file."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Space)):
+        raise RecipeError(f"{kind} is no space: it is not a class derived from mo.spaces.Space.")
+    return found
 
 
 def read(text: str) -> Declaration | Recipe:

@@ -68,6 +68,9 @@ class Ancestors:
     Raises:
         RecipeError: If the number of bytes is negative.
         StorageError: If the folder cannot be written to.
+
+    Attributes:
+        models: The individuals that are models, by their names.
     """
 
     def __init__(self, recipe: Recipe, cache_bytes: int, folder: str | Path | None) -> None:
@@ -79,15 +82,14 @@ class Ancestors:
         self._merger = Merger()
         self._alive: WeakValueDictionary[bytes, Ancestor] = WeakValueDictionary()
         self._kept: OrderedDict[Ancestor, None] = OrderedDict()
+        self.models = {
+            name: self._one(Ancestor(None, model=i)) for i, name in enumerate(recipe.model_names)
+        }
 
     @property
     def nbytes(self) -> int:
         """Bytes of weights that are kept."""
         return len(self._kept) * self._bytes_of_one
-
-    def model(self, number: int) -> Ancestor:
-        """The individual that is one of the models."""
-        return self._one(Ancestor(None, model=number))
 
     def child(self, operation: Operation, parents: Sequence[Ancestor]) -> Ancestor:
         """The child of some individuals, whose weights are kept from now on if there is room."""

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.recipes import Recipe, free, linear
 from merge_optuna.samplers import PSOSampler
-from merge_optuna.spaces._space import Declaration, Space
+from merge_optuna.spaces._space import ParameterSpace
 from merge_optuna.spaces._swarm import DROP_RATE, INERTIA, first_models
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
 
 LIMIT = 1000.0
 """Coefficients stay within ± this."""
 
 
-class AffineSwarm(Space):
+class AffineSwarm(ParameterSpace):
     """The space of PSO-Merging: particles are Σ c·θ over the models that the swarm begins with.
 
     These are the base, the experts, and the experts with most of their task vector dropped at
@@ -102,10 +100,6 @@ class AffineSwarm(Space):
         }
         return PSOSampler(self.distributions(), seed=seed, **arguments)
 
-    def declaration(self) -> Declaration:
-        """See :meth:`Space.declaration`; the recipe says everything."""
-        return Declaration(self.kind, {"particle": self.recipe}, {})
-
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
@@ -113,10 +107,6 @@ class AffineSwarm(Space):
         made.recipe = recipes["particle"]
         return made
 
-    def __call__(self, trial: Trial) -> Recipe:
-        """See :meth:`Space.__call__`."""
-        return self.recipe.suggest(trial)
-
-    def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
-        """See :meth:`Space.rebuild`."""
-        return self.recipe.bind(trial.params)
+    def bind(self, params: Mapping[str, Any]) -> Recipe:
+        """See :meth:`ParameterSpace.bind`."""
+        return self.recipe.bind(params)

@@ -6,8 +6,6 @@ Du et al.: Knowledge Fusion by Evolving Weights of Language Models, arXiv 2406.1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -16,6 +14,7 @@ from merge_optuna.errors import RecipeError
 from merge_optuna.methods.descent import Ancestor, Crossover, Granularity
 from merge_optuna.recipes import Recipe, check_sources
 from merge_optuna.samplers import EvolverSampler
+from merge_optuna.samplers.breeding import CHILD
 from merge_optuna.samplers.evolver import MEMBER, POPULATION, Merged, Mutants
 from merge_optuna.spaces._genealogy import Genealogy
 from merge_optuna.spaces._weights import Ancestors, evolving
@@ -23,20 +22,12 @@ from merge_optuna.spaces._weights import Ancestors, evolving
 _DONORS = {"difference": 2, "toward": 1}
 
 
-@dataclass(frozen=True)
-class Bred:
-    """What a trial is about.
-
-    Attributes:
-        child: The individual that it has made; None for the models as they are.
-        population: With a merger, who is merged, by the name of the slot.
-    """
-
-    child: Ancestor | None
-    population: Mapping[str, Ancestor]
+Population = Mapping[str, Ancestor]
+"""What a trial is about: under "child" the individual that it has made, unless it is the models as
+they are; with a merger also who is merged, by the name of the slot."""
 
 
-class DifferentialCrossover(Genealogy[Bred]):
+class DifferentialCrossover(Genealogy[Population]):
     """The space of Evolver: models, and children by differential evolution on their weights.
 
     A mutant is made of a target and two donors, target + F (a − b), or of one donor,
@@ -124,13 +115,8 @@ class DifferentialCrossover(Genealogy[Bred]):
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
         models, merger = recipes["models"], recipes.get("merger")
-        return cls(
-            models.models,
-            merger=merger,
-            exclude=models.exclude,
-            config=models.config,
-            **options,
-        )
+        exclude, config = models.exclude, models.config
+        return cls(models.models, merger=merger, exclude=exclude, config=config, **options)
 
     def leaves(self) -> tuple[Checkpoint, ...]:
         """See :meth:`Space.leaves`."""
@@ -142,52 +128,35 @@ class DifferentialCrossover(Genealogy[Bred]):
 
     # -- individuals ------------------------------------------------------------------------
 
-    @cached_property
-    def _models(self) -> dict[str, Ancestor]:
-        return {name: self._ancestors.model(i) for i, name in enumerate(self.names)}
-
-    def source(self, name: str) -> Bred:
+    def source(self, name: str) -> Population:
         """See :meth:`Genealogy.source`."""
-        return Bred(None if self.merger is not None else self._models[name], self._models)
+        models = self._ancestors.models
+        return {CHILD: models[name]} if self.merger is None else models
 
-    def child(self, params: Mapping[str, Any], parents: Mapping[str, Bred]) -> Bred:
+    def child(self, params: Mapping[str, Any], parents: Mapping[str, Population]) -> Population:
         """See :meth:`Genealogy.child`."""
+        roles, donors = self.breeding.roles, self.breeding.donors
+        rates = params["F"], params["CR"], params["mask_seed"]
+        crossover = Crossover(*rates, self.granularity, donors)
         if self.merger is None:
-            population = {name: _born(parent) for name, parent in parents.items()}
-            roles = {role: role for role in self.breeding.roles}
-        else:
-            population = {
-                name: parents[MEMBER + name].child or model for name, model in self._models.items()
-            }
-            roles = {role: params[role] for role in self.breeding.roles}
-        crossover = Crossover(
-            params["F"],
-            params["CR"],
-            params["mask_seed"],
-            self.granularity,
-            donors=self.breeding.donors,
-        )
-        child = self._ancestors.child(crossover, [population[slot] for slot in roles.values()])
-        if self.merger is None:
-            return Bred(child, {})
-        return Bred(child, {**population, roles["target"]: child})
+            family = [parents[role][CHILD] for role in roles]
+            return {CHILD: self._ancestors.child(crossover, family)}
+        models = self._ancestors.models
+        merged = {slot: parents[MEMBER + slot].get(CHILD, one) for slot, one in models.items()}
+        child = self._ancestors.child(crossover, [merged[params[role]] for role in roles])
+        return {**merged, params["target"]: child, CHILD: child}
 
-    def recipe_for(self, individual: Bred) -> Recipe:
+    def recipe_for(self, individual: Population) -> Recipe:
         """See :meth:`Genealogy.recipe_for`."""
         if self.merger is None:
-            return self._ancestors.recipe(_born(individual))
+            return self._ancestors.recipe(individual[CHILD])
         models = [
             model
-            if individual.population[name].operation is None
-            else self._ancestors.recipe(individual.population[name]).with_fields(name=name)
+            if individual[name].operation is None
+            else self._ancestors.recipe(individual[name]).with_fields(name=name)
             for name, model in zip(self.names, self.recipe.models, strict=True)
         ]
         return self.merger.with_fields(models=tuple(models))
-
-
-def _born(one: Bred) -> Ancestor:
-    assert one.child is not None  # only a merged population has none
-    return one.child
 
 
 def _check_merger(merger: Recipe | None, population: Recipe) -> None:

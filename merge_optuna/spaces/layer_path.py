@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from optuna.distributions import FloatDistribution
 
-from merge_optuna import _optuna_compat as compat
 from merge_optuna import recipes
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import branches_of
@@ -27,19 +26,17 @@ from merge_optuna.recipes import (
 from merge_optuna.samplers import CmaEsSampler, GASampler
 from merge_optuna.spaces._indicators import INDICATORS
 from merge_optuna.spaces._scales import SCALES
-from merge_optuna.spaces._space import Declaration, Space
+from merge_optuna.spaces._space import ParameterSpace
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
 
 ScaleForm = Literal["hop", "matrix", "network", "none"]
 IndicatorForm = Literal["real", "categorical"]
 FIRST_MODEL = "first-model"
 
 
-class LayerPath(Space):
+class LayerPath(ParameterSpace):
     """The data-flow space of evolutionary model merge: paths through the layers of some models.
 
     All layers of all models are laid out in order, ``repeats`` times. For every one an indicator
@@ -136,14 +133,8 @@ class LayerPath(Space):
             raise RecipeError(f"LayerPath starts with a path, not with a {start.method}.")
         _check_depths(depths, len(start.models), repeats)
         self.recipe = start
-        self._options: dict[str, Any] = {
-            "depths": list(depths),
-            "repeats": repeats,
-            "scales": scales,
-            "max_hops": max_hops,
-            "indicators": indicators,
-        }
-        self._max_hops = max_hops
+        self.depths, self.repeats, self.max_hops = list(depths), repeats, max_hops
+        self.scales, self.indicators = scales, indicators
         self._indicators = INDICATORS[indicators](tuple(depths), repeats)
         self._scales = SCALES[scales](tuple(depths), self._indicators.slots)
         self._distributions = {**self._indicators.distributions(), **self._scales.distributions()}
@@ -197,10 +188,6 @@ class LayerPath(Space):
         }
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
 
-    def declaration(self) -> Declaration:
-        """See :meth:`Space.declaration`."""
-        return Declaration(self.kind, {"start": self.recipe}, self._options)
-
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
@@ -209,40 +196,19 @@ class LayerPath(Space):
         made._set(recipes["start"], **options)
         return made
 
-    def __call__(self, trial: Trial) -> Recipe:
-        """See :meth:`Space.__call__`.
-
-        Raises:
-            InfeasibleRecipe: If the path is empty or too long.
-        """
-        params = {
-            name: compat.suggest(trial, name, distribution)
-            for name, distribution in self._distributions.items()
-        }
-        return self.bind(params)
-
     def bind(self, params: Mapping[str, Any]) -> Recipe:
-        """The recipe of a trial's parameters.
-
-        Raises:
-            InfeasibleRecipe: If the path is empty or too long.
-            RecipeError: If a parameter is missing or outside its range.
-        """
+        """See :meth:`ParameterSpace.bind`; a path that is empty or too long is infeasible."""
         check_params(self._distributions, params)
         visits = self._indicators.visits(params)
         if not visits:
             raise InfeasibleRecipe("The path is empty: no layer is on.")
-        if self._max_hops is not None and len(visits) > self._max_hops:
+        if self.max_hops is not None and len(visits) > self.max_hops:
             raise InfeasibleRecipe(
-                f"The path has {len(visits)} layers, more than max_hops={self._max_hops}."
+                f"The path has {len(visits)} layers, more than max_hops={self.max_hops}."
             )
         scales = self._scales.values(params, visits)
         hops = [Hop(v.model, v.layer, w) for v, w in zip(visits, scales, strict=True)]
         return self.recipe.with_fields(path=self.init.through(hops))
-
-    def rebuild(self, study: Study, trial: FrozenTrial) -> Recipe:
-        """See :meth:`Space.rebuild`."""
-        return self.bind(trial.params)
 
 
 def _check_options(

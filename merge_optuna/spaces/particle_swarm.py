@@ -95,7 +95,6 @@ class ParticleSwarm(Genealogy[Ancestor]):
         self.w, self.c1, self.c2 = w, c1, c2
         self.breeding = Particles(self.names)
         self._ancestors = Ancestors(self.recipe, cache_bytes, cache_folder)
-        self._models = {name: self._ancestors.model(i) for i, name in enumerate(self.names)}
 
     def sampler(self, *, seed: int | None = None, **overrides: Any) -> SwarmSampler:
         """A synchronous swarm; see :class:`mo.samplers.SwarmSampler` for the options."""
@@ -110,7 +109,7 @@ class ParticleSwarm(Genealogy[Ancestor]):
 
     def source(self, name: str) -> Ancestor:
         """See :meth:`Genealogy.source`."""
-        return self._models[name]
+        return self._ancestors.models[name]
 
     def child(self, params: Mapping[str, Any], parents: Mapping[str, Ancestor]) -> Ancestor:
         """See :meth:`Genealogy.child`."""

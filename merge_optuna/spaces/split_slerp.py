@@ -139,10 +139,9 @@ class SplitSlerp(Genealogy[Any]):
 
     def source(self, name: str) -> Strand | Ancestor:
         """See :meth:`Genealogy.source`."""
-        number = self.names.index(name)
         if self.mutation_std:
-            return self._ancestors.model(number)
-        return self._strands[number]
+            return self._ancestors.models[name]
+        return self._strands[self.names.index(name)]
 
     def child(
         self, params: Mapping[str, Any], parents: Mapping[str, Strand | Ancestor]

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import SURPLUS
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers import own_claim
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._outcome import failure

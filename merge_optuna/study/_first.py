@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import FIRST
-from merge_optuna.samplers import is_excused
+from merge_optuna.samplers.plumbing import is_excused
 
 
 def enqueue(study: optuna.Study, first: Sequence[Mapping[str, Any]]) -> None:

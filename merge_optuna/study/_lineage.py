@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers import own_claim
 from merge_optuna.samplers.breeding import ORIGIN
 from merge_optuna.samplers.evolver import MEMBER
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.spaces import family_of, parents_of
 from merge_optuna.study._export import frozen_trial
 

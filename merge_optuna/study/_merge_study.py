@@ -14,7 +14,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.mergekit import read_genome
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import fail_dead_trials
+from merge_optuna.samplers.plumbing import fail_dead_trials
 from merge_optuna.spaces import Space
 from merge_optuna.study._callbacks import StopRule
 from merge_optuna.study._first import enqueue

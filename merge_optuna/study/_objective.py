@@ -40,7 +40,7 @@ from merge_optuna.evaluators import (
     value_over,
 )
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers import sign_once
+from merge_optuna.samplers.plumbing import sign_once
 from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._checks import check_order, check_study, warn_of_taken

@@ -17,7 +17,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import REASON, SURPLUS
 from merge_optuna._whole import whole
 from merge_optuna.errors import StudyError, shown
-from merge_optuna.samplers import fail_dead_trials, owner_alive, owner_of, sign_once
+from merge_optuna.samplers.plumbing import fail_dead_trials, owner_alive, owner_of, sign_once
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, remaining

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.samplers import owner_alive, owner_of
+from merge_optuna.samplers.plumbing import owner_alive, owner_of
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import MergeObjective

@@ -20,7 +20,7 @@ import yaml
 
 import merge_optuna as mo
 from merge_optuna.cli import main
-from merge_optuna.samplers import owner_of
+from merge_optuna.samplers.plumbing import owner_of
 from tests import processes, toys
 from tests.hub import Hub, files_of
 from tests.spaces import routes

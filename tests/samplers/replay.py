@@ -15,16 +15,10 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._schema import KILLED, SCORES, SURPLUS
-from merge_optuna.samplers import (
-    Box,
-    Candidate,
-    Member,
-    Population,
-    PopulationAlgorithm,
-    own_claim,
-)
+from merge_optuna.samplers import Box, Candidate, Member, Population, PopulationAlgorithm
 from merge_optuna.samplers._protocol.claim import Claim, Place
 from merge_optuna.samplers.algorithm import Rank, TooFewMembers
+from merge_optuna.samplers.plumbing import own_claim
 
 
 class Step(NamedTuple):
@@ -97,7 +91,7 @@ class _Replay(ABC):
     def __init__(self, trials: Sequence[FrozenTrial], sampler: Any, sign: int) -> None:
         self.trials, self.claims, self.sign = trials, claims_of(trials), sign
         self.algorithm, self.seed = sampler._algorithm, sampler._seed
-        self.box = Box(sampler.search_space, categorical=sampler.categorical)
+        self.box = Box(sampler.search_space, categorical=sampler._algorithm.categorical)
         self.size = self.algorithm.population_size(len(self.box))
         self.initial = [self.box.point(params) for params in sampler._initial]
         self.max_attempts = sampler._max_attempts

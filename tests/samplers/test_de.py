@@ -41,10 +41,11 @@ from merge_optuna.samplers import (
     Rand,
     Reflect,
     Resample,
-    own_claim,
 )
+from merge_optuna.samplers.adaptation import _gains
 from merge_optuna.samplers.algorithm import Rank
-from merge_optuna.samplers.de import _gains, _Memory
+from merge_optuna.samplers.de import _Memory
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.testing import AlgorithmSuite, textbook
 from tests.samplers.storages import make_storage
 

@@ -39,10 +39,10 @@ from merge_optuna.samplers import (
     PolynomialMutation,
     Tournament,
     Truncation,
-    own_claim,
 )
 from merge_optuna.samplers._variation import blend, roulette
 from merge_optuna.samplers.algorithm import Rank
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage
 from tests.samplers.test_de import SPACE, N, objective, to_params, value

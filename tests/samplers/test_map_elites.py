@@ -24,8 +24,8 @@ from merge_optuna.samplers import (
     MAPElites,
     MAPElitesSampler,
     PolynomialMutation,
-    own_claim,
 )
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage
 from tests.samplers.test_de import SPACE, N, objective, to_params, value

@@ -27,10 +27,10 @@ from merge_optuna.samplers import (
     Niches,
     NichesSampler,
     PolynomialMutation,
-    own_claim,
 )
 from merge_optuna.samplers.algorithm import Rank
 from merge_optuna.samplers.niches import Room
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage
 from tests.samplers.test_de import SPACE, N, objective, to_params, value

@@ -12,8 +12,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from merge_optuna._schema import OWNER
-from merge_optuna.samplers import fail_dead_trials, owner_alive
 from merge_optuna.samplers._protocol.owner import sign
+from merge_optuna.samplers.plumbing import fail_dead_trials, owner_alive
 
 
 def owned(owner: object) -> FrozenTrial:

@@ -29,9 +29,9 @@ from merge_optuna.samplers import (
     PSOSampler,
     Reflect,
     Ring,
-    own_claim,
 )
 from merge_optuna.samplers.algorithm import Rank
+from merge_optuna.samplers.plumbing import own_claim
 from merge_optuna.testing import AlgorithmSuite
 from tests.samplers.storages import make_storage
 

@@ -27,7 +27,7 @@ from merge_optuna.samplers import (
     DistributionAlgorithm,
 )
 from merge_optuna.samplers._protocol import waiting
-from merge_optuna.samplers._protocol.claim import Claim, encoded, own_claim
+from merge_optuna.samplers._protocol.claim import Claim, Place, own_claim
 from merge_optuna.samplers._protocol.log import Log
 from merge_optuna.samplers._protocol.owner import owner_of
 from tests.samplers.storages import make_storage
@@ -477,7 +477,7 @@ def test_torn_reads_are_noticed() -> None:
 def test_vectors_survive_the_storage_bit_for_bit(tmp_path: Path) -> None:
     vector = np.random.default_rng(0).standard_normal(300) * 1e-300
     candidate = Candidate(vector, {"raw": np.nextafter(vector, 1)})
-    claim = Claim(0, "p", 1, 2, 0, 3, (4, 5), encoded(candidate))
+    claim = Claim.new(0, "p", Place(1, 2), candidate, 3, (4, 5))
     for kind in ("memory", "sqlite", "journal"):
         study = optuna.create_study(storage=make_storage(kind, tmp_path))
         study.ask()

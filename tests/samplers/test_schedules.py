@@ -29,13 +29,13 @@ from merge_optuna.samplers import (
     PopulationAlgorithm,
     PopulationSampler,
     StoredSampler,
-    own_claim,
 )
 from merge_optuna.samplers._protocol import waiting
 from merge_optuna.samplers._protocol.log import Book
 from merge_optuna.samplers._protocol.owner import owner_of
 from merge_optuna.samplers._protocol.slots import _Slots
 from merge_optuna.samplers.algorithm import TooFewMembers
+from merge_optuna.samplers.plumbing import own_claim
 from tests.samplers import replay
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}

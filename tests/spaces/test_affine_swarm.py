@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointMismatch, RecipeError, StudyError
-from merge_optuna.samplers import own_claim
 from merge_optuna.samplers._protocol.places import CANDIDATE, keyed_rng
+from merge_optuna.samplers.plumbing import own_claim
 from tests import processes, toys
 from tests.samplers.storages import make_storage
 from tests.spaces import driver, textbook

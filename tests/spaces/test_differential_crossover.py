@@ -193,7 +193,7 @@ def test_what_is_exported_is_the_merge_of_the_population(scoring: str, tmp_path:
     individual = space.individual(study, trial.number)
     members = []
     for name in born:
-        one = individual.population[name]
+        one = individual[name]
         recipe = plain.recipe.with_individual(type(plain.recipe.individual)(one))
         mo.write(recipe, tmp_path / f"alone-{name}")
         members.append(mo.Checkpoint(tmp_path / f"alone-{name}", name=name))

@@ -119,9 +119,9 @@ def test_the_first_generation(models: list[mo.Checkpoint]) -> None:
     """At the paper's size: 32 layers in two models, three times, so 384 parameters."""
     deep = [mo.Checkpoint.from_module(toys.llama(s, layers=32), name=f"m{s}") for s in (0, 1)]
     space = LayerPath(deep)
-    sampler = space.sampler(seed=0, population_size=128)
+    sampler = space.sampler(seed=0, population_size=64)
     study = optuna.create_study(sampler=sampler)
-    trials = [study.ask(space.distributions()) for _ in range(128)]
+    trials = [study.ask(space.distributions()) for _ in range(64)]
     names = list(space.distributions())
     assert len(names) == 384
     x = np.array([[trial.params[name] for name in names] for trial in trials])

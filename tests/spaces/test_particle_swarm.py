@@ -15,8 +15,8 @@ from torch import nn
 
 import merge_optuna as mo
 from merge_optuna.errors import RecipeError, StudyError
-from merge_optuna.samplers import own_claim
 from merge_optuna.samplers._protocol.places import CANDIDATE, keyed_rng
+from merge_optuna.samplers.plumbing import own_claim
 from tests import toys
 from tests.methods import reference
 from tests.samplers import replay

@@ -15,7 +15,8 @@ from torch import nn
 
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers import CmaEsSampler, owner_of
+from merge_optuna.samplers import CmaEsSampler
+from merge_optuna.samplers.plumbing import owner_of
 from merge_optuna.study import counts
 from merge_optuna.testing import on_write
 from tests import processes

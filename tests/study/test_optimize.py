@@ -6,8 +6,6 @@ import contextlib
 import functools
 import logging
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,8 +21,9 @@ from optuna.trial import TrialState
 
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointMismatch, InfeasibleRecipe, SourceChanged, StudyError
-from merge_optuna.samplers import CmaEsSampler, owner_of
+from merge_optuna.samplers import CmaEsSampler
 from merge_optuna.samplers._protocol.owner import fail_as_killed
+from merge_optuna.samplers.plumbing import owner_of
 from merge_optuna.study import counts, failure
 from tests import processes
 from tests.study import workers
@@ -124,18 +123,19 @@ def test_models_that_do_not_fit_end_their_trial_only() -> None:
     assert study.trials[1].user_attrs == {"reason": "all are zero"}
 
 
-def test_without_a_bar_it_still_says_what_is_wrong() -> None:
+def test_without_a_bar_it_still_says_what_is_wrong(tmp_path: Path) -> None:
     """On standard error where nobody has set up logging, as a script of four lines has not."""
-    script = """
+    script = tmp_path / "search.py"
+    script.write_text("""
 import optuna, merge_optuna as mo
 def objective(trial):
     return 1 / trial.number
 study = optuna.create_study(direction="maximize")
 mo.optimize(study, objective, 9, callbacks=[mo.callbacks.Stagnation(2)], progress=False)
-"""
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
-    assert ran.stderr.splitlines()[1:] == [
+""")
+    ran = processes.script(script, cwd=tmp_path).wait()
+    assert (ran.code, ran.out) == (0, ""), ran.err
+    assert ran.err.splitlines()[1:] == [
         "Trial 0 failed: ZeroDivisionError: division by zero",
         "Stopped with 6 of 9 trials to go: trial 1 is the best for 2 trials.",
     ]
@@ -281,6 +281,7 @@ def test_a_trial_that_takes_too_long_fails(hang: Callable[[], None]) -> None:
             hang()
         return x
 
+    mo.optimize(study, objective, 1, progress=False)  # imports what it needs, without a limit
     mo.optimize(study, objective, 3, trial_timeout=1, progress=False)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert failure(study.trials[1]) == study.trials[1].user_attrs["reason"] == TOO_LONG

@@ -135,19 +135,19 @@ def test_a_restart_in_the_middle_of_a_search(server: Server) -> None:
 
 
 def test_it_gives_up(server: Server) -> None:
-    study = optuna.create_study(study_name="up", storage=mo.storage(server.url(), patience=1))
+    study = optuna.create_study(study_name="up", storage=mo.storage(server.url(), patience=4))
     trial = study.ask()
     server.stop()
     try:
         started = time.monotonic()
         with pytest.raises(StorageError, match=r"refused.*is the server running") as caught:
             trial.set_user_attr("a", 1)
-        assert 1 <= time.monotonic() - started < 6
+        assert 4 <= time.monotonic() - started < 60
         assert SECRET not in str(caught.value)
         started = time.monotonic()
         with pytest.raises(StorageError):
             trial.set_user_attr("a", 1)
-        assert time.monotonic() - started < 1, "once given up, it does not wait again"
+        assert time.monotonic() - started < 4, "once given up, it does not wait again"
     finally:
         server.start()
     trial.set_user_attr("a", 1)

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import optuna
@@ -22,6 +21,7 @@ from merge_optuna.cli import studies
 from merge_optuna.errors import StorageError, StudyError
 from merge_optuna.study._storage import _filesystem
 from tests import processes
+from tests.study import workers
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -50,18 +50,17 @@ def test_journal(tmp_path: Path) -> None:
 _ROUNDS = 4
 
 
-def _open_at(start: float, folder: Path) -> None:
+def _open_together(number: int, folder: Path) -> None:
     for i in range(_ROUNDS):
-        time.sleep(max(0, start + i - time.time()))
+        (folder / str(i)).mkdir(exist_ok=True)
+        workers.wait_for(number, folder / str(i))
         opened = mo.storage(f"sqlite:///{folder}/{i}.db")
         optuna.create_study(study_name="s", storage=opened, load_if_exists=True)
 
 
 def test_processes_that_start_together(tmp_path: Path) -> None:
     """Optuna's tables are made by all of them at once: most of them failed without a retry."""
-    processes.call(time.sleep, 0, cwd=tmp_path).wait()  # the first one takes seconds to start
-    start = time.time() + 0.3
-    several = [processes.call(_open_at, start, tmp_path, cwd=tmp_path) for _ in range(3)]
+    several = [processes.call(_open_together, 3, tmp_path, cwd=tmp_path) for _ in range(3)]
     ended = [running.wait() for running in several]
     assert [one.code for one in ended] == [0] * 3, [one.err for one in ended]
     for i in range(_ROUNDS):

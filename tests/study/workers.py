@@ -40,7 +40,7 @@ def sphere(trial: optuna.Trial) -> float:
 
 def _plain(scheme: str, folder: Path, total: int, task: Task, together: int) -> None:
     """Optuna's sampler and a function, that is now and then pruned or raises."""
-    _wait_for(together, folder)
+    wait_for(together, folder)
     study = optuna.create_study(
         study_name=NAME,
         storage=storage(scheme, folder),
@@ -68,7 +68,7 @@ def _merging(scheme: str, folder: Path, total: int, task: Task, together: int) -
         base, experts, weight=mo.free(0, 1, per="layer"), density=mo.free(0.1, 1, per=mo.depth(5))
     )
     objective = mo.MergeObjective(recipe, mo.evaluators.Classification(task.dev, batch_size=40))
-    _wait_for(together, folder)
+    wait_for(together, folder)
     study = optuna.create_study(
         study_name=NAME,
         storage=storage(scheme, folder),
@@ -82,7 +82,7 @@ def _merging(scheme: str, folder: Path, total: int, task: Task, together: int) -
 
 def _declared(scheme: str, folder: Path, total: int, task: Task, together: int) -> None:
     search = declared(task, first=3, n_trials=total)
-    _wait_for(together, folder)
+    wait_for(together, folder)
     search.run(storage(scheme, folder))
 
 
@@ -101,7 +101,8 @@ def declared(task: Task, first: int, n_trials: int) -> mo.MergeStudy:
     )
 
 
-def _wait_for(number: int, folder: Path) -> None:
+def wait_for(number: int, folder: Path) -> None:
+    """Until so many processes have called it with this folder."""
     (folder / f"ready-{os.getpid()}").touch()
     while len(list(folder.glob("ready-*"))) < number:
         time.sleep(0.005)

@@ -12,6 +12,7 @@ from optuna.pruners import HyperbandPruner
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
+from merge_optuna.samplers.breeding import breeding_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -38,18 +39,30 @@ def check_options(algorithm: Any) -> None:
             raise StudyError(f"{option.name} must be an object such as {example}, got {value!r}.")
 
 
-def check_space(space: Mapping[str, BaseDistribution]) -> None:
-    """Checks that it says how every parameter is distributed."""
+def check_space(space: Mapping[str, BaseDistribution], sampler: str, *, breeds: bool) -> None:
+    """Checks that it is distributions, and that the sampler breeds if its individuals are bred."""
     for name, distribution in space.items():
         if not isinstance(distribution, BaseDistribution):
             raise StudyError(
                 f"search_space[{name!r}] must be a distribution of optuna.distributions, e.g. "
                 f"FloatDistribution(0, 1), got {distribution!r}."
             )
+    if breeding_of(space) is not None and not breeds:
+        raise StudyError(
+            f"{sampler} knows nothing of parents, which the individuals of this space are named "
+            "by. Use the sampler that the space makes: space.sampler(seed=0)."
+        )
 
 
-def check_initial(initial: Sequence[Mapping[str, Any]], box: Box) -> None:
-    """Checks that the first candidates lie in the box."""
+def check_initial(initial: Sequence[Mapping[str, Any]], box: Box | None, size: int | None) -> None:
+    """Checks that the first candidates lie in the box, and that they have that many slots."""
+    if box is None:
+        raise StudyError("initial_population needs search_space, to check its values.")
+    if size is not None and len(initial) > size:
+        raise StudyError(
+            f"initial_population has {len(initial)} candidates, but the population only {size} "
+            "slots. Raise population_size or leave some out."
+        )
     for i, params in enumerate(initial):
         unknown = sorted(params.keys() - box.space.keys())
         if unknown:

@@ -61,6 +61,23 @@ class Claim:
     parents: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
+    def new(
+        cls,
+        trial: int,
+        population: str,
+        place: Place,
+        candidate: Candidate,
+        seed: int,
+        seen: tuple[int, ...],
+    ) -> Claim:
+        """The claim of a candidate that has not been proposed before."""
+        generation, slot, k = place
+        vectors = {"x": candidate.x, **candidate.hidden}
+        encoded = {name: _encode(vector) for name, vector in vectors.items()}
+        parents = candidate.parents
+        return cls(trial, population, generation, slot, 0, seed, seen, encoded, k, parents=parents)
+
+    @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
         """The claim a trial carries, its own or a copied one."""
         stored = trial.system_attrs.get(CLAIM)
@@ -143,12 +160,6 @@ def copied_claim(trial: FrozenTrial) -> Claim | None:
     """What a trial was created with by Optuna's retry callback."""
     claim = Claim.of(trial)
     return claim if claim is not None and claim.trial != trial.number else None
-
-
-def encoded(candidate: Candidate) -> dict[str, str]:
-    """The vectors of a :class:`Claim`."""
-    vectors = {"x": candidate.x, **candidate.hidden}
-    return {name: _encode(vector) for name, vector in vectors.items()}
 
 
 def _encode(vector: Vector) -> str:

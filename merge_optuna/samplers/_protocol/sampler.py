@@ -14,7 +14,7 @@ import secrets
 import threading
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,16 +31,16 @@ from merge_optuna.samplers._protocol import owner as _owner
 from merge_optuna.samplers._protocol.claim import (
     Claim,
     copied_claim,
-    encoded,
     held_claim,
     own_claim,
 )
+from merge_optuna.samplers._protocol.constructor import Options, give_constructor
 from merge_optuna.samplers._protocol.folds import FoldPlaces
 from merge_optuna.samplers._protocol.log import Log
 from merge_optuna.samplers._protocol.places import INDEPENDENT, OUTSIDER, Places, keyed_rng
 from merge_optuna.samplers._protocol.slots import SlotPlaces
 from merge_optuna.samplers._protocol.waiting import Waiting, is_young
-from merge_optuna.samplers.algorithm import DistributionAlgorithm, PopulationAlgorithm
+from merge_optuna.samplers.algorithm import Algorithm, DistributionAlgorithm, PopulationAlgorithm
 from merge_optuna.samplers.box import Box, value_at
 from merge_optuna.samplers.breeding import Pedigree, breeding_of
 
@@ -79,39 +79,59 @@ class _Notes:
 class StoredSampler(BaseSampler):
     """A sampler whose state is nothing but the stored trials; base of the two kinds of plumbing.
 
-    One worker gets the textbook algorithm bit for bit, also after being killed and started again.
-    Several workers never wait for each other's evaluations. Only candidates of this sampler
-    count: enqueued trials, trials of other samplers and added ones are evaluated as usual and
-    teach the algorithm nothing. A failed candidate is proposed again.
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
 
     Args:
         algorithm: what proposes the parameters; its ``label`` names its options: trials of
             other options (or another search space) belong to another population.
-        search_space: parameter name -> distribution. Without it the space is inferred from
-            finished trials: the first trial is sampled uniformly, and a changed space starts
-            another population.
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
         initial_population: parameters of the first candidates, name -> value each; the middle of
             the range where a name is not given.
-        seed: a non-negative integer. None takes the seed of the study's first claim, or a
-            random one.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
         max_attempts: how often a candidate is proposed until its trial does not fail; after that
             it ranks last. Deaths of the process do not count, up to twenty.
 
     Raises:
-        StudyError: on a multi-objective study or a Hyperband pruner.
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
     """
 
-    categorical: ClassVar[bool] = True
-    """Whether the algorithm handles categorical parameters too; else they are drawn uniformly."""
     breeds: ClassVar[bool] = False
     """Whether it can search a space whose individuals are named by their parents."""
-    _kind: ClassVar[type] = object
+    _kind: ClassVar[type] = Algorithm
     _places_of: ClassVar[type[Places]]
-    _raw = False
+
+    def __init_subclass__(
+        cls,
+        *,
+        algorithm: Callable[..., Any] | None = None,
+        spread: Collection[str] = (),
+        without: Collection[str] = (),
+    ) -> None:
+        """With an algorithm the class takes its options instead.
+
+        Args:
+            algorithm: a class of algorithms.
+            spread: those of its options whose own options are taken instead.
+            without: arguments that are not taken.
+        """
+        super().__init_subclass__()
+        if algorithm is not None:
+            give_constructor(cls, Options(algorithm, spread, without), StoredSampler)
 
     def __init__(
         self,
-        algorithm: Any,
+        algorithm: Algorithm,
         search_space: Mapping[str, BaseDistribution] | None = None,
         *,
         initial_population: Sequence[Mapping[str, Any]] = (),
@@ -124,23 +144,18 @@ class StoredSampler(BaseSampler):
             )
         checks.check_options(algorithm)
         checks.check_numbers(seed, max_attempts)
-        checks.check_space(search_space or {})
+        checks.check_space(search_space or {}, type(self).__name__, breeds=self.breeds)
         self._breeding = breeding_of(search_space)
-        if self._breeding is not None and not self.breeds:
-            raise StudyError(
-                f"{type(self).__name__} knows nothing of parents, which the individuals of this "
-                "space are named by. Use the sampler that the space makes: space.sampler(seed=0)."
-            )
-        self._algorithm: Any = algorithm
+        self._algorithm: Any = algorithm.for_space(search_space)
         self._search_space = search_space if search_space is None else dict(search_space)
         self._last: tuple[dict[str, BaseDistribution], Box, str] | None = None
         initial = initial_population or (self._breeding.initial() if self._breeding else ())
         self._initial = tuple(dict(params) for params in initial)
-        self._places = self._places_of(algorithm, self._initial)
-        if self._initial and search_space is None:
-            raise StudyError("initial_population needs search_space, to check its values.")
-        checks.check_initial(self._initial, self._box(search_space or {}))
-        self._check_size()
+        self._places = self._places_of(self._algorithm, self._initial)
+        if self._initial:
+            slots = isinstance(algorithm, PopulationAlgorithm)
+            box = None if search_space is None else self._box(search_space)
+            checks.check_initial(self._initial, box, self.population_size() if slots else None)
         self._seed = None if seed is None else int(seed)
         self._random_seed = secrets.randbits(32)
         self._max_attempts = max_attempts
@@ -157,9 +172,6 @@ class StoredSampler(BaseSampler):
         """Candidates per generation; None while the search space is not known."""
         n = len(self._box(self._search_space or {}))
         return int(self._algorithm.population_size(n)) if n else None
-
-    def _check_size(self) -> None:
-        """Checks that all first candidates have a place."""
 
     @property
     def search_space(self) -> dict[str, BaseDistribution] | None:
@@ -291,34 +303,25 @@ class StoredSampler(BaseSampler):
         log.see(trials, seen)
         if (copied := copied_claim(trial)) is not None:
             return copied.again(trial.number, seen)
-        book = log.book(digest)
-        others = any(other.starts for name, other in log.books.items() if name)
-        if self._search_space is not None and others and not book.starts:
+        self._warn_if_anew(study, log, digest)
+        book, seed = log.book(digest), self._seed_of(study)
+        held = {claim.place for claim in above if claim.population == digest}
+        for failed in book.retries:
+            if failed.place not in held:
+                return failed.again(trial.number, seen)
+        self._places.catch_up(book, box)
+        place = self._places.following(book, box, held, seed)
+        candidate = self._places.propose(book, box, place, seed)
+        return Claim.new(trial.number, digest, place, candidate, seed, seen)
+
+    def _warn_if_anew(self, study: Study, log: Log, digest: str) -> None:
+        others = any(book.starts for name, book in log.books.items() if name)
+        if self._search_space is not None and others and not log.book(digest).starts:
             warnings.warn(
                 f"The study {study.study_name!r} was searched with other options or another "
                 f"search space than those of this {type(self).__name__}: it starts anew.",
                 stacklevel=2,
             )
-        held = {claim.place for claim in above if claim.population == digest}
-        for failed in book.retries:
-            if failed.place not in held:
-                return failed.again(trial.number, seen)
-        seed = self._seed_of(study)
-        self._places.catch_up(book, box)
-        place = self._places.following(book, box, held, seed)
-        candidate = self._places.propose(book, box, place, seed)
-        return Claim(
-            trial.number,
-            digest,
-            place.generation,
-            place.slot,
-            attempt=0,
-            seed=seed,
-            seen=seen,
-            vectors=encoded(candidate),
-            k=place.k,
-            parents=candidate.parents,
-        )
 
     def _unclaimed(self, study: Study, trial: FrozenTrial, box: Box) -> Candidate:
         """Values for a trial outside the population: partly enqueued, or under a wrapper."""
@@ -357,7 +360,7 @@ class StoredSampler(BaseSampler):
         # Kept, as it takes some milliseconds at 300 parameters. Optuna hands back box.space.
         last = self._last  # threads may share the sampler
         if last is None or space not in (last[0], last[1].space):
-            box = Box(space, categorical=self.categorical, raw=self._raw)
+            box = Box(space, categorical=self._algorithm.categorical, raw=self._algorithm.raw)
             initial = [json.dumps(self._initial, sort_keys=True)] if self._initial else []
             digest = box.digest(self._algorithm.label, *initial) if len(box) else ""
             self._last = last = dict(space), box, digest
@@ -388,20 +391,10 @@ class PopulationSampler(StoredSampler):
     still in flight are passed over and take part with what is known of them. When no slot is free,
     the one with the fewest candidates in this generation gets a further one, of those the one with
     the fewest in flight; a generation of nothing but further candidates has one for each slot.
-
-    The arguments are those of :class:`StoredSampler`.
     """
 
     _kind = PopulationAlgorithm
     _places_of = SlotPlaces
-
-    def _check_size(self) -> None:
-        size = self.population_size()
-        if size is not None and len(self._initial) > size:
-            raise StudyError(
-                f"initial_population has {len(self._initial)} candidates, but the population only "
-                f"{size} slots. Raise population_size or leave some out."
-            )
 
 
 class ArchiveSampler(StoredSampler):
@@ -409,7 +402,7 @@ class ArchiveSampler(StoredSampler):
 
     With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
     whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
-    λ = 1. The arguments are those of :class:`StoredSampler`.
+    λ = 1.
     """
 
     _kind = DistributionAlgorithm

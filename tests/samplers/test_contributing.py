@@ -1,0 +1,51 @@
+"""The sampler of CONTRIBUTING.md: it runs as written, passes the suite and resumes."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+
+import merge_optuna as mo
+
+PAGE = (Path(mo.__file__).parents[1] / "CONTRIBUTING.md").read_text()
+CODE = PAGE.partition("<!-- a sampler of your own -->\n```python\n")[2].partition("```")[0]
+
+names: dict[str, Any] = {"__name__": __name__}
+exec(compile(CODE, "CONTRIBUTING.md", "exec"), names)
+CrossEntropy = names["CrossEntropy"]  # to be found by pickle
+CrossEntropySampler = names["CrossEntropySampler"]
+TestCrossEntropy = names["TestCrossEntropy"]  # the suite that it inherits
+
+SPACE = {name: FloatDistribution(-5, 5) for name in "abc"}
+
+
+def search(storage: str | None, *n_trials: int) -> optuna.Study:
+    """Each part with a new sampler."""
+    for n in n_trials:
+        study = optuna.create_study(
+            study_name="s",
+            storage=storage,
+            load_if_exists=True,
+            sampler=CrossEntropySampler(SPACE, population_size=16, elites=4, seed=0),
+        )
+        study.optimize(
+            lambda trial: sum((trial.suggest_float(name, -5, 5) - 1) ** 2 for name in SPACE), n
+        )
+    return study
+
+
+def test_it_has_the_options_of_its_dataclass() -> None:
+    parameters = inspect.signature(CrossEntropySampler).parameters
+    assert {"population_size", "elites", "seed"} < parameters.keys()
+    assert CrossEntropySampler()._algorithm == CrossEntropy()
+
+
+def test_it_optimises_and_resumes(tmp_path: Path) -> None:
+    study = search(None, 160)
+    assert study.best_value < 0.01
+    resumed = search(f"sqlite:///{tmp_path}/x.db", 14, 11)
+    assert [t.params for t in resumed.trials] == [t.params for t in study.trials[:25]]
