@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from merge_optuna.errors import RecipeError, StudyError
@@ -18,11 +18,14 @@ from merge_optuna.spaces import (
 from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
     from torch import nn
 
     from merge_optuna.checkpoints import Checkpoint
     from merge_optuna.evaluators import Evaluator
     from merge_optuna.recipes.groups import Per
+
+__all__ = ["data_flow", "evolutionary_merge", "evolver", "m2n2", "pso_merging"]
 
 
 def evolutionary_merge(
@@ -57,13 +60,8 @@ def evolutionary_merge(
     recipe = dare_ties(
         base, experts, weight=free(0, 1, per=per), density=free(0, 1, per=per), seed=seed
     )
-    arguments: dict[str, Any] = {
-        "name": "evolutionary-merge",
-        "sampler": recipe.sampler(seed=seed),
-        **overrides,
-    }
     objective = MergeObjective(recipe, evaluator, device=device, dtype=dtype)
-    return MergeStudy(objective=objective, n_trials=n_trials, **arguments)
+    return _study(objective, "evolutionary-merge", recipe.sampler(seed=seed), n_trials, overrides)
 
 
 def data_flow(
@@ -104,15 +102,10 @@ def data_flow(
     models = [*experts, *([] if base is None else [base])]
     known = inspect.signature(LayerPath).parameters
     space = LayerPath(models, **{k: overrides.pop(k) for k in list(overrides) if k in known})
-    arguments: dict[str, Any] = {
-        "name": "data-flow",
-        "sampler": space.sampler(seed=seed, population_size=population_size),
-        "first": [space.start()],
-        **overrides,
-    }
     objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
     total = 1 + generations * population_size if n_trials is None else n_trials
-    return MergeStudy(objective=objective, n_trials=total, **arguments)
+    sampler = space.sampler(seed=seed, population_size=population_size)
+    return _study(objective, "data-flow", sampler, total, {"first": [space.start()], **overrides})
 
 
 def m2n2(
@@ -150,14 +143,10 @@ def m2n2(
     seeds = [*([] if base is None else [base]), *experts]
     space = SplitSlerp(seeds, mutation_std=mutation_std)
     children = 50_000 if mutation_std else 10_000
-    arguments: dict[str, Any] = {
-        "name": "m2n2",
-        "sampler": space.sampler(seed=seed, archive_size=archive_size),
-        **overrides,
-    }
     objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
     total = children + len(seeds) if n_trials is None else n_trials
-    return MergeStudy(objective=objective, n_trials=total, **arguments)
+    sampler = space.sampler(seed=seed, archive_size=archive_size)
+    return _study(objective, "m2n2", sampler, total, overrides)
 
 
 def evolver(
@@ -201,16 +190,11 @@ def evolver(
         merger = ties(base, experts)
     space = DifferentialCrossover(experts, merger=merger)
     rules = [UnchangedGeneration(len(experts))] if until_unchanged else []
-    arguments: dict[str, Any] = {
-        "name": "evolver",
-        "sampler": space.sampler(seed=seed),
-        "callbacks": rules,
-        **overrides,
-    }
     objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
     first = len(experts) if merger is None else 1
     total = first + generations * len(experts)
-    return MergeStudy(objective=objective, n_trials=total, **arguments)
+    given = {"callbacks": rules, **overrides}
+    return _study(objective, "evolver", space.sampler(seed=seed), total, given)
 
 
 def pso_merging(
@@ -250,14 +234,24 @@ def pso_merging(
     check_sources("pso_merging", base, experts)
     _check_count("steps", steps)
     space = AffineSwarm(base, experts, sparsified=sparsified, drop_rate=drop_rate, seed=seed)
-    arguments: dict[str, Any] = {
-        "name": "pso-merging",
-        "sampler": space.sampler(seed=seed),
-        **overrides,
-    }
     objective = MergeObjective(space, evaluator, device=device, dtype=dtype)
-    n_trials = steps * len(space.names) if n_trials is None else n_trials
-    return MergeStudy(objective=objective, n_trials=n_trials, **arguments)
+    total = steps * len(space.names) if n_trials is None else n_trials
+    return _study(objective, "pso-merging", space.sampler(seed=seed), total, overrides)
+
+
+def _study(
+    objective: MergeObjective,
+    name: str,
+    sampler: BaseSampler,
+    n_trials: int,
+    overrides: Mapping[str, Any],
+) -> MergeStudy:
+    """The search, as far as the caller wants it to be the paper's."""
+    return MergeStudy(
+        objective=objective,
+        n_trials=n_trials,
+        **{"name": name, "sampler": sampler, **overrides},
+    )
 
 
 def _check_count(name: str, value: int) -> None:

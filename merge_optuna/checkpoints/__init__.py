@@ -1,25 +1,35 @@
-"""Where weights come from and go to: local folders, modules in memory, the writer."""
+"""Where weights come from and go to: local folders, models on the hub, modules in memory.
+
+A checkpoint is a value (``_checkpoint``). Its ``Source`` (``_source``) keeps what was opened, a
+``Store`` (``_store``): a folder (``_folder``, ``_tensor_files``) under the names of today
+(``_canonical``), or an adapter on a base (``_adapter``). Layers (``_layers``), modules
+(``_parts``) and views through a config or a vocabulary (``_views``, ``_aligned``) are made of
+others. ``_digest`` says what a content is known by, ``_files`` whether it has changed;
+``_writer`` and ``_target`` write.
+"""
 
 from __future__ import annotations
 
 from merge_optuna.checkpoints._aligned import aligned_vocabulary
-from merge_optuna.checkpoints._blocks import (
+from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
+from merge_optuna.checkpoints._config import model_dtype, read_config
+from merge_optuna.checkpoints._digest import texts_digest
+from merge_optuna.checkpoints._files import bytes_of, cache_root, hex_digest
+from merge_optuna.checkpoints._hub import check_push, push
+from merge_optuna.checkpoints._layers import (
     ATTENTION,
     NUMBERED,
+    LayerStore,
+    StackStore,
     block_of,
     find_stacks,
     is_embedding,
     renumbered,
 )
-from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
-from merge_optuna.checkpoints._config import model_dtype, read_config
-from merge_optuna.checkpoints._digest import texts_digest
-from merge_optuna.checkpoints._files import cache_root
-from merge_optuna.checkpoints._hub import check_push, push
-from merge_optuna.checkpoints._layers import LayerStore, StackStore
 from merge_optuna.checkpoints._meaning import Setting, differing
-from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained
+from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained, without_aliases
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
+from merge_optuna.checkpoints._source import renew, steadily
 from merge_optuna.checkpoints._target import (
     check_target,
     clear_leftovers,
@@ -28,10 +38,14 @@ from merge_optuna.checkpoints._target import (
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.checkpoints._token_ids import rows_of_other_tokens
 from merge_optuna.checkpoints._token_rows import has_token_rows, vocab_size
-from merge_optuna.checkpoints._tokenizers import chat_template_of
+from merge_optuna.checkpoints._tokenizers import (
+    BY_ID,
+    ZERO,
+    TokenRow,
+    Vocabulary,
+    chat_template_of,
+)
 from merge_optuna.checkpoints._views import configured
-from merge_optuna.checkpoints._vocabulary import BY_ID, ZERO, TokenRow, Vocabulary
-from merge_optuna.checkpoints._watch import renew, steadily
 from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
 
 __all__ = [
@@ -50,6 +64,7 @@ __all__ = [
     "WritePlan",
     "aligned_vocabulary",
     "block_of",
+    "bytes_of",
     "cache_root",
     "chat_template_of",
     "check_push",
@@ -61,6 +76,7 @@ __all__ = [
     "find_stacks",
     "for_each",
     "has_token_rows",
+    "hex_digest",
     "is_embedding",
     "is_name",
     "is_pretrained",
@@ -75,5 +91,6 @@ __all__ = [
     "steadily",
     "texts_digest",
     "vocab_size",
+    "without_aliases",
     "write_checkpoint",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -20,10 +19,10 @@ from merge_optuna.checkpoints._digest import (
     lines_of,
     sampled_digest,
 )
-from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, stamps_of
-from merge_optuna.checkpoints._folder import READERS
+from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, hex_digest, stamps_of
 from merge_optuna.checkpoints._known_files import FORMATS
 from merge_optuna.checkpoints._store import Opened, Store
+from merge_optuna.checkpoints._tensor_files import READERS
 from merge_optuna.errors import CheckpointError, few, shown
 
 CONFIG = "adapter_config.json"
@@ -115,7 +114,7 @@ class AdapterStore(Opened):
     def _sampled(self) -> str:
         own = sampled_digest(self.adapter.specs(), self.adapter.tensor)
         text = json.dumps([self._base_digest(""), own, self.adapter.kept], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hex_digest([text.encode()])
 
     def stamps(self) -> dict[Path, Stamp]:
         """Those of the adapter; the base has its own."""

@@ -19,9 +19,8 @@ from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._files import Spec
 from merge_optuna.checkpoints._store import Store
 from merge_optuna.checkpoints._token_rows import token_axes
-from merge_optuna.checkpoints._tokenizers import CommonTokenizer
+from merge_optuna.checkpoints._tokenizers import ZERO, CommonTokenizer, TokenRow, Vocabulary
 from merge_optuna.checkpoints._views import View
-from merge_optuna.checkpoints._vocabulary import ZERO, TokenRow, Vocabulary
 from merge_optuna.errors import CheckpointError
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from merge_optuna.checkpoints._config import read_config
+from merge_optuna.checkpoints._config import architecture_of, read_config
 from merge_optuna.checkpoints._digest import lines_of
 from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._names import saved_names
@@ -89,12 +89,7 @@ def _is_plain_decoder(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 def _on_meta(text: str) -> Any:
     """The model of a config without weights; None if transformers cannot make it."""
     content = json.loads(text)
-    name = (content.get("architectures") or [None])[0]
-    if not isinstance(name, str) or "auto_map" in content:
-        return None
-    import transformers
-
-    architecture = getattr(transformers, name, None)
+    architecture = None if "auto_map" in content else architecture_of(content)
     if architecture is None:
         return None
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +11,22 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from torch import nn
 
-from merge_optuna.checkpoints._adapter import check_chain, is_adapter, recorded_base
-from merge_optuna.checkpoints._content import Content
+from merge_optuna.checkpoints._adapter import Adapter, check_chain, is_adapter, recorded_base
+from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._digest import FORM
+from merge_optuna.checkpoints._files import hex_digest
+from merge_optuna.checkpoints._folder import FolderStore
 from merge_optuna.checkpoints._hub import snapshot, whole_snapshot
 from merge_optuna.checkpoints._layers import LayerStore
-from merge_optuna.checkpoints._parts import ModuleOfModel, OpenedModule
+from merge_optuna.checkpoints._lora import LoraStore, is_plain_lora
+from merge_optuna.checkpoints._parts import ModuleOfModel, OpenedModule, open_part
+from merge_optuna.checkpoints._peft import PeftStore
 from merge_optuna.checkpoints._source import (
     IN_MEMORY,
+    Content,
     Source,
     folder_of,
     is_hub,
-    open_source,
     place_of,
 )
 from merge_optuna.checkpoints._store import ModuleStore, Store
@@ -123,7 +126,7 @@ class Checkpoint(Content, BaseModel):
                 revision = snapshot(place, revision, part=part).name
             base = base or _found_base(place, revision)
             part = part if base is None else base.part
-            source = open_source(place, name, revision, part, base)
+            source = _opened(place, name, revision, part, base)
             name, digest = name or source.store.digest("")[:8], digest or source.digest
         try:
             super().__init__(
@@ -262,7 +265,7 @@ class Checkpoint(Content, BaseModel):
         if isinstance(store, OpenedModule):
             return store.whole.digest()
         text = f"whole of {self.digest} {self.layer_range}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hex_digest([text.encode()])
 
     @property
     def name_in_whole(self) -> Mapping[str, str]:
@@ -295,7 +298,7 @@ class Checkpoint(Content, BaseModel):
                 f"it, or say where it is now: sources={{{self.name!r}: folder}} "
                 f"(--source {self.name}=DIR)."
             )
-        return self._take(open_source(self.ref, self.name, self.revision, self.part, self.base))
+        return self._take(_opened(self.ref, self.name, self.revision, self.part, self.base))
 
     def _take(self, source: Source) -> Store:
         """Keeps what was opened, if it is what was recorded; the part of it that this is."""
@@ -353,3 +356,24 @@ def _found_base(place: str, revision: str | None) -> Checkpoint | None:
             f"The adapter {place!r} was trained on {shown(named)}, which cannot be opened: "
             f"{error} Or pass the base: mo.Checkpoint(adapter, base=mo.Checkpoint(...))."
         ) from error
+
+
+def _opened(
+    place: str,
+    name: str | None,
+    revision: str | None,
+    part: str | None,
+    base: Checkpoint | None,
+) -> Source:
+    """Opens what is at a place: the one function that knows all kinds of sources."""
+    if base is not None:
+        adapter = Adapter(folder_of(place, revision))
+        kind = LoraStore if is_plain_lora(adapter) else PeftStore
+        return Source(kind(base.store, adapter, base.digest_like))
+    if place.startswith(IN_MEMORY):
+        raise CheckpointError(
+            f"{name!r} was a module in memory. Pass it again: sources={{{name!r}: "
+            "mo.Checkpoint.from_module(...)}."
+        )
+    folder = folder_of(place, revision, part)
+    return Source(canonical(FolderStore(folder)) if part is None else open_part(folder, part))

@@ -128,6 +128,14 @@ def _said(config: Mapping[str, Any] | None) -> torch.dtype | None:
 # -- as the classes of transformers read it ------------------------------------------------------
 
 
+def architecture_of(config: Mapping[str, Any] | None) -> Any:
+    """The class of transformers that a config names first; None if there is none."""
+    import transformers
+
+    name = ((config or {}).get("architectures") or [None])[0]
+    return getattr(transformers, name, None) if isinstance(name, str) else None
+
+
 def read_config(architecture: Any, content: Mapping[str, Any]) -> Any:
     """The config object that a transformers class reads from the content of a ``config.json``.
 

@@ -24,7 +24,17 @@ import xxhash
 from torch import Tensor
 from tqdm import tqdm
 
-from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, recall, remember, stamps_of
+from merge_optuna.checkpoints._files import (
+    WORTH_KEEPING,
+    Spec,
+    Stamp,
+    TensorFile,
+    bytes_of,
+    hex_digest,
+    recall,
+    remember,
+    stamps_of,
+)
 from merge_optuna.checkpoints._known_files import CONFIG_FILES, TEXT_FILES, present
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError
@@ -32,24 +42,13 @@ from merge_optuna.errors import CheckpointError
 FORM = "2:"
 """What a digest of this kind begins with."""
 
-_WORTH_KEEPING = 1 << 20  # bytes: of a smaller file the hashes are made sooner than looked up
 # Where a model came from, what saved it, how it is run: none of it changes what it computes. (The
 # data types of the tensors are theirs, whatever the config says of them.)
 _COSMETIC = frozenset(
     (
-        "_commit_hash",
-        "_diffusers_version",
-        "_from_model_config",
-        "_name_or_path",
-        "dtype",
-        "is_local",
-        "local_files_only",
-        "name_or_path",
-        "special_tokens_map_file",
-        "tokenizer_file",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
+        *("_commit_hash", "_diffusers_version", "_from_model_config", "_name_or_path", "dtype"),
+        *("is_local", "local_files_only", "name_or_path", "special_tokens_map_file"),
+        *("tokenizer_file", "torch_dtype", "transformers_version", "use_cache"),
     )
 )
 
@@ -104,41 +103,25 @@ def lines_of(specs: Mapping[str, Spec], hashes: Mapping[str, str]) -> list[str]:
 
 def hash_tensor(tensor: Tensor) -> str:
     """The hash of all elements, whatever their place in memory."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return xxhash.xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data if len(flat) else b"")
+    return xxhash.xxh3_128_hexdigest(bytes_of(tensor))
 
 
 def hashes_of(files: Sequence[TensorFile]) -> dict[Path, dict[str, str]]:
     """The hashes of all tensors by file and name, looked up or read by several threads."""
-    found = {file.path: _recalled(file) for file in files}
+    found = {file.path: recall(file.path, file.stamp, file.specs) or {} for file in files}
     unknown = [file for file in files if not found[file.path]]
     _hash_all(unknown, found)
     for file in unknown:
-        if file.stamp.size >= _WORTH_KEEPING:
-            remember(file.path, file.stamp, found[file.path])
+        remember(file.path, file.stamp, found[file.path])
     return found
-
-
-def _recalled(file: TensorFile) -> dict[str, str]:
-    if file.stamp.size < _WORTH_KEEPING:
-        return {}
-    return recall(file.path, file.stamp, file.specs) or {}
 
 
 def _hash_all(files: Sequence[TensorFile], found: Mapping[Path, dict[str, str]]) -> None:
     work = [(nbytes(spec), name, file) for file in files for name, spec in file.specs.items()]
     work.sort(key=lambda item: -item[0])  # so that no thread is left alone with a large one
     total, lock = sum(size for size, _, _ in work), threading.Lock()
-    small = total < 1 << 28
-    with tqdm(
-        desc="Reading all weights",
-        total=total,
-        delay=2,
-        leave=False,
-        disable=small,
-        unit="B",
-        unit_scale=True,
-    ) as bar:
+    shown: dict[str, Any] = {"delay": 2, "leave": False, "unit": "B", "unit_scale": True}
+    with tqdm(desc="Reading all weights", total=total, disable=total < 1 << 28, **shown) as bar:
 
         def hash_one(item: tuple[int, str, TensorFile]) -> None:
             size, name, file = item
@@ -146,16 +129,12 @@ def _hash_all(files: Sequence[TensorFile], found: Mapping[Path, dict[str, str]])
             with lock:
                 bar.update(size)
 
-        for_each(hash_one, work, 1 if total < _WORTH_KEEPING else _threads())
+        for_each(hash_one, work, 1 if total < WORTH_KEEPING else min(8, os.cpu_count() or 1))
 
 
 def nbytes(spec: Spec) -> int:
     """Bytes of a tensor."""
     return int(torch.Size(spec[1]).numel()) * spec[0].itemsize
-
-
-def _threads() -> int:
-    return min(8, os.cpu_count() or 1)
 
 
 # -- texts --------------------------------------------------------------------------------
@@ -191,12 +170,10 @@ def config_lines(texts: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
 
 
 def _hash_text(path: Path, stamp: Stamp) -> str:
-    worth = stamp.size >= _WORTH_KEEPING
-    known = recall(path, stamp, ("",)) if worth else None
+    known = recall(path, stamp, ("",))
     if known is None:
         known = {"": _canonical_hash(path)}
-        if worth:
-            remember(path, stamp, known)
+        remember(path, stamp, known)
     return known[""]
 
 
@@ -245,21 +222,18 @@ def sampled_digest(
         tensor: Gives one by name.
         around: The digest of the model that they are a module of.
     """
-    state = hashlib.blake2b(around.encode(), digest_size=16)
-    for name, (dtype, shape) in sorted(specs.items()):
-        state.update(f"{name}|{dtype}|{shape}|".encode())
-        for block in _blocks(tensor(name)):
-            state.update(block)
-    return state.hexdigest()
+
+    def parts() -> Iterable[bytes | memoryview]:
+        yield around.encode()
+        for name, (dtype, shape) in sorted(specs.items()):
+            yield f"{name}|{dtype}|{shape}|".encode()
+            yield from _blocks(bytes_of(tensor(name)))
+
+    return hex_digest(parts())
 
 
-def _blocks(tensor: Tensor) -> Iterable[bytes]:
-    if tensor.numel() == 0:
-        return
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    if flat.size <= 1 << 16:
-        yield flat.tobytes()
-        return
-    for i in range(16):
-        start = (flat.size - 1024) * i // 15
-        yield flat[start : start + 1024].tobytes()
+def _blocks(data: memoryview) -> list[memoryview]:
+    if len(data) <= 1 << 16:
+        return [data]
+    starts = ((len(data) - 1024) * i // 15 for i in range(16))
+    return [data[start : start + 1024] for start in starts]

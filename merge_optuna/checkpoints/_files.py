@@ -22,6 +22,7 @@ from torch import Tensor
 Spec = tuple[torch.dtype, tuple[int, ...]]
 """Data type and shape of a tensor."""
 
+WORTH_KEEPING = 1 << 20  # bytes: of a smaller file the hashes are made sooner than looked up
 _MOST = 1000  # entries, some 30 KB each
 _FRESH = 2.0  # seconds: what is written twice within the clock's resolution has one stamp
 _HASH = re.compile("[0-9a-f]{32}")
@@ -91,6 +92,20 @@ def first_changed(stamps: Mapping[Path, Stamp]) -> tuple[Path, str] | None:
     return None
 
 
+def hex_digest(parts: Iterable[bytes | memoryview]) -> str:
+    """32 hexadecimal digits over contents, one after the other."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """All elements of a tensor in a row, whatever their place in memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if len(flat) else memoryview(b"")
+
+
 # -- what is known of files ----------------------------------------------------------------------
 
 
@@ -104,6 +119,8 @@ def cache_root() -> Path:
 
 def recall(path: Path, stamp: Stamp, names: Iterable[str]) -> dict[str, str] | None:
     """The hashes of a file by name; None if they are not known."""
+    if stamp.size < WORTH_KEEPING:
+        return None
     entry = _entry(path, stamp)
     try:
         known = json.loads(entry.read_text(encoding="utf-8"))
@@ -117,8 +134,11 @@ def recall(path: Path, stamp: Stamp, names: Iterable[str]) -> dict[str, str] | N
 
 
 def remember(path: Path, stamp: Stamp, hashes: Mapping[str, str]) -> None:
-    """Keeps the hashes of a file, unless it is too young or the cache cannot be written."""
-    if time.time() - max(stamp.written_ns, stamp.changed_ns) / 1e9 < _FRESH:
+    """Keeps the hashes of a file, unless it is small, too young or the cache cannot be written."""
+    if (
+        stamp.size < WORTH_KEEPING
+        or time.time() - max(stamp.written_ns, stamp.changed_ns) / 1e9 < _FRESH
+    ):
         return
     entry = _entry(path, stamp)
     with contextlib.suppress(OSError):  # it is read again the next time, which is no error
@@ -133,8 +153,7 @@ def remember(path: Path, stamp: Stamp, hashes: Mapping[str, str]) -> None:
 
 def _entry(path: Path, stamp: Stamp) -> Path:
     text = json.dumps(_identity(path, stamp))
-    name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return cache_root() / "digests" / f"{name}.json"
+    return cache_root() / "digests" / f"{hex_digest([text.encode()])}.json"
 
 
 def _identity(path: Path, stamp: Stamp) -> tuple[str | int, ...]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from merge_optuna.checkpoints._bin import BinFile
 from merge_optuna.checkpoints._config import check_config, read_json
 from merge_optuna.checkpoints._digest import (
     code_files,
@@ -19,11 +18,10 @@ from merge_optuna.checkpoints._digest import (
 )
 from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile, stamps_of
 from merge_optuna.checkpoints._known_files import FORMATS, PIPELINE, Format
-from merge_optuna.checkpoints._safetensors import SafetensorsFile
 from merge_optuna.checkpoints._store import Opened
+from merge_optuna.checkpoints._tensor_files import READERS
 from merge_optuna.errors import CheckpointError, few, shown
 
-READERS: dict[str, Callable[[Path], TensorFile]] = {"safetensors": SafetensorsFile, "bin": BinFile}
 _MOST_SHARDS = 10_000
 
 

@@ -75,35 +75,12 @@ PROCESSOR_FILES = (
 # Vocabularies as the tokenizers of transformers name them, and those of well-known models that
 # bring their own tokenizer. A pattern such as vocab* or *.model would take private files along.
 VOCABULARY_FILES = (
-    "*.tiktoken",
-    "bpe.codes",
-    "byte_maps.json",
-    "dict.txt",
-    "emoji.json",
-    "entity_vocab.json",
-    "merges.txt",
-    "normalizer.json",
-    "prophetnet.tokenizer",
-    "sentencepiece.bpe.model",
-    "sentencepiece.model",
-    "source.spm",
-    "spiece.model",
-    "spm.model",
-    "spm_char.model",
-    "target.spm",
-    "target_vocab.json",
-    "tekken.json",
-    "tiktoken.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer.model.v[0-9]",
-    "vocab-src.json",
-    "vocab-tgt.json",
-    "vocab.bpe",
-    "vocab.json",
-    "vocab.txt",
-    "word_pronunciation.json",
-    "word_shape.json",
+    *("*.tiktoken", "bpe.codes", "byte_maps.json", "dict.txt", "emoji.json", "entity_vocab.json"),
+    *("merges.txt", "normalizer.json", "prophetnet.tokenizer", "sentencepiece.bpe.model"),
+    *("sentencepiece.model", "source.spm", "spiece.model", "spm.model", "spm_char.model"),
+    *("target.spm", "target_vocab.json", "tekken.json", "tiktoken.model", "tokenizer.json"),
+    *("tokenizer.model", "tokenizer.model.v[0-9]", "vocab-src.json", "vocab-tgt.json"),
+    *("vocab.bpe", "vocab.json", "vocab.txt", "word_pronunciation.json", "word_shape.json"),
 )
 TEXT_FILES = (
     *PROCESSOR_FILES,
@@ -135,14 +112,14 @@ _IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 
 def present(folder: Path, patterns: Iterable[str]) -> list[str]:
     """Relative paths of what is there under names that match, links that lead nowhere too."""
-    return sorted({name for pattern in patterns for name in _matching(folder, pattern)})
-
-
-def _matching(folder: Path, pattern: str) -> Iterator[str]:
-    inner, slash, last = pattern.rpartition("/")
-    if (folder / inner).is_dir():
-        names = fnmatch.filter(os.listdir(folder / inner), last)
-        yield from (f"{inner}{slash}{name}" for name in names)
+    listed: dict[str, list[str]] = {}
+    found: set[str] = set()
+    for pattern in patterns:
+        inner, slash, last = pattern.rpartition("/")
+        if inner not in listed:
+            listed[inner] = os.listdir(folder / inner) if (folder / inner).is_dir() else []
+        found |= {f"{inner}{slash}{name}" for name in fnmatch.filter(listed[inner], last)}
+    return sorted(found)
 
 
 def is_known(name: str, patterns: Iterable[str]) -> bool:

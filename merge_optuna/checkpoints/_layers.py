@@ -1,20 +1,82 @@
-"""Some of the blocks of a checkpoint, and blocks of several stacked: names, not copies."""
+"""The blocks of a model – its numbered layers: found by name, some of them, several stacked.
+
+Nothing is read or copied.
+"""
 
 from __future__ import annotations
 
 import copy
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from merge_optuna.checkpoints._blocks import block_of, find_stacks, is_embedding, renumbered
 from merge_optuna.checkpoints._files import Spec
 from merge_optuna.checkpoints._store import DerivedStore, RenamedStore, Store
 from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
 
+NUMBERED = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<index>[0-9]{1,9})\.(?P<rest>.+)$")
+"""A tensor of a block: the prefix of its stack, its number, its name within the block."""
+
+ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+_EMBED = re.compile(
+    r"emb(?!ed_out)|wte|wpe|position|cls_token|mask_token|patch|stem|shared|token_type|project_in"
+    r"|\bconv\d?\b|feature_extractor|feature_projection|pre_layr?norm|projector|merger"
+)
+_USUAL = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)$")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+@lru_cache(maxsize=64)
+def find_stacks(names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The numbers of the blocks by the prefix of each stack of blocks.
+
+    The stack with most tensors is the model's. Others that have attention too (encoder and
+    decoder, the towers of a vision-language model) or that end in the same word count as well. A
+    single block counts where there are no others and its prefix ends as is usual.
+    """
+    members: dict[str, set[int]] = defaultdict(set)
+    sizes: dict[str, int] = defaultdict(int)
+    attentive = set()
+    for name in names:
+        if match := NUMBERED.match(name):
+            stack = match["stack"] or ""
+            members[stack].add(int(match["index"]))
+            sizes[stack] += 1
+            if ATTENTION.search(match["rest"]):
+                attentive.add(stack)
+    found = [stack for stack in sorted(members) if len(members[stack]) > 1]
+    found = found or [stack for stack in sorted(members) if _USUAL.search(stack)]
+    if not found:
+        return {}
+    last_word = max(found, key=lambda stack: sizes[stack]).split(".")[-1]
+    counted = [s for s in found if s in attentive or s.split(".")[-1] == last_word]
+    return {stack: tuple(sorted(members[stack])) for stack in counted}
+
+
+def block_of(name: str, found: dict[str, tuple[int, ...]]) -> tuple[str, int] | None:
+    """Stack and number of the block that a tensor belongs to; None for what is in no block."""
+    match = NUMBERED.match(name)
+    if match is None or (match["stack"] or "") not in found:
+        return None
+    return match["stack"] or "", int(match["index"])
+
+
+def renumbered(name: str, index: int) -> str:
+    """The name of the same tensor in another block."""
+    match = NUMBERED.match(name)
+    assert match is not None
+    return f"{name[: match.start('index')]}{index}{name[match.end('index') :]}"
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor that is in no block stands before the blocks, not behind them."""
+    return _EMBED.search(name) is not None
 
 
 class LayerStore(RenamedStore):

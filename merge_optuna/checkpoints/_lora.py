@@ -27,18 +27,9 @@ _WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 
 # Settings under which a merge is more than W + scale · B · A, or the base is not what it was.
 _VARIANTS = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_dora",
-    "use_qalora",
-    "velora_config",
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias"),
+    *("monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora"),
+    *("use_dora", "use_qalora", "velora_config"),
 )
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from merge_optuna.checkpoints._config import architecture_of
 from merge_optuna.errors import CheckpointError, few
 
 
@@ -153,10 +154,7 @@ class MatchedNames:
     @cached_property
     def _live(self) -> dict[str, str]:
         """Names in the checkpoint by those in a live transformers model."""
-        import transformers
-
-        architectures = (self._config or {}).get("architectures") or [""]
-        architecture = getattr(transformers, architectures[0], None)
+        architecture = architecture_of(self._config)
         if architecture is None:
             return {}
         from transformers.core_model_loading import revert_weight_conversion

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from merge_optuna.checkpoints._blocks import NUMBERED, renumbered
 from merge_optuna.checkpoints._canonical import canonical
 from merge_optuna.checkpoints._config import read_json
 from merge_optuna.checkpoints._digest import sampled_digest
@@ -25,6 +24,7 @@ from merge_optuna.checkpoints._known_files import (
     copy_known,
     with_imports,
 )
+from merge_optuna.checkpoints._layers import NUMBERED, renumbered
 from merge_optuna.checkpoints._store import (
     DerivedStore,
     Opened,

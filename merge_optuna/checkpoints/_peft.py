@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from merge_optuna.checkpoints._adapter import Adapter, AdapterStore
+from merge_optuna.checkpoints._config import architecture_of
 from merge_optuna.checkpoints._names import checkpoint_views
 from merge_optuna.checkpoints._store import ModuleStore, Store
 from merge_optuna.errors import CheckpointError, CheckpointMismatch, few
@@ -96,14 +97,14 @@ def _live_model(base: Store) -> Any:
     """The base as a live model in float32, a copy."""
     if isinstance(base, ModuleStore):
         return copy.deepcopy(base.module).float()
-    import transformers
-
-    architectures = (base.config or {}).get("architectures") or [""]
-    architecture = getattr(transformers, architectures[0], None)
+    architecture = architecture_of(base.config)
     if architecture is None:
+        import transformers
+
+        [name, *_] = (base.config or {}).get("architectures") or [""]
         raise CheckpointError(
-            f"transformers {transformers.__version__} has no model {architectures[0]!r}, which "
-            "the base of this adapter needs. Merge it yourself (peft: merge_and_unload) and pass "
+            f"transformers {transformers.__version__} has no model {name!r}, which the base of "
+            "this adapter needs. Merge it yourself (peft: merge_and_unload) and pass "
             "mo.Checkpoint.from_module(model, name=...)."
         )
     # a copy also of float32 tensors: the model takes them as they are and is written to

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from merge_optuna.checkpoints._files import hex_digest
 from merge_optuna.checkpoints._known_files import (
     COMPONENT_FILES,
     CONFIG_FILES,
@@ -183,12 +183,10 @@ def _manifest(folder: Path) -> Mapping[str, Any] | None:
 def _fingerprint(file: Path) -> dict[str, Any]:
     """Tells whether somebody has edited a file: any byte of a text, training of weights."""
     size = file.stat().st_size
-    digest = hashlib.blake2b(digest_size=16)
     with open(file, "rb", buffering=0) as opened:
-        for start in range(0, size, max(_BLOCK, size // _BLOCKS)):
-            opened.seek(start)
-            digest.update(opened.read(_BLOCK))
-    return {"size": size, "digest": digest.hexdigest()}
+        starts = range(0, size, max(_BLOCK, size // _BLOCKS))
+        digest = hex_digest(os.pread(opened.fileno(), _BLOCK, start) for start in starts)
+    return {"size": size, "digest": digest}
 
 
 def _is_marked(folder: Path) -> bool:

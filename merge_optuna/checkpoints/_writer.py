@@ -21,10 +21,11 @@ from torch import Tensor
 
 from merge_optuna.checkpoints._checkpoint import Checkpoint
 from merge_optuna.checkpoints._config import model_dtype
+from merge_optuna.checkpoints._files import bytes_of
 from merge_optuna.checkpoints._known_files import TEXT_FILES, code_of, copy_known, inside
 from merge_optuna.checkpoints._parts import code_of_pipeline, copy_around
-from merge_optuna.checkpoints._safetensors import DTYPES
 from merge_optuna.checkpoints._target import replacing
+from merge_optuna.checkpoints._tensor_files import DTYPES
 from merge_optuna.checkpoints._threads import for_each
 from merge_optuna.errors import CheckpointError, ExportError, few
 
@@ -231,7 +232,7 @@ def _write_header(
 def _write_tensor(spec: TensorSpec, descriptor: int, start: int, parts: Parts) -> None:
     offset, end = start, start + spec.nbytes
     for part in parts(spec.name):
-        data = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        data = bytes_of(part)
         if part.dtype != spec.dtype or offset + len(data) > end:
             raise CheckpointError(
                 f"Expected {spec}, but got {part.dtype} {tuple(part.shape)} at byte "

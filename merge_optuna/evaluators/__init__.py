@@ -1,28 +1,61 @@
-"""How good a model is: per-example scores and the value they add up to."""
+"""How good a model is: per-example scores and the value they add up to.
+
+What evaluators are made of (batches, labels, groups, heads) is also what learns from the
+predictions of models: statistics and fitted recipes.
+"""
 
 from __future__ import annotations
 
-from merge_optuna.evaluators._base import (
+from merge_optuna.evaluators._arguments import (
+    Arguments,
+    digest_of,
+    logits_of,
+    placed,
+    run,
+    token_mask,
+)
+from merge_optuna.evaluators._batches import Batches
+from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
+from merge_optuna.evaluators._function import Function, as_evaluator
+from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
     Evaluator,
-    Function,
-    as_evaluator,
+    as_scores,
+    batches_of,
+    check_evaluator,
     name_of,
     value_of,
+    value_over,
 )
-from merge_optuna.evaluators._checks import as_scores, batches_of, check_evaluator, value_over
+from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 
 __all__ = [
     "ADDED_PARTS",
+    "Arguments",
+    "Batches",
     "Classification",
+    "Columns",
     "Evaluator",
     "Function",
+    "Groups",
+    "Head",
+    "Labels",
     "as_evaluator",
     "as_scores",
+    "batches",
     "batches_of",
     "check_evaluator",
+    "digest_of",
+    "logits_of",
     "name_of",
+    "placed",
+    "read",
+    "run",
+    "table_of",
+    "texts",
+    "token_mask",
     "value_of",
     "value_over",
 ]

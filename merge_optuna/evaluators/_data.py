@@ -1,12 +1,14 @@
-"""Reads labelled examples from a data set, a JSON lines file or a pair of arrays."""
+"""Labels and groups of examples, read from a data set, a JSON lines file or a pair of arrays."""
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -14,50 +16,193 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from merge_optuna._documents import Bounds, load_json
 from merge_optuna.errors import EvaluationError, few, shown
-from merge_optuna.evaluators._inputs import Images, Inputs, Labels, Tensors, Texts, Where
+from merge_optuna.evaluators._inputs import Images, Inputs, Tensors, Texts, content_digest
+from merge_optuna.evaluators._protocol import Ids, Scores
 
 _LINE = Bounds(10_000_000)
 _MOST_PATH = 4000
+
+Where: TypeAlias = Callable[[int], str]
+
+
+class Labels:
+    """Class numbers or names, one per example.
+
+    Args:
+        values: The labels.
+        where: Where one stands, by its row.
+        names: Of the classes, where the data have them.
+    """
+
+    def __init__(
+        self, values: Sequence[int | str], where: Where, names: Sequence[str] | None = None
+    ) -> None:
+        self.values, self.where, self.names = values, where, names
+        self._last: tuple[object, Ids] | None = None
+
+    def ids(self, model: nn.Module) -> Ids:
+        """Class numbers in the model's order, shape (n,); the same array for the same order.
+
+        Names go through the model's ``config.label2id``. Numbers are taken as they are, unless
+        the data set names its classes and the model knows all these names.
+
+        Raises:
+            EvaluationError: If the model does not know a name.
+        """
+        label2id = getattr(getattr(model, "config", None), "label2id", None) or {}
+        key = tuple(label2id.items())
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._numbered(label2id)
+        return self._last[1]
+
+    def _numbered(self, label2id: Mapping[str, int]) -> Ids:
+        names = self.names if self.names is not None and set(self.names) <= set(label2id) else ()
+        ids = np.empty(len(self.values), np.int64)
+        for row, value in enumerate(self.values):
+            if not isinstance(value, str):
+                # Without a name, e.g. the -1 of a hidden label, it is left to the range check.
+                ids[row] = label2id[names[value]] if 0 <= value < len(names) else value
+            elif value in label2id:
+                ids[row] = label2id[value]
+            else:
+                raise EvaluationError(
+                    self._unknown(row, sorted(label2id, key=label2id.__getitem__))
+                )
+        return ids
+
+    def check_range(self, ids: Ids, width: int) -> None:
+        """Compares class numbers with the number of classes that a model has.
+
+        Raises:
+            EvaluationError: If one is beyond them.
+        """
+        outside = (ids < 0) | (ids >= width)
+        if outside.any():
+            row = int(outside.argmax())
+            raise EvaluationError(
+                f"Label {self.values[row]!r} ({self.where(row)}) is class {ids[row]}, but the "
+                f"model has {width} labels, numbered 0 to {width - 1}. Drop or renumber these "
+                "examples, or pass head= with a checkpoint that was trained on them."
+            )
+
+    def digest(self) -> str:
+        """32 hexadecimal digits over the labels as they are given and the names of the classes."""
+        return content_digest([json.dumps([list(self.values), self.names]).encode()])
+
+    def _unknown(self, row: int, known: list[str]) -> str:
+        return (
+            f"Label {self.values[row]!r} ({self.where(row)}) is unknown to the model, which has "
+            f"{len(known)} labels{': ' if known else ''}{few(known)}. Rename the labels of the "
+            "data, set config.label2id of the model, pass class numbers, or pass head= with a "
+            "checkpoint that was trained on them."
+        )
+
+
+class Groups:
+    """Groups of examples, e.g. domains: a metric within each counts alike, whatever their sizes.
+
+    Args:
+        names: The group of each example.
+    """
+
+    def __init__(self, names: Iterable[object]) -> None:
+        self.numbers: Ids = np.unique(list(map(str, names)), return_inverse=True)[1]
+
+    def beside(self, scores: Scores, ids: Ids) -> Scores:
+        """Scores with the number of the group as their last column."""
+        return np.column_stack([scores, self.numbers[ids]])
+
+    def mean(self, value: Callable[[Scores], float], scores: Scores) -> float:
+        """The mean over the groups of a metric over scores with this column."""
+        groups = scores[:, -1]
+        return float(np.mean([value(scores[groups == g, :-1]) for g in np.unique(groups)]))
+
+    def digest(self) -> str:
+        """32 hexadecimal digits over which examples are in one group."""
+        return content_digest([self.numbers.tobytes()])
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which columns to read."""
 
-    text: str
-    text_pair: str | None
-    image: str | None
-    label: str | None  # None: the data need not have labels
+    text: str = "text"
+    text_pair: str | None = None
+    image: str | None = None
+    label: str | None = None  # None: the data need not have labels
     group: str | None = None
 
 
-Groups: TypeAlias = list[Any] | None  # one per example, if there is a column of them
+class Table(ABC):
+    """Rows of named columns, wherever they come from.
+
+    Attributes:
+        names: Of the columns, as far as they are known before all rows are looked at.
+    """
+
+    names: Sequence[str]
+
+    def where(self, row: int) -> str:
+        """How messages call a row."""
+        return _row(row)
+
+    @abstractmethod
+    def column(self, name: str) -> list[Any]:
+        """A column; an EvaluationError if a row lacks it."""
+
+    @abstractmethod
+    def images(self, name: str) -> Images:
+        """A column of images; an EvaluationError if there can be none."""
+
+    def classes(self, name: str) -> Sequence[str] | None:
+        """The names of the classes whose numbers a column holds, if they are known."""
+        return None
 
 
 def read(
-    data: Any, columns: Columns, tokenizer: Any, max_length: int | None
-) -> tuple[Inputs, Labels, Groups]:
+    data: Any, columns: Columns, tokenizer: Any = None, max_length: int | None = None
+) -> tuple[Inputs, Labels, Groups | None]:
     """Reads what :class:`Classification` takes as data.
 
     Raises:
         EvaluationError: If it is none of these, or damaged, or a column is missing.
     """
-    datasets = sys.modules.get("datasets")  # whoever has a Dataset has imported it
-    if datasets is not None and isinstance(data, datasets.Dataset):
-        return _from_dataset(data, columns, tokenizer, max_length)
-    if isinstance(data, (str, os.PathLike)):
-        return _from_json_lines(Path(data), columns, tokenizer, max_length)
     if isinstance(data, (tuple, list)) and len(data) == 2:
         if columns.group is not None:
             raise EvaluationError(
                 f"A pair (inputs, labels) has no column {columns.group!r}. Groups are read from a "
                 "datasets.Dataset or a JSON lines file."
             )
-        return _from_pair(*data)
+        return *_from_pair(*data), None
+    table = table_of(data)
+    images = None if columns.image is None else table.images(columns.image)
+    labels = Labels((), table.where)
+    if columns.label is not None:
+        values = table.column(columns.label)
+        labels = _labels(values, table.where, table.classes(columns.label))
+    groups = Groups(table.column(columns.group)) if columns.group else None
+    if images is not None:
+        return images, labels, groups
+    pair = columns.text_pair or ("text2" if "text2" in table.names else None)
+    pairs = texts(table, pair) if pair else None
+    return Texts(texts(table, columns.text), pairs, tokenizer, max_length), labels, groups
+
+
+def table_of(data: Any) -> Table:
+    """A data set, or the path of a JSON lines file, as a table.
+
+    Raises:
+        EvaluationError: If it is neither, or damaged.
+    """
+    datasets = sys.modules.get("datasets")  # whoever has a Dataset has imported it
+    if datasets is not None and isinstance(data, datasets.Dataset):
+        return _Dataset(data)
+    if isinstance(data, (str, os.PathLike)):
+        return _JsonLines(Path(data))
     if isinstance(data, Mapping):
         raise EvaluationError(
             f"{type(data).__name__} holds {few(list(map(str, data)))}: pass one split of it."
@@ -68,57 +213,63 @@ def read(
     )
 
 
-def _from_dataset(
-    data: Any, columns: Columns, tokenizer: Any, max_length: int | None
-) -> tuple[Inputs, Labels, Groups]:
-    data = data.with_format(None)  # strings, integers and PIL images whatever its format is
-    there = list(data.column_names)
-    inputs = columns.image or columns.text
-    pair = _pair_column(columns, there)
-    for name in (inputs, columns.label, pair, columns.group):
-        if name is not None and name not in there:
+def texts(table: Table, name: str) -> list[str]:
+    """A column of texts.
+
+    Raises:
+        EvaluationError: If one is something else.
+    """
+    values = table.column(name)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise EvaluationError(f"{table.where(row)}: {shown(value)} is not a text.")
+    return values
+
+
+class _Dataset(Table):
+    def __init__(self, data: Any) -> None:
+        # strings, integers and PIL images whatever its format is
+        self._data = data.with_format(None)
+        self.names = list(self._data.column_names)
+
+    def column(self, name: str) -> list[Any]:
+        return list(self._with(name)[name])
+
+    def classes(self, name: str) -> Sequence[str] | None:
+        return getattr(self._data.features[name], "names", None)
+
+    def images(self, name: str) -> Images:
+        return Images(self._with(name).select_columns([name]), name)
+
+    def _with(self, name: str) -> Any:
+        if name not in self.names:
             raise EvaluationError(
-                f"The data set has no column {name!r}, only {few(there)}. "
+                f"The data set has no column {name!r}, only {few(self.names)}. "
                 "Name the columns with text=, text_pair=, image=, label= and group=."
             )
-    labels = Labels((), _row)
-    if columns.label is not None:
-        labels = _labels(list(data[columns.label]), _row)
-        names = getattr(data.features[columns.label], "names", None)
-        labels = Labels(labels.values, labels.where, names)
-    groups = list(data[columns.group]) if columns.group else None
-    if columns.image is not None:
-        return Images(data.select_columns([columns.image]), columns.image), labels, groups
-    pairs = _texts(list(data[pair]), _row) if pair else None
-    return Texts(_texts(list(data[inputs]), _row), pairs, tokenizer, max_length), labels, groups
+        return self._data
 
 
-def _from_json_lines(
-    path: Path, columns: Columns, tokenizer: Any, max_length: int | None
-) -> tuple[Inputs, Labels, Groups]:
-    if columns.image is not None:
-        raise EvaluationError(f"{path}: images are read from a datasets.Dataset only.")
-    lines, rows = _read_json_lines(path)
+class _JsonLines(Table):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines, self._rows = _read_json_lines(path)
+        self.names = list(self._rows[0]) if self._rows else []
 
-    def where(row: int) -> str:
-        return f"{path}, line {lines[row]}"
+    def where(self, row: int) -> str:
+        return f"{self._path}, line {self._lines[row]}"
 
-    def column(name: str) -> list[Any]:
-        for row, fields in enumerate(rows):
+    def column(self, name: str) -> list[Any]:
+        for row, fields in enumerate(self._rows):
             if name not in fields:
                 raise EvaluationError(
-                    f"{where(row)}: no field {name!r}, only {few(list(fields))}. "
+                    f"{self.where(row)}: no field {name!r}, only {few(list(fields))}. "
                     "Name the fields with text=, text_pair=, label= and group=."
                 )
-        return [fields[name] for fields in rows]
+        return [fields[name] for fields in self._rows]
 
-    labels = Labels((), where)
-    if columns.label is not None:
-        labels = _labels(column(columns.label), where)
-    pair = _pair_column(columns, list(rows[0]) if rows else [])
-    pairs = _texts(column(pair), where) if pair else None
-    texts = Texts(_texts(column(columns.text), where), pairs, tokenizer, max_length)
-    return texts, labels, column(columns.group) if columns.group else None
+    def images(self, name: str) -> Images:
+        raise EvaluationError(f"{self._path}: images are read from a datasets.Dataset only.")
 
 
 def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
@@ -151,7 +302,7 @@ def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     return fields
 
 
-def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels, Groups]:
+def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels]:
     tensor = inputs if isinstance(inputs, Tensor) else _numbers(inputs)
     values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
     if tensor.ndim == 0 or len(tensor) != len(values):
@@ -159,7 +310,7 @@ def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels, Groups]:
             f"The inputs have shape {tuple(tensor.shape)}, but there are {len(values)} labels: "
             "one label per input is needed."
         )
-    return Tensors(tensor.detach()), _labels(values, _row), None
+    return Tensors(tensor.detach()), _labels(values, _row)
 
 
 def _numbers(inputs: Any) -> Tensor:
@@ -172,7 +323,7 @@ def _numbers(inputs: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _labels(values: list[Any], where: Where) -> Labels:
+def _labels(values: list[Any], where: Where, names: Sequence[str] | None = None) -> Labels:
     if not values:
         raise EvaluationError("The data set is empty: there is nothing to score a model on.")
     named = isinstance(values[0], str)
@@ -184,20 +335,7 @@ def _labels(values: list[Any], where: Where) -> Labels:
                 f"Label {shown(value)} ({where(row)}) is not {kind}: "
                 "labels must be all class numbers or all class names."
             )
-    return Labels(values if named else [int(value) for value in values], where)
-
-
-def _texts(values: list[Any], where: Where) -> list[str]:
-    for row, value in enumerate(values):
-        if not isinstance(value, str):
-            raise EvaluationError(f"{where(row)}: {shown(value)} is not a text.")
-    return values
-
-
-def _pair_column(columns: Columns, there: list[str]) -> str | None:
-    if columns.image is not None:
-        return None
-    return columns.text_pair or ("text2" if "text2" in there else None)
+    return Labels(values if named else [int(value) for value in values], where, names)
 
 
 def _row(row: int) -> str:

@@ -28,6 +28,12 @@ class Head:
         self._frame = _frame(checkpoint)
         self._copy: tuple[tuple[torch.device, torch.dtype], Any] | None = None
 
+    def digest(self) -> dict[str, str]:
+        """What a search is not continued without."""
+        # "head" is what earlier versions have stored, and is compared with.
+        head = self.checkpoint
+        return {"head": head.digest_like(""), "head_content": head.digest}
+
     def on(self, model: nn.Module) -> nn.Module:
         """Returns a model that runs this head on the encoder of ``model``, which it shares.
 

@@ -1,56 +1,26 @@
-"""The inputs and labels of examples as a model takes them, and the order they are scored in."""
+"""The inputs of examples as a model takes them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from merge_optuna.checkpoints import texts_digest
-from merge_optuna.errors import EvaluationError, few
-
-Ids: TypeAlias = NDArray[np.int64]
-Where: TypeAlias = Callable[[int], str]
+from merge_optuna.checkpoints import bytes_of, hex_digest, texts_digest
+from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._arguments import Arguments
+from merge_optuna.evaluators._protocol import Ids
 
 # A folder without a tokenizer gives an empty one in transformers 5, not an error: special tokens
 # and at most two others. (An alphabet of DNA bases has four.)
 _MOST_TOKENS_OF_AN_EMPTY_TOKENIZER = 2
-
-
-class Arguments(NamedTuple):
-    """What a model is called with."""
-
-    args: tuple[Tensor, ...]
-    kwargs: dict[str, Tensor]
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Arguments:
-        """Applies ``fn`` to every tensor."""
-        return Arguments(tuple(map(fn, self.args)), {k: fn(t) for k, t in self.kwargs.items()})
-
-    @property
-    def examples(self) -> int:
-        """Number of examples."""
-        return len((*self.args, *self.kwargs.values())[0])
-
-    @property
-    def width(self) -> int:
-        """Elements per example."""
-        return sum(t[0].numel() for t in (*self.args, *self.kwargs.values()))
-
-    def describe(self) -> str:
-        """Names, shapes and dtypes."""
-        named = {**{f"input {i}": t for i, t in enumerate(self.args)}, **self.kwargs}
-        return ", ".join(f"{k} {tuple(t.shape)} {t.dtype}" for k, t in named.items())
 
 
 class Encoded(NamedTuple):
@@ -77,59 +47,6 @@ class Inputs(Protocol):
 
     def settings(self) -> dict[str, str | int | None]:
         """What besides the content and the model decides what the model is given."""
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Class numbers or names, one per example."""
-
-    values: Sequence[int | str]
-    where: Where
-    names: Sequence[str] | None = None  # of a datasets.ClassLabel
-
-    def key(self, model: nn.Module) -> Hashable:
-        """Models with equal keys number the classes alike."""
-        return tuple(_label2id(model).items())
-
-    def ids(self, model: nn.Module) -> Ids:
-        """Class numbers in the model's order.
-
-        Names go through the model's ``config.label2id``. Numbers are taken as they are, unless
-        the data set names its classes and the model knows all these names.
-
-        Raises:
-            EvaluationError: If the model does not know a name.
-        """
-        label2id = _label2id(model)
-        names = self.names if self.names is not None and set(self.names) <= set(label2id) else ()
-        ids = np.empty(len(self.values), np.int64)
-        for row, value in enumerate(self.values):
-            if not isinstance(value, str):
-                # Without a name, e.g. the -1 of a hidden label, it is left to the range check.
-                ids[row] = label2id[names[value]] if 0 <= value < len(names) else value
-            elif value in label2id:
-                ids[row] = label2id[value]
-            else:
-                raise EvaluationError(
-                    self._unknown(row, sorted(label2id, key=label2id.__getitem__))
-                )
-        return ids
-
-    def digest(self) -> str:
-        """32 hexadecimal digits over the labels as they are given and the names of the classes."""
-        return content_digest([json.dumps([list(self.values), self.names]).encode()])
-
-    def _unknown(self, row: int, known: list[str]) -> str:
-        return (
-            f"Label {self.values[row]!r} ({self.where(row)}) is unknown to the model, which has "
-            f"{len(known)} labels{': ' if known else ''}{few(known)}. Rename the labels of the "
-            "data, set config.label2id of the model, pass class numbers, or pass head= with a "
-            "checkpoint that was trained on them."
-        )
-
-
-def _label2id(model: nn.Module) -> dict[str, int]:
-    return getattr(getattr(model, "config", None), "label2id", None) or {}
 
 
 class Texts:
@@ -262,48 +179,15 @@ class Tensors:
 
     def digest(self) -> str:
         head = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
-        raw = self.inputs.cpu().contiguous().reshape(-1).view(torch.uint8)
-        return content_digest([head.encode(), raw.numpy().data])
+        return content_digest([head.encode(), bytes_of(self.inputs)])
 
     def settings(self) -> dict[str, str | int | None]:
         return {}
 
 
-def mixed(n: int) -> Ids:
-    """Examples 0 to n − 1 in an order that favours none; data sets are often sorted by class."""
-    # Raw bits of a counter-based generator: its permutations may change between numpy versions.
-    return np.argsort(np.random.Philox(key=0).random_raw(n), kind="stable")
-
-
-def in_batches(lengths: Ids, batch_size: int) -> list[Ids]:
-    """Splits examples into batches of similar length, in an order that favours no length.
-
-    The order depends on nothing but the lengths and the batch size: neither on the model nor on
-    the machine. Batches differ by at most one in size, so that each weighs alike in a race.
-
-    Args:
-        lengths: Length per example, shape (n,), n > 0.
-        batch_size: Largest batch.
-
-    Returns:
-        Example ids, each once.
-    """
-    n = len(lengths)
-    count = -(-n // batch_size)
-    order = mixed(n)
-    by_length = order[np.argsort(lengths[order], kind="stable")]
-    batches = np.array_split(by_length, count)
-    draws = np.random.Philox(key=0).random_raw(n + count)[n:]
-    return [batches[i] for i in np.argsort(draws, kind="stable")]
-
-
 def content_digest(parts: Iterable[bytes | memoryview]) -> str:
-    """32 hexadecimal digits over a sequence of contents."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
-    return state.hexdigest()
+    """32 hexadecimal digits over a sequence of contents, each with its length."""
+    return hex_digest(one for part in parts for one in (len(part).to_bytes(8, "little"), part))
 
 
 def _content(image: Any) -> bytes:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._base import Batch
+from merge_optuna.evaluators._arguments import Arguments, logits_in, running
+from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._inputs import Arguments, Ids, content_digest, in_batches
+from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
 
-Scores: TypeAlias = NDArray[np.float64]
+_NEEDED = "of shape (batch, labels). Merge models with a classification head, or pass head=."
 
 
 class Classification:
@@ -88,20 +87,13 @@ class Classification:
         """
         if metric not in _METRICS:
             raise EvaluationError(f"Unknown metric {metric!r}. Metrics: {', '.join(_METRICS)}.")
-        for name, number in (("batch_size", batch_size), ("max_length", max_length)):
-            if number is not None and number < 1:
-                raise EvaluationError(f"{name} must be at least 1, not {number}.")
+        check_counts(batch_size=batch_size, max_length=max_length)
         self.metric_names = (metric if group is None else f"{metric} per {group}",)
         self._metric = _METRICS[metric]
         columns = Columns(text, text_pair, image, label, group)
-        self.inputs, self._labels, groups = read(data, columns, tokenizer, max_length)
-        self._groups: Ids | None = None
-        if groups is not None:
-            self._groups = np.unique(list(map(str, groups)), return_inverse=True)[1]
-        self._batch_size = batch_size
-        self._order: list[Ids] | None = None
+        self.inputs, self._labels, self._groups = read(data, columns, tokenizer, max_length)
+        self._batches = Batches(self.inputs, batch_size)
         self.head = None if head is None else Head(head)
-        self._ready: _Ready | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -123,15 +115,14 @@ class Classification:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
         scored = self._scored(model)
-        ready = self._prepare(model, scored)
-        for batch in ready.batches:
-            predicted, width = _predict(scored, batch.arguments)
-            self._check_range(ready.classes, width)
-            right = np.where(predicted < 0, np.nan, predicted == batch.classes)
-            scores = self._metric.scores(right, predicted, batch.classes)
-            if self._groups is not None:
-                scores = np.column_stack([scores, self._groups[batch.ids]])
-            yield batch.ids, scores
+        classes = self._labels.ids(scored)
+        for ids, arguments in self._batches.of(model):
+            predicted, width = _predict(scored, arguments)
+            self._labels.check_range(classes, width)
+            true = classes[ids]
+            right = np.where(predicted < 0, np.nan, predicted == true)
+            scores = self._metric.scores(right, predicted, true)
+            yield ids, scores if self._groups is None else self._groups.beside(scores, ids)
 
     def value(self, scores: Scores) -> float:
         """The metric over the scores of any of the examples.
@@ -144,10 +135,7 @@ class Classification:
         scores = np.asarray(scores)
         if self._groups is None:
             return self._metric.value(scores)
-        groups = scores[:, -1]
-        return float(
-            np.mean([self._metric.value(scores[groups == g, :-1]) for g in np.unique(groups)])
-        )
+        return self._groups.mean(self._metric.value, scores)
 
     def check(self, model: nn.Module) -> None:
         """Runs two examples, the longest, and compares all labels with the shape of the logits.
@@ -156,18 +144,10 @@ class Classification:
             EvaluationError: If this model cannot be scored on these examples.
         """
         scored = self._scored(model)
-        ready = self._prepare(model, scored)
-        longest = max(ready.batches, key=lambda batch: batch.arguments.width)
-        probe = longest.arguments.map(lambda tensor: tensor[:2])
-        try:
+        classes, probe = self._labels.ids(scored), self._batches.probe(model)
+        with running(scored, probe):
             _, width = _predict(scored, probe)
-        except EvaluationError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise EvaluationError(
-                f"{type(scored).__name__} cannot be run on {probe.describe()}: {error}"
-            ) from error
-        self._check_range(ready.classes, width)
+        self._labels.check_range(classes, width)
 
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
@@ -181,68 +161,13 @@ class Classification:
             **self.inputs.settings(),
         }
         if self._groups is not None:
-            parts["groups"] = content_digest([self._groups.tobytes()])
-        if self.head is not None:
-            # "head" is what earlier versions have stored, and is compared with.
-            head = self.head.checkpoint
-            parts |= {"head": head.digest_like(""), "head_content": head.digest}
-        return parts
+            parts["groups"] = self._groups.digest()
+        return parts if self.head is None else {**parts, **self.head.digest()}
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:
             model.eval()
         return model if self.head is None else self.head.on(model)
-
-    def _prepare(self, model: nn.Module, scored: nn.Module) -> _Ready:
-        device, dtype = _place(model)
-        # The model itself is no part of the key: a search over layer paths makes a new one for
-        # every trial.
-        key = (self.inputs.key(model), self._labels.key(scored), device, dtype)
-        if self._ready is None or self._ready.key != key:
-
-            def put(tensor: Tensor) -> Tensor:
-                return tensor.to(device, dtype if tensor.is_floating_point() else None)
-
-            self._ready = None  # frees the old batches before the new ones are made
-            classes = self._labels.ids(scored)
-            encoded = self.inputs.encode(model)
-            if self._order is None:
-                # Fixed by the first tokenizer; for one that splits texts otherwise, batches are
-                # less compact, but they are the same. Sorting by characters instead would cost
-                # every model 12 to 42 % more padding (measured on eleven sets of short texts).
-                self._order = in_batches(encoded.lengths, self._batch_size)
-            batches = [
-                _Batch(ids, classes[ids], encoded.batch(ids).map(put)) for ids in self._order
-            ]
-            self._ready = _Ready(key, classes, batches)
-        return self._ready
-
-    def _check_range(self, classes: Ids, width: int) -> None:
-        outside = (classes < 0) | (classes >= width)
-        if outside.any():
-            row = int(outside.argmax())
-            raise EvaluationError(
-                f"Label {self._labels.values[row]!r} ({self._labels.where(row)}) is class "
-                f"{classes[row]}, but the model has {width} labels, numbered 0 to {width - 1}. "
-                "Drop or renumber these examples, or pass head= with a checkpoint that was "
-                "trained on them."
-            )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    ids: Ids
-    classes: Ids
-    arguments: Arguments
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """Everything but the forward pass, for all models with the same key."""
-
-    key: Hashable
-    classes: Ids
-    batches: list[_Batch]
 
 
 def _predict(model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
@@ -250,22 +175,10 @@ def _predict(model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
     # Not around the loop of the caller, which would leave it on while the generator waits.
     with torch.inference_mode():
         output = model(*arguments.args, **arguments.kwargs)
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-            raise EvaluationError(
-                f"{type(model).__name__} returns {found}, not logits of shape (batch, labels). "
-                "Merge models with a classification head, or pass head=."
-            )
+        logits = logits_in(output, model, _NEEDED, ndim=(2,))
         best, predicted = logits.max(-1)
         predicted = predicted.masked_fill(best.isnan(), -1)
         return predicted.cpu().numpy(), logits.shape[1]
-
-
-def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    tensors = (t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point())
-    first = next(tensors, torch.empty(0))
-    return first.device, first.dtype
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from merge_optuna.checkpoints._names import without_aliases
+from merge_optuna.checkpoints import without_aliases
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError, RecipeError
-from merge_optuna.evaluators import Classification
-from merge_optuna.evaluators._batches import batches, logits_of, placed, token_mask
-from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._inputs import Arguments
+from merge_optuna.evaluators import (
+    Arguments,
+    Classification,
+    Head,
+    batches,
+    logits_of,
+    placed,
+    token_mask,
+)
 from merge_optuna.recipes import Recipe, Source, per_group, task_arithmetic
 from merge_optuna.recipes.groups import Grouping, Per, parse_per
 

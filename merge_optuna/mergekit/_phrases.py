@@ -73,7 +73,7 @@ def _gradient(
     if isinstance(value.per, Depth):
         points = list(value.values)
     elif value.per == "layer":
-        points = [v for label, v in value.labelled(layout) if label not in ("embed", "head")]
+        points = [e.number for e in value.entries(layout) if e.label not in ("embed", "head")]
     else:
         points = _one_per_layer(part, seen, numbers)
     if not points:

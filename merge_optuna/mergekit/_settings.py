@@ -190,19 +190,17 @@ def value_of(
         for condition, own in parts
         for name, how in own.items()
     }
+    different = sorted(set(map(str, numbers.values())))
+    if not parameter.grouped and len(different) > 1:
+        raise parts[0][0].node.error(
+            f"{parameter.name} must be the same for all tensors, not {', '.join(different)}."
+        )
+    if not parameter.grouped:
+        return next(iter(numbers.values()))
     if all(c.holds(name) == c.holds(how.name) for c, _ in parts for name, how in seen.items()):
-        found = _by_name(parts, layout, seen)
-    else:  # a filter names a layer of the source, which has another number in the slice
-        found = per_tensor(numbers, layout)
-    if not parameter.grouped and not isinstance(found, _SCALARS):
-        different = sorted(set(map(str, numbers.values())))
-        if len(different) > 1:
-            raise parts[0][0].node.error(
-                f"{parameter.name} must be the same for all tensors, not {', '.join(different)}."
-            )
-        only: Scalar = next(iter(numbers.values()))
-        return only
-    return found
+        return _by_name(parts, layout, seen)
+    # A filter names a layer of the source, which has another number in the slice.
+    return per_tensor(numbers, layout)
 
 
 def per_tensor(numbers: Mapping[str, Scalar], layout: Layout) -> Scalar | PerGroup:

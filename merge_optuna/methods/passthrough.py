@@ -10,7 +10,12 @@ from merge_optuna.methods._spec import Method, Parameter
 
 
 def passthrough(base: None, models: Sequence[Tensor], *, scale: Sequence[float]) -> Tensor:
-    """The layers of the models one after the other, each tensor times its scale."""
+    """The layers of several models one after the other ("Frankenmerge").
+
+    The sources are models of one architecture, usually some of their layers, or merges of such,
+    ``mo.recipes.passthrough([a.layers(0, 24), b.layers(8, 32)])``; they may overlap and repeat.
+    Embedding, config and tokenizer are those of the first, final norm and head those of the last.
+    """
     return models[0] * scale[0]
 
 

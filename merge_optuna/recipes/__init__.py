@@ -27,8 +27,8 @@ from merge_optuna import methods
 from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
 from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer, function_of
-from merge_optuna.recipes._layers import passthrough, path
 from merge_optuna.recipes._params import check_params
+from merge_optuna.recipes._path import path
 from merge_optuna.recipes._structure import Chain, Structure
 from merge_optuna.recipes._tree import Recipe, check_sources, frame_of, leaves_of
 from merge_optuna.recipes._values import (
@@ -91,7 +91,6 @@ __all__ = [
     "frame_of",
     "free",
     "leaves_of",
-    "passthrough",
     "path",
     "per_group",
 ]

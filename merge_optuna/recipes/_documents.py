@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from merge_optuna._documents import load_all_yaml, load_json, load_yaml, read_text
 from merge_optuna.errors import RecipeError, shown
-from merge_optuna.recipes._limits import check_extent
+from merge_optuna.recipes._checks import check_extent
 
 FORMAT = 1
 

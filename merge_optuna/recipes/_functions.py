@@ -86,19 +86,18 @@ def function_of(method: Method) -> Callable[..., Recipe]:
     """The function that makes recipes of a method."""
     arguments = tuple(arguments_of(method))
     signature = inspect.Signature([a.parameter for a in arguments], return_annotation="Recipe")
-    one_by_one = [a.name for a in arguments if a.type == "Source" and a.name != "base"]
+    models_as = [argument.name for argument in _models(method)]
     own = [parameter.name for parameter in method.parameters]
 
     def make(*args: Any, **kwargs: Any) -> Recipe:
         given = _bound(method.name, signature, args, kwargs)
         base = given.pop("base", None)
-        if one_by_one:
-            models = [given.pop(name) for name in one_by_one]
-        else:
-            models = given.pop("experts" if method.base else "models")
+        merged = [given.pop(name) for name in models_as]
+        models = merged if _takes_each(method) else merged[0]
         check_sources(method.name, base, models)
         values = {name: as_setting(given.pop(name)) for name in own if name in given}
-        given["exclude"] = _filters(given.get("exclude", ()))
+        if "exclude" in given:
+            given["exclude"] = _filters(given["exclude"])
         return Recipe(
             method=method.name, base=base, models=tuple(models), parameters=values, **given
         )
@@ -124,24 +123,31 @@ def arguments_of(method: Method) -> Iterator[Argument]:
     for parameter in method.parameters:
         meaning = parameter.meaning
         yield Argument(parameter.name, _type(parameter), meaning, parameter.default)
-    yield from (_EXCLUDE, _NAME)
+    if method.structure == "overlay":
+        yield _EXCLUDE
+    yield _NAME
     if method.statistics is None:  # which belong to the models' own vocabularies
         yield from _TEXTS
     yield _CONFIG
 
 
 def _models(method: Method) -> Iterator[Argument]:
-    """The merged models: one by one where their number is fixed, else a list."""
-    low, high = method.models
-    if low != high or method.base is None:
+    """The merged models: one by one, or a list."""
+    if not _takes_each(method):
+        name = "sources" if method.structure == "stack" else "experts" if method.base else "models"
         meaning = f"{method.models_in_words.capitalize()}."
-        name = "experts" if method.base else "models"
         yield Argument(name, "Sequence[Source]", meaning, positional=True)
-    elif low == 1 and method.base:
+    elif method.models == (1, 1) and method.base:
         yield _EXPERT
     else:
-        for i in range(low):
+        for i in range(method.models[0]):
             yield Argument(chr(ord("a") + i), "Source", f"Model {i + 1}.", positional=True)
+
+
+def _takes_each(method: Method) -> bool:
+    """Whether every model is an argument of its own: where their number, with a base, is fixed."""
+    low, high = method.models
+    return low == high and method.base is not None
 
 
 def _type(parameter: Parameter) -> str:

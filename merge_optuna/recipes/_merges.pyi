@@ -26,6 +26,7 @@ __all__ = [
     "multislerp",
     "nearswap",
     "nuslerp",
+    "passthrough",
     "ram",
     "ramplus_tl",
     "rankmean",
@@ -674,6 +675,39 @@ def nuslerp(
 
     Source: Shoemake 1985, Animating rotation with quaternion curves; NuSLERP of mergekit,
     2024.
+    """
+
+def passthrough(
+    sources: Sequence[Source],
+    *,
+    scale: PerModel = 1.0,
+    name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
+    config: str | None = None,
+) -> Recipe:
+    """The layers of several models one after the other ("Frankenmerge").
+
+    The sources are models of one architecture, usually some of their layers, or merges of such,
+    ``mo.recipes.passthrough([a.layers(0, 24), b.layers(8, 32)])``; they may overlap and repeat.
+    Embedding, config and tokenizer are those of the first, final norm and head those of the last.
+
+    Args:
+        sources: Any number of models.
+        scale: Factor of each model's tensors.
+        name: Prefix of parameter names inside another recipe.
+        tokenizer: Whose tokens the merged model has, where vocabularies differ: ``"base"``
+            (the first model, for methods without one), ``"union"``, the name of a source or a
+            :class:`mo.Vocabulary`.
+        chat_template: ``"auto"``, the name of a source, or a template; the tokenizer's when
+            omitted.
+        config: Whose config counts, where configs give weights another meaning: ``"base"`` or
+            the name of a source.
+
+    Raises:
+        RecipeError: If an argument is none of what it may be.
+
+    Source: Kim et al. 2023, SOLAR 10.7B: depth up-scaling, arXiv 2312.15166.
     """
 
 def ram(

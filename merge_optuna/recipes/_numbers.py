@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from optuna.distributions import FloatDistribution
@@ -49,9 +51,29 @@ class _Part(NamedTuple):
     share: str
 
 
+class _Draw(NamedTuple):
+    """A free number, as it is searched.
+
+    Attributes:
+        part: Number of the part that it stands in.
+        path: Where in the part.
+        is_share: Whether its share of what the parts before it have left is searched instead.
+        slot: What a trial chooses; None for the last part's share, which is all that is left.
+    """
+
+    part: int
+    path: str
+    is_share: bool
+    slot: Slot | None
+
+
 @dataclass(frozen=True)
 class Numbers:
     """The parameters of a recipe as a search space, without those of recipes inside.
+
+    Where only the proportions of the models' weights matter, n free weights would leave the search
+    a dead direction. Instead n − 1 shares are free: each model takes its share of what the models
+    before it have left, which reaches every proportion.
 
     Attributes:
         method: What they are parameters of.
@@ -69,54 +91,68 @@ class Numbers:
 
     def slots(self) -> Iterator[Slot]:
         """Every free number, in the order of the method's parameters, models and groups."""
-        for key in self.values:
-            shares = self._shares(key)
-            *_, last = parts = self._parts(key)
-            for i, part in enumerate(parts):
-                for path, number, start in part.form.slots(part.layout):
-                    if path not in shares:
-                        yield Slot(part.prefix + path, number.distribution(), start)
-                    elif part is not last:
-                        share = shares.start(i, path)
-                        yield Slot(part.share + path, FloatDistribution(0.0, 1.0), share)
+        return (draw.slot for draws in self._draws.values() for draw in draws if draw.slot)
 
     def bound(self, params: Mapping[str, float]) -> dict[str, Any]:
         """The parameters with a trial's in place of free numbers."""
         return {key: self._bound(key, params) for key in self.values}
 
     def _bound(self, key: str, params: Mapping[str, float]) -> Any:
-        shares = self._shares(key)
-        *_, last = parts = self._parts(key)
-        left: dict[str, float] = {}
-        values = []
-        for part in parts:
-            numbers = {}
-            for path, _, _ in part.form.slots(part.layout):
-                if path not in shares:
-                    numbers[path] = params[part.prefix + path]
-                    continue
-                rest = left.get(path, 1.0)
-                share = 1.0 if part is last else params[part.share + path]
-                numbers[path], left[path] = rest * share, rest * (1 - share)
-            values.append(part.form.filled(part.layout, numbers))
-        return self._like(key, values)
+        parts, left = self._parts(key), defaultdict[str, float](lambda: 1.0)
+        numbers: list[dict[str, float]] = [{} for _ in parts]
+        for part, path, is_share, slot in self._draws[key]:
+            chosen = 1.0 if slot is None else params[slot.name]
+            if is_share:
+                chosen, left[path] = left[path] * chosen, left[path] * (1 - chosen)
+            numbers[part][path] = chosen
+        filled = [p.form.filled(p.layout, own) for p, own in zip(parts, numbers, strict=True)]
+        return self._like(key, filled)
 
     def params_of(self, bound: Mapping[str, Any]) -> dict[str, float]:
         """Inverse of :meth:`bound`."""
         params: dict[str, float] = {}
-        for key in self.values:
-            shares = self._shares(key)
-            *_, last = parts = self._parts(key)
+        for key, draws in self._draws.items():
             given = bound[key] if isinstance(bound[key], tuple) else (bound[key],)
-            numbers = [p.form.read(one, p.layout) for p, one in zip(parts, given, strict=True)]
-            for i, part in enumerate(parts):
-                for path, number in numbers[i].items():
-                    if path not in shares:
-                        params[part.prefix + path] = number
-                    elif part is not last:
-                        rest = sum(n[path] for n in numbers[i:])
-                        params[part.share + path] = number / rest if rest else 0.0
+            pairs = zip(self._parts(key), given, strict=True)
+            numbers = [part.form.read(one, part.layout) for part, one in pairs]
+            for part, path, is_share, slot in draws:
+                number = numbers[part][path]
+                rest = sum(own[path] for own in numbers[part:]) if is_share else 1.0
+                if slot is not None:
+                    params[slot.name] = number / rest if rest else 0.0
         return params
+
+    @cached_property
+    def _draws(self) -> dict[str, list[_Draw]]:
+        return {key: list(self._drawn(key)) for key in self.values}
+
+    def _drawn(self, key: str) -> Iterator[_Draw]:
+        """The free numbers of a parameter."""
+        parts = self._parts(key)
+        found = [{path: (f, x) for path, f, x in p.form.slots(p.layout)} for p in parts]
+        shared = set.intersection(*map(set, found)) if self._only_shares(key) else set()
+        self._check_ranges(own[path][0] for own in found for path in shared)
+        for i, (part, own) in enumerate(zip(parts, found, strict=True)):
+            for path, (number, start) in own.items():
+                if path not in shared:
+                    slot = Slot(part.prefix + path, number.distribution(), start)
+                    yield _Draw(i, path, is_share=False, slot=slot)
+                    continue
+                rest = sum(one[path][1] for one in found[i:])
+                share = start / rest if rest else 0.0
+                slot = Slot(part.share + path, FloatDistribution(0.0, 1.0), share)
+                yield _Draw(i, path, is_share=True, slot=None if part is parts[-1] else slot)
+
+    def _check_ranges(self, weights: Iterable[Free]) -> None:
+        """Refuses free weights of which shares would reach other proportions than they."""
+        ranges = {(weight.low, weight.high) for weight in weights}
+        if any(low != 0 for low, _ in ranges) or len(ranges) > 1:
+            always = self.method.proportional
+            where = f"In {self.method.name}" if always else "With normalize=True"
+            raise RecipeError(
+                f"{where} only the proportions of the weights matter. Use "
+                f"weight=mo.free(0, 1, ...) for all{'' if always else ', or normalize=False'}."
+            )
 
     def freed(
         self, names: Sequence[str], per: Per, low: float | None, high: float | None
@@ -197,9 +233,6 @@ class Numbers:
         proportional = self.method.proportional or bool(self.values.get("normalize"))
         return key == "weight" and proportional
 
-    def _shares(self, key: str) -> _Shares:
-        return _Shares(self.method, self._parts(key) if self._only_shares(key) else [])
-
 
 def _range_around(
     every: Sequence[float], spec: Parameter, low: float | None, high: float | None
@@ -248,33 +281,3 @@ def _one_per_group(form: Form, layout: Layout, per: Per) -> tuple[float, ...]:
                 f"its values are given in another granularity: {label or 'the model'} has several."
             )
     return tuple(next(iter(numbers)) for numbers in found)
-
-
-class _Shares:
-    """Paths at which the free weights of all models only matter by their proportions.
-
-    With ``normalize=True``, and in methods that are ``proportional`` anyway, scaling all weights
-    changes nothing, so n free weights would leave the search a dead direction. Instead n − 1
-    shares are free: each model takes its share of what the models before it have left, which
-    reaches every proportion.
-    """
-
-    def __init__(self, method: Method, parts: Sequence[_Part]) -> None:
-        found = [{path: (f, x) for path, f, x in p.form.slots(p.layout)} for p in parts]
-        self._paths = set.intersection(*map(set, found)) if found else set()
-        self._starts = [{path: f[path][1] for path in self._paths} for f in found]
-        ranges = {(f[path][0].low, f[path][0].high) for f in found for path in self._paths}
-        if any(low != 0 for low, _ in ranges) or len(ranges) > 1:
-            always = method.proportional
-            where = f"In {method.name}" if always else "With normalize=True"
-            raise RecipeError(
-                f"{where} only the proportions of the weights matter. Use "
-                f"weight=mo.free(0, 1, ...) for all{'' if always else ', or normalize=False'}."
-            )
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._paths
-
-    def start(self, model: int, path: str) -> float:
-        rest = sum(starts[path] for starts in self._starts[model:])
-        return self._starts[model][path] / rest if rest else 0.0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class SearchSpace(Document):
     """What has numbers of its own and recipes inside; some of the numbers may be free."""
 
-    @property
+    @cached_property
     @abstractmethod
     def numbers(self) -> Numbers:
         """Its own parameters as a search space, without those of recipes inside."""
@@ -33,21 +33,9 @@ class SearchSpace(Document):
     def nested(self) -> tuple[tuple[str, Self], ...]:
         """The recipes inside, with the prefix of their parameter names."""
 
-    @property
-    @abstractmethod
-    def outline(self) -> str:
-        """What a search space and the recipes of it have in common."""
-
     @abstractmethod
     def changed(self, parameters: Any, nested: Mapping[str, Self] | None = None) -> Self:
         """The recipe with other parameters, and nested recipes replaced by their prefix."""
-
-    @abstractmethod
-    def recorded_like(self, other: Self) -> Self:
-        """The same recipe as an earlier version would have recorded it, where ``other`` was.
-
-        The digests of sources that ``other`` has under the same name take its form.
-        """
 
     def __call__(self, trial: BaseTrial) -> Self:
         """Same as :meth:`suggest`."""
@@ -85,20 +73,6 @@ class SearchSpace(Document):
         check_params(self.distributions(), params)
         inner = {prefix: one.bind(_below(params, prefix)) for prefix, one in self.nested}
         return self.changed(self.numbers.bound(params), inner)
-
-    def params_of(self, recipe: Self) -> dict[str, float]:
-        """Inverse of :meth:`bind`: the parameters with which this space gives ``recipe``.
-
-        Raises:
-            RecipeError: If ``recipe`` is not of this space.
-        """
-        mine = self.recorded_like(recipe)
-        if recipe.outline != mine.outline:
-            raise RecipeError(f"The recipe is {recipe.outline}, but the space is {mine.outline}.")
-        params = mine.numbers.params_of(recipe.numbers.values)
-        for (prefix, inner), (_, other) in zip(mine.nested, recipe.nested, strict=True):
-            params |= {f"{prefix}/{name}": x for name, x in inner.params_of(other).items()}
-        return params
 
     def free(
         self,

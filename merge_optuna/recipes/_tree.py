@@ -18,9 +18,9 @@ from merge_optuna.recipes._checks import (
     check_names,
     complete,
     individual_of,
+    joint_extent,
 )
 from merge_optuna.recipes._fisher_and_gram import check_number, check_origin
-from merge_optuna.recipes._limits import joint_extent
 from merge_optuna.recipes._numbers import Numbers
 from merge_optuna.recipes._sources import names_of, numbered, replaced
 from merge_optuna.recipes._space import SearchSpace
@@ -118,7 +118,7 @@ class Recipe(SearchSpace):
             raise unwrapped(error, "Not a recipe") from error
         _check(self)
         completed = complete(self.spec, dict(self.parameters), len(self.models))
-        self._set(parameters=tuple(completed.items()))
+        _set(self, parameters=tuple(completed.items()))
         if self.tokenizer is not None or self.config is not None:
             seen = views(
                 self.leaves(),
@@ -127,12 +127,7 @@ class Recipe(SearchSpace):
                 has_base=self.base is not None,
                 stacked=self.spec.structure != "overlay",
             )
-            self._set(**self._placed(_seen_through(self.sources, seen)))
-
-    def _set(self, **fields: Any) -> None:
-        """Of a frozen value, before anybody has it."""
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+            _set(self, **self._placed(_seen_through(self.sources, seen)))
 
     @cached_property
     def spec(self) -> methods.Method:
@@ -173,9 +168,8 @@ class Recipe(SearchSpace):
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint that is read, once: the leaves and the statistics."""
         found = dict.fromkeys((*self.leaves(), *self.statistics))
-        for source in self.sources:
-            if isinstance(source, Recipe):
-                found |= dict.fromkeys(source.checkpoints())
+        for _, inner in self.nested:
+            found |= dict.fromkeys(inner.checkpoints())
         return tuple(found)
 
     @cached_property
@@ -246,6 +240,10 @@ class Recipe(SearchSpace):
         return self._mapped(lambda source: replaced(source.origin, sources))
 
     def recorded_like(self, other: Recipe) -> Recipe:
+        """The same recipe as an earlier version would have recorded it, where ``other`` was.
+
+        The digests of sources that ``other`` has under the same name take its form.
+        """
         known = {source.name: source for source in other.checkpoints()}
         made = self._mapped(lambda s: s.origin.recorded_like(known.get(s.name, s.origin)))
         return self if made == self else made
@@ -294,19 +292,26 @@ class Recipe(SearchSpace):
         """Number of elements that are merged."""
         return sum(part.size for part in self.parts.values())
 
-    @property
+    @cached_property
     def numbers(self) -> Numbers:
         layout = self.alignment.layout
         return Numbers(self.spec, self.values, layout, self.layouts, self.model_names)
 
-    @property
-    def outline(self) -> str:
-        sources = [
-            f"{source.name} ({source.digest})" if isinstance(source, Checkpoint) else source.method
-            for source in self.sources
-        ]
-        without = f" without {', '.join(self.exclude)}" if self.exclude else ""
-        return f"{self.method} of {', '.join(sources)}{without}"
+    def params_of(self, recipe: Recipe) -> dict[str, float]:
+        """Inverse of :meth:`bind`: the parameters with which this space gives ``recipe``.
+
+        Raises:
+            RecipeError: If ``recipe`` is not of this space.
+        """
+        mine = self.recorded_like(recipe)
+        if _outline(recipe) != _outline(mine):
+            raise RecipeError(
+                f"The recipe is {_outline(recipe)}, but the space is {_outline(mine)}."
+            )
+        params = mine.numbers.params_of(recipe.values)
+        for (prefix, inner), (_, other) in zip(mine.nested, recipe.nested, strict=True):
+            params |= {f"{prefix}/{name}": x for name, x in inner.params_of(other).items()}
+        return params
 
     def with_individual(self, individual: methods.Individual) -> Recipe:
         """The recipe of another individual of the same models; what is known of them is kept."""
@@ -382,6 +387,12 @@ def leaves_of(source: Checkpoint | Recipe) -> tuple[Checkpoint, ...]:
     return (source,) if isinstance(source, Checkpoint) else source.leaves()
 
 
+def _set(recipe: Recipe, **fields: Any) -> None:
+    """Sets fields of a frozen value, before anybody has it."""
+    for name, value in fields.items():
+        object.__setattr__(recipe, name, value)
+
+
 def _check(recipe: Recipe) -> None:
     """Checks that the fields go with each other."""
     _ = recipe.extent  # refuses one that is too large
@@ -402,6 +413,16 @@ def _check(recipe: Recipe) -> None:
         )
     for prefix, inner in recipe.nested:
         _check_inner(prefix, inner)
+
+
+def _outline(recipe: Recipe) -> str:
+    """What a search space and the recipes of it have in common."""
+    sources = [
+        f"{source.name} ({source.digest})" if isinstance(source, Checkpoint) else source.method
+        for source in recipe.sources
+    ]
+    without = f" without {', '.join(recipe.exclude)}" if recipe.exclude else ""
+    return f"{recipe.method} of {', '.join(sources)}{without}"
 
 
 def _check_inner(prefix: str, inner: Recipe) -> None:

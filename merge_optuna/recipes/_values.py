@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from merge_optuna.errors import MergeOptunaError, RecipeError, shown
-from merge_optuna.recipes.groups import Depth, Layout, Per, matches, parse_per
+from merge_optuna.recipes.groups import Depth, Grouping, Layout, Per, matches, parse_per
 
 _MOST_VALUES = 100_000
 _MOST_FILTERS = 10_000
@@ -243,23 +243,18 @@ class PerGroup(_Value):
             raise RecipeError("A free number inside mo.per_group is one number: leave out per=.")
         return self
 
-    def labelled(self, layout: Layout) -> list[tuple[str, Any]]:
-        """Pairs of group label and value.
-
-        Raises:
-            RecipeError: If there are not as many values as groups.
-        """
-        labels = layout.grouping(self.per).labels
-        if len(labels) != len(self.values):
+    def _grouping(self, layout: Layout) -> Grouping:
+        """The groups, if there are as many as values."""
+        grouping = layout.grouping(self.per)
+        if len(grouping.labels) != len(self.values):
             raise RecipeError(
-                f"{len(self.values)} values for {len(labels)} groups per {self.per}: "
-                f"{', '.join(labels)}. Give one value per group, or per=mo.depth(k)."
+                f"{len(self.values)} values for {len(grouping.labels)} groups per {self.per}: "
+                f"{', '.join(grouping.labels)}. Give one value per group, or per=mo.depth(k)."
             )
-        return list(zip(labels, self.values, strict=True))
+        return grouping
 
     def at(self, name: str, layout: Layout) -> Any:
-        self.labelled(layout)
-        pairs = layout.grouping(self.per).shares[name]
+        pairs = self._grouping(layout).shares[name]
         values = [form_of(self.values[i]).at(name, layout) for i, _ in pairs]
         if len(pairs) == 1:
             return values[0]
@@ -274,7 +269,7 @@ class PerGroup(_Value):
 
     def entries(self, layout: Layout) -> Iterator[Entry]:
         used = layout.used(self.per)
-        for label, value in self.labelled(layout):
+        for label, value in zip(self._grouping(layout).labels, self.values, strict=True):
             [entry] = form_of(value).entries(layout)
             yield entry._replace(label=label, used=label in used)
 
@@ -366,7 +361,7 @@ _Form = TypeVar("_Form", Free, PerGroup, ByName)
 
 def form_of(value: Value) -> Form:
     """The value with its answers."""
-    return value if isinstance(value, Form) else Constant(value)
+    return Constant(value) if isinstance(value, bool | int | float | str) else value
 
 
 def free(

@@ -13,8 +13,13 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, build
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._batches import batches, digest_of, logits_of, placed, token_mask
-from merge_optuna.evaluators._inputs import Arguments
+from merge_optuna.evaluators import (
+    Arguments,
+    batches,
+    logits_of,
+    placed,
+    token_mask,
+)
 from merge_optuna.statistics._folder import kept
 
 _LABELS = ("hard", "soft")
@@ -61,13 +66,6 @@ def fisher(
     if labels not in _LABELS:
         raise EvaluationError(f"labels must be 'hard' or 'soft', not {labels!r}.")
     examples = batches(checkpoint, data, n=n, size=1)
-    facts: dict[str, str | int] = {
-        "kind": "fisher",
-        "model": checkpoint.digest,
-        "data": digest_of(examples),
-        "examples": len(examples),
-        "labels": labels,
-    }
 
     def compute() -> dict[str, Tensor]:
         model = Engine(device, "float32").load(checkpoint)
@@ -77,7 +75,7 @@ def fisher(
         memory = {square.untyped_storage().data_ptr() for square in squares}  # not of buffers
         return {k: t for k, t in views.items() if t.untyped_storage().data_ptr() in memory}
 
-    return kept(facts, folder, f"{checkpoint.name}-fisher", compute)
+    return kept("fisher", checkpoint, examples, folder, compute, labels=labels)
 
 
 def _sum_squares(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,9 +16,11 @@ from merge_optuna.checkpoints import (
     WritePlan,
     cache_root,
     check_target,
+    hex_digest,
     write_checkpoint,
 )
 from merge_optuna.errors import ExportError, MissingFile, RecipeError
+from merge_optuna.evaluators import Arguments, digest_of
 from merge_optuna.recipes import STATISTICS
 
 Facts: TypeAlias = Mapping[str, str | int]
@@ -28,34 +29,44 @@ _FORMAT = 1  # of what is computed: statistics of another format are computed ag
 
 
 def kept(
-    facts: Facts,
+    kind: str,
+    checkpoint: Checkpoint,
+    examples: Sequence[Arguments],
     folder: str | Path | None,
-    name: str,
     compute: Callable[[], Mapping[str, Tensor]],
+    **settings: str,
 ) -> Checkpoint:
-    """The statistics in the folder if they have these facts, else computed and written there.
+    """The statistics in the folder if they are these, else computed and written there.
 
     Args:
-        facts: Kind, digests of model and data, settings: all that the tensors depend on.
-        folder: Where they are kept; one in the cache, named by the facts, when omitted.
-        name: Of the checkpoint that is returned.
+        kind: Of the statistics.
+        checkpoint: The model.
+        examples: What it is run on.
+        folder: Where they are kept; one in the cache, named by what they are, when omitted.
         compute: Returns the tensors by name.
+        settings: What else these depend on.
 
     Raises:
         ExportError: If the folder holds something else.
     """
-    facts = {"format": _FORMAT, **facts}
+    facts: Facts = {
+        "format": _FORMAT,
+        "kind": kind,
+        "model": checkpoint.digest,
+        "data": digest_of(examples),
+        "examples": sum(batch.examples for batch in examples),
+        **settings,
+    }
     place = _cached(facts) if folder is None else Path(folder).expanduser().absolute()
     if _facts_in(place) != facts:
         _check_replaceable(place)
         _write(place, facts, compute())
-    return Checkpoint(place, name=name)
+    return Checkpoint(place, name=f"{checkpoint.name}-{kind}")
 
 
 def _cached(facts: Facts) -> Path:
     text = json.dumps(facts, sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return cache_root() / "statistics" / digest
+    return cache_root() / "statistics" / hex_digest([text.encode()])
 
 
 def _facts_in(folder: Path) -> Facts | None:

@@ -14,8 +14,7 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._batches import batches, digest_of, placed, run, token_mask
-from merge_optuna.evaluators._inputs import Arguments
+from merge_optuna.evaluators import Arguments, batches, placed, run, token_mask
 from merge_optuna.statistics._folder import kept
 
 
@@ -51,12 +50,6 @@ def gram(
         ExportError: If the folder holds something else.
     """
     examples = batches(checkpoint, data, n=n, size=batch_size)
-    facts: dict[str, str | int] = {
-        "kind": "gram",
-        "model": checkpoint.digest,
-        "data": digest_of(examples),
-        "examples": sum(batch.examples for batch in examples),
-    }
 
     def compute() -> dict[str, Tensor]:
         engine = Engine(device, "float32")
@@ -66,7 +59,7 @@ def gram(
         found = {name: _gram_of(view, inputs) for name, view in engine.views.items()}
         return {name: gram for name, gram in found.items() if gram is not None}
 
-    return kept(facts, folder, f"{checkpoint.name}-gram", compute)
+    return kept("gram", checkpoint, examples, folder, compute)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import merge_optuna as mo
-from merge_optuna.checkpoints import _digest
+from merge_optuna.checkpoints import _files
 from merge_optuna.errors import CheckpointError
 from tests import toys
 from tests.adapters import lora_family
@@ -202,7 +202,7 @@ def aged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether opening a folder reads the tensors."""
-    from merge_optuna.checkpoints._safetensors import SafetensorsFile
+    from merge_optuna.checkpoints._tensor_files import SafetensorsFile
 
     read, original = [], SafetensorsFile.hash
     with monkeypatch.context() as patch:
@@ -299,4 +299,14 @@ def test_small_files_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     aged(folder / "model.safetensors", monkeypatch)
     digest(folder)
     assert not (tmp_path / "cache").exists()
-    assert (folder / "model.safetensors").stat().st_size < _digest._WORTH_KEEPING
+    assert (folder / "model.safetensors").stat().st_size < _files.WORTH_KEEPING
+
+
+def test_layers_of_one_model_are_read_again_once(tmp_path: Path) -> None:
+    model = mo.Checkpoint(toys.save(toys.llama(layers=3), tmp_path / "m"), name="m")
+    parts = [model, *(model.layers(i, i + 1) for i in range(3))]
+    (tmp_path / "m" / "model.safetensors").touch()
+    with pytest.warns(UserWarning, match="the content is the same") as warned:
+        assert mo.checkpoints.renew(parts[1:])
+    assert len(warned) == 1
+    assert [part.renew() for part in parts] == [True, False, False, False]  # each is told once

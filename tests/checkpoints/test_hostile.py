@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 
 import merge_optuna as mo
 from merge_optuna.checkpoints import chat_template_of
-from merge_optuna.checkpoints._safetensors import SafetensorsFile
+from merge_optuna.checkpoints._tensor_files import SafetensorsFile
 from tests import toys
 from tests.hostile import check_refused
 

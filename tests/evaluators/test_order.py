@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from merge_optuna.evaluators._inputs import in_batches
+from merge_optuna.evaluators._batches import in_batches
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 32), (32, 32), (33, 32), (100, 7), (5, 1)])

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import merge_optuna as mo
 from merge_optuna.errors import CheckpointMismatch, EvaluationError, RecipeError
-from merge_optuna.evaluators._inputs import Arguments
+from merge_optuna.evaluators import Arguments
 from merge_optuna.fitted._adamerging import Merged
 from merge_optuna.recipes import Depth
 from tests import toys

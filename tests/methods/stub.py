@@ -33,7 +33,7 @@ from merge_optuna.recipes._tree import Recipe
 
 def stub() -> str:
     """The text of the stub."""
-    names = [name for name in sorted(METHODS) if name not in vars(recipes)]
+    names = sorted(METHODS)
     listed = "".join(f'    "{name}",\n' for name in names)
     functions = "".join(f"\n{_function(name)}" for name in names)
     return f"{_HEAD}\n__all__ = [\n{listed}]\n{functions}"

@@ -77,8 +77,7 @@ def test_the_documentation_of_a_function_says_every_argument_and_the_paper(name:
     function = getattr(mo.recipes, name)
     text = inspect.getdoc(function)
     assert text is not None
-    if name != "passthrough":  # no spec makes its function
-        assert f"Source: {methods.get(name).source}." in " ".join(text.split())
+    assert f"Source: {methods.get(name).source}." in " ".join(text.split())
     for argument in inspect.signature(function).parameters:
         assert f"\n    {argument}: " in text
     assert text.count("Raises:\n") == 1

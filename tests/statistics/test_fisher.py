@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 import merge_optuna as mo
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._batches import batches
+from merge_optuna.evaluators import batches
 from tests import toys
 from tests.trained import TOPICS, Task, read_rows, write_rows
 

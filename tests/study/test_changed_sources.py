@@ -20,6 +20,7 @@ from torch import nn
 
 import merge_optuna as mo
 from merge_optuna._schema import SURPLUS
+from merge_optuna.engine._refilled import Refilled
 from merge_optuna.errors import SourceChanged, StudyError
 from tests import processes, toys
 from tests.adapters import lora_family
@@ -210,9 +211,9 @@ def test_a_change_while_it_is_read_is_not_kept_either(
     expected = {n: t.clone() for n, t in mo.Engine().load(bound).state_dict().items()}
     content = file.read_bytes()
     times = []
-    original = mo.Engine._refill
+    original = Refilled._refill
 
-    def refill(self: mo.Engine, *args: Any) -> None:
+    def refill(self: Refilled, *args: Any) -> None:
         if not times:
             overwrite(file)
         original(self, *args)
@@ -220,7 +221,7 @@ def test_a_change_while_it_is_read_is_not_kept_either(
         if len(times) == len(expected):
             file.write_bytes(content)
 
-    monkeypatch.setattr(mo.Engine, "_refill", refill)
+    monkeypatch.setattr(Refilled, "_refill", refill)
     with pytest.warns(UserWarning, match="the content is the same"):
         loaded = engine.load(bound).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
@@ -229,13 +230,13 @@ def test_a_change_while_it_is_read_is_not_kept_either(
 
 def test_a_file_that_never_rests_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, file = made("whole", tmp_path)
-    original = mo.Engine._refill
+    original = Refilled._refill
 
-    def refill(self: mo.Engine, *args: Any) -> None:
+    def refill(self: Refilled, *args: Any) -> None:
         original(self, *args)
         file.touch()
 
-    monkeypatch.setattr(mo.Engine, "_refill", refill)
+    monkeypatch.setattr(Refilled, "_refill", refill)
     with (
         pytest.warns(UserWarning, match="the content is the same"),
         pytest.raises(SourceChanged, match=r"of base, ja, math is touched again and again"),
@@ -333,13 +334,13 @@ def test_in_a_process_of_its_own(change: str, tmp_path: Path) -> None:
 def cut_short(root: Path) -> None:
     """Loads a checkpoint whose file ends in the middle of it."""
     file = root / "base/model.safetensors"
-    original = mo.Engine._refill
+    original = Refilled._refill
 
-    def refill(self: mo.Engine, *args: Any) -> None:
+    def refill(self: Refilled, *args: Any) -> None:
         os.truncate(file, 0)
         original(self, *args)
 
-    mo.Engine._refill = refill  # type: ignore[method-assign]
+    Refilled._refill = refill  # type: ignore[method-assign]
     mo.Engine().load(mo.Checkpoint(file.parent))
 
 

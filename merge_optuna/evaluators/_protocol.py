@@ -1,10 +1,13 @@
-"""What evaluators yield and return, checked: they are anybody's code, and every score counts."""
+"""What an evaluator is, and what it yields and returns, checked.
+
+Evaluators are anybody's code, and every score counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +17,57 @@ from merge_optuna.errors import EvaluationError, shown
 if TYPE_CHECKING:
     from torch import nn
 
-    from merge_optuna.evaluators._base import Batch, Evaluator
-
-_DIRECTIONS = ("maximize", "minimize")
+Ids: TypeAlias = NDArray[np.int64]
+Scores: TypeAlias = NDArray[np.float64]
+Batch: TypeAlias = tuple[Ids, Scores]
+DIRECTIONS = ("maximize", "minimize")
 _MOST_EXAMPLES = 10_000_000
 _REAL = "biuf"  # kinds of numpy's data types
+
+ADDED_PARTS = frozenset(("function", "head_content", "max_length", "tokenizer"))
+"""Parts of digests that earlier versions have not stored: without them, nothing is said."""
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Scores a model example by example.
+
+    An evaluator may also have ``check(model)``, called once before a search: it raises
+    :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model. And it may have
+    ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
+    values: with it a search is not continued on other data than it began with.
+    """
+
+    @property
+    def directions(self) -> Sequence[str]:
+        """``"maximize"`` or ``"minimize"``, one per objective."""
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """One name per objective."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+        """Yields batches of example ids, shape (b,), and scores, shape (b,) or (b, k).
+
+        The ids lie in ``range(len(self))``, each comes once, and the batches are the same, in the
+        same order, for every model. Column 0 is the score of the example; further columns are
+        whatever :meth:`value` needs besides. Not asking for the next batch stops early.
+        """
+
+    def value(self, scores: Scores) -> float | tuple[float, ...]:
+        """The metric over the scores of any examples, in any order: shape (n,) or (n, k)."""
+
+
+def name_of(evaluator: Evaluator) -> str:
+    """What an evaluator is called in messages: the function's name, or else its class's."""
+    one = getattr(evaluator, "fn", evaluator)
+    return getattr(one, "__name__", type(one).__name__)
+
+
+# -- checks ---------------------------------------------------------------------------------------
 
 
 def check_evaluator(evaluator: Evaluator) -> None:
@@ -29,9 +78,9 @@ def check_evaluator(evaluator: Evaluator) -> None:
     """
     name = type(evaluator).__name__
     directions, names = evaluator.directions, evaluator.metric_names
-    if not _are_words(directions) or not directions or not set(directions) <= {*_DIRECTIONS}:
+    if not _are_words(directions) or not directions or not set(directions) <= {*DIRECTIONS}:
         raise EvaluationError(
-            f"{name}.directions must be a list of {' or '.join(_DIRECTIONS)}, one per objective, "
+            f"{name}.directions must be a list of {' or '.join(DIRECTIONS)}, one per objective, "
             f"not {shown(directions)}."
         )
     if not _are_words(names) or len(names) != len(directions):
@@ -90,7 +139,17 @@ def batches_of(evaluator: Evaluator, model: nn.Module) -> Iterator[Batch]:
         )
 
 
-def value_over(evaluator: Evaluator, scores: NDArray[np.float64]) -> float | tuple[float, ...]:
+def value_of(evaluator: Evaluator, model: nn.Module) -> float | tuple[float, ...]:
+    """The metric over all examples.
+
+    Raises:
+        EvaluationError: If what the evaluator yields or returns is no score.
+    """
+    batches = batches_of(evaluator, model)
+    return value_over(evaluator, np.concatenate([scores for _, scores in batches]))
+
+
+def value_over(evaluator: Evaluator, scores: Scores) -> float | tuple[float, ...]:
     """The metric over the scores of some examples.
 
     Raises:
@@ -106,6 +165,17 @@ def value_over(evaluator: Evaluator, scores: NDArray[np.float64]) -> float | tup
             f"{shown(value)}."
         )
     return tuple(as_number(one, what) for one in value)
+
+
+def check_counts(**numbers: int | None) -> None:
+    """Checks numbers of examples and the like, by the names of the arguments.
+
+    Raises:
+        EvaluationError: If one is below 1.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise EvaluationError(f"{name} must be at least 1, not {number}.")
 
 
 def as_number(value: Any, who: str) -> float:

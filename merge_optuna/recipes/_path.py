@@ -1,52 +1,12 @@
-"""The functions of recipes that put layers after each other instead of merging models."""
+"""The one function of recipes that no method's spec makes: it takes a path, and no parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_optuna.recipes._functions import PerModel, Source, Tokenizer, as_setting
+from merge_optuna.recipes._functions import Source
 from merge_optuna.recipes._tree import Recipe, check_sources
 from merge_optuna.recipes.route import Route, ScaleTarget
-
-
-def passthrough(
-    sources: Sequence[Source],
-    *,
-    scale: PerModel = 1.0,
-    name: str | None = None,
-    tokenizer: Tokenizer = None,
-    chat_template: str | None = None,
-    config: str | None = None,
-) -> Recipe:
-    """The layers of several models one after the other ("Frankenmerge").
-
-    Args:
-        sources: Models of one architecture, usually some of their layers,
-            ``checkpoint.layers(0, 16)``, or merges of such; they may overlap and repeat.
-            Embedding, config and tokenizer are those of the first, final norm and head those of
-            the last.
-        scale: Factor of each source's tensors.
-        name: Prefix of parameter names inside another recipe.
-        tokenizer: As for any method.
-        chat_template: As for any method.
-        config: As for any method.
-
-    Raises:
-        CheckpointMismatch: If the layers do not fit together.
-
-    Example:
-        >>> mo.recipes.passthrough([a.layers(0, 24), b.layers(8, 32)])
-    """
-    check_sources("passthrough", None, sources)
-    return Recipe(
-        method="passthrough",
-        models=tuple(sources),
-        parameters={"scale": as_setting(scale)},
-        name=name,
-        tokenizer=tokenizer,
-        chat_template=chat_template,
-        config=config,
-    )
 
 
 def path(
@@ -75,7 +35,8 @@ def path(
         embeddings_from: Number of the model whose embedding, config and tokenizer it has.
         head_from: Number of the model whose final norm and head it has.
         name: Prefix of parameter names inside another recipe.
-        config: As for any method.
+        config: Whose config counts, where configs give weights another meaning: ``"base"`` (the
+            embedding's) or the name of a source.
 
     Raises:
         RecipeError: If the text is no path, there is no such model or layer, or the architecture

@@ -1,4 +1,4 @@
-"""One safetensors file as a memory map: tensors are views of it and cost no memory of their own.
+"""Files of tensors as memory maps: tensors are views of them and cost no memory of their own.
 
 The safetensors library makes a storage object per tensor and loses a ctrl-C that arrives while it
 does so. Here the file is mapped once; after that a tensor is an offset and a shape.
@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
+import struct
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +22,8 @@ import xxhash
 from torch import Tensor
 
 from merge_optuna._documents import Bounds, load_json
-from merge_optuna.checkpoints._files import Stamp
+from merge_optuna.checkpoints._digest import hash_tensor
+from merge_optuna.checkpoints._files import Spec, Stamp, TensorFile
 from merge_optuna.errors import CheckpointError, SourceChanged, few, shown
 
 DTYPES = {
@@ -40,18 +47,12 @@ DTYPES = {
 _HEADER = Bounds(50_000_000, 3_000_000)  # half of the format's limit: some 300,000 tensors
 _MOST_ELEMENTS = 1 << 62
 _MOST_DIMENSIONS = 64  # torch's own limit
+_INDEX_BYTES, _INDEX_BYTES_EACH = 200_000, 1000  # of a .bin: torch writes some 150 for a tensor
 _BLOCK = 1 << 20  # bytes: what is read stays in the cache until it is hashed
-
-Spec = tuple[torch.dtype, tuple[int, ...]]
 
 
 class SafetensorsFile:
-    """A mapped file.
-
-    Attributes:
-        path: Where it is.
-        stamp: As it was when it was opened.
-        specs: Dtype and shape by tensor name.
+    """A mapped safetensors file, see :class:`TensorFile`.
 
     Raises:
         CheckpointError: If the file is missing or damaged, or has an unknown data type.
@@ -175,3 +176,116 @@ def _spec(path: Path, name: str, entry: dict[str, Any]) -> Spec:
             f"Supported are {', '.join(DTYPES)}."
         )
     return DTYPES[entry["dtype"]], tuple(entry["shape"])
+
+
+# -- pytorch_model.bin: a pickled dict of tensors, read without running its code ------------------
+
+
+class BinFile:
+    """A mapped ``.bin``, or one in memory if it is older than PyTorch 1.6; a ``TensorFile``.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} links to a file that is not there. Download the checkpoint again."
+            )
+        self.stamp = Stamp.of(path)
+        self._tensors = _load(path)
+        self.specs: dict[str, Spec] = {
+            name: (t.dtype, tuple(t.shape)) for name, t in self._tensors.items()
+        }
+
+    def tensor(self, name: str) -> Tensor:
+        """A view of the map, or a copy where the file keeps it transposed or strided."""
+        return self._tensors[name].detach().contiguous()
+
+    def hash(self, name: str) -> str:
+        """The hash of a tensor's bytes."""
+        return hash_tensor(self._tensors[name])
+
+
+class _PackedError(Exception):
+    """The records of a file are compressed, or its index is far too long for them."""
+
+
+# What torch raises for a file that is none, or is changed on purpose.
+_DAMAGES = (
+    *(pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError),
+    *(AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error, _PackedError),
+    zipfile.BadZipFile,
+)
+
+
+def _records(path: Path) -> Counter[int]:
+    """How often there is a record of data of each size."""
+    with zipfile.ZipFile(path) as file:
+        entries = file.infolist()
+    data = [entry.file_size for entry in entries if "/data/" in entry.filename]
+    pickled = sum(entry.file_size for entry in entries if entry.filename.endswith("data.pkl"))
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _PackedError("compressed")
+    if pickled > _INDEX_BYTES + _INDEX_BYTES_EACH * len(data):
+        raise _PackedError("index")
+    return Counter(data)
+
+
+def _is_plain(name: object, tensor: Tensor, size: int) -> bool:
+    """Whether every element of a tensor is a number in the file, once."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    is_name = isinstance(name, str) and _is_name(name)
+    return is_name and dense and not tensor.is_quantized and tensor.nbytes <= size
+
+
+def _fit(tensors: Iterable[Tensor], records: Counter[int]) -> bool:
+    """Whether there is a record for every storage, which would else reach into the next one."""
+    sizes = {
+        s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors) if s.nbytes()
+    }
+    return not Counter(sizes.values()) - records
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    mapped = zipfile.is_zipfile(path)
+    size = path.stat().st_size
+    try:
+        records = _records(path) if mapped else Counter[int]()
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except _DAMAGES as error:
+        if "unsupported global" in str(error).lower():
+            raise CheckpointError(
+                f"{path} holds Python objects besides tensors, which are not loaded because they "
+                "could run code. Save the model again with save_pretrained()."
+            ) from error
+        raise CheckpointError(
+            f"{path} is damaged or cut short, or no file of tensors ({size:,} bytes). Copy or "
+            "download it again."
+        ) from error
+    entries = content if isinstance(content, dict) else {type(content).__name__: content}
+    tensors = {name: t for name, t in entries.items() if isinstance(t, Tensor)}
+    wrong = [shown(name) for name, t in tensors.items() if not _is_plain(name, t, size)]
+    if wrong or (mapped and not _fit(tensors.values(), records)):
+        raise CheckpointError(
+            f"{path} holds {few(wrong) or 'tensors'} in another form than the numbers that are in "
+            "it. Load it yourself and save the model with save_pretrained()."
+        )
+    if not tensors or entries is not content:
+        raise CheckpointError(
+            f"{path} has no tensors at its top level, only {few(list(map(str, entries)))}. Load "
+            "it yourself and save the model with save_pretrained()."
+        )
+    if not mapped:
+        warnings.warn(
+            f"{path} has the format from before PyTorch 1.6, which cannot be mapped: it takes "
+            f"{size / 1e9:.1f} GB of memory. Save the model again with save_pretrained().",
+            stacklevel=2,
+        )
+    return tensors
+
+
+READERS: dict[str, Callable[[Path], TensorFile]] = {"safetensors": SafetensorsFile, "bin": BinFile}
+"""By the ending of the file."""
