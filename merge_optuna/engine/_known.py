@@ -83,11 +83,18 @@ class Known:
         if self._left is None and self._device.type == "cuda":
             return 2 * size <= torch.cuda.mem_get_info(self._device)[0]
         if self._left is None:
-            self._left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+            self._left = _memory() // 4
         if size > self._left:
             return False
         self._left -= size
         return True
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory; where the system does not say, a small machine's."""
+    if not hasattr(os, "sysconf"):
+        return 16 << 30
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _nbytes(value: Any) -> int:
