@@ -20,6 +20,7 @@ __all__ = [
     "della",
     "della_linear",
     "fisher",
+    "iso_c",
     "karcher",
     "linear",
     "model_stock",
@@ -35,6 +36,7 @@ __all__ = [
     "slerp",
     "task_arithmetic",
     "ties",
+    "tsv_m",
 ]
 
 def arcee_fusion(
@@ -440,6 +442,47 @@ def fisher(
 
     Source: Matena & Raffel 2022, Merging models with Fisher-weighted averaging, arXiv
     2111.09832.
+    """
+
+def iso_c(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    lambda_: Setting = 1.0,
+    isotropy: Setting = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
+    config: str | None = None,
+) -> Recipe:
+    """Iso-C: the sum of the task vectors, all directions of each layer's matrices equally strong.
+
+    All singular values of the sum are replaced by their mean; those that are zero, of which LoRAs
+    have many, are left out. Embedding, head and whatever is no matrix get the mean of the task
+    vectors.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: Any number of models.
+        lambda_: Scale of the merged task vector.
+        isotropy: From the singular values of the sum to their mean. In [0, 1].
+        exclude: Name filters of tensors that come unchanged from the base (from the first
+            model for methods without one).
+        name: Prefix of parameter names inside another recipe.
+        tokenizer: Whose tokens the merged model has, where vocabularies differ: ``"base"``
+            (the first model, for methods without one), ``"union"``, the name of a source or a
+            :class:`mo.Vocabulary`.
+        chat_template: ``"auto"``, the name of a source, or a template; the tokenizer's when
+            omitted.
+        config: Whose config counts, where configs give weights another meaning: ``"base"`` or
+            the name of a source.
+
+    Raises:
+        RecipeError: If an argument is none of what it may be.
+
+    Source: Marczak et al. 2025, No task left behind: isotropic model merging, arXiv
+    2502.04959.
     """
 
 def karcher(
@@ -1016,4 +1059,45 @@ def ties(
         RecipeError: If an argument is none of what it may be.
 
     Source: Yadav et al. 2023, TIES-Merging, arXiv 2306.01708.
+    """
+
+def tsv_m(
+    base: Source,
+    experts: Sequence[Source],
+    *,
+    weight: PerModel = 1.0,
+    lambda_: Setting = 1.0,
+    exclude: Sequence[str] = (),
+    name: str | None = None,
+    tokenizer: Tokenizer = None,
+    chat_template: str | None = None,
+    config: str | None = None,
+) -> Recipe:
+    """TSV-Merge: experts share the rank of each layer's matrices without disturbing each other.
+
+    Of every task matrix the k largest singular values are kept, k being the rank divided by the
+    number of experts, at least 1. Their left directions together are replaced by the nearest
+    orthonormal ones, so are the right ones. Embedding, head and whatever is no matrix get the
+    mean of the weighted task vectors.
+
+    Args:
+        base: What task vectors are taken from.
+        experts: Any number of models.
+        weight: Coefficient of each expert's singular values.
+        lambda_: Scale of the merged task vector.
+        exclude: Name filters of tensors that come unchanged from the base (from the first
+            model for methods without one).
+        name: Prefix of parameter names inside another recipe.
+        tokenizer: Whose tokens the merged model has, where vocabularies differ: ``"base"``
+            (the first model, for methods without one), ``"union"``, the name of a source or a
+            :class:`mo.Vocabulary`.
+        chat_template: ``"auto"``, the name of a source, or a template; the tokenizer's when
+            omitted.
+        config: Whose config counts, where configs give weights another meaning: ``"base"`` or
+            the name of a source.
+
+    Raises:
+        RecipeError: If an argument is none of what it may be.
+
+    Source: Gargiulo et al. 2025, Task singular vectors, arXiv 2412.00081.
     """
