@@ -2,7 +2,7 @@
 # fmt: off
 """Samplers: how a search varies a recipe. State lives in the study's storage alone.
 
-Generated from the options of the algorithms by ``python -m merge_optuna.samplers._stub``; do not
+Generated from the options of the algorithms by ``python -m tests.samplers.stub``; do not
 edit.
 """
 

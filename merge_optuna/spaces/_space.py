@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -242,12 +243,16 @@ def _space(kind: str) -> type[Space]:
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", place):
         raise RecipeError(f"Unknown space {shown(kind)}. Spaces: {', '.join(KINDS)}.")
     module, _, name = place.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    if kind in KINDS:
+        importlib.import_module(module)
+    # Nothing else is imported just because a database, which may be anybody's, says so.
+    found = getattr(sys.modules.get(module), name, None)
+    if found is None:
         raise RecipeError(
-            f"The space {kind} cannot be imported: {error}. Run where Python finds its file."
-        ) from error
+            f"The space {kind} is not known: there is no {name} in a module {module} that has "
+            f"been imported. Do it first: import {module} in Python, or merge-optuna --import "
+            f"{module} on the command line."
+        )
     if not (isinstance(found, type) and issubclass(found, Space)):
         raise RecipeError(f"{kind} is no space: it is not a class derived from mo.spaces.Space.")
     return found

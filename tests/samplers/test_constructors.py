@@ -25,7 +25,7 @@ from merge_optuna.samplers import (
     PSOSampler,
     Rand,
 )
-from merge_optuna.samplers._stub import FILE, stub
+from tests.samplers.stub import FILE, stub
 
 SPACE = {"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
 OPTIONS = {
@@ -137,6 +137,6 @@ def test_wrong_calls_are_named() -> None:
 
 
 def test_the_stub_is_what_it_would_be_written_as() -> None:
-    assert Path(FILE).read_text() == stub()  # else: python -m merge_optuna.samplers._stub
+    assert Path(FILE).read_text() == stub()  # else: python -m tests.samplers.stub
     assert mo.samplers.__doc__ is not None
     assert mo.samplers.__doc__ in FILE.read_text()

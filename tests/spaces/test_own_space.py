@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +48,9 @@ def search(folder: Path, n_trials: int) -> optuna.Study:
 
 
 def rebuild(folder: Path, out: Path) -> None:
-    """In a process that has not made the space."""
+    """In a process that has not made the space, but has imported its file."""
     sys.path.insert(0, str(folder))
+    importlib.import_module("soups")
     study = optuna.load_study(study_name="s", storage=make_storage("sqlite", folder))
     sources = {net.name: net for net in nets()}
     recipes = [mo.recipe_of(study, trial.number, sources=sources) for trial in study.trials]
@@ -81,8 +83,8 @@ def test_its_models_are_averages_and_made_again(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("soups:Broth", "soups:Broth cannot be imported: .*Broth"),
-        ("broths:Soups", "cannot be imported: No module named 'broths'"),
+        ("soups:Broth", "no Broth in a module soups that has been imported"),
+        ("broths:Soups", "import broths in Python, or merge-optuna --import broths"),
         ("soups:np", "soups:np is no space"),
         ("..soups:Soups", "Unknown space .*split_slerp"),
         ("soups", "Unknown space 'soups'"),
@@ -91,6 +93,7 @@ def test_its_models_are_averages_and_made_again(folder: Path) -> None:
 def test_a_space_that_is_not_there(kind: str, said: str, folder: Path) -> None:
     import soups
 
+    (folder / "broths.py").write_text("raise SystemExit('a database is data, not code')")
     space = soups.Soups(nets())
     text = yaml.safe_load(space.to_yaml()) | {"space": kind}
     declared = mo.spaces.read(yaml.safe_dump(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from merge_optuna.samplers.breeding import breeding_of
 if TYPE_CHECKING:
     from optuna import Study
 
+    from merge_optuna.samplers._protocol.log import Book, Log
     from merge_optuna.samplers.box import Box
 
 
@@ -89,4 +91,14 @@ def check_study(study: Study, sampler: str) -> None:
         raise StudyError(
             f"{sampler} cannot be used with HyperbandPruner, which hides trials from samplers: "
             "use SuccessiveHalvingPruner or WilcoxonPruner."
+        )
+
+
+def warn_if_anew(study: Study, log: Log, book: Book, sampler: str) -> None:
+    """Says that a study holds trials of other options or spaces, and none of these."""
+    if not book.starts and any(other.starts for name, other in log.books.items() if name):
+        warnings.warn(
+            f"The study {study.study_name!r} was searched with other options or another search "
+            f"space than those of this {sampler}: it starts anew.",
+            stacklevel=2,
         )

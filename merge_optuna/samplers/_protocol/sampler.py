@@ -303,8 +303,9 @@ class StoredSampler(BaseSampler):
         log.see(trials, seen)
         if (copied := copied_claim(trial)) is not None:
             return copied.again(trial.number, seen)
-        self._warn_if_anew(study, log, digest)
         book, seed = log.book(digest), self._seed_of(study)
+        if self._search_space is not None:
+            checks.warn_if_anew(study, log, book, type(self).__name__)
         held = {claim.place for claim in above if claim.population == digest}
         for failed in book.retries:
             if failed.place not in held:
@@ -313,15 +314,6 @@ class StoredSampler(BaseSampler):
         place = self._places.following(book, box, held, seed)
         candidate = self._places.propose(book, box, place, seed)
         return Claim.new(trial.number, digest, place, candidate, seed, seen)
-
-    def _warn_if_anew(self, study: Study, log: Log, digest: str) -> None:
-        others = any(book.starts for name, book in log.books.items() if name)
-        if self._search_space is not None and others and not log.book(digest).starts:
-            warnings.warn(
-                f"The study {study.study_name!r} was searched with other options or another "
-                f"search space than those of this {type(self).__name__}: it starts anew.",
-                stacklevel=2,
-            )
 
     def _unclaimed(self, study: Study, trial: FrozenTrial, box: Box) -> Candidate:
         """Values for a trial outside the population: partly enqueued, or under a wrapper."""

@@ -1,7 +1,7 @@
 """Writes the samplers down for editors and type checkers, from the options of their algorithms.
 
 Their constructors are made when the classes are, so that nothing but a stub can show them to who
-only reads. Write it again with ``python -m merge_optuna.samplers._stub``; a test compares.
+only reads. Write it again with ``python -m tests.samplers.stub``; a test compares.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from merge_optuna import samplers
 
-FILE = Path(__file__).with_name("__init__.pyi")
+FILE = Path(samplers.__file__).with_name("__init__.pyi")
 _PACKAGE = samplers.__name__
 
 _HEAD = '''\
@@ -24,7 +24,7 @@ _HEAD = '''\
 # fmt: off
 """Samplers: how a search varies a recipe. State lives in the study's storage alone.
 
-Generated from the options of the algorithms by ``python -m merge_optuna.samplers._stub``; do not
+Generated from the options of the algorithms by ``python -m tests.samplers.stub``; do not
 edit.
 """
 
