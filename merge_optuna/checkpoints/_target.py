@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from merge_optuna.checkpoints._files import hex_digest
+import xxhash
+
 from merge_optuna.checkpoints._known_files import (
     COMPONENT_FILES,
     CONFIG_FILES,
@@ -185,8 +186,10 @@ def _fingerprint(file: Path) -> dict[str, Any]:
     size = file.stat().st_size
     with open(file, "rb", buffering=0) as opened:
         starts = range(0, size, max(_BLOCK, size // _BLOCKS))
-        digest = hex_digest(os.pread(opened.fileno(), _BLOCK, start) for start in starts)
-    return {"size": size, "digest": digest}
+        state = xxhash.xxh3_128()
+        for start in starts:
+            state.update(os.pread(opened.fileno(), _BLOCK, start))
+    return {"size": size, "digest": state.hexdigest()}
 
 
 def _is_marked(folder: Path) -> bool:
