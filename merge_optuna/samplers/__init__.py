@@ -3,6 +3,10 @@
 # ruff: noqa: F401
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
 from merge_optuna.samplers._bounds import Clip, Midpoint, Reflect, Resample
 from merge_optuna.samplers._protocol.sampler import (
     ArchiveSampler,
@@ -17,51 +21,22 @@ from merge_optuna.samplers._variation import (
     PolynomialMutation,
     Variation,
 )
-from merge_optuna.samplers.adaptation import JDE, SHADE, Dither, Fixed
-from merge_optuna.samplers.algorithm import (
-    ArchiveAlgorithm,
-    Candidate,
-    DistributionAlgorithm,
-    Member,
-    Population,
-    PopulationAlgorithm,
-)
-from merge_optuna.samplers.box import Box
-from merge_optuna.samplers.breeding import Breeding, Pedigree, SplitCrossover
-from merge_optuna.samplers.cmaes import CmaEs, CmaEsSampler
-from merge_optuna.samplers.de import (
-    DE,
-    Best,
-    CurrentToBest,
-    CurrentToPBest,
-    DESampler,
-    LinearReduction,
-    Rand,
-)
-from merge_optuna.samplers.evolver import Evolver, EvolverSampler
-from merge_optuna.samplers.ga import (
-    GA,
-    FitnessProportional,
-    GASampler,
-    Generational,
-    Tournament,
-    Truncation,
-)
-from merge_optuna.samplers.map_elites import Descriptor, MAPElites, MAPElitesSampler
-from merge_optuna.samplers.niches import NaturalNiches, Niches, NichesSampler
-from merge_optuna.samplers.pso import (
-    PSO,
-    Absorb,
-    Bounce,
-    ClipPosition,
-    Constriction,
-    GlobalBest,
-    Inertia,
-    Leash,
-    PSOSampler,
-    Ring,
-)
-from merge_optuna.samplers.swarm import SwarmSampler
 
-# What is imported here is public; the stub, which is generated, lists it by name.
-__all__ = sorted(name for name, value in globals().items() if isinstance(value, type))
+# The classes that a file lists as its __all__ are public here; the generated stub shows them.
+
+
+def _listed() -> Iterator[tuple[str, type]]:
+    for file in pkgutil.iter_modules(__path__):
+        if not file.name.startswith("_"):
+            module = importlib.import_module(f"{__name__}.{file.name}")
+            named = {name: vars(module)[name] for name in getattr(module, "__all__", ())}
+            yield from ((name, one) for name, one in named.items() if isinstance(one, type))
+
+
+globals().update(_listed())
+
+__all__ = sorted(
+    name
+    for name, value in globals().items()
+    if isinstance(value, type) and value.__module__.startswith(__name__)
+)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from merge_optuna.samplers.algorithm import Member
     from merge_optuna.samplers.box import Vector
 
+__all__ = ["JDE", "SHADE", "Dither", "Fixed"]
+
 
 class Adaptation(Protocol):
     """Where the scale factor F and the crossover rate CR of a mutant come from."""

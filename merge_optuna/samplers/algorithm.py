@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
     from merge_optuna.samplers.box import Vector
 
+__all__ = [
+    "ArchiveAlgorithm",
+    "Candidate",
+    "DistributionAlgorithm",
+    "Member",
+    "Population",
+    "PopulationAlgorithm",
+]
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:

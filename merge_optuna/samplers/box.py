@@ -20,6 +20,8 @@ from optuna.distributions import (
 
 from merge_optuna.errors import StudyError
 
+__all__ = ["Box"]
+
 Vector: TypeAlias = NDArray[np.float64]
 Numeric: TypeAlias = FloatDistribution | IntDistribution
 Dimension: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from merge_optuna.samplers.algorithm import Member
     from merge_optuna.samplers.box import Box, Vector
 
+__all__ = ["Breeding", "Pedigree", "SplitCrossover"]
+
 ORIGIN = "origin"
 """Parameter: which source it is, or that it is a child."""
 CHILD = "child"

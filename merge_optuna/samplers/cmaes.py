@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from merge_optuna.samplers.algorithm import Member
     from merge_optuna.samplers.box import Vector
 
+__all__ = ["CmaEs", "CmaEsSampler"]
+
 _SIGMA = 1 / 6
 _CLIPPED = 0.2  # share of clipped samples above which the start is too close to the bounds
 

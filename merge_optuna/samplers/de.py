@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from merge_optuna.samplers.box import Vector
 
+__all__ = ["DE", "Best", "CurrentToBest", "CurrentToPBest", "DESampler", "LinearReduction", "Rand"]
+
 
 # -- Mutation ---------------------------------------------------------------------------------
 

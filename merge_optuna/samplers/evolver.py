@@ -30,6 +30,8 @@ from merge_optuna.samplers.breeding import (
 if TYPE_CHECKING:
     from merge_optuna.samplers.box import Box
 
+__all__ = ["Evolver", "EvolverSampler"]
+
 MEMBER = "member/"
 """Prefix of the parameters that name who is in the merged population."""
 POPULATION = "population"

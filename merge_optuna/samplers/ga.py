@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from merge_optuna.samplers._variation import Mask
     from merge_optuna.samplers.box import Box
 
+__all__ = ["GA", "FitnessProportional", "GASampler", "Generational", "Tournament", "Truncation"]
+
 
 # -- Selection --------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from merge_optuna.samplers.box import Box
 
+__all__ = ["Descriptor", "MAPElites", "MAPElitesSampler"]
+
 
 class Descriptor(NamedTuple):
     """One axis of the map.

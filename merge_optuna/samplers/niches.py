@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from merge_optuna.samplers._variation import Mask
     from merge_optuna.samplers.box import Box, Vector
 
+__all__ = ["NaturalNiches", "Niches", "NichesSampler"]
+
 _EXTREME = 100  # exponent of two
 
 

@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 
     from merge_optuna.samplers.box import Box, Vector
 
+__all__ = [
+    "PSO",
+    "Absorb",
+    "Bounce",
+    "ClipPosition",
+    "Constriction",
+    "GlobalBest",
+    "Inertia",
+    "Leash",
+    "PSOSampler",
+    "Ring",
+]
+
 
 # -- Coefficients -----------------------------------------------------------------------------
 

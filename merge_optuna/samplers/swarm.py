@@ -30,6 +30,8 @@ from merge_optuna.samplers.pso import PSO, GlobalBest, Topology
 if TYPE_CHECKING:
     from merge_optuna.samplers.box import Box
 
+__all__ = ["SwarmSampler"]
+
 ROLES = ("position", "before", "pbest", "gbest")
 """Where a particle is, where it was before, and what it is pulled to."""
 _GLOBAL = GlobalBest()
