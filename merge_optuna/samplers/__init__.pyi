@@ -43,6 +43,7 @@ from merge_optuna.samplers.breeding import Breeding as Breeding
 from merge_optuna.samplers.breeding import Pedigree as Pedigree
 from merge_optuna.samplers.breeding import SplitCrossover as SplitCrossover
 from merge_optuna.samplers.cmaes import CmaEs as CmaEs
+from merge_optuna.samplers.cross_entropy import CrossEntropy as CrossEntropy
 from merge_optuna.samplers.de import Best as Best
 from merge_optuna.samplers.de import CurrentToBest as CurrentToBest
 from merge_optuna.samplers.de import CurrentToPBest as CurrentToPBest
@@ -89,6 +90,8 @@ __all__ = [
     "CmaEs",
     "CmaEsSampler",
     "Constriction",
+    "CrossEntropy",
+    "CrossEntropySampler",
     "CurrentToBest",
     "CurrentToPBest",
     "DE",
@@ -199,6 +202,47 @@ class CmaEsSampler(ArchiveSampler):
             for a multi-objective study or a Hyperband pruner.
     """
     def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, variant: Literal['full', 'separable', 'margin'] = ..., x0: Mapping[str, float] | None = ..., sigma0: float | Mapping[str, float] | None = ..., population_size: int | None = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
+
+class CrossEntropySampler(ArchiveSampler):
+    """The cross-entropy method, whose distribution is nothing but the stored trials.
+
+    Simple and robust where a few parameters matter and scores are noisy: it learns no correlation
+    between parameters, as CMA-ES does, and needs no step size.
+
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        population_size: candidates per generation.
+        elites: how many of them, the best, the next distribution is fitted to.
+        smoothing: how far mean and standard deviation move towards those of the elites, in (0, 1]:
+            with 1 they are theirs, with less they do not collapse as soon (2005, eq. 17).
+        sigma: standard deviation at first, of a coordinate in [0, 1]; the mean is the middle.
+        initial_population: parameters of the first candidates, name -> value each; the middle of
+            the range where a name is not given.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a multi-objective study or a Hyperband pruner.
+    """
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, population_size: int = ..., elites: int = ..., smoothing: float = ..., sigma: float = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class DESampler(PopulationSampler):
     """Differential evolution whose population is nothing but the stored trials.
