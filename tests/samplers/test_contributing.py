@@ -16,9 +16,9 @@ CODE = PAGE.partition("<!-- a sampler of your own -->\n```python\n")[2].partitio
 
 names: dict[str, Any] = {"__name__": __name__}
 exec(compile(CODE, "CONTRIBUTING.md", "exec"), names)
-CrossEntropy = names["CrossEntropy"]  # to be found by pickle
-CrossEntropySampler = names["CrossEntropySampler"]
-TestCrossEntropy = names["TestCrossEntropy"]  # the suite that it inherits
+OneComma = names["OneComma"]  # to be found by pickle
+OneCommaSampler = names["OneCommaSampler"]
+TestOneComma = names["TestOneComma"]  # the suite that it inherits
 
 SPACE = {name: FloatDistribution(-5, 5) for name in "abc"}
 
@@ -30,7 +30,7 @@ def search(storage: str | None, *n_trials: int) -> optuna.Study:
             study_name="s",
             storage=storage,
             load_if_exists=True,
-            sampler=CrossEntropySampler(SPACE, population_size=16, elites=4, seed=0),
+            sampler=OneCommaSampler(SPACE, population_size=16, seed=0),
         )
         study.optimize(
             lambda trial: sum((trial.suggest_float(name, -5, 5) - 1) ** 2 for name in SPACE), n
@@ -39,9 +39,9 @@ def search(storage: str | None, *n_trials: int) -> optuna.Study:
 
 
 def test_it_has_the_options_of_its_dataclass() -> None:
-    parameters = inspect.signature(CrossEntropySampler).parameters
-    assert {"population_size", "elites", "seed"} < parameters.keys()
-    assert CrossEntropySampler()._algorithm == CrossEntropy()
+    parameters = inspect.signature(OneCommaSampler).parameters
+    assert {"population_size", "decay", "seed"} < parameters.keys()
+    assert OneCommaSampler()._algorithm == OneComma()
 
 
 def test_it_optimises_and_resumes(tmp_path: Path) -> None:
