@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--lifetime", type=float, default=3, help="mean seconds of a worker")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants")
     options = parser.parse_args()
+    options.folder = options.folder.absolute()  # a journal's lock may be a link to it
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from merge_optuna.errors import MergeOptunaError, RecipeError, StudyError
+from merge_optuna.errors import MergeOptunaError, NotImported, RecipeError, StudyError
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -28,9 +28,12 @@ def decoding(what: str) -> Iterator[None]:
 
     Raises:
         StudyError: If it is not what this package writes.
+        NotImported: If it is of a module that must be imported first.
     """
     try:
         yield
+    except NotImported:
+        raise
     except RecipeError as error:
         raise _damaged(what, error) from error
     except MergeOptunaError:

@@ -172,7 +172,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
         ),
         Attribute(
             SCORES,
-            "Its per-example scores; `mo.scores(study, trial)` unpacks them.",
+            "Its per-example scores; `mo.scores(study, trial)` unpacks them. NaN where a "
+            "pruned trial was not evaluated.",
             '`{"n": number, "type": "bit" or "f4", "data": base64 of zlib of n bits or n '
             "little-endian float32}`",
             f"{_OBJECTIVE}, `mo.set_scores`",

@@ -42,6 +42,10 @@ class RecipeError(MergeOptunaError, ValueError):
     """A recipe names an unknown method or parameter, or a value outside its range."""
 
 
+class NotImported(RecipeError):
+    """A recipe or a space is of a module of somebody's own, which nothing has imported yet."""
+
+
 class InfeasibleRecipe(MergeOptunaError, ValueError):
     """A recipe with valid parameters has no well-defined result, e.g. all weights are zero.
 

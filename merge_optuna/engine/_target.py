@@ -13,6 +13,7 @@ from merge_optuna.engine._arrays import Inputs, widened
 from merge_optuna.engine._frame import Source
 from merge_optuna.engine._known import Known, key_of
 from merge_optuna.engine._plan import Plan
+from merge_optuna.errors import RecipeError
 from merge_optuna.methods import Individual, Part
 from merge_optuna.recipes import Recipe
 
@@ -74,6 +75,21 @@ class Target:
                 return None
             plans.append(plan)
         return plans
+
+    def merged(self) -> Tensor:
+        """What the method's own kernel makes of it.
+
+        Raises:
+            RecipeError: If the kernel returns something else than such a tensor.
+        """
+        merged = self.recipe.spec.kernel(self.base, self.models, **self.arguments())
+        if not isinstance(merged, torch.Tensor) or merged.shape != self.models[0].shape:
+            found = f"{tuple(merged.shape)}" if isinstance(merged, torch.Tensor) else repr(merged)
+            raise RecipeError(
+                f"The kernel of {self.recipe.method} must return a tensor of the shape of its "
+                f"models, {tuple(self.models[0].shape)}, for {self.name!r}, not {found}."
+            )
+        return merged
 
     def arguments(self) -> dict[str, Any]:
         """All keyword arguments of the method's kernel."""

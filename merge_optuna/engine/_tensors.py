@@ -125,7 +125,7 @@ class Merger:
         way = self._way_of(source)
         fill = None if way is None else way(target)
         if fill is None:
-            return Ready(source.spec.kernel(target.base, target.models, **target.arguments()))
+            return Ready(target.merged())
         return Filled(fill, source.frame, name)
 
     @cached_property

@@ -156,7 +156,8 @@ class Method:
         module: Import path of the module that registered it; None for those of merge_optuna.
 
     Raises:
-        RecipeError: If a name is none for an argument, or a default lies outside its range.
+        RecipeError: If a name is none for an argument, a default or search range lies outside the
+            range, a promise is unknown, or the kernel does not take a parameter.
     """
 
     name: str
@@ -179,7 +180,23 @@ class Method:
             if names.count(name) > 1:
                 raise RecipeError(f"{self.name} has several things called {name!r}.")
         for parameter in self.parameters:
-            parameter.check(parameter.default)
+            for value in (parameter.default, *(parameter.search or ())):
+                parameter.check(value)
+        if unknown := [repr(p) for p in self.promises if p not in PROMISES]:
+            raise RecipeError(
+                f"{self.name} promises {', '.join(unknown)}. Promises: {', '.join(PROMISES)}."
+            )
+        self._check_kernel()
+
+    def _check_kernel(self) -> None:
+        taken = inspect.signature(self.kernel).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+            return
+        if missing := [p.name for p in self.parameters if p.name not in taken]:
+            raise RecipeError(
+                f"The kernel of {self.name} does not take {', '.join(missing)}. It must take "
+                "every parameter by its name."
+            )
 
     @property
     def elementwise(self) -> bool:

@@ -22,26 +22,26 @@ def iso_c(
     *,
     lambda_: float,
     isotropy: float,
-    isotropic: Sequence[Tensor] | None = None,
+    isotropic: Tensor | None = None,
 ) -> Tensor:
     """Iso-C: the sum of the task vectors, all directions of each layer's matrices equally strong.
 
     All singular values of the sum are replaced by their mean; those that are zero, of which LoRAs
     have many, are left out. Embedding, head and whatever is no matrix get the mean of the task
-    vectors.
+    vectors, whatever the isotropy.
 
     Args:
         base: The base's tensor.
         models: The experts'.
         lambda_: Scale of the merged task vector.
         isotropy: From 0, the sum as it is, to 1.
-        isotropic: What :class:`Isotropic` computes, alone; the mean is taken without.
+        isotropic: What :class:`Isotropic` computes; the mean is taken without.
     """
     deltas = [theta - base for theta in models]
     if isotropic is None:
         return base + linear(None, deltas, weight=[1.0] * len(deltas), normalize=True) * lambda_
     total = linear(None, deltas, weight=[1.0] * len(deltas), normalize=False)
-    return base + torch.lerp(total, isotropic[0], isotropy) * lambda_
+    return base + torch.lerp(total, isotropic, isotropy) * lambda_
 
 
 class Isotropic:
@@ -53,7 +53,7 @@ class Isotropic:
         if base is None or base.dim() != 2 or layer in ("embed", "head"):
             return {}
         deltas = [theta - base for theta in context.models]
-        return {"isotropic": context.once("iso_c", lambda: [_isotropic(deltas)])}
+        return {"isotropic": context.once("iso_c", lambda: _isotropic(deltas))}
 
 
 def _isotropic(deltas: Sequence[Tensor]) -> Tensor:
@@ -79,6 +79,6 @@ METHOD = Method(
         ),
     ),
     needs=(Isotropic(),),
-    promises=frozenset({"symmetric", "elementwise"}),
+    promises=frozenset({"symmetric"}),
     source="Marczak et al. 2025, No task left behind: isotropic model merging, arXiv 2502.04959",
 )

@@ -21,6 +21,7 @@ to the outermost recipe.
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from merge_optuna import methods
@@ -54,7 +55,9 @@ else:
             return function_of(methods.METHODS[name])
         if name in ("Genome", "read_genome"):
             return getattr(mergekit(), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        close = difflib.get_close_matches(name, methods.METHODS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "Import the module that registers it."
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. {hint}")
 
 
 def __dir__() -> list[str]:

@@ -60,6 +60,11 @@ class Document(BaseModel):
             raise RecipeError(
                 f"{where} is not a recipe: it does not say 'merge_optuna: {FORMAT}'."
             )
+        if "space" in document:
+            raise RecipeError(
+                f"{where} is the space {shown(document['space'])}, no recipe. The recipes of its "
+                "trials are mo.recipe_of(study, trial)."
+            )
         return cls.from_data(document)
 
     def to_json(self) -> str:

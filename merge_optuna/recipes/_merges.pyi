@@ -460,7 +460,7 @@ def iso_c(
 
     All singular values of the sum are replaced by their mean; those that are zero, of which LoRAs
     have many, are left out. Embedding, head and whatever is no matrix get the mean of the task
-    vectors.
+    vectors, whatever the isotropy.
 
     Args:
         base: What task vectors are taken from.

@@ -18,7 +18,7 @@ import yaml
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._documents import load_yaml
-from merge_optuna.errors import RecipeError, few, shown
+from merge_optuna.errors import NotImported, RecipeError, few, shown
 from merge_optuna.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _space(kind: str) -> type[Space]:
     # Nothing else is imported just because a database, which may be anybody's, says so.
     found = getattr(sys.modules.get(module), name, None)
     if found is None:
-        raise RecipeError(
+        raise NotImported(
             f"The space {kind} is not known: there is no {name} in a module {module} that has "
             f"been imported. Do it first: import {module} in Python, or merge-optuna --import "
             f"{module} on the command line."

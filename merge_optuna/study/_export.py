@@ -16,7 +16,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import decoding, metric_names, values_of
 from merge_optuna._schema import RECIPE
 from merge_optuna.engine import write
-from merge_optuna.errors import StudyError
+from merge_optuna.errors import StudyError, shown
 from merge_optuna.recipes import Recipe
 from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._recorded import stored_space
@@ -166,6 +166,8 @@ def frozen_trial(study: optuna.Study, trial: FrozenTrial | int | None) -> Frozen
     Raises:
         StudyError: If there is no such trial, or none is complete.
     """
+    if not isinstance(study, optuna.Study):
+        raise StudyError(f"Expected a study, not {shown(study)}. Give the study, and trial=.")
     if trial is None:
         return best_trial(study)
     if isinstance(trial, FrozenTrial):

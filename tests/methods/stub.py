@@ -1,7 +1,7 @@
-"""Writes the functions of ``mo.recipes`` down for editors and type checkers, from the specs.
+"""Writes the functions of ``mo.recipes`` down for editors and type checkers, and their page.
 
 They are made when they are asked for, so that nothing but a stub shows them to those who only
-read. Write it again with ``python -m tests.methods.stub``; a test compares.
+read. Write both again with ``python -m tests.methods.stub``; tests compare.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import textwrap
 from pathlib import Path
 
 from merge_optuna import recipes
-from merge_optuna.methods import METHODS
+from merge_optuna.methods import METHODS, markdown
 from merge_optuna.recipes._functions import function_of
 
 FILE = Path(recipes.__file__).with_name("_merges.pyi")
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 _HEAD = '''\
 """One function per merge method.
@@ -58,4 +59,7 @@ def _literal(value: object) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(stub())
+    # All texts before a file is written: none is emptied by an error.
+    texts = {FILE: stub(), PAGE: markdown(METHODS.values())}
+    for file, text in texts.items():
+        file.write_text(text)

@@ -107,6 +107,7 @@ def test_it_is_searched_exported_and_rebuilt_in_other_processes(
         main()
     error = capfd.readouterr().err
     assert "merge-optuna --import largest_change" in error
+    assert "damaged" not in error
     assert "Traceback" not in error
     assert "largest_change" not in sys.modules
 
@@ -129,6 +130,22 @@ def test_it_is_a_method_like_any_other() -> None:
     assert recipe.free().distributions()["lambda_"].high == 2
     with pytest.raises(RecipeError, match="mergekit has no method 'mine'"):
         recipe.to_mergekit()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "found"),
+    [
+        (lambda base, models, lambda_: models[0].sum(), r"not \(\)\."),
+        (lambda base, models, lambda_: None, "not None"),
+        (lambda base, models, lambda_: models[0].T, r"not \(3, 2\)"),
+    ],
+)
+def test_a_kernel_of_another_shape(kernel: Any, found: str, registry: dict[str, Method]) -> None:
+    methods.register(replace(MINE, kernel=kernel), module=__name__)
+    base, *models = sources()
+    recipe = mo.recipes.mine(base, models)  # type: ignore[attr-defined]
+    with pytest.raises(RecipeError, match=r"The kernel of mine must return .* \(2, 3\).*" + found):
+        dict(mo.engine.tensors(recipe))
 
 
 def test_the_command_line_lists_it(
@@ -190,6 +207,12 @@ def test_a_row_of_the_table_says_whose_it_is(registry: dict[str, Method]) -> Non
         ({"parameters": (Parameter("name", 1.0, "?"),)}, "'name' cannot be the name"),
         ({"parameters": (Parameter("x", 1.0, "?"),) * 2}, "several things called 'x'"),
         ({"parameters": (Parameter("x", 2.0, "?", high=1.0),)}, r"x must be in \(-∞, 1\], not 2"),
+        (
+            {"parameters": (Parameter("x", 1.0, "?", low=0, search=(-1, 1)),)},
+            "x must be in .* -1",
+        ),
+        ({"parameters": (Parameter("x", 1.0, "?"),)}, "kernel of mine does not take x"),
+        ({"promises": frozenset({"symetric"})}, "mine promises 'symetric'. Promises: idempotent"),
     ],
 )
 def test_a_wrong_declaration_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -191,6 +191,11 @@ def test_refused(task: Task, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_no_study() -> None:
+    with pytest.raises(StudyError, match=r"Expected a study, not 3\. Give the study, and trial="):
+        mo.recipe_of(3)  # type: ignore[arg-type]
+
+
 def test_a_changed_source_is_refused(task: Task, tmp_path: Path) -> None:
     base, a, _ = task.checkpoints()
     mo.write(a, tmp_path / "expert")

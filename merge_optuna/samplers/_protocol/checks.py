@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.pruners import HyperbandPruner
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.errors import StudyError
+from merge_optuna.errors import StudyError, shown
 from merge_optuna.samplers.breeding import breeding_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def check_options(algorithm: Any) -> None:
 
 def check_space(space: Mapping[str, BaseDistribution], sampler: str, *, breeds: bool) -> None:
     """Checks that it is distributions, and that the sampler breeds if its individuals are bred."""
+    if not isinstance(space, Mapping):
+        raise StudyError(
+            f"{sampler} takes a search space, parameter name -> distribution, not {shown(space)}."
+        )
     for name, distribution in space.items():
         if not isinstance(distribution, BaseDistribution):
             raise StudyError(

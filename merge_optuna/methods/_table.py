@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from merge_optuna.errors import RecipeError
+from merge_optuna.errors import NotImported, RecipeError
 from merge_optuna.methods import descent, path, splice
 from merge_optuna.methods._spec import Method
 
@@ -49,7 +49,7 @@ def get(name: str, module: object = None) -> Method:
             recipe may be anybody's; only what an installed package declares as an entry point.
 
     Raises:
-        RecipeError: If there is none of that name.
+        RecipeError: If there is none of that name; NotImported if its module is known.
     """
     found = METHODS.get(name) or EVOLVED.get(name)
     if found is not None:
@@ -58,7 +58,7 @@ def get(name: str, module: object = None) -> Method:
     if name in METHODS:
         return METHODS[name]
     if isinstance(module, str) and module.replace(".", "_").isidentifier():
-        raise RecipeError(
+        raise NotImported(
             f"Unknown method {name!r}: the module {module} registers it, which is not imported "
             f"just because a recipe says so. Do it first: import {module} in Python, or "
             f"merge-optuna --import {module} on the command line."
