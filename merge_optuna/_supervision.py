@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from merge_optuna.errors import MergeOptunaError
+
 _ENVIRONMENT = "MERGE_OPTUNA_SUPERVISOR"
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 _POLL_SECONDS = 0.2
@@ -36,7 +38,7 @@ _CAUSES = {
 Fail = Callable[[str, str, int, str], bool]
 """Fails a trial, by storage, study, number and reason; False if it has come to an end.
 
-It says itself if it cannot, and raises nothing: the worker is ended whenever it is not False."""
+It raises a MergeOptunaError if it cannot: it is called again once the worker is dead."""
 
 
 # -- the worker -------------------------------------------------------------------------------
@@ -219,9 +221,24 @@ class _Worker:
         self._end = math.inf
         if self._study is None or self._trial is None:
             return
-        if self._fail(*self._study, self._trial, self._reason):
-            self.was_overdue = True
-            self._terminate()
+        late = *self._study, self._trial, self._reason
+        refused = False
+        try:
+            if not self._fail(*late):
+                return
+        except MergeOptunaError:
+            refused = True
+        self.was_overdue = True
+        self._terminate()
+        if refused:  # perhaps it was the worker that held a lock
+            self._fail_dead(late)
+
+    def _fail_dead(self, late: tuple[str, str, int, str]) -> None:
+        try:
+            self._fail(*late)
+        except MergeOptunaError as error:
+            message = f"Trial {self._trial} cannot be failed in the storage. {error}"
+            print(f"\n{message}", file=sys.stderr)
 
     def _terminate(self) -> None:
         """Asks it to end, then makes it."""

@@ -30,11 +30,6 @@ def main() -> None:
 
 
 def _fail_overdue(storage: str, study: str, trial: int, reason: str) -> bool:
-    """Fails a trial; where the storage does not let it, its worker is to be ended all the same."""
-    from merge_optuna.study import fail_overdue
+    from merge_optuna.study import fail_overdue  # not before a trial is late
 
-    try:
-        return fail_overdue(storage, study, trial, reason)
-    except MergeOptunaError as error:
-        print(f"\nTrial {trial} cannot be failed in the storage. {error}", file=sys.stderr)
-        return True
+    return fail_overdue(storage, study, trial, reason)

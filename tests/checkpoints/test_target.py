@@ -9,6 +9,7 @@ import re
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -304,7 +305,8 @@ def test_a_folder_that_somebody_uses(tmp_path: Path) -> None:
             (folder / "log").unlink()
 
     def look() -> None:
-        for _ in range(20):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
             check_target(folder, force=True)
 
     user = threading.Thread(target=use)
@@ -364,7 +366,8 @@ def test_two_processes_that_write_the_same_folder(tmp_path: Path) -> None:
     for one in running:
         result = one.wait()
         assert result.code == 0, result.err
-        assert result.err == ""
+        said = re.split(r"[\r\n]+", result.err)
+        assert [s for s in said if s.strip() and "%|" not in s] == []  # bars, on a busy machine
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
     check_target(tmp_path / "out", force=True)  # one of the two, whole
     weights = load_file(tmp_path / "out/model.safetensors")

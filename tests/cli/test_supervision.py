@@ -201,6 +201,34 @@ report(trial=None)
     assert said[-1].startswith("Trial 2 could not be interrupted.")
 
 
+def test_a_trial_whose_worker_held_a_lock(tmp_path: Path) -> None:
+    """It is failed once the worker is dead."""
+    fail = """
+from merge_optuna.errors import StorageError
+
+def fail(storage, study, trial, reason):
+    with open("failed", "a+") as file:
+        file.seek(0)
+        first = not file.read()
+        file.write(f"{storage} {study} {trial} {reason}\\n")
+    if first:
+        raise StorageError("The database is locked.")
+    return True
+"""
+    lines = f"""
+report(study=("url", "toy"))
+report(trial=start, seconds=0.1)
+if start == 1:
+    {HANG}
+report(trial=None)
+"""
+    code, _, err = ended(run(tmp_path, lines, fail=fail))
+    assert (code, starts(tmp_path)) == (0, 2)
+    late = "url toy 1 It took longer than trial_timeout=0.1 seconds.\n"
+    assert (tmp_path / "failed").read_text() == late * 2
+    assert "locked" not in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_handed_on(number: signal.Signals, tmp_path: Path) -> None:
     process = run(tmp_path, "time.sleep(600)")
@@ -372,7 +400,8 @@ def evaluate(model):
     states = [t.state.name for t in study.trials]
     assert states == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
     reason = "It took longer than trial_timeout=5 seconds."
-    assert [t.user_attrs.get("reason") for t in study.trials] == [None, reason] * 2 + [None]
+    reasons = [t.user_attrs.get("reason") for t in study.trials]
+    assert reasons == [None, reason, None, reason, None], err
     for failed in (1, 3):
         assert study.trials[failed].params == study.trials[failed + 1].params
     assert f"Trial 1 failed: {reason}" in err
