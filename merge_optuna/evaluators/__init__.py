@@ -18,6 +18,7 @@ from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
 from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
     Evaluator,
@@ -30,6 +31,7 @@ from merge_optuna.evaluators._protocol import (
 )
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
+from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
 
 __all__ = [
     "ADDED_PARTS",
@@ -42,6 +44,9 @@ __all__ = [
     "Groups",
     "Head",
     "Labels",
+    "NegativeLogLikelihood",
+    "Perplexity",
+    "Prompt",
     "as_evaluator",
     "as_scores",
     "batches",
