@@ -30,6 +30,8 @@ from merge_optuna.evaluators._protocol import (
 )
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
+from merge_optuna.evaluators.regression import Regression
+from merge_optuna.evaluators.similarity import Similarity
 
 __all__ = [
     "ADDED_PARTS",
@@ -42,6 +44,8 @@ __all__ = [
     "Groups",
     "Head",
     "Labels",
+    "Regression",
+    "Similarity",
     "as_evaluator",
     "as_scores",
     "batches",
