@@ -12,7 +12,7 @@ from torch import nn
 
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._arguments import Arguments, running
-from merge_optuna.evaluators._batches import Batches
+from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Examples
 from merge_optuna.evaluators._inputs import Inputs, content_digest
 from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
@@ -43,7 +43,7 @@ class Correlation(ABC):
         self.inputs = inputs
         self._targets = targets
         self._correlation = _METRICS[metric]
-        self._batches = Batches(inputs, batch_size)
+        self._batches, self._pieces = Batches(inputs, batch_size), Pieces(batch_size)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -62,7 +62,7 @@ class Correlation(ABC):
         """
         scored = self._scored(model)
         for ids, arguments in self._batches.of(model):
-            predicted, targets = self._predicted(scored, arguments), self._targets[ids]
+            predicted, targets = self._in_pieces(scored, arguments, len(ids)), self._targets[ids]
             yield ids, np.stack([-((predicted - targets) ** 2), predicted, targets], 1)
 
     def value(self, scores: Scores) -> float:
@@ -83,6 +83,15 @@ class Correlation(ABC):
         scored, probe = self._scored(model), self._batches.probe(model)
         with running(scored, probe):
             self._predicted(scored, probe)
+
+    def _in_pieces(self, model: nn.Module, arguments: Arguments, examples: int) -> Scores:
+        rows = arguments.examples // examples  # a pair of texts is two
+
+        def predict(piece: slice) -> Scores:
+            part = slice(rows * piece.start, rows * piece.stop)
+            return self._predicted(model, arguments.map(lambda tensor: tensor[part]))
+
+        return np.concatenate(self._pieces.run(examples, predict))
 
     def _scored(self, model: nn.Module) -> nn.Module:
         """What is run."""
