@@ -191,10 +191,9 @@ class Classification:
         return self._labels.number(self._positive, model)
 
     def _predicted(self, model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
-        def predict(piece: slice) -> tuple[Ids, int]:
-            return _predict(model, arguments.map(lambda tensor: tensor[piece]))
-
-        found = self._pieces.run(arguments.examples, predict)
+        found = self._pieces.run(
+            arguments.examples, lambda piece: _predict(model, arguments.part(piece))
+        )
         return np.concatenate([classes for classes, _ in found]), found[0][1]
 
     def _scored(self, model: nn.Module) -> nn.Module:
