@@ -29,8 +29,10 @@ from merge_optuna.evaluators._protocol import (
     value_of,
     value_over,
 )
+from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
+from merge_optuna.evaluators.generation import Generation
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
 
 __all__ = [
@@ -41,12 +43,14 @@ __all__ = [
     "Columns",
     "Evaluator",
     "Function",
+    "Generation",
     "Groups",
     "Head",
     "Labels",
     "NegativeLogLikelihood",
     "Perplexity",
     "Prompt",
+    "Sampling",
     "as_evaluator",
     "as_scores",
     "batches",
