@@ -24,6 +24,7 @@ from merge_optuna.evaluators._protocol import (
     Evaluator,
     as_scores,
     batches_of,
+    breakdown_over,
     check_evaluator,
     name_of,
     value_of,
@@ -34,6 +35,7 @@ from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
     "ADDED_PARTS",
@@ -51,10 +53,12 @@ __all__ = [
     "Perplexity",
     "Prompt",
     "Sampling",
+    "Tasks",
     "as_evaluator",
     "as_scores",
     "batches",
     "batches_of",
+    "breakdown_over",
     "check_evaluator",
     "digest_of",
     "logits_of",

@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from merge_optuna.evaluators._arguments import Arguments, logits_of, place_of, placed
+from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._arguments import (
+    Arguments,
+    logits_in,
+    place_of,
+    placed,
+    run,
+)
 from merge_optuna.evaluators._batches import in_batches
 from merge_optuna.evaluators._inputs import TokenizerOf, longest
 from merge_optuna.evaluators._protocol import Ids
 
+_NEEDED = "of shape (batch, tokens, vocabulary). Merge models with a language head."
 _FLOATS_AT_ONCE = 1 << 22  # 16 MB in float32: what a processor's cache can nearly hold
 
 
@@ -41,6 +49,19 @@ class Reader(NamedTuple):
     tokenizer: Any
     limit: int | None
     encodes: bool
+
+    def check_fit(self, tokens: int, what: str, where: str) -> None:
+        """Compares a number of tokens with the limit.
+
+        Raises:
+            EvaluationError: If it is larger.
+        """
+        if self.limit is not None and tokens > self.limit:
+            raise EvaluationError(
+                f"{where}: {what} of {tokens:,} tokens, but at most {self.limit:,} are read at "
+                "once (max_length=, the tokenizer's model_max_length, or the positions of the "
+                "model). Shorten it, pass fewer examples=, or leave the row out."
+            )
 
 
 class LanguageBatch(NamedTuple):
@@ -80,12 +101,25 @@ class LanguageBatches:
             tokenizer = self._tokenizer.of(model)
             limit = longest(model, tokenizer, self._max_length)
             windows = self._windows(Reader(tokenizer, limit, encodes))
+            _check_vocabulary(model, tokenizer, windows)
             if self._order is None:
                 lengths = np.array([sum(len(one.tokens) for one in some) for some in windows])
                 self._order = in_batches(lengths, self._size)
             found = [LanguageBatch(ids, [windows[i] for i in ids]) for ids in self._order]
             self._ready = key, found
         return self._ready[1]
+
+
+def _check_vocabulary(
+    model: nn.Module, tokenizer: Any, windows: Sequence[Sequence[Window]]
+) -> None:
+    rows = getattr(getattr(model, "config", None), "vocab_size", None)
+    most = max(max((*one.tokens, *one.source)) for some in windows for one in some)
+    if rows is not None and most >= rows:
+        raise EvaluationError(
+            f"{type(tokenizer).__name__} makes token {most}, but {type(model).__name__} has a "
+            f"vocabulary of {rows}. Pass the model's own tokenizer as tokenizer=."
+        )
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
@@ -97,8 +131,10 @@ def nats(model: nn.Module, windows: Sequence[Window]) -> NDArray[np.float64]:
     """The negative log-likelihood of the scored tokens of each window, shape (len(windows),)."""
     counts = [window.scored for window in windows]
     targets = [token for window in windows for token in window.tokens[-window.scored :]]
-    logits = scored_logits(model, windows)
-    per_token = _token_nats(logits, torch.tensor(targets, device=logits.device))
+    # Not around the loop of an evaluator, which would leave it on while a generator waits.
+    with torch.inference_mode():
+        logits = scored_logits(model, windows)
+        per_token = _token_nats(logits, torch.tensor(targets, device=logits.device))
     ends = np.cumsum(counts)[:-1]
     return np.array([part.sum() for part in np.split(per_token.double().cpu().numpy(), ends)])
 
@@ -121,24 +157,37 @@ def scored_logits(model: nn.Module, windows: Sequence[Window]) -> Tensor:
     arguments = {"input_ids": inputs, "attention_mask": mask}
     if _leaves_out(type(model)):
         arguments["logits_to_keep"] = kept
-    logits = logits_of(model, placed(Arguments((), arguments), *place_of(model)))
-    return logits if logits.ndim == 2 else logits[kept.to(logits.device)]
+        return _logits(model, arguments, ndim=2)
+    return _logits(model, arguments, ndim=3)[kept.to(place_of(model)[0])]
 
 
 def _answered(model: nn.Module, windows: Sequence[Window]) -> Tensor:
     source, source_mask = _padded([window.source for window in windows])
     labels, mask = _padded([window.tokens for window in windows], model)
-    arguments = Arguments(
-        (),
-        {
-            "input_ids": source,
-            "attention_mask": source_mask,
-            "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels),  # type: ignore[operator]
-            "decoder_attention_mask": mask,
-        },
-    )
-    logits = logits_of(model, placed(arguments, *place_of(model)))
-    return logits[mask.to(logits.device).bool()]
+    arguments = {
+        "input_ids": source,
+        "attention_mask": source_mask,
+        "decoder_input_ids": _shifted(model, labels),
+        "decoder_attention_mask": mask,
+    }
+    return _logits(model, arguments, ndim=3)[mask.to(place_of(model)[0]).bool()]
+
+
+def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
+    """What a decoder is given to predict labels, as the model's own loss does it."""
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        raise EvaluationError(
+            f"{type(model).__name__} does not say how its decoder begins: it has no "
+            "prepare_decoder_input_ids_from_labels(). Merge models with a language head."
+        )
+    shifted: Tensor = shift(labels)
+    return shifted
+
+
+def _logits(model: nn.Module, arguments: dict[str, Tensor], *, ndim: int) -> Tensor:
+    output = run(model, placed(Arguments((), arguments), *place_of(model)))
+    return logits_in(output, model, _NEEDED, ndim=(ndim,))
 
 
 def _padded(

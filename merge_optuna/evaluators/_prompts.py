@@ -103,15 +103,26 @@ class Prompt:
         Raises:
             EvaluationError: If the tokenizer has no chat template, or it refuses the turns.
         """
+        return encode(tokenizer, self.context(tokenizer, text), special=not self.chat)
+
+    def source(self, tokenizer: Any, text: str) -> list[int]:
+        """The same for the encoder of a model, with the special tokens after a text as well.
+
+        Raises:
+            EvaluationError: If the tokenizer has no chat template, or it refuses the turns.
+        """
         context = self.context(tokenizer, text)
-        return encode(tokenizer, context, special=not self.chat)
+        special = not self.chat
+        ids: list[int] = tokenizer(context, add_special_tokens=special, verbose=False)["input_ids"]
+        return ids
 
     def pair(self, tokenizer: Any, text: str, answer: str) -> tuple[list[int], list[int]]:
         """The token ids of what a decoder reads, and of an answer after it.
 
         In a chat the answer begins with a token of its own, as a reply does. Otherwise context
         and answer are one text, split as lm-evaluation-harness does it: white space at the end of
-        the context is read as the beginning of the answer, so that words keep their spaces.
+        the context is read as the beginning of the answer, so that words keep their spaces; and
+        where there is no context at all, the token for the beginning or the end of a text is one.
 
         Raises:
             EvaluationError: If the tokenizer has no chat template, or it refuses the turns.
@@ -121,8 +132,9 @@ class Prompt:
         context = self.context(tokenizer, text)
         stripped = context.rstrip()
         before = encode(tokenizer, stripped)
-        whole = encode(tokenizer, context + self.separator + answer)
-        return before, whole[len(before) :]
+        after = encode(tokenizer, context + self.separator + answer)[len(before) :]
+        edges = [tokenizer.bos_token_id, tokenizer.eos_token_id] if not before else []
+        return before or [edge for edge in edges if edge is not None][:1], after
 
     def digest(self) -> str:
         """32 hexadecimal digits over everything but the template, which :meth:`texts` shows."""
@@ -151,7 +163,7 @@ def encode(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:
         special: Whether to begin with the special tokens that the tokenizer puts before a text.
             Those after it, an end of the text, never come.
     """
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return [*opening(tokenizer), *ids] if special else ids
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._answers import Extract, extraction
+from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._data import Table, table_of
 from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply, Request
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
@@ -119,6 +120,7 @@ class Generation:
         self._tokenizer = TokenizerOf(tokenizer)
         self._most, self._stop, self._sampling = max_new_tokens, stops, sampling
         self._generator: Generator = BatchGenerator(stops, sampling)
+        self._pieces = Pieces(batch_size)
         self._batches = LanguageBatches(self._prompts.windows, self._tokenizer, None, batch_size)
 
     def __len__(self) -> int:
@@ -237,7 +239,10 @@ class Generation:
             Request(int(row), window.tokens, _room(reader, len(window.tokens), most))
             for row, window in rows
         ]
-        return self._generator(model, reader.tokenizer, requests)
+        pieces = self._pieces.run(
+            len(requests), lambda some: self._generator(model, reader.tokenizer, requests[some])
+        )
+        return [reply for piece in pieces for reply in piece]
 
     def _text(self, tokenizer: Any, reply: Reply) -> str:
         text = tokenizer.decode(reply.ids, skip_special_tokens=True)
@@ -284,7 +289,8 @@ class _Prompts:
         return [[Window(self._ids(reader, row), 0)] for row in range(len(self.asked))]
 
     def _ids(self, reader: Reader, row: int) -> list[int]:
-        ids = self._encoded(reader.tokenizer, self.asked[row], reader.encodes)
+        encode = self._prompt.source if reader.encodes else self._prompt.ids
+        ids = encode(reader.tokenizer, self.asked[row])
         if not ids:
             raise EvaluationError(f"{self._table.where(row)}: the prompt is empty.")
         if _room(reader, len(ids), 1) < 1:
@@ -293,13 +299,6 @@ class _Prompts:
                 f"the model {reader.limit}: there is no room for a reply. Shorten it, e.g. with "
                 "fewer examples=, or leave such rows out."
             )
-        return ids
-
-    def _encoded(self, tokenizer: Any, asked: str, encodes: bool) -> list[int]:
-        if not encodes or self._prompt.chat:
-            return self._prompt.ids(tokenizer, asked)
-        # An encoder reads whole texts, with the token for their end.
-        ids: list[int] = tokenizer(self._prompt.context(tokenizer, asked))["input_ids"]
         return ids
 
 

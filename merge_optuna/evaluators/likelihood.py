@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._data import Groups, Table, table_of, texts
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._language import LanguageBatches, Reader, Window, nats
@@ -92,22 +92,24 @@ class NegativeLogLikelihood:
             raise EvaluationError(f"per must be one of {', '.join(_UNITS)}, not {per!r}.")
         check_counts(batch_size=batch_size, max_length=max_length, stride=stride)
         table = table_of(data)
-        if question is not None and prompt is None:
-            prompt = f"{{{question}}}"
-        self.prompt = None
+        template = f"{{{question}}}" if question and prompt is None else prompt
         self._texts: _Texts
-        if prompt is None:
+        if template is None:
+            _check_no_prompt(answer=answer, chat=chat, system=system, examples=examples)
+            self.prompt = None
             self._texts = _Documents(texts(table, text), table, stride)
         else:
-            self.prompt = Prompt(prompt, separator, chat, system)
             name = answer or "answer"
-            self.prompt = self.prompt.with_shots(examples, lambda row: row[name])
+            asked = Prompt(template, separator, chat, system)
+            self.prompt = asked.with_shots(examples, lambda row: row[name])
             self._texts = _Answers(self.prompt, texts(table, name), table)
-        groups = f" per {group}" if group else ""
-        self.metric_names = (f"{self._name} per {per}{groups}",)
-        self._per, self._size = per, batch_size
+        if not self._texts.scored:
+            raise EvaluationError("The data set is empty: there is nothing to score a model on.")
+        self.metric_names = (f"{self._name} per {per}{f' per {group}' if group else ''}",)
+        self._per, self._max_length = per, max_length
         self._groups = Groups(table.column(group)) if group else None
-        self._tokenizer, self._max_length = TokenizerOf(tokenizer), max_length
+        self._tokenizer = TokenizerOf(tokenizer)
+        self._pieces = Pieces(batch_size)
         self._batches = LanguageBatches(
             self._texts.windows, self._tokenizer, max_length, batch_size
         )
@@ -129,14 +131,7 @@ class NegativeLogLikelihood:
         """
         model.eval()
         for ids, windows in self._batches.of(model):
-            flat = [window for some in windows for window in some]
-            # Not around the loop of the caller, which would leave it on while this waits.
-            with torch.inference_mode():
-                each = [
-                    nats(model, flat[i : i + self._size]) for i in range(0, len(flat), self._size)
-                ]
-            ends = np.cumsum([len(some) for some in windows])[:-1]
-            total = np.array([part.sum() for part in np.split(np.concatenate(each), ends)])
+            total = self._nats(model, windows)
             tokens = np.array([sum(one.scored for one in some) for some in windows])
             units = _UNITS[self._per](tokens, [self._texts.scored[i] for i in ids])
             scores = np.column_stack([total / units, total, units])
@@ -145,9 +140,9 @@ class NegativeLogLikelihood:
     def value(self, scores: Scores) -> float:
         """All nats by all units; NaN if a score is NaN."""
         scores = np.asarray(scores)
-        return (
-            self._total(scores) if self._groups is None else self._groups.mean(self._total, scores)
-        )
+        if self._groups is None:
+            return self._total(scores)
+        return self._groups.mean(self._total, scores)
 
     def check(self, model: nn.Module) -> None:
         """Makes the tokens of all examples and runs the longest.
@@ -157,9 +152,9 @@ class NegativeLogLikelihood:
         """
         model.eval()
         windows = [one for _, some in self._batches.of(model) for each in some for one in each]
-        longest = sorted(windows, key=lambda one: len(one.tokens) + len(one.source))[-2:]
-        with torch.inference_mode():
-            nats(model, longest)
+        self._nats(
+            model, [sorted(windows, key=lambda one: len(one.tokens) + len(one.source))[-2:]]
+        )
 
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
@@ -171,6 +166,13 @@ class NegativeLogLikelihood:
             "tokenizer": self._tokenizer.digest(),
         }
         return parts if self._groups is None else {**parts, "groups": self._groups.digest()}
+
+    def _nats(self, model: nn.Module, windows: Sequence[Sequence[Window]]) -> Scores:
+        """The nats of the windows of each example, shape (len(windows),)."""
+        flat = [window for some in windows for window in some]
+        each = self._pieces.run(len(flat), lambda piece: nats(model, flat[piece]))
+        ends = np.cumsum([len(some) for some in windows])[:-1]
+        return np.array([part.sum() for part in np.split(np.concatenate(each), ends)])
 
     def _total(self, scores: Scores) -> float:
         return float(scores[:, 1].sum() / scores[:, 2].sum())
@@ -188,6 +190,16 @@ class Perplexity(NegativeLogLikelihood):
     def _total(self, scores: Scores) -> float:
         with np.errstate(over="ignore"):  # infinity: the trial is pruned
             return float(np.exp(super()._total(scores)))
+
+
+def _check_no_prompt(**given: Any) -> None:
+    """Whoever names what belongs to a prompt means to have one."""
+    for name, value in given.items():
+        if value:
+            raise EvaluationError(
+                f"{name}= belongs to a prompt. Say what it is: question= (a column) or prompt= "
+                '(a template such as "{question}"); without either, whole texts are scored.'
+            )
 
 
 _UNITS: dict[str, Callable[[Ids, Sequence[str]], Ids]] = {
@@ -224,20 +236,27 @@ class _Documents:
                 "An encoder-decoder model answers a prompt: name its columns with question= and "
                 "answer=, or prompt= and answer=. Documents are scored by decoders."
             )
-        found = []
-        for row, text in enumerate(self.scored):
-            ids = encode(reader.tokenizer, text)
-            if len(ids) < 2:
-                raise EvaluationError(
-                    f"{self._table.where(row)}: a document of {len(ids)} tokens has none to be "
-                    "scored. Leave such rows out."
-                )
-            found.append(list(_windows(ids, reader.limit or len(ids), self._stride)))
-        return found
+        return [list(self._split(reader, row)) for row in range(len(self.scored))]
 
     def digest(self) -> dict[str, str | int | None]:
         content = content_digest([json.dumps(self.scored).encode()])
         return {"inputs": content, "stride": self._stride}
+
+    def _split(self, reader: Reader, row: int) -> Iterator[Window]:
+        ids = encode(reader.tokenizer, self.scored[row])
+        if len(ids) < 2:
+            raise EvaluationError(
+                f"{self._table.where(row)}: a document of {len(ids)} tokens has none to be "
+                "scored. Leave such rows out."
+            )
+        length = reader.limit or len(ids)
+        if length < 2 or (self._stride or 0) > length:
+            raise EvaluationError(
+                f"Windows of {length:,} tokens, each {self._stride} after the one before, do not "
+                f"cover a document. Pass max_length= of at least 2 and stride= of at most "
+                f"{length:,}."
+            )
+        return _windows(ids, length, self._stride)
 
 
 class _Answers:
@@ -255,8 +274,24 @@ class _Answers:
         return {"inputs": content, "prompt": self._prompt.digest()}
 
     def _window(self, reader: Reader, row: int) -> Window:
-        before, after = self._prompt.pair(reader.tokenizer, self._asked[row], self.scored[row])
-        return Window([*before, *after], len(after))
+        where, asked, answer = self._table.where(row), self._asked[row], self.scored[row]
+        if reader.encodes:
+            source = self._prompt.source(reader.tokenizer, asked)
+            after: list[int] = reader.tokenizer(text_target=answer, verbose=False)["input_ids"]
+            reader.check_fit(len(source), "a prompt", where)
+            window = Window(after, len(after), source)
+        else:
+            before, after = self._prompt.pair(reader.tokenizer, asked, answer)
+            window = Window([*before, *after], len(after))
+        if not answer or not after:
+            raise EvaluationError(f"{where}: the answer is empty. Leave such rows out.")
+        if len(window.tokens) == len(after) and not window.source:
+            raise EvaluationError(
+                f"{where}: the prompt is empty, and the tokenizer has no token to begin with. "
+                "Give every row a prompt."
+            )
+        reader.check_fit(len(window.tokens), "a prompt with its answer", where)
+        return window
 
 
 def _windows(ids: list[int], length: int, stride: int | None) -> Iterator[Window]:
@@ -264,7 +299,10 @@ def _windows(ids: list[int], length: int, stride: int | None) -> Iterator[Window
     step, done = stride or max(1, length // 2), 1
     for begin in range(0, len(ids), step):
         end = min(begin + length, len(ids))
-        yield Window(ids[begin:end], end - max(done, begin + 1))
+        # The first token of a window follows nothing that the model sees.
+        scored = end - max(done, begin + 1)
+        if scored:
+            yield Window(ids[begin:end], scored)
         done = end
         if end == len(ids):
             return
