@@ -26,6 +26,8 @@ from merge_optuna.evaluators._protocol import (
     batches_of,
     breakdown_over,
     check_evaluator,
+    check_length,
+    check_metrics,
     name_of,
     value_of,
     value_over,
@@ -35,6 +37,8 @@ from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.regression import Regression
+from merge_optuna.evaluators.similarity import Similarity
 from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
@@ -52,7 +56,9 @@ __all__ = [
     "NegativeLogLikelihood",
     "Perplexity",
     "Prompt",
+    "Regression",
     "Sampling",
+    "Similarity",
     "Tasks",
     "as_evaluator",
     "as_scores",
@@ -60,6 +66,8 @@ __all__ = [
     "batches_of",
     "breakdown_over",
     "check_evaluator",
+    "check_length",
+    "check_metrics",
     "digest_of",
     "logits_of",
     "name_of",
