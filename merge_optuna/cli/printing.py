@@ -56,6 +56,7 @@ def run(result: dict[str, Any]) -> None:
     if "pushed" in result:
         rows.append(("pushed to", result["pushed"]))
     _table(["", ""], rows, title=result["study"])
+    beside(result)
     print(f"To look at it: {_dashboard(result['storage'])}")
 
 
@@ -84,6 +85,7 @@ def study(result: dict[str, Any]) -> None:
     title = f"{result['study']}: {_counts(result['trials'])}"
     what = "path" if any("path" in b for b in result["best"]) else "parameters"
     _table(["trial", *result["metrics"], what], rows, title=title)
+    beside(result)
     reasons = [
         (state, count, reason)
         for state in ("pruned", "failed")
@@ -91,6 +93,41 @@ def study(result: dict[str, Any]) -> None:
     ]
     if reasons:
         _table(["", "trials", "reason"], reasons)
+
+
+def beside(result: dict[str, Any]) -> None:
+    """The baselines beside the best trial; of task arithmetic the best coefficient only."""
+    rows = [row for row in result.get("baselines", ()) if row["headline"]]
+    best = [(f"best trial, {b['trial']}", b["values"], "") for b in result["best"][:1]]
+    told = [*best, *((row["name"], row["values"] or (), row["note"]) for row in rows)]
+    _baselines(result["metrics"], told if rows else [])
+
+
+def baselines(result: dict[str, Any]) -> None:
+    """All baselines, and what they have cost."""
+    _baselines(
+        result["metrics"],
+        [(row["name"], row["values"] or (), row["note"]) for row in result["baselines"]],
+    )
+    examples = sum(row["examples"] for row in result["baselines"])
+    seconds = sum(row["seconds"] for row in result["baselines"])
+    print(f"{examples} examples scored in {seconds:.1f} seconds.")
+
+
+def _baselines(metrics: Sequence[str], told: Sequence[tuple[str, Sequence[float], str]]) -> None:
+    none = [""] * len(metrics)
+    rows = [
+        (name, *(map(_in_words, values) if values else none), note) for name, values, note in told
+    ]
+    if rows:
+        _table(["against what", *metrics, ""], rows)
+
+
+def evaluated(result: dict[str, Any]) -> None:
+    """What models score."""
+    columns = list(dict.fromkeys(name for row in result["models"] for name in row["values"]))
+    rows = [(r["model"], *(r["values"].get(c, "") for c in columns)) for r in result["models"]]
+    _table(["model", *columns], rows)
 
 
 def lineage(found: Lineage, depth: int) -> None:

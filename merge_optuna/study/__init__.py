@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from merge_optuna.study._baseline_scoring import baseline_evaluations, baselines
+from merge_optuna.study._baselines import Baseline, Baselines
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
@@ -18,6 +20,8 @@ from merge_optuna.study._storage import storage
 
 __all__ = [
     "Ancestor",
+    "Baseline",
+    "Baselines",
     "KeepBest",
     "Lineage",
     "MaxFailures",
@@ -27,6 +31,8 @@ __all__ = [
     "Stagnation",
     "StopRule",
     "UnchangedGeneration",
+    "baseline_evaluations",
+    "baselines",
     "best_trial",
     "complete_trials",
     "counts",

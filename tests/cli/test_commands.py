@@ -62,8 +62,8 @@ def database(task: Task, tmp_path_factory: pytest.TempPathFactory) -> str:
 
     url = f"sqlite:///{tmp_path_factory.mktemp('storage')}/s.db"
     objective = mo.MergeObjective(task.recipe(), mo.evaluators.Function(evaluate, name="luck"))
-    mo.MergeStudy("toy", objective, n_trials=5).run(url, progress=False)
-    mo.MergeStudy("other", objective, n_trials=5).open(url)
+    mo.MergeStudy("toy", objective, n_trials=5, baselines=False).run(url, progress=False)
+    mo.MergeStudy("other", objective, n_trials=5, baselines=False).open(url)
     return url
 
 
@@ -234,6 +234,7 @@ study = mo.MergeStudy(
     mo.MergeObjective(recipe, lambda model: float(model.weight.mean())),
     n_trials=2,
     test=lambda model: float(model.weight.sum()),
+    baselines=False,
 )
 if __name__ == "__main__":
     raise RuntimeError("it is not the main program")

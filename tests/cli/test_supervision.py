@@ -374,7 +374,7 @@ recipe = mo.recipes.linear([a, b], weight=[1, mo.free(0, 1)])
 {evaluate}
 
 mo.Engine().load(recipe.bind(recipe.start()))  # imports what it needs: no trial takes long
-study = mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), {arguments})
+study = mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), {arguments}, baselines=False)
 """)
     return file
 

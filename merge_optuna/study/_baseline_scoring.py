@@ -1,0 +1,457 @@
+"""Scores baselines: once per study, by however many processes, whoever is killed and when."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import check_type, decoding
+from merge_optuna._schema import BASELINE_OWNER
+from merge_optuna.checkpoints import Checkpoint, hex_digest
+from merge_optuna.engine import Engine
+from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
+from merge_optuna.evaluators import Evaluator, batches_of, name_of, value_over
+from merge_optuna.fitted import chosen_greedily
+from merge_optuna.recipes import Recipe
+from merge_optuna.samplers.plumbing import is_alive, this_process
+from merge_optuna.study import _interrupt as interrupt
+from merge_optuna.study._baseline_recipes import (
+    SOUP,
+    SOURCE,
+    UNTUNED,
+    Candidate,
+    Family,
+    candidates,
+    check_kinds,
+    family_of,
+    source_name,
+)
+from merge_optuna.study._baselines import Baseline, Baselines, packed_scores, store, stored
+from merge_optuna.study._limit import Deadline, Overdue, alarm
+from merge_optuna.study._objective import MergeObjective, by_example
+from merge_optuna.study._progress import quiet
+from merge_optuna.study._recorded import DECLARED
+
+_Batch: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+_DRAWS = 10
+_DEATHS = 2  # of processes that have scored the same baseline, until it is left alone
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Found:
+    """What scoring has come to.
+
+    Attributes:
+        recipe: What was scored; None if it is no checkpoint.
+        values: One per objective.
+        scores: Per example, shape (n,).
+        examples: How many were scored for it.
+    """
+
+    recipe: Recipe | None
+    values: tuple[float, ...]
+    scores: NDArray[np.float32]
+    examples: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One baseline to be scored; ``run`` raises if it has no score."""
+
+    kind: str
+    name: str
+    tuned: bool
+    place: int
+    of: str
+    run: Callable[[], Found]
+
+    def row(self, found: Found | None, reason: str | None, seconds: float) -> Baseline:
+        """The baseline, scored or not."""
+        recipe = None if found is None else found.recipe
+        row = Baseline(
+            name=self.name,
+            kind=self.kind,
+            tuned=self.tuned,
+            values=None if found is None else found.values,
+            reason=reason,
+            examples=0 if found is None else found.examples,
+            seconds=round(seconds, 4),
+            document=None if recipe is None else recipe.to_json(),
+            packed=None if found is None else packed_scores(found.scores),
+            of=self.of,
+            place=self.place,
+        )
+        row.__dict__["recipe"] = recipe  # with its modules in memory, which no text can name
+        return row
+
+
+def baselines(
+    of: MergeObjective | optuna.Study,
+    study: optuna.Study | None = None,
+    *,
+    kinds: bool | Sequence[str] = True,
+    progress: bool = True,
+) -> Baselines:
+    """What a search has to beat: the merges that need none, scored on the same dev data.
+
+    The base; every unmerged model (``source NAME``); the uniform average of the experts; the
+    method of the search where nobody has tuned it, at the start of its free numbers; task
+    arithmetic θ_0 + λ Σ τ_i with λ = 0.1, 0.2, ... 1; and the greedy soup. See
+    ``docs/baselines.md``.
+
+    Args:
+        of: An objective, to score them; or a study, for those that are kept in it.
+        study: Keeps what is scored: what is there already is not scored again, unless it has
+            failed; several processes share the work, and a killed one loses at most the one that
+            it was at.
+        kinds: Which to score; all of them when omitted: ``"base"``, ``"source"``, ``"uniform
+            average"``, ``"untuned operator"``, ``"task arithmetic"``, ``"greedy soup"``.
+        progress: Whether to show a progress bar if it takes more than two seconds.
+
+    Returns:
+        A sequence that prints as a table; ``.best``, ``.best_untuned``, ``["uniform average"]``.
+
+    Raises:
+        StudyError: If ``of`` is neither, the study does not fit the objective, or there is no such
+            kind.
+        SourceChanged: If the files of a checkpoint are not what they were.
+
+    Example:
+        >>> print(mo.baselines(objective))
+    """
+    if isinstance(of, optuna.Study):
+        return stored(of)
+    if not isinstance(of, MergeObjective):
+        raise StudyError(f"mo.baselines takes a mo.MergeObjective or a study, not {shown(of)}.")
+    if study is not None:
+        of.join(study)
+    book: _Book = _InMemory(of) if study is None else _InStudy(study, again=True)
+    return score(of, book, check_kinds(kinds), Deadline(None), None, progress=progress)
+
+
+def keep(
+    study: optuna.Study,
+    objective: MergeObjective,
+    kinds: Sequence[str],
+    deadline: Deadline,
+    trial_timeout: float | None,
+    *,
+    progress: bool,
+) -> Baselines:
+    """Scores what a study lacks of the baselines of its objective, and keeps it there."""
+    return score(objective, _InStudy(study), kinds, deadline, trial_timeout, progress=progress)
+
+
+def baseline_evaluations(objective: MergeObjective, kinds: bool | Sequence[str]) -> int | None:
+    """How many evaluations baselines take; None if there are none, or nobody knows before."""
+    wanted = check_kinds(kinds)
+    if not wanted or not isinstance(objective.space, DECLARED):
+        return None
+    family = family_of(objective.space)
+    alone = sum(c.kind in wanted for c in candidates(objective.space, family))
+    soup = SOUP in wanted and _has_soup(objective, family)
+    known = SOURCE in wanted
+    return alone + soup * (len(family.experts) - 1 if known else 2 * len(family.experts) - 1)
+
+
+def score(
+    objective: MergeObjective,
+    book: _Book,
+    kinds: Sequence[str],
+    deadline: Deadline,
+    trial_timeout: float | None,
+    *,
+    progress: bool,
+) -> Baselines:
+    """Scores what is not in a book yet."""
+    with interrupt.deferred(), quiet():
+        tasks = _Scorer(objective, book).tasks(kinds) if kinds else []
+        bar = tqdm(
+            total=len(tasks),
+            desc="Baselines",
+            unit="baseline",
+            delay=2,
+            leave=False,
+            disable=not progress,
+        )
+        with bar:
+            while deadline.left != 0:
+                left = _left(tasks, book)
+                bar.update(len(tasks) - len(left) - bar.n)
+                if not left:
+                    break
+                if not _score_one(left, book, trial_timeout):
+                    with interrupt.interruptible():
+                        time.sleep(_POLL_SECONDS)  # others are at what is left
+    return book.baselines()
+
+
+def _left(tasks: Sequence[_Task], book: _Book) -> list[_Task]:
+    done = {(row.name, row.of) for row in book.baselines()}
+    return [task for task in tasks if (task.name, task.of) not in done]
+
+
+def _score_one(left: Sequence[_Task], book: _Book, trial_timeout: float | None) -> bool:
+    """Scores the first that nobody else is scoring, if there is one."""
+    for task in left:
+        with book.taken(task.name) as deaths:
+            if deaths is None:
+                continue
+            if deaths >= _DEATHS:
+                book.put(task.row(None, f"Its process has died {deaths} times in it.", 0.0))
+            else:
+                book.put(_attempt(task, trial_timeout))
+            return True
+    return False
+
+
+def _attempt(task: _Task, trial_timeout: float | None) -> Baseline:
+    """Scores one. What it raises is anybody's code's: it is told, and the search goes on."""
+    started = time.perf_counter()
+    found = reason = None
+    try:
+        with alarm(trial_timeout):
+            found = task.run()
+    except SourceChanged:
+        raise
+    except Overdue as overdue:
+        reason = str(overdue)
+    except Exception as error:
+        if interrupt.noted():  # and came out of something as this error
+            raise KeyboardInterrupt from error
+        own = isinstance(error, (InfeasibleRecipe, EvaluationError))
+        reason = str(error) if own else f"{type(error).__name__}: {error}"
+    return task.row(found, reason, time.perf_counter() - started)
+
+
+class _Scorer:
+    """Scores models of a family on the dev data of an objective.
+
+    Args:
+        objective: The search.
+        book: Where its baselines are kept; what stands there is known.
+    """
+
+    def __init__(self, objective: MergeObjective, book: _Book) -> None:
+        self._objective = objective
+        self._evaluator = objective.evaluator
+        self._book = book
+
+    def tasks(self, kinds: Sequence[str]) -> list[_Task]:
+        """The baselines of some kinds; none if nothing is known of who is merged."""
+        space = self._objective.space
+        family = family_of(space) if isinstance(space, DECLARED) else _drawn(self._objective)
+        if family is None:
+            return []
+        of = hex_digest([json.dumps([family.digests, _digest(self._evaluator)]).encode()])
+        made = [
+            (c.kind, c.name, c.tuned, partial(self._candidate, family, c))
+            for c in candidates(space, family)
+        ]
+        if _has_soup(self._objective, family):
+            made.append((SOUP, SOUP, True, partial(self._soup, family)))
+        return [
+            _Task(kind, name, tuned, place, of, run)
+            for place, (kind, name, tuned, run) in enumerate(made)
+            if kind in kinds
+        ]
+
+    def _candidate(self, family: Family, candidate: Candidate) -> Found:
+        own = family.is_alike or candidate.kind == UNTUNED
+        return self._measured(candidate.make(), self._engine(own=own))
+
+    def _soup(self, family: Family) -> Found:
+        """The greedy soup; the scores of its members alone are known if they are baselines."""
+        sign = -1.0 if self._objective.directions[0] == "minimize" else 1.0
+        own = self._engine(own=True) if family.is_alike else None
+        tried: dict[tuple[Checkpoint, ...], Found] = {}
+        examples = 0
+
+        def value(models: Sequence[Checkpoint]) -> float:
+            nonlocal examples
+            found = self._known_source(models)
+            if found is None:
+                recipe = family.average(models) if len(models) > 1 else family.source(models[0])
+                found = self._measured(recipe, own or self._engine(own=False))
+                examples += found.examples
+            tried[tuple(models)] = found
+            return sign * found.values[0]
+
+        def safely(models: Sequence[Checkpoint]) -> float:
+            try:
+                return value(models)
+            except (InfeasibleRecipe, EvaluationError):
+                return -math.inf
+
+        best = tried[tuple(chosen_greedily(family.experts, safely))]
+        return replace(best, examples=examples)
+
+    def _known_source(self, models: Sequence[Checkpoint]) -> Found | None:
+        """One model alone, if that is scored as a baseline."""
+        if len(models) > 1:
+            return None
+        name = source_name(models[0])
+        row = next((row for row in self._book.baselines() if row.name == name), None)
+        if row is None or row.values is None:
+            return None
+        scores = np.array(row.values, np.float32) if row.scores is None else row.scores
+        return Found(row.recipe, row.values, scores, row.examples)
+
+    def _engine(self, *, own: bool) -> Engine:
+        """That of the search, or one for a model of another shape than its merges."""
+        engine = self._objective.engine
+        return engine if own else Engine(engine.device, engine.dtype)
+
+    def _measured(self, recipe: Recipe, engine: Engine) -> Found:
+        with interrupt.interruptible():
+            model = engine.load(recipe, user=name_of(self._evaluator))
+        try:
+            batches = interrupt.interruptibly(batches_of(self._evaluator, model))
+            with contextlib.closing(batches):
+                return _found(self._evaluator, recipe, batches)
+        finally:
+            engine.look_again(recipe)  # an evaluator reads tokenizers, for one
+
+
+def _found(evaluator: Evaluator, recipe: Recipe | None, batches: Iterable[_Batch]) -> Found:
+    """What batches of scores add up to.
+
+    Raises:
+        EvaluationError: If that is no finite number.
+    """
+    ids, parts = map(list, zip(*batches, strict=True))
+    value = value_over(evaluator, np.concatenate(parts))
+    values = value if isinstance(value, tuple) else (value,)
+    if not all(map(math.isfinite, values)):
+        raise EvaluationError(f"The score is not finite: {value}.")
+    return Found(recipe, values, by_example(ids, parts, len(evaluator)), len(evaluator))
+
+
+def _has_soup(objective: MergeObjective, family: Family) -> bool:
+    return len(objective.directions) == 1 and len(family.experts) > 1
+
+
+def _digest(evaluator: Evaluator) -> dict[str, str] | None:
+    digest = getattr(evaluator, "digest", None)
+    return None if digest is None else {part: str(digest[part]) for part in sorted(digest)}
+
+
+def _drawn(objective: MergeObjective) -> Family | None:
+    """Who is merged in a space that is a function, by the first recipe that it gives."""
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(directions=objective.directions, sampler=sampler)
+    for _ in range(_DRAWS):
+        with contextlib.suppress(InfeasibleRecipe, optuna.TrialPruned):
+            return Family.of(objective.recipe(study.ask()))
+    return None
+
+
+# -- where they are kept --------------------------------------------------------------------------
+
+
+class _Book(Protocol):
+    """Where baselines are kept, and who scores which."""
+
+    def baselines(self) -> Baselines:
+        """Those that are kept."""
+
+    def put(self, row: Baseline) -> None:
+        """Keeps one."""
+
+    def taken(self, name: str) -> contextlib.AbstractContextManager[int | None]:
+        """A block in which this process scores one.
+
+        It is given how many processes have died of that, or None if another is at it.
+        """
+
+
+class _InMemory:
+    """Those of this process."""
+
+    def __init__(self, objective: MergeObjective) -> None:
+        self._objective = objective
+        self._rows: dict[str, Baseline] = {}
+
+    def baselines(self) -> Baselines:
+        one = self._objective
+        return Baselines([*self._rows.values()], one.directions, one.metric_names)
+
+    def put(self, row: Baseline) -> None:
+        self._rows[row.name] = row
+
+    @contextlib.contextmanager
+    def taken(self, name: str) -> Iterator[int | None]:
+        yield 0
+
+
+class _InStudy:
+    """Those of a study, one attribute each.
+
+    Storages cannot say who comes first: two processes may begin with the same one, and both then
+    keep the same result.
+    """
+
+    def __init__(self, study: optuna.Study, *, again: bool = False) -> None:
+        """Opens it.
+
+        Args:
+            study: Where they are kept.
+            again: Whether those that have failed are tried once more.
+        """
+        self._study = study
+        self._again = {row.name for row in stored(study) if again and row.values is None}
+
+    def baselines(self) -> Baselines:
+        found = stored(self._study)
+        rows = [row for row in found if row.name not in self._again]
+        return Baselines(rows, found.directions, found.metrics)
+
+    def put(self, row: Baseline) -> None:
+        store(self._study, row)
+        self._again.discard(row.name)
+
+    @contextlib.contextmanager
+    def taken(self, name: str) -> Iterator[int | None]:
+        key = BASELINE_OWNER + name
+        owner = compat.study_system_attrs(self._study).get(key)
+        with decoding(f"owner of the baseline {name!r}"):
+            deaths, other = _standing(owner)
+        if other:
+            yield None
+            return
+        deaths = 0 if name in self._again else deaths
+        self._sign(key, this_process(), deaths)
+        try:
+            yield deaths
+        finally:
+            self._sign(key, None, deaths)
+
+    def _sign(self, key: str, process: dict[str, Any] | None, deaths: int) -> None:
+        value = {"process": process, "deaths": deaths}
+        compat.set_study_system_attr(self._study, key, value)
+
+
+def _standing(owner: Any) -> tuple[int, bool]:
+    """How many processes have died of a baseline, and whether another one is at it now."""
+    if owner is None:
+        return 0, False
+    check_type("the number of deaths", owner["deaths"], int)
+    process = owner["process"]
+    if process is None or process == this_process():
+        return owner["deaths"], False
+    alive = is_alive(process)
+    return owner["deaths"] + (alive is False), alive is True
