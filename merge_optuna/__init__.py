@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from merge_optuna.study import MergeStudy as MergeStudy
     from merge_optuna.study import baselines as baselines
     from merge_optuna.study import export as export
+    from merge_optuna.study import leaderboard as leaderboard
     from merge_optuna.study import lineage as lineage
     from merge_optuna.study import optimize as optimize
     from merge_optuna.study import recipe_of as recipe_of
@@ -57,7 +58,7 @@ _NAMES = {
     **dict.fromkeys(("adamerging", "greedy_soup"), "fitted"),
     **dict.fromkeys(("Recipe", "depth", "free", "per_group"), "recipes"),
     **dict.fromkeys(("MergeObjective", "MergeStudy", "export", "lineage", "optimize"), "study"),
-    "baselines": "study",
+    **dict.fromkeys(("baselines", "leaderboard"), "study"),
     **dict.fromkeys(("recipe_of", "remaining", "scores", "set_scores", "storage"), "study"),
 }
 """Public name -> the package that it is imported from."""

@@ -24,6 +24,7 @@ SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
 BASELINE = "merge_optuna:baseline:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
+VALUE = "value/"
 OWNER = "merge_optuna:owner"
 CLAIM = "merge_optuna:claim"
 KILLED = "merge_optuna:killed"
@@ -84,7 +85,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             '`{"place": number in the table, "kind": text, "tuned": whether the dev data have '
             'chosen it, "recipe": the JSON of its recipe as text or null, "values": [number, ...] '
             'or null, "reason": why there are none or null, "examples": number, "seconds": '
-            'number, "scores": as those of a trial or null, "of": digest of recipe and dev data}`',
+            'number, "breakdown": {name: number, ...}, "scores": as those of a trial or null, '
+            '"of": digest of recipe and dev data}`',
             "`mo.MergeStudy`, `mo.baselines`",
             "`mo.baselines`, `mo.optimize`, `mo.recipe_of`, `mo.export`, `merge-optuna show`",
         ),
@@ -146,6 +148,14 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "a number",
             _OBJECTIVE,
             _PEOPLE,
+        ),
+        Attribute(
+            VALUE,
+            "With a name behind it, e.g. that of a task: what the value of a trial that was "
+            "evaluated on all examples is made of.",
+            "a number in the units of the evaluator",
+            f"{_OBJECTIVE}, if its evaluator breaks its values down",
+            f"`merge-optuna show`, `mo.export` for the model card, {_PEOPLE}",
         ),
     ),
     ("trial", "system"): (
@@ -214,7 +224,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
 
 def taken(names: Collection[str]) -> list[str]:
     """Which names of somebody's user attributes of a trial are this package's."""
-    return [own.key for own in ATTRIBUTES["trial", "user"] if own.key in names]
+    keys = [own.key for own in ATTRIBUTES["trial", "user"] if own.key in names]
+    return keys + sorted(name for name in names if name.startswith(VALUE))
 
 
 _INTRODUCTION = """\

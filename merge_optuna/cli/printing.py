@@ -46,6 +46,7 @@ def run(result: dict[str, Any]) -> None:
         rows.append(("best trial", best["trial"]))
         for metric, value in zip(result["metrics"], best["values"], strict=True):
             rows.append((f"{metric} (dev)", value))
+        rows += [(f"{name} (dev)", value) for name, value in best.get("breakdown", {}).items()]
     if "test" in result:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
@@ -78,13 +79,19 @@ def _values_of_best(result: dict[str, Any]) -> Any:
 
 def study(result: dict[str, Any]) -> None:
     """The best trials of a study, and why others were pruned or have failed."""
+    parts = list(dict.fromkeys(name for b in result["best"] for name in b.get("breakdown", ())))
     rows = [
-        (b["trial"], *b["values"], b.get("path") or _few_params(b["params"]))
+        (
+            b["trial"],
+            *b["values"],
+            *(b.get("breakdown", {}).get(name, "") for name in parts),
+            b.get("path") or _few_params(b["params"]),
+        )
         for b in result["best"]
     ]
     title = f"{result['study']}: {_counts(result['trials'])}"
     what = "path" if any("path" in b for b in result["best"]) else "parameters"
-    _table(["trial", *result["metrics"], what], rows, title=title)
+    _table(["trial", *result["metrics"], *parts, what], rows, title=title)
     beside(result)
     reasons = [
         (state, count, reason)
@@ -98,29 +105,31 @@ def study(result: dict[str, Any]) -> None:
 def beside(result: dict[str, Any]) -> None:
     """The baselines beside the best trial; of task arithmetic the best coefficient only."""
     rows = [row for row in result.get("baselines", ()) if row["headline"]]
-    best = [(f"best trial, {b['trial']}", b["values"], "") for b in result["best"][:1]]
-    told = [*best, *((row["name"], row["values"] or (), row["note"]) for row in rows)]
-    _baselines(result["metrics"], told if rows else [])
+    best = [{"name": f"best trial, {b['trial']}", "note": "", **b} for b in result["best"][:1]]
+    _baselines(result["metrics"], [*best, *rows] if rows else [])
 
 
 def baselines(result: dict[str, Any]) -> None:
     """All baselines, and what they have cost."""
-    _baselines(
-        result["metrics"],
-        [(row["name"], row["values"] or (), row["note"]) for row in result["baselines"]],
-    )
+    _baselines(result["metrics"], result["baselines"])
     examples = sum(row["examples"] for row in result["baselines"])
     seconds = sum(row["seconds"] for row in result["baselines"])
     print(f"{examples} examples scored in {seconds:.1f} seconds.")
 
 
-def _baselines(metrics: Sequence[str], told: Sequence[tuple[str, Sequence[float], str]]) -> None:
-    none = [""] * len(metrics)
-    rows = [
-        (name, *(map(_in_words, values) if values else none), note) for name, values, note in told
+def _baselines(metrics: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    parts = list(dict.fromkeys(name for row in rows for name in row.get("breakdown", ())))
+    cells = [
+        (
+            row["name"],
+            *(row["values"] or [""] * len(metrics)),
+            *(row.get("breakdown", {}).get(name, "") for name in parts),
+            row["note"],
+        )
+        for row in rows
     ]
-    if rows:
-        _table(["against what", *metrics, ""], rows)
+    if cells:
+        _table(["against what", *metrics, *parts, ""], cells)
 
 
 def evaluated(result: dict[str, Any]) -> None:

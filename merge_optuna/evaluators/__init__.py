@@ -18,11 +18,13 @@ from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
 from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
     Evaluator,
     as_scores,
     batches_of,
+    breakdown_over,
     check_evaluator,
     name_of,
     value_of,
@@ -30,6 +32,8 @@ from merge_optuna.evaluators._protocol import (
 )
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
+from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
     "ADDED_PARTS",
@@ -42,10 +46,15 @@ __all__ = [
     "Groups",
     "Head",
     "Labels",
+    "NegativeLogLikelihood",
+    "Perplexity",
+    "Prompt",
+    "Tasks",
     "as_evaluator",
     "as_scores",
     "batches",
     "batches_of",
+    "breakdown_over",
     "check_evaluator",
     "digest_of",
     "logits_of",

@@ -155,6 +155,10 @@ class Table(ABC):
         """A column; an EvaluationError if a row lacks it."""
 
     @abstractmethod
+    def rows(self) -> list[Mapping[str, Any]]:
+        """All rows, each with the columns that it has."""
+
+    @abstractmethod
     def images(self, name: str) -> Images:
         """A column of images; an EvaluationError if there can be none."""
 
@@ -235,6 +239,9 @@ class _Dataset(Table):
     def column(self, name: str) -> list[Any]:
         return list(self._with(name)[name])
 
+    def rows(self) -> list[Mapping[str, Any]]:
+        return list(self._data)
+
     def classes(self, name: str) -> Sequence[str] | None:
         return getattr(self._data.features[name], "names", None)
 
@@ -267,6 +274,9 @@ class _JsonLines(Table):
                     "Name the fields with text=, text_pair=, label= and group=."
                 )
         return [fields[name] for fields in self._rows]
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        return list(self._rows)
 
     def images(self, name: str) -> Images:
         raise EvaluationError(f"{self._path}: images are read from a datasets.Dataset only.")

@@ -5,7 +5,7 @@ Evaluators are anybody's code, and every score counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -35,7 +35,9 @@ class Evaluator(Protocol):
     An evaluator may also have ``check(model)``, called once before a search: it raises
     :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model. And it may have
     ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
-    values: with it a search is not continued on other data than it began with.
+    values: with it a search is not continued on other data than it began with. And it may have
+    ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
+    numbers, which are kept with a trial and shown beside its value.
     """
 
     @property
@@ -102,7 +104,7 @@ def check_evaluator(evaluator: Evaluator) -> None:
         )
 
 
-def batches_of(evaluator: Evaluator, model: nn.Module) -> Iterator[Batch]:
+def batches_of(evaluator: Evaluator, model: nn.Module) -> Generator[Batch, None, None]:
     """The batches of an evaluator, each example once: ids (b,) and scores (b,) or (b, k).
 
     Raises:
@@ -165,6 +167,23 @@ def value_over(evaluator: Evaluator, scores: Scores) -> float | tuple[float, ...
             f"{shown(value)}."
         )
     return tuple(as_number(one, what) for one in value)
+
+
+def breakdown_over(evaluator: Evaluator, scores: Scores) -> dict[str, float]:
+    """What the metric over the scores of some examples is made of, by name; mostly nothing.
+
+    Raises:
+        EvaluationError: If that is no mapping from names to numbers.
+    """
+    breakdown = getattr(evaluator, "breakdown", None)
+    if breakdown is None:
+        return {}
+    what, found = f"{type(evaluator).__name__}.breakdown", breakdown(scores)
+    if not isinstance(found, Mapping) or not _are_words([*found]):
+        raise EvaluationError(
+            f"{what} must return a mapping from names to numbers, not {shown(found)}."
+        )
+    return {name: as_number(value, what) for name, value in found.items()}
 
 
 def check_counts(**numbers: int | None) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments, logits_in, running
-from merge_optuna.evaluators._batches import Batches
+from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
 from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
@@ -92,7 +92,7 @@ class Classification:
         self._metric = _METRICS[metric]
         columns = Columns(text, text_pair, image, label, group)
         self.inputs, self._labels, self._groups = read(data, columns, tokenizer, max_length)
-        self._batches = Batches(self.inputs, batch_size)
+        self._batches, self._pieces = Batches(self.inputs, batch_size), Pieces(batch_size)
         self.head = None if head is None else Head(head)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Classification:
         scored = self._scored(model)
         classes = self._labels.ids(scored)
         for ids, arguments in self._batches.of(model):
-            predicted, width = _predict(scored, arguments)
+            predicted, width = self._predicted(scored, arguments)
             self._labels.check_range(classes, width)
             true = classes[ids]
             right = np.where(predicted < 0, np.nan, predicted == true)
@@ -163,6 +163,13 @@ class Classification:
         if self._groups is not None:
             parts["groups"] = self._groups.digest()
         return parts if self.head is None else {**parts, **self.head.digest()}
+
+    def _predicted(self, model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
+        def predict(piece: slice) -> tuple[Ids, int]:
+            return _predict(model, arguments.map(lambda tensor: tensor[piece]))
+
+        found = self._pieces.run(arguments.examples, predict)
+        return np.concatenate([classes for classes, _ in found]), found[0][1]
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from merge_optuna.study._baseline_scoring import baseline_evaluations, baselines
 from merge_optuna.study._baselines import Baseline, Baselines
+from merge_optuna.study._board import Cost, Entry, Leaderboard, Row, Run
+from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
 from merge_optuna.study._keep_best import KeepBest
+from merge_optuna.study._leaderboard import leaderboard
 from merge_optuna.study._limit import fail_overdue
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
@@ -22,12 +25,19 @@ __all__ = [
     "Ancestor",
     "Baseline",
     "Baselines",
+    "Cost",
+    "Draws",
+    "Entry",
+    "Estimate",
     "KeepBest",
+    "Leaderboard",
     "Lineage",
     "MaxFailures",
     "MergeObjective",
     "MergeStudy",
     "Rehearsal",
+    "Row",
+    "Run",
     "Stagnation",
     "StopRule",
     "UnchangedGeneration",
@@ -39,6 +49,7 @@ __all__ = [
     "export",
     "fail_overdue",
     "failure",
+    "leaderboard",
     "lineage",
     "optimize",
     "ranked",

@@ -6,27 +6,24 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import check_type, decoding
-from merge_optuna._schema import BASELINE_OWNER
 from merge_optuna.checkpoints import Checkpoint, hex_digest
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
-from merge_optuna.evaluators import Evaluator, batches_of, name_of, value_over
+from merge_optuna.evaluators import Evaluator, batches_of, breakdown_over, name_of, value_over
 from merge_optuna.fitted import chosen_greedily
 from merge_optuna.recipes import Recipe
-from merge_optuna.samplers.plumbing import is_alive, this_process
 from merge_optuna.study import _interrupt as interrupt
+from merge_optuna.study._baseline_book import Book, InMemory, InStudy
 from merge_optuna.study._baseline_recipes import (
     SOUP,
     SOURCE,
@@ -38,7 +35,12 @@ from merge_optuna.study._baseline_recipes import (
     family_of,
     source_name,
 )
-from merge_optuna.study._baselines import Baseline, Baselines, packed_scores, store, stored
+from merge_optuna.study._baselines import (
+    Baseline,
+    Baselines,
+    packed_scores,
+    stored_baselines,
+)
 from merge_optuna.study._limit import Deadline, Overdue, alarm
 from merge_optuna.study._objective import MergeObjective, by_example
 from merge_optuna.study._progress import quiet
@@ -60,12 +62,14 @@ class Found:
         values: One per objective.
         scores: Per example, shape (n,).
         examples: How many were scored for it.
+        breakdown: What the values are made of, by name.
     """
 
     recipe: Recipe | None
     values: tuple[float, ...]
     scores: NDArray[np.float32]
     examples: int
+    breakdown: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class _Task:
             packed=None if found is None else packed_scores(found.scores),
             of=self.of,
             place=self.place,
+            breakdown={} if found is None else found.breakdown,
         )
         row.__dict__["recipe"] = recipe  # with its modules in memory, which no text can name
         return row
@@ -134,12 +139,12 @@ def baselines(
         >>> print(mo.baselines(objective))
     """
     if isinstance(of, optuna.Study):
-        return stored(of)
+        return stored_baselines(of)
     if not isinstance(of, MergeObjective):
         raise StudyError(f"mo.baselines takes a mo.MergeObjective or a study, not {shown(of)}.")
     if study is not None:
         of.join(study)
-    book: _Book = _InMemory(of) if study is None else _InStudy(study, again=True)
+    book: Book = InMemory(of) if study is None else InStudy(study, again=True)
     return score(of, book, check_kinds(kinds), Deadline(None), None, progress=progress)
 
 
@@ -153,7 +158,7 @@ def keep(
     progress: bool,
 ) -> Baselines:
     """Scores what a study lacks of the baselines of its objective, and keeps it there."""
-    return score(objective, _InStudy(study), kinds, deadline, trial_timeout, progress=progress)
+    return score(objective, InStudy(study), kinds, deadline, trial_timeout, progress=progress)
 
 
 def baseline_evaluations(objective: MergeObjective, kinds: bool | Sequence[str]) -> int | None:
@@ -170,7 +175,7 @@ def baseline_evaluations(objective: MergeObjective, kinds: bool | Sequence[str])
 
 def score(
     objective: MergeObjective,
-    book: _Book,
+    book: Book,
     kinds: Sequence[str],
     deadline: Deadline,
     trial_timeout: float | None,
@@ -200,12 +205,12 @@ def score(
     return book.baselines()
 
 
-def _left(tasks: Sequence[_Task], book: _Book) -> list[_Task]:
+def _left(tasks: Sequence[_Task], book: Book) -> list[_Task]:
     done = {(row.name, row.of) for row in book.baselines()}
     return [task for task in tasks if (task.name, task.of) not in done]
 
 
-def _score_one(left: Sequence[_Task], book: _Book, trial_timeout: float | None) -> bool:
+def _score_one(left: Sequence[_Task], book: Book, trial_timeout: float | None) -> bool:
     """Scores the first that nobody else is scoring, if there is one."""
     for task in left:
         with book.taken(task.name) as deaths:
@@ -246,7 +251,7 @@ class _Scorer:
         book: Where its baselines are kept; what stands there is known.
     """
 
-    def __init__(self, objective: MergeObjective, book: _Book) -> None:
+    def __init__(self, objective: MergeObjective, book: Book) -> None:
         self._objective = objective
         self._evaluator = objective.evaluator
         self._book = book
@@ -309,7 +314,7 @@ class _Scorer:
         if row is None or row.values is None:
             return None
         scores = np.array(row.values, np.float32) if row.scores is None else row.scores
-        return Found(row.recipe, row.values, scores, row.examples)
+        return Found(row.recipe, row.values, scores, row.examples, row.breakdown)
 
     def _engine(self, *, own: bool) -> Engine:
         """That of the search, or one for a model of another shape than its merges."""
@@ -334,11 +339,14 @@ def _found(evaluator: Evaluator, recipe: Recipe | None, batches: Iterable[_Batch
         EvaluationError: If that is no finite number.
     """
     ids, parts = map(list, zip(*batches, strict=True))
-    value = value_over(evaluator, np.concatenate(parts))
+    scores = np.concatenate(parts)
+    value = value_over(evaluator, scores)
     values = value if isinstance(value, tuple) else (value,)
     if not all(map(math.isfinite, values)):
         raise EvaluationError(f"The score is not finite: {value}.")
-    return Found(recipe, values, by_example(ids, parts, len(evaluator)), len(evaluator))
+    parted = {n: x for n, x in breakdown_over(evaluator, scores).items() if math.isfinite(x)}
+    total = len(evaluator)
+    return Found(recipe, values, by_example(ids, parts, total), total, parted)
 
 
 def _has_soup(objective: MergeObjective, family: Family) -> bool:
@@ -358,100 +366,3 @@ def _drawn(objective: MergeObjective) -> Family | None:
         with contextlib.suppress(InfeasibleRecipe, optuna.TrialPruned):
             return Family.of(objective.recipe(study.ask()))
     return None
-
-
-# -- where they are kept --------------------------------------------------------------------------
-
-
-class _Book(Protocol):
-    """Where baselines are kept, and who scores which."""
-
-    def baselines(self) -> Baselines:
-        """Those that are kept."""
-
-    def put(self, row: Baseline) -> None:
-        """Keeps one."""
-
-    def taken(self, name: str) -> contextlib.AbstractContextManager[int | None]:
-        """A block in which this process scores one.
-
-        It is given how many processes have died of that, or None if another is at it.
-        """
-
-
-class _InMemory:
-    """Those of this process."""
-
-    def __init__(self, objective: MergeObjective) -> None:
-        self._objective = objective
-        self._rows: dict[str, Baseline] = {}
-
-    def baselines(self) -> Baselines:
-        one = self._objective
-        return Baselines([*self._rows.values()], one.directions, one.metric_names)
-
-    def put(self, row: Baseline) -> None:
-        self._rows[row.name] = row
-
-    @contextlib.contextmanager
-    def taken(self, name: str) -> Iterator[int | None]:
-        yield 0
-
-
-class _InStudy:
-    """Those of a study, one attribute each.
-
-    Storages cannot say who comes first: two processes may begin with the same one, and both then
-    keep the same result.
-    """
-
-    def __init__(self, study: optuna.Study, *, again: bool = False) -> None:
-        """Opens it.
-
-        Args:
-            study: Where they are kept.
-            again: Whether those that have failed are tried once more.
-        """
-        self._study = study
-        self._again = {row.name for row in stored(study) if again and row.values is None}
-
-    def baselines(self) -> Baselines:
-        found = stored(self._study)
-        rows = [row for row in found if row.name not in self._again]
-        return Baselines(rows, found.directions, found.metrics)
-
-    def put(self, row: Baseline) -> None:
-        store(self._study, row)
-        self._again.discard(row.name)
-
-    @contextlib.contextmanager
-    def taken(self, name: str) -> Iterator[int | None]:
-        key = BASELINE_OWNER + name
-        owner = compat.study_system_attrs(self._study).get(key)
-        with decoding(f"owner of the baseline {name!r}"):
-            deaths, other = _standing(owner)
-        if other:
-            yield None
-            return
-        deaths = 0 if name in self._again else deaths
-        self._sign(key, this_process(), deaths)
-        try:
-            yield deaths
-        finally:
-            self._sign(key, None, deaths)
-
-    def _sign(self, key: str, process: dict[str, Any] | None, deaths: int) -> None:
-        value = {"process": process, "deaths": deaths}
-        compat.set_study_system_attr(self._study, key, value)
-
-
-def _standing(owner: Any) -> tuple[int, bool]:
-    """How many processes have died of a baseline, and whether another one is at it now."""
-    if owner is None:
-        return 0, False
-    check_type("the number of deaths", owner["deaths"], int)
-    process = owner["process"]
-    if process is None or process == this_process():
-        return owner["deaths"], False
-    alive = is_alive(process)
-    return owner["deaths"] + (alive is False), alive is True

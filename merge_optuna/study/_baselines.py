@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
@@ -39,6 +39,7 @@ class Baseline:
         packed: Its per-example scores as they are stored.
         of: Digest of what was scored, and on what.
         place: In the table.
+        breakdown: What the values are made of, e.g. by task; mostly nothing.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Baseline:
     packed: Mapping[str, Any] | None
     of: str
     place: int
+    breakdown: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -92,6 +94,7 @@ class Baseline:
         fields = {
             "recipe": self.document,
             "values": None if self.values is None else list(self.values),
+            "breakdown": dict(self.breakdown),
             "scores": None if self.packed is None else dict(self.packed),
         }
         kept = ("place", "kind", "tuned", "reason", "examples", "seconds", "of")
@@ -119,6 +122,7 @@ class Baseline:
                 packed=data["scores"],
                 of=str(data["of"]),
                 place=data["place"],
+                breakdown={str(name): float(x) for name, x in data["breakdown"].items()},
             )
 
 
@@ -237,7 +241,7 @@ class Baselines(Sequence[Baseline]):
             )
 
 
-def stored(study: optuna.Study) -> Baselines:
+def stored_baselines(study: optuna.Study) -> Baselines:
     """The baselines that are kept in a study, as far as they are scored.
 
     Raises:

@@ -6,19 +6,19 @@ import operator
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import decoding, metric_names, values_of
+from merge_optuna._records import breakdown_of, decoding, metric_names, values_of
 from merge_optuna._schema import RECIPE
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError, shown
 from merge_optuna.recipes import Recipe
-from merge_optuna.study._baselines import Baseline, stored
+from merge_optuna.study._baselines import Baseline, stored_baselines
 from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._recorded import stored_space
 
@@ -93,7 +93,8 @@ def recipe_of(
         CheckpointError: If a source has changed.
     """
     if baseline is not None:
-        return _recipe_of_baseline(_baseline(study, trial, baseline)).with_sources(sources or {})
+        _baseline(study, trial, baseline)  # refuses both
+        return _recipe_of_baseline(stored_baselines(study)[baseline]).with_sources(sources or {})
     frozen = frozen_trial(study, trial)
     written = frozen.system_attrs.get(RECIPE)
     if written is not None:
@@ -146,17 +147,15 @@ def export(
             earlier export; or if the disk is full. What was there is untouched.
         StudyError: If the study holds no recipes, or there is no such trial or baseline.
     """
-    frozen = frozen_trial(study, trial) if baseline is None else None
-    values = frozen.values if frozen is not None else _baseline(study, trial, baseline).values
-    which = {"trial": frozen.number} if frozen is not None else {"baseline": baseline}
+    one = _trial(study, trial) if baseline is None else _baseline(study, trial, baseline)
     names = metric_names(study) or ["value"] * len(study.directions)
-    dev = {f"{name} (dev)": v for name, v in zip(names, values or (), strict=False)}
-    about = {"study": study.study_name, **which, **_beside(study, names)}
+    values = {**dict(zip(names, one.values, strict=False)), **one.breakdown}
+    dev = {f"{name} (dev)": value for name, value in values.items()}
+    about = {"study": study.study_name, one.kind: one.name, **_beside(study, names)}
     url = compat.url_of(study) or "STORAGE"
-    (option, value), *_ = which.items()
-    place = ["--study", study.study_name, f"--{option}", str(value)]
+    place = ["--study", study.study_name, f"--{one.kind}", str(one.name)]
     command = shlex.join(["merge-optuna", "export", url, str(folder), *place])
-    recipe = recipe_of(study, frozen, baseline=baseline, sources=sources)
+    recipe = recipe_of(study, one.trial, baseline=baseline, sources=sources)
     with interruptible():
         return write(
             recipe,
@@ -170,11 +169,26 @@ def export(
         )
 
 
-def _baseline(study: optuna.Study, trial: FrozenTrial | int | None, name: str | None) -> Baseline:
-    """A baseline that is asked for by its name, instead of a trial."""
+class _Exported(NamedTuple):
+    """A trial or a baseline, as a model card tells it."""
+
+    kind: str
+    name: int | str
+    values: Sequence[float]
+    breakdown: Mapping[str, float]
+    trial: FrozenTrial | None = None
+
+
+def _trial(study: optuna.Study, trial: FrozenTrial | int | None) -> _Exported:
+    one = frozen_trial(study, trial)
+    return _Exported("trial", one.number, one.values or (), breakdown_of(one), one)
+
+
+def _baseline(study: optuna.Study, trial: FrozenTrial | int | None, name: str) -> _Exported:
     if trial is not None:
         raise StudyError(f"Give trial= or baseline=, not both: {trial!r} and {name!r}.")
-    return stored(study)[str(name)]
+    row = stored_baselines(study)[name]
+    return _Exported("baseline", row.name, row.values or (), row.breakdown)
 
 
 def _recipe_of_baseline(row: Baseline) -> Recipe:
@@ -188,7 +202,7 @@ def _beside(study: optuna.Study, metrics: Sequence[str]) -> dict[str, float]:
     """The scores of the baselines by what the model card calls them."""
     return {
         f"{metric} (dev{', tuned on it' if row.tuned else ''}) of the baseline {row.name}": value
-        for row in stored(study).headlines
+        for row in stored_baselines(study).headlines
         for metric, value in zip(metrics, row.values or (), strict=False)
     }
 

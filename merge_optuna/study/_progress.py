@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.samplers.plumbing import owner_alive, owner_of
-from merge_optuna.study._baselines import beside, stored
+from merge_optuna.study._baselines import beside, stored_baselines
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import MergeObjective
@@ -47,7 +47,7 @@ class Bar:
         self._study = study
         self._total = total
         self._shown = -math.inf
-        self._baselines = stored(study)
+        self._baselines = stored_baselines(study)
         done = total - remaining(study, total)
         name = compat.given_name(study)
         self._bar = tqdm(total=total, initial=done, desc=name, unit="trial", disable=not show)
@@ -95,7 +95,7 @@ class Bar:
 
 def beaten(study: optuna.Study) -> str | None:
     """What is said of a search that has found nothing better than the best baseline."""
-    baselines = stored(study)
+    baselines = stored_baselines(study)
     single = len(study.directions) == 1
     if not (single and counts(study)["complete"]) or (row := baselines.best) is None:
         return None
