@@ -268,7 +268,7 @@ class _Scorer:
             for c in candidates(space, family)
         ]
         if _has_soup(self._objective, family):
-            made.append((SOUP, SOUP, True, partial(self._soup, family)))
+            made.append((SOUP, SOUP, True, partial(self._soup, family, of)))
         return [
             _Task(kind, name, tuned, place, of, run)
             for place, (kind, name, tuned, run) in enumerate(made)
@@ -279,7 +279,7 @@ class _Scorer:
         own = family.is_alike or candidate.kind == UNTUNED
         return self._measured(candidate.make(), self._engine(own=own))
 
-    def _soup(self, family: Family) -> Found:
+    def _soup(self, family: Family, of: str) -> Found:
         """The greedy soup; the scores of its members alone are known if they are baselines."""
         sign = -1.0 if self._objective.directions[0] == "minimize" else 1.0
         own = self._engine(own=True) if family.is_alike else None
@@ -288,8 +288,12 @@ class _Scorer:
 
         def value(models: Sequence[Checkpoint]) -> float:
             nonlocal examples
-            found = self._known_source(models)
-            if found is None:
+            row = self._known_source(models, of)
+            if row is not None and row.values is None:
+                return -math.inf
+            if row is not None:
+                found = _found_before(row)
+            else:
                 recipe = family.average(models) if len(models) > 1 else family.source(models[0])
                 found = self._measured(recipe, own or self._engine(own=False))
                 examples += found.examples
@@ -305,16 +309,11 @@ class _Scorer:
         best = tried[tuple(chosen_greedily(family.experts, safely))]
         return replace(best, examples=examples)
 
-    def _known_source(self, models: Sequence[Checkpoint]) -> Found | None:
-        """One model alone, if that is scored as a baseline."""
-        if len(models) > 1:
-            return None
+    def _known_source(self, models: Sequence[Checkpoint], of: str) -> Baseline | None:
+        """One model alone, if that is a baseline that has been scored or has failed."""
+        rows = self._book.baselines() if len(models) == 1 else ()
         name = source_name(models[0])
-        row = next((row for row in self._book.baselines() if row.name == name), None)
-        if row is None or row.values is None:
-            return None
-        scores = np.array(row.values, np.float32) if row.scores is None else row.scores
-        return Found(row.recipe, row.values, scores, row.examples, row.breakdown)
+        return next((row for row in rows if (row.name, row.of) == (name, of)), None)
 
     def _engine(self, *, own: bool) -> Engine:
         """That of the search, or one for a model of another shape than its merges."""
@@ -347,6 +346,13 @@ def _found(evaluator: Evaluator, recipe: Recipe | None, batches: Iterable[_Batch
     parted = {n: x for n, x in breakdown_over(evaluator, scores).items() if math.isfinite(x)}
     total = len(evaluator)
     return Found(recipe, values, by_example(ids, parts, total), total, parted)
+
+
+def _found_before(row: Baseline) -> Found:
+    """What scoring a baseline has come to, as it is kept."""
+    values = row.values or ()
+    scores = np.array(values, np.float32) if row.scores is None else row.scores
+    return Found(row.recipe, values, scores, row.examples, row.breakdown)
 
 
 def _has_soup(objective: MergeObjective, family: Family) -> bool:
