@@ -26,6 +26,8 @@ from merge_optuna.evaluators._protocol import (
     batches_of,
     breakdown_over,
     check_evaluator,
+    check_length,
+    check_metrics,
     name_of,
     value_of,
     value_over,
@@ -33,6 +35,9 @@ from merge_optuna.evaluators._protocol import (
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.multiple_choice import MultipleChoice
+from merge_optuna.evaluators.regression import Regression
+from merge_optuna.evaluators.similarity import Similarity
 from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
@@ -46,9 +51,12 @@ __all__ = [
     "Groups",
     "Head",
     "Labels",
+    "MultipleChoice",
     "NegativeLogLikelihood",
     "Perplexity",
     "Prompt",
+    "Regression",
+    "Similarity",
     "Tasks",
     "as_evaluator",
     "as_scores",
@@ -56,6 +64,8 @@ __all__ = [
     "batches_of",
     "breakdown_over",
     "check_evaluator",
+    "check_length",
+    "check_metrics",
     "digest_of",
     "logits_of",
     "name_of",

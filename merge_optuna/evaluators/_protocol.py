@@ -5,6 +5,7 @@ Evaluators are anybody's code, and every score counts.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -78,6 +79,16 @@ def check_evaluator(evaluator: Evaluator) -> None:
     Raises:
         EvaluationError: If they are not those of an evaluator, or there are no examples.
     """
+    check_metrics(evaluator)
+    check_length(evaluator)
+
+
+def check_metrics(evaluator: Evaluator) -> None:
+    """Checks directions and names.
+
+    Raises:
+        EvaluationError: If they are not those of an evaluator.
+    """
     name = type(evaluator).__name__
     directions, names = evaluator.directions, evaluator.metric_names
     if not _are_words(directions) or not directions or not set(directions) <= {*DIRECTIONS}:
@@ -90,8 +101,19 @@ def check_evaluator(evaluator: Evaluator) -> None:
             f"{name}.metric_names must be a list of {len(directions)} names, one per objective, "
             f"not {shown(names)}."
         )
+
+
+def check_length(evaluator: Evaluator) -> None:
+    """Checks the number of examples, which some know only after their ``check(model)``.
+
+    Raises:
+        EvaluationError: If there are none.
+    """
+    name = type(evaluator).__name__
     try:
         examples = len(evaluator)
+    except EvaluationError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
         raise EvaluationError(
             f"The length of {name} is no number of examples: {error}."
@@ -110,10 +132,12 @@ def batches_of(evaluator: Evaluator, model: nn.Module) -> Generator[Batch, None,
     Raises:
         EvaluationError: If a batch is none, or an example comes twice or not at all.
     """
-    name, total = type(evaluator).__name__, len(evaluator)
+    name, batches = type(evaluator).__name__, iter(evaluator(model))
+    first = list(itertools.islice(batches, 1))  # at which some learn how many examples they have
+    total = len(evaluator)
     seen = np.zeros(total, bool)
     columns: tuple[int, ...] | None = None
-    for number, batch in enumerate(evaluator(model)):
+    for number, batch in enumerate(itertools.chain(first, batches)):
         where = f"Batch {number} of {name}"
         ids, scores = _batch(batch, where)
         if ids.size and not 0 <= ids.min() <= ids.max() < total:
