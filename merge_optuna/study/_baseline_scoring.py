@@ -6,14 +6,15 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, hex_digest
@@ -25,6 +26,7 @@ from merge_optuna.recipes import Recipe
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._baseline_book import Book, InMemory, InStudy
 from merge_optuna.study._baseline_recipes import (
+    ENSEMBLE,
     SOUP,
     SOURCE,
     UNTUNED,
@@ -41,7 +43,7 @@ from merge_optuna.study._baselines import (
     packed_scores,
     stored_baselines,
 )
-from merge_optuna.study._limit import Deadline, Overdue, alarm
+from merge_optuna.study._limit import Deadline, Overdue, limited
 from merge_optuna.study._objective import MergeObjective, by_example
 from merge_optuna.study._progress import quiet
 from merge_optuna.study._recorded import DECLARED
@@ -115,8 +117,9 @@ def baselines(
 
     The base; every unmerged model (``source NAME``); the uniform average of the experts; the
     method of the search where nobody has tuned it, at the start of its free numbers; task
-    arithmetic θ_0 + λ Σ τ_i with λ = 0.1, 0.2, ... 1; and the greedy soup. See
-    ``docs/baselines.md``.
+    arithmetic θ_0 + λ Σ τ_i with λ = 0.1, 0.2, ... 1; the greedy soup; and for reference, where
+    the evaluator can do it, the ensemble of the experts, which is no checkpoint and never counts
+    as the best. See ``docs/baselines.md``.
 
     Args:
         of: An objective, to score them; or a study, for those that are kept in it.
@@ -124,7 +127,8 @@ def baselines(
             failed; several processes share the work, and a killed one loses at most the one that
             it was at.
         kinds: Which to score; all of them when omitted: ``"base"``, ``"source"``, ``"uniform
-            average"``, ``"untuned operator"``, ``"task arithmetic"``, ``"greedy soup"``.
+            average"``, ``"untuned operator"``, ``"task arithmetic"``, ``"greedy soup"``,
+            ``"ensemble"``.
         progress: Whether to show a progress bar if it takes more than two seconds.
 
     Returns:
@@ -169,8 +173,10 @@ def baseline_evaluations(objective: MergeObjective, kinds: bool | Sequence[str])
     family = family_of(objective.space)
     alone = sum(c.kind in wanted for c in candidates(objective.space, family))
     soup = SOUP in wanted and _has_soup(objective, family)
-    known = SOURCE in wanted
-    return alone + soup * (len(family.experts) - 1 if known else 2 * len(family.experts) - 1)
+    experts = len(family.experts)
+    found = alone + soup * (experts - 1 if SOURCE in wanted else 2 * experts - 1)
+    together = ENSEMBLE in wanted and _has_ensemble(objective, family)
+    return found + together * experts
 
 
 def score(
@@ -229,7 +235,7 @@ def _attempt(task: _Task, trial_timeout: float | None) -> Baseline:
     started = time.perf_counter()
     found = reason = None
     try:
-        with alarm(trial_timeout):
+        with limited(trial_timeout, baseline=task.name):
             found = task.run()
     except SourceChanged:
         raise
@@ -269,6 +275,8 @@ class _Scorer:
         ]
         if _has_soup(self._objective, family):
             made.append((SOUP, SOUP, True, partial(self._soup, family, of)))
+        if _has_ensemble(self._objective, family):
+            made.append((ENSEMBLE, ENSEMBLE, False, partial(self._ensemble, family)))
         return [
             _Task(kind, name, tuned, place, of, run)
             for place, (kind, name, tuned, run) in enumerate(made)
@@ -308,6 +316,25 @@ class _Scorer:
 
         best = tried[tuple(chosen_greedily(family.experts, safely))]
         return replace(best, examples=examples)
+
+    def _ensemble(self, family: Family) -> Found:
+        """The mean of what the models predict, each of them loaded in its turn."""
+        read: list[Recipe] = []
+
+        def models() -> Iterator[nn.Module]:
+            for expert in family.experts:
+                read.append(recipe := family.source(expert))
+                engine = self._engine(own=family.is_alike)
+                yield engine.load(recipe, user=name_of(self._evaluator))
+
+        ensemble: Any = getattr(self._evaluator, "ensemble", None)
+        try:
+            with contextlib.closing(interrupt.interruptibly(ensemble(models()))) as batches:
+                found = _found(self._evaluator, None, batches)
+        finally:
+            for recipe in read:
+                self._objective.engine.look_again(recipe)
+        return replace(found, examples=len(read) * len(self._evaluator))
 
     def _known_source(self, models: Sequence[Checkpoint], of: str) -> Baseline | None:
         """One model alone, if that is a baseline that has been scored or has failed."""
@@ -357,6 +384,10 @@ def _found_before(row: Baseline) -> Found:
 
 def _has_soup(objective: MergeObjective, family: Family) -> bool:
     return len(objective.directions) == 1 and len(family.experts) > 1
+
+
+def _has_ensemble(objective: MergeObjective, family: Family) -> bool:
+    return hasattr(objective.evaluator, "ensemble") and len(family.experts) > 1
 
 
 def _digest(evaluator: Evaluator) -> dict[str, str] | None:

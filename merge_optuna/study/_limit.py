@@ -52,32 +52,35 @@ class Overdue(BaseException):
 
 
 @contextlib.contextmanager
-def limited(trial: optuna.Trial, seconds: float | None) -> Iterator[None]:
-    """A block that is left by :class:`Overdue` when it has taken so many seconds.
+def limited(
+    seconds: float | None, *, trial: int | None = None, baseline: str | None = None
+) -> Iterator[None]:
+    """A block that is left by :class:`Overdue` when it has taken so many seconds, if any.
 
     Python code is interrupted between two instructions, but never within the storage, nor while
     threads fill the live model.
+
+    Args:
+        seconds: How many.
+        trial: The number of the trial that runs in it ...
+        baseline: ... or the name of the baseline, for whoever looks after this process.
     """
-    supervision.report(trial=trial.number, seconds=seconds)
+    supervision.report(trial=trial, baseline=baseline, seconds=seconds)
     try:
-        with alarm(seconds):
+        with contextlib.nullcontext() if seconds is None else _alarm(seconds):
             yield
     finally:
         supervision.report(trial=None)
 
 
 @contextlib.contextmanager
-def alarm(seconds: float | None) -> Iterator[None]:
-    """A block that is left by :class:`Overdue` when it has taken so many seconds, if any."""
-    if seconds is None:
-        yield
-        return
-    timer = _Alarm(seconds)
+def _alarm(seconds: float) -> Iterator[None]:
+    alarm = _Alarm(seconds)
     try:
-        with timer:
+        with alarm:
             yield
     finally:
-        timer.off()  # it may have rung when the block was being left
+        alarm.off()  # it may have rung when the block was being left
 
 
 class _Alarm:

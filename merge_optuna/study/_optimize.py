@@ -271,7 +271,7 @@ class _Bounded:
 
     def _evaluated(self, trial: optuna.Trial) -> Any:
         try:
-            with limited(trial, self._trial_timeout):
+            with limited(self._trial_timeout, trial=trial.number):
                 return self._objective(trial)
         except Overdue as overdue:
             return failed(trial, str(overdue))

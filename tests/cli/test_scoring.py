@@ -74,13 +74,18 @@ def test_baselines(task: Task, cli: Cli, tmp_path: Path) -> None:
 def test_check_counts_them(task: Task, cli: Cli, tmp_path: Path) -> None:
     file = task.file(tmp_path / "search.py", n_trials=100, test=None, baselines=True)
     facts = json.loads(cli("check", file, "--json")[1])
-    assert facts["baseline_evaluations"] == 16
+    assert facts["baseline_evaluations"] == 18
     first = facts["seconds_first_merge"] - facts["seconds_merge"]
     each = facts["seconds_merge"] + facts["seconds_evaluate"]
-    assert facts["hours_baselines"] == pytest.approx((max(0, first) + 16 * each) / 3600)
+    assert facts["hours_baselines"] == pytest.approx((max(0, first) + 18 * each) / 3600)
     out = cli("check", file, "--no-trial")[1]
-    assert "baseline evaluations 16" in words(out)
-    for kinds, evaluations in ((False, None), (["base"], 1), (["greedy soup"], 3)):
+    assert "baseline evaluations 18" in words(out)
+    for kinds, evaluations in (
+        (False, None),
+        (["base"], 1),
+        (["greedy soup"], 3),
+        (["ensemble"], 2),
+    ):
         file = task.file(tmp_path / "search.py", n_trials=1, test=None, baselines=kinds)
         facts = json.loads(cli("check", file, "--json", "--no-trial")[1])
         assert facts.get("baseline_evaluations") == evaluations

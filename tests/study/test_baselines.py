@@ -16,13 +16,13 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import merge_optuna as mo
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.study import Baseline, Baselines
 from tests import processes, toys
-from tests.trained import Task, read_rows, right, write_rows
+from tests.trained import TOPICS, Task, read_rows, right, write_rows
 
 Batch = tuple[Any, Any]
 
@@ -111,7 +111,8 @@ def test_each_scores_what_it_scores_by_hand(task: Task, tmp_path: Path) -> None:
 
     dev = mo.evaluators.Classification(write_rows(tmp_path / "dev.jsonl", rows), batch_size=20)
     objective = mo.MergeObjective(task.recipe(), dev)
-    found = mo.baselines(objective, progress=False)
+    *found, ensemble = table = mo.baselines(objective, progress=False)
+    assert ensemble.name == "ensemble"
     assert [row.name for row in found] == list(expected)
     for row in found:
         assert row.scores is not None
@@ -123,6 +124,20 @@ def test_each_scores_what_it_scores_by_hand(task: Task, tmp_path: Path) -> None:
     tuned = {row.name for row in found if row.tuned}
     assert tuned == {*GRID, "greedy soup"}
     assert {row.examples for row in found} == {40}, "the members of the soup are known"
+
+    def probabilities(state: dict[str, Tensor], text: str) -> Tensor:
+        model.load_state_dict(state)
+        with torch.no_grad():
+            return model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+
+    tokenizer = AutoTokenizer.from_pretrained(task.folders[0])
+    mean = [probabilities(a, r["text"]) + probabilities(b, r["text"]) for r in rows]
+    both = [TOPICS[int(p.argmax())] == r["label"] for p, r in zip(mean, rows, strict=True)]
+    assert ensemble.scores is not None
+    assert (ensemble.scores == both).mean() > 0.97
+    assert (ensemble.recipe, ensemble.tuned, ensemble.examples) == (None, False, 80)
+    assert table.best is not ensemble
+    assert "not a checkpoint" in str(table)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
