@@ -143,6 +143,7 @@ class MergeStudy:
             sampler=space.sampler(seed=seed),
             test=test,
             first=[space.start()],
+            baselines=baselines,
         )
 
     @property
