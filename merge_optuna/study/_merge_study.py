@@ -106,6 +106,7 @@ class MergeStudy:
         device: str = "cpu",
         dtype: str | None = None,
         strict: bool = False,
+        baselines: bool | Sequence[str] = True,
     ) -> MergeStudy:
         """The search that a file of mergekit-evolve describes, by CMA-ES from equal weights.
 
@@ -123,6 +124,7 @@ class MergeStudy:
             device: Of the live model.
             dtype: Of the live model.
             strict: Whether a key that mergekit ignores is an error instead of a warning.
+            baselines: See the class.
 
         Raises:
             RecipeError: If the file is not valid, or describes no space.
