@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import EvaluationError, shown
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Evaluator(Protocol):
     ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
     values: with it a search is not continued on other data than it began with. And it may have
     ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
-    numbers, which are kept with a trial and shown beside its value.
+    numbers, which are kept with a trial and shown beside its value. And it may have ``heads``: the
+    checkpoint whose head it puts on the model for each task, by the task's name, or None where
+    the model's own head counts.
     """
 
     @property
@@ -67,6 +70,17 @@ def name_of(evaluator: Evaluator) -> str:
     """What an evaluator is called in messages: the function's name, or else its class's."""
     one = getattr(evaluator, "fn", evaluator)
     return getattr(one, "__name__", type(one).__name__)
+
+
+def heads_of(evaluator: Evaluator) -> dict[str, Checkpoint | None]:
+    """Whose head an evaluator puts on a model for each task; None where the model's own counts."""
+    return dict(getattr(evaluator, "heads", {}))
+
+
+def has_all_heads(evaluator: Evaluator) -> bool:
+    """Whether no head of a model counts, as an evaluator has its own for every task."""
+    heads = heads_of(evaluator)
+    return bool(heads) and None not in heads.values()
 
 
 # -- checks ---------------------------------------------------------------------------------------

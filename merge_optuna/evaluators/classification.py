@@ -164,6 +164,11 @@ class Classification:
             parts["groups"] = self._groups.digest()
         return parts if self.head is None else {**parts, **self.head.digest()}
 
+    @property
+    def heads(self) -> dict[str, Checkpoint | None]:
+        """The checkpoint of ``head=`` by its name; empty where the model's own head counts."""
+        return {} if self.head is None else {self.head.checkpoint.name: self.head.checkpoint}
+
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:
             model.eval()

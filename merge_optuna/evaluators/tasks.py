@@ -23,11 +23,14 @@ from merge_optuna.evaluators._protocol import (
     batches_of,
     breakdown_over,
     check_evaluator,
+    heads_of,
     value_over,
 )
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from merge_optuna.checkpoints import Checkpoint
 
 
 class Tasks:
@@ -133,6 +136,12 @@ class Tasks:
             if check is not None:
                 with _of_task(name):
                     check(model)
+
+    @property
+    def heads(self) -> dict[str, Checkpoint | None]:
+        """Whose head is put on the model for each task; None where the model's own counts."""
+        found = {name: [*heads_of(part).values()] for name, part in self.tasks.items()}
+        return {name: heads[0] if heads else None for name, heads in found.items()}
 
     @cached_property
     def digest(self) -> dict[str, Any]:
