@@ -17,7 +17,8 @@ from merge_optuna.evaluators._arguments import (
 from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
-from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._head import Head, has_all_heads, heads_of
+from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
     Evaluator,
@@ -25,14 +26,20 @@ from merge_optuna.evaluators._protocol import (
     batches_of,
     breakdown_over,
     check_evaluator,
-    has_all_heads,
-    heads_of,
+    check_length,
+    check_metrics,
     name_of,
     value_of,
     value_over,
 )
+from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
+from merge_optuna.evaluators.generation import Generation
+from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.multiple_choice import MultipleChoice
+from merge_optuna.evaluators.regression import Regression
+from merge_optuna.evaluators.similarity import Similarity
 from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
@@ -43,9 +50,17 @@ __all__ = [
     "Columns",
     "Evaluator",
     "Function",
+    "Generation",
     "Groups",
     "Head",
     "Labels",
+    "MultipleChoice",
+    "NegativeLogLikelihood",
+    "Perplexity",
+    "Prompt",
+    "Regression",
+    "Sampling",
+    "Similarity",
     "Tasks",
     "as_evaluator",
     "as_scores",
@@ -53,6 +68,8 @@ __all__ = [
     "batches_of",
     "breakdown_over",
     "check_evaluator",
+    "check_length",
+    "check_metrics",
     "digest_of",
     "has_all_heads",
     "heads_of",

@@ -66,6 +66,22 @@ class Head:
         return self._copy[1]
 
 
+def heads_of(evaluator: Any) -> dict[str, Checkpoint | None]:
+    """Whose head an evaluator puts on a model for each task, by name; None for the model's own.
+
+    It says so by ``heads``, or has one ``head``.
+    """
+    head = getattr(evaluator, "head", None)
+    own = {head.checkpoint.name: head.checkpoint} if isinstance(head, Head) else {}
+    return dict(getattr(evaluator, "heads", own))
+
+
+def has_all_heads(evaluator: Any) -> bool:
+    """Whether no head of a model counts, as an evaluator has one of its own for every task."""
+    heads = heads_of(evaluator)
+    return bool(heads) and None not in heads.values()
+
+
 def _with(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """A model that shares everything with another but one of its modules."""
     shell: nn.Module = copy.copy(model)

@@ -5,6 +5,7 @@ Evaluators are anybody's code, and every score counts.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import EvaluationError, shown
 
 if TYPE_CHECKING:
@@ -72,17 +72,6 @@ def name_of(evaluator: Evaluator) -> str:
     return getattr(one, "__name__", type(one).__name__)
 
 
-def heads_of(evaluator: Evaluator) -> dict[str, Checkpoint | None]:
-    """Whose head an evaluator puts on a model for each task; None where the model's own counts."""
-    return dict(getattr(evaluator, "heads", {}))
-
-
-def has_all_heads(evaluator: Evaluator) -> bool:
-    """Whether no head of a model counts, as an evaluator has its own for every task."""
-    heads = heads_of(evaluator)
-    return bool(heads) and None not in heads.values()
-
-
 # -- checks ---------------------------------------------------------------------------------------
 
 
@@ -91,6 +80,16 @@ def check_evaluator(evaluator: Evaluator) -> None:
 
     Raises:
         EvaluationError: If they are not those of an evaluator, or there are no examples.
+    """
+    check_metrics(evaluator)
+    check_length(evaluator)
+
+
+def check_metrics(evaluator: Evaluator) -> None:
+    """Checks directions and names.
+
+    Raises:
+        EvaluationError: If they are not those of an evaluator.
     """
     name = type(evaluator).__name__
     directions, names = evaluator.directions, evaluator.metric_names
@@ -104,8 +103,19 @@ def check_evaluator(evaluator: Evaluator) -> None:
             f"{name}.metric_names must be a list of {len(directions)} names, one per objective, "
             f"not {shown(names)}."
         )
+
+
+def check_length(evaluator: Evaluator) -> None:
+    """Checks the number of examples, which some know only after their ``check(model)``.
+
+    Raises:
+        EvaluationError: If there are none.
+    """
+    name = type(evaluator).__name__
     try:
         examples = len(evaluator)
+    except EvaluationError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
         raise EvaluationError(
             f"The length of {name} is no number of examples: {error}."
@@ -124,10 +134,12 @@ def batches_of(evaluator: Evaluator, model: nn.Module) -> Generator[Batch, None,
     Raises:
         EvaluationError: If a batch is none, or an example comes twice or not at all.
     """
-    name, total = type(evaluator).__name__, len(evaluator)
+    name, batches = type(evaluator).__name__, iter(evaluator(model))
+    first = list(itertools.islice(batches, 1))  # at which some learn how many examples they have
+    total = len(evaluator)
     seen = np.zeros(total, bool)
     columns: tuple[int, ...] | None = None
-    for number, batch in enumerate(evaluator(model)):
+    for number, batch in enumerate(itertools.chain(first, batches)):
         where = f"Batch {number} of {name}"
         ids, scores = _batch(batch, where)
         if ids.size and not 0 <= ids.min() <= ids.max() < total:

@@ -36,7 +36,8 @@ from merge_optuna.evaluators import (
     as_evaluator,
     batches_of,
     breakdown_over,
-    check_evaluator,
+    check_length,
+    check_metrics,
     has_all_heads,
     name_of,
     value_of,
@@ -104,7 +105,7 @@ class MergeObjective:
         check_order(space, evaluator)
         self.space = space
         self.evaluator = as_evaluator(evaluator)
-        check_evaluator(self.evaluator)
+        check_metrics(self.evaluator)
         self.engine = Engine(device, dtype)
         self.directions: list[Any] = list(self.evaluator.directions)
         self.metric_names = list(self.evaluator.metric_names)
@@ -115,6 +116,7 @@ class MergeObjective:
             if isinstance(space, Recipe) and not space.slots:
                 raise RecipeError("Nothing is free in this recipe. Use mo.free for a parameter.")
             self._check(space)
+        check_length(self.evaluator)  # which a function per example learns from the model
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Merges and scores one trial.
@@ -192,10 +194,11 @@ class MergeObjective:
         Raises:
             EvaluationError: If it cannot.
         """
-        check_evaluator(evaluator)
+        check_metrics(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, DECLARED):
             check(self.load(_template(self.space), evaluator))
+        check_length(evaluator)
 
     def check_study(self, study: optuna.Study) -> None:
         """Checks that a study can run this objective.
