@@ -36,6 +36,7 @@ from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
+from merge_optuna.evaluators.kl_divergence import KLDivergence
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
 from merge_optuna.evaluators.multiple_choice import MultipleChoice
 from merge_optuna.evaluators.regression import Regression
@@ -53,6 +54,7 @@ __all__ = [
     "Generation",
     "Groups",
     "Head",
+    "KLDivergence",
     "Labels",
     "MultipleChoice",
     "NegativeLogLikelihood",
