@@ -37,6 +37,7 @@ from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.multiple_choice import MultipleChoice
 from merge_optuna.evaluators.regression import Regression
 from merge_optuna.evaluators.similarity import Similarity
 from merge_optuna.evaluators.tasks import Tasks
@@ -53,6 +54,7 @@ __all__ = [
     "Groups",
     "Head",
     "Labels",
+    "MultipleChoice",
     "NegativeLogLikelihood",
     "Perplexity",
     "Prompt",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments, place_of, placed, running
-from merge_optuna.evaluators._language import is_encoder_decoder
+from merge_optuna.evaluators._beginnings import is_encoder_decoder
 from merge_optuna.evaluators._sampling import Sampling
 
 # What of a model's generation config says which tokens there are, not how to choose among them.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,27 +12,24 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._arguments import (
-    Arguments,
-    logits_in,
-    place_of,
-    placed,
-    run,
-)
+from merge_optuna.evaluators._arguments import logits_in, place_of
 from merge_optuna.evaluators._batches import in_batches
+from merge_optuna.evaluators._beginnings import (
+    Beginning,
+    Window,
+    beginning,
+    continued,
+    forward,
+    is_encoder_decoder,
+    leaves_out,
+    padded,
+)
 from merge_optuna.evaluators._inputs import TokenizerOf, longest
+from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import Ids
 
 _NEEDED = "of shape (batch, tokens, vocabulary). Merge models with a language head."
 _FLOATS_AT_ONCE = 1 << 22  # 16 MB in float32: what a processor's cache can nearly hold
-
-
-class Window(NamedTuple):
-    """A run of tokens, the last ones of which are scored."""
-
-    tokens: Sequence[int]  # what a decoder predicts, after what it is given before
-    scored: int  # how many at the end count, for a decoder at most all but the first
-    source: Sequence[int] = ()  # what an encoder reads
 
 
 class Reader(NamedTuple):
@@ -110,6 +105,44 @@ class LanguageBatches:
         return self._ready[1]
 
 
+def answered(
+    reader: Reader, prompt: Prompt, asked: str, answer: str, where: str, *, ends: bool
+) -> Window:
+    """An answer after its prompt.
+
+    Args:
+        reader: How the model reads.
+        prompt: What stands before.
+        asked: The text of the row.
+        answer: What is scored.
+        where: How messages call the row.
+        ends: Whether a decoder after an encoder has to say as well where the answer ends: the
+            special tokens that its tokenizer puts around it.
+
+    Raises:
+        EvaluationError: If there is nothing to score, or it is too long.
+    """
+    if reader.encodes:
+        before = prompt.source(reader.tokenizer, asked)
+        after: list[int] = reader.tokenizer(
+            text_target=answer, add_special_tokens=ends, verbose=False
+        )["input_ids"]
+        window = Window(after, len(after), before)
+        reader.check_fit(len(before), "a prompt", where)
+    else:
+        before, after = prompt.pair(reader.tokenizer, asked, answer)
+        window = Window([*before, *after], len(after))
+    if not answer or not after:
+        raise EvaluationError(f"{where}: an answer is empty. Leave such rows out.")
+    if not before:
+        raise EvaluationError(
+            f"{where}: the prompt is empty, and the tokenizer has no token to begin with. Give "
+            "every row a prompt."
+        )
+    reader.check_fit(len(window.tokens), "a prompt with its answer", where)
+    return window
+
+
 def _check_vocabulary(
     model: nn.Module, tokenizer: Any, windows: Sequence[Sequence[Window]]
 ) -> None:
@@ -122,55 +155,68 @@ def _check_vocabulary(
         )
 
 
-def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether a model reads with an encoder what its decoder answers."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+def nats(model: nn.Module, groups: Sequence[Sequence[Window]]) -> NDArray[np.float64]:
+    """The negative log-likelihood of the scored tokens of each window, shape (all windows,).
 
-
-def nats(model: nn.Module, windows: Sequence[Window]) -> NDArray[np.float64]:
-    """The negative log-likelihood of the scored tokens of each window, shape (len(windows),)."""
+    Args:
+        model: The model.
+        groups: The windows, those together of which a decoder need read the beginning only once;
+            see :func:`beginning`.
+    """
+    windows = [window for group in groups for window in group]
     counts = [window.scored for window in windows]
     targets = [token for window in windows for token in window.tokens[-window.scored :]]
     # Not around the loop of an evaluator, which would leave it on while a generator waits.
     with torch.inference_mode():
-        logits = scored_logits(model, windows)
+        logits = scored_logits(model, windows, beginning(model, groups))
         per_token = _token_nats(logits, torch.tensor(targets, device=logits.device))
     ends = np.cumsum(counts)[:-1]
     return np.array([part.sum() for part in np.split(per_token.double().cpu().numpy(), ends)])
 
 
-def scored_logits(model: nn.Module, windows: Sequence[Window]) -> Tensor:
+def scored_logits(
+    model: nn.Module, windows: Sequence[Window], after: Beginning | None = None
+) -> Tensor:
     """The logits from which the scored tokens of all windows are predicted, in their order.
 
     They are not computed at other positions where the model can leave them out.
+
+    Args:
+        model: The model.
+        windows: The windows.
+        after: What a decoder has read of each of them already, if anything.
 
     Returns:
         Shape (number of scored tokens, vocabulary), in the data type of the model.
     """
     if is_encoder_decoder(model):
         return _answered(model, windows)
-    inputs, mask = _padded([window.tokens[:-1] for window in windows])
+    done = after.lengths if after else [0] * len(windows)
+    rows = [window.tokens[read:-1] for window, read in zip(windows, done, strict=True)]
+    inputs, mask = padded(rows)
     positions = torch.arange(inputs.shape[1])
-    ends = torch.tensor([len(window.tokens) - 1 for window in windows])[:, None]
+    ends = torch.tensor([len(row) for row in rows])[:, None]
     starts = ends - torch.tensor([window.scored for window in windows])[:, None]
     kept = (positions >= starts) & (positions < ends)
-    arguments = {"input_ids": inputs, "attention_mask": mask}
-    if _leaves_out(type(model)):
-        arguments["logits_to_keep"] = kept
-        return _logits(model, arguments, ndim=2)
-    return _logits(model, arguments, ndim=3)[kept.to(place_of(model)[0])]
+    if leaves_out(type(model)):
+        kept_alone = {"logits_to_keep": kept}
+        output = forward(model, {**continued(inputs, mask, after), **kept_alone}, after)
+        return logits_in(output, model, _NEEDED, ndim=(2,))
+    output = forward(model, continued(inputs, mask, after), after)
+    return logits_in(output, model, _NEEDED, ndim=(3,))[kept.to(place_of(model)[0])]
 
 
 def _answered(model: nn.Module, windows: Sequence[Window]) -> Tensor:
-    source, source_mask = _padded([window.source for window in windows])
-    labels, mask = _padded([window.tokens for window in windows], model)
+    source, source_mask = padded([window.source for window in windows])
+    labels, mask = padded([window.tokens for window in windows], model)
     arguments = {
         "input_ids": source,
         "attention_mask": source_mask,
         "decoder_input_ids": _shifted(model, labels),
         "decoder_attention_mask": mask,
     }
-    return _logits(model, arguments, ndim=3)[mask.to(place_of(model)[0]).bool()]
+    logits = logits_in(forward(model, arguments), model, _NEEDED, ndim=(3,))
+    return logits[mask.to(logits.device).bool()]
 
 
 def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
@@ -183,30 +229,6 @@ def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
         )
     shifted: Tensor = shift(labels)
     return shifted
-
-
-def _logits(model: nn.Module, arguments: dict[str, Tensor], *, ndim: int) -> Tensor:
-    output = run(model, placed(Arguments((), arguments), *place_of(model)))
-    return logits_in(output, model, _NEEDED, ndim=(ndim,))
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], model: nn.Module | None = None
-) -> tuple[Tensor, Tensor]:
-    """Tokens and mask, shape (rows, longest), padded on the right, where decoders never look."""
-    padding = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
-    width = max(map(len, rows))
-    tokens = [[*row, *[padding] * (width - len(row))] for row in rows]
-    mask = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
-    return torch.tensor(tokens), mask.long()
-
-
-def _leaves_out(architecture: type[nn.Module]) -> bool:
-    """Whether it computes logits at the positions of a mask only."""
-    # Older versions and models of somebody's own take numbers of positions instead.
-    room = sys.modules[architecture.__module__]
-    takes = inspect.signature(architecture.forward).parameters
-    return "logits_to_keep" in takes and hasattr(room, "slice_logits_to_keep")
 
 
 def _token_nats(logits: Tensor, targets: Tensor) -> Tensor:

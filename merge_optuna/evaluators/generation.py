@@ -13,10 +13,11 @@ from torch import nn
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._answers import Extract, extraction
 from merge_optuna.evaluators._batches import Pieces
+from merge_optuna.evaluators._beginnings import Window
 from merge_optuna.evaluators._data import Table, table_of
 from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply, Request
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
-from merge_optuna.evaluators._language import LanguageBatches, Reader, Window
+from merge_optuna.evaluators._language import LanguageBatches, Reader
 from merge_optuna.evaluators._prompts import Prompt, Row, Template
 from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
 from merge_optuna.evaluators._reply_language import ReplyLanguage

@@ -12,9 +12,10 @@ from torch import nn
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._batches import Pieces
+from merge_optuna.evaluators._beginnings import Window
 from merge_optuna.evaluators._data import Groups, Table, table_of, texts
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
-from merge_optuna.evaluators._language import LanguageBatches, Reader, Window, nats
+from merge_optuna.evaluators._language import LanguageBatches, Reader, answered, nats
 from merge_optuna.evaluators._prompts import Prompt, Row, Template, encode
 from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
 
@@ -169,7 +170,7 @@ class NegativeLogLikelihood:
 
     def _nats(self, model: nn.Module, windows: Sequence[Sequence[Window]]) -> Scores:
         """The nats of the windows of each example, shape (len(windows),)."""
-        flat = [window for some in windows for window in some]
+        flat = [[window] for some in windows for window in some]
         each = self._pieces.run(len(flat), lambda piece: nats(model, flat[piece]))
         ends = np.cumsum([len(some) for some in windows])[:-1]
         return np.array([part.sum() for part in np.split(np.concatenate(each), ends)])
@@ -267,31 +268,14 @@ class _Answers:
         self._asked = prompt.texts(table)
 
     def windows(self, reader: Reader) -> list[list[Window]]:
-        return [[self._window(reader, row)] for row in range(len(self.scored))]
+        return [
+            [answered(reader, self._prompt, asked, answer, self._table.where(row), ends=True)]
+            for row, (asked, answer) in enumerate(zip(self._asked, self.scored, strict=True))
+        ]
 
     def digest(self) -> dict[str, str | int | None]:
         content = content_digest([json.dumps([self._asked, self.scored]).encode()])
         return {"inputs": content, "prompt": self._prompt.digest()}
-
-    def _window(self, reader: Reader, row: int) -> Window:
-        where, asked, answer = self._table.where(row), self._asked[row], self.scored[row]
-        if reader.encodes:
-            source = self._prompt.source(reader.tokenizer, asked)
-            after: list[int] = reader.tokenizer(text_target=answer, verbose=False)["input_ids"]
-            reader.check_fit(len(source), "a prompt", where)
-            window = Window(after, len(after), source)
-        else:
-            before, after = self._prompt.pair(reader.tokenizer, asked, answer)
-            window = Window([*before, *after], len(after))
-        if not answer or not after:
-            raise EvaluationError(f"{where}: the answer is empty. Leave such rows out.")
-        if len(window.tokens) == len(after) and not window.source:
-            raise EvaluationError(
-                f"{where}: the prompt is empty, and the tokenizer has no token to begin with. "
-                "Give every row a prompt."
-            )
-        reader.check_fit(len(window.tokens), "a prompt with its answer", where)
-        return window
 
 
 def _windows(ids: list[int], length: int, stride: int | None) -> Iterator[Window]:

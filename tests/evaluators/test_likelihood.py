@@ -315,7 +315,7 @@ def test_arguments_that_are_not_valid(arguments: dict[str, Any], message: str) -
         ({"text": ["w1 w2", ""]}, {}, r"row 1: a document of 0 tokens has none to be scored"),
         ({"text": ["w1 w2"]}, {"max_length": 1}, r"Pass max_length= of at least 2"),
         ({"text": ["w1 w2"]}, {"max_length": 4, "stride": 5}, r"stride= of at most 4"),
-        ({"q": ["w1"], "answer": [""]}, {"question": "q"}, r"row 0: the answer is empty"),
+        ({"q": ["w1"], "answer": [""]}, {"question": "q"}, r"row 0: an answer is empty"),
         (
             {"q": ["w1", "w1 " * 70], "answer": ["w1", "w2"]},
             {"question": "q"},

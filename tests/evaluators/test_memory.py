@@ -13,7 +13,12 @@ import torch
 from torch import nn
 
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators import Classification, Generation, NegativeLogLikelihood
+from merge_optuna.evaluators import (
+    Classification,
+    Generation,
+    MultipleChoice,
+    NegativeLogLikelihood,
+)
 from tests import toys
 from tests.evaluators.conftest import WORDS, Net
 from tests.vocabularies import word_level
@@ -45,6 +50,14 @@ def likelihood() -> tuple[Any, nn.Module]:
     return NegativeLogLikelihood(data, tokenizer=word_level(WORDS), batch_size=10), toys.llama()
 
 
+def choice() -> tuple[Any, nn.Module]:
+    rows = [
+        {"question": f"w{n} w1", "choices": ["w1", f"w{n}"], "answer": n % 2} for n in range(30)
+    ]
+    data = datasets.Dataset.from_list(rows)
+    return MultipleChoice(data, tokenizer=word_level(WORDS), batch_size=10), toys.llama()
+
+
 def generation() -> tuple[Any, nn.Module]:
     data = datasets.Dataset.from_dict({"question": WORDS[:30], "answer": WORDS[:30]})
     # One token, so that the model is called once for every piece.
@@ -73,7 +86,17 @@ def test_batches_are_run_in_halves(make: Callable[[], tuple[Any, nn.Module]]) ->
     assert sizes[17:] == [2] * 15
 
 
-@pytest.mark.parametrize("make", EVALUATORS)
+def test_two_choices_are_two_rows() -> None:
+    evaluator, model = choice()
+    expected = np.concatenate([scores for _, scores in evaluator(model)])
+    sizes = small_device(model, 5)
+    with pytest.warns(UserWarning, match="out of memory"):
+        found = np.concatenate([scores for _, scores in evaluator(model)])
+    np.testing.assert_array_equal(found, expected)
+    assert sizes == [20, 10, *[4] * 15]
+
+
+@pytest.mark.parametrize("make", [*EVALUATORS, choice])
 def test_one_example_that_does_not_fit(make: Callable[[], tuple[Any, nn.Module]]) -> None:
     evaluator, model = make()
     small_device(model, 0)
