@@ -221,7 +221,6 @@ class Classification:
 
     def _logits(self, model: nn.Module, arguments: Arguments) -> Tensor:
         """Shape (b, number of labels), on the device and in the data type of the model."""
-
         found = self._pieces.run(
             arguments.examples, lambda piece: _logits(model, arguments.part(piece))
         )
