@@ -17,7 +17,7 @@ from merge_optuna.evaluators._arguments import (
 from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
-from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._head import Head, has_all_heads, heads_of
 from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
@@ -73,6 +73,8 @@ __all__ = [
     "check_length",
     "check_metrics",
     "digest_of",
+    "has_all_heads",
+    "heads_of",
     "logits_of",
     "name_of",
     "placed",
