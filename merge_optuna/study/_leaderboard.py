@@ -31,6 +31,7 @@ from merge_optuna.study._board import SEARCH, TUNED, Cost, Entry, Kind, Leaderbo
 from merge_optuna.study._bootstrap import Array, Draws
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial, frozen_trial, recipe_of
+from merge_optuna.study._loading import load_for
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -298,7 +299,7 @@ class _Scorer:
     def of(self, recipe: Recipe | Checkpoint) -> Array:
         """Scores in the order of the examples, (n,) or (n, k)."""
         if recipe.digest not in self.known:
-            model = self.engine.load(recipe, user=name_of(self.test))
+            model = load_for(self.test, self.engine, recipe)
             ids, scores = zip(*batches_of(self.test, model), strict=True)
             self.engine.look_again(recipe)
             self.known[recipe.digest] = np.concatenate(scores)[np.argsort(np.concatenate(ids))]
