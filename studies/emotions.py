@@ -244,7 +244,7 @@ class Tester:
     def answers(self, model: Model, texts: mo.evaluators.Classification) -> Array:
         """Right or wrong, predicted class, true class and domain of each text, shape (n, 4)."""
         digests = (model.digest, *texts.digest.values())
-        place = self.folder / f"{'-'.join(digest[:12] for digest in digests)}.npy"
+        place = self.folder / f"{'-'.join(str(digest)[:12] for digest in digests)}.npy"
         if not place.exists():
             ids, scores = map(np.concatenate, zip(*texts(self.engine.load(model)), strict=True))
             with place.with_suffix(".unfinished").open("wb") as file:

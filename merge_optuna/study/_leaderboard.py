@@ -190,6 +190,12 @@ def _searches(studies: Studies) -> dict[str, dict[int, optuna.Study]]:
     found: dict[str, list[optuna.Study]] = {}
     for study in studies:
         found.setdefault(_named(study)[0], []).append(study)
+    alike = [name for name, runs in found.items() if len(runs) > 1 and None in _seeds(runs)]
+    if alike:
+        raise StudyError(
+            f"Several studies are called {few(alike)}. If they are one search with several seeds, "
+            f"say so: mo.leaderboard({{{alike[0]!r}: [...]}}); otherwise give each a name there."
+        )
     return {name: _by_seed(name, runs) for name, runs in found.items()}
 
 
@@ -208,10 +214,14 @@ def _named(study: optuna.Study) -> tuple[str, int | None]:
     return (match["name"], int(match["seed"])) if match else (study.study_name, None)
 
 
+def _seeds(studies: Sequence[optuna.Study]) -> list[int | None]:
+    return [_named(study)[1] for study in studies]
+
+
 def _by_seed(name: str, studies: Sequence[optuna.Study]) -> dict[int, optuna.Study]:
     if not studies:
         raise StudyError(f"There is no study of {name!r}.")
-    seeds = [_named(study)[1] for study in studies]
+    seeds = _seeds(studies)
     if None in seeds:
         return dict(enumerate(studies))
     if len(set(seeds)) < len(seeds):

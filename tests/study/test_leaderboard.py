@@ -182,6 +182,8 @@ def test_what_cannot_be_compared() -> None:
         mo.leaderboard([low.trials[0]])  # type: ignore[list-item]
     with pytest.raises(StudyError, match="nothing to compare"):
         mo.leaderboard([])
+    with pytest.raises(StudyError, match="Several studies are called low"):
+        mo.leaderboard([low, plain("low", [2.0])])
     with pytest.raises(StudyError, match="Two studies of 'x' have one seed"):
         mo.leaderboard({"x": [plain("a, seed 1", [1.0]), plain("b, seed 1", [1.0])]})
 
