@@ -281,7 +281,7 @@ def write(
     sources = sources_of(source)
     _check_push(push)
     written = write_recipe(
-        Recipe.read(recipe, strict=strict).withsources_of(sources),
+        Recipe.read(recipe, strict=strict).with_sources(sources),
         folder,
         force=force,
         dtype=dtype and dtype.value,

@@ -8,8 +8,8 @@ of the drawn examples; an interval is between two percentiles of the resamples.
 
 With few seeds such an interval is too narrow: a draw of S seeds has (S - 1)/S of their variance,
 and percentiles take it for known (Hesterberg, *What teachers should know about the bootstrap*,
-2015, section 5.1). Therefore what the seeds add in a resample is stretched by :func:`stretch`: for
-normal values, and seeds alone, the interval is then Student's.
+2015, on narrowness bias). Therefore what the seeds add in a resample is stretched by
+:func:`stretch`: for normal values, and seeds alone, the interval is then Student's.
 """
 
 from __future__ import annotations

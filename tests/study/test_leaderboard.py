@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -266,3 +268,21 @@ def test_scores_that_are_not_there_are_said_not_to_be_drawn() -> None:
     found = Leaderboard.of([Entry("a", runs)], draws=Draws(500))
     assert (found.rows[0].test or ())[3:] == (3, 0)
     assert any("Scores of single test examples are not there" in note for note in found.notes)
+
+
+def test_the_page_runs_as_it_stands(task: Task, studies: list[optuna.Study]) -> None:
+    page = (Path(mo.__file__).parents[1] / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    from_studies, from_scores = re.findall(r"```python\n(.*?)```", page, re.S)
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    test = mo.evaluators.Classification(task.test)
+    names: dict[str, Any] = {"mo": mo, "studies": studies, "test": test}
+    names["objective"] = mo.MergeObjective(recipe, test)
+    exec(from_studies, names)
+    assert names["board"].rows[0].name == "cma"
+    rng = np.random.default_rng(0)
+    names["test_scores"], names["scores_of_average"] = rng.random((5, 40)), rng.random(40)
+    exec(from_scores, names)
+    assert names["board"].best_baseline == "average"
+    table = {name for name in ("dev", "test", "− best baseline") if f"| `{name}` |" in page}
+    assert len(table) == 3
