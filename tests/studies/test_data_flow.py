@@ -90,9 +90,14 @@ def test_the_tables_are_those_of_the_results(flow: ModuleType, name: str) -> Non
     best = min((name for name in single if name in MODELS), key=lambda name: single[name].dev)
     for line in flow.judged(flow.ORDERS["And others:"], table, best):
         assert line in written
-    paths = flow.METHODS["dfs"].label
+    paths, found_by_ga = (flow.METHODS[key].label for key in ("dfs", "dfs_ga"))
     assert table.difference(flow.METHODS["ps"].label, paths).high < 0
     assert table.difference(paths, best).high < 0
+    assert table.difference(found_by_ga, flow.SIMPLE).high > 0
+    gain = table.difference(paths, found_by_ga)
+    if gain.seeds:
+        page = (STUDIES.parent / "docs" / "data_flow.md").read_text(encoding="utf-8")
+        assert f"by {gain.value:.3f} nats [{gain.low:.3f}, {gain.high:.3f}]" in page
 
 
 def test_the_picture_has_every_layer_and_every_hop(flow: ModuleType) -> None:
