@@ -5,8 +5,9 @@
 A small pre-trained encoder with one six-way head learns a little about emotions from three sets
 of texts. Five experts are fine-tuned from it, each on another domain: tweets, reports, dialogues,
 comments. Every method merges them into one model for all five domains and is scored by the mean
-over the domains of macro-F1, in its search on dev texts, in the tables on all test texts. Beside
-each result stands the merge that its method begins with, and what it gained over it.
+over the domains of macro-F1, in its search on dev texts, in the tables on all test texts. All of
+them are on one leaderboard, and a second table says what each search gained over what it begins
+with.
 
 DIR holds one folder per set, ``emo_tec`` and so on, with ``train``, ``dev`` and ``test.jsonl.gz``,
 a "text" and a "label" per line. A seed is one repetition of everything: the texts and the order
