@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import merge_optuna as mo
-from tests.cli.test_commands import Cli, cli, words  # noqa: F401 - a fixture
+from tests.cli.conftest import Cli
+from tests.cli.test_commands import words
 from tests.trained import Task
 
 
@@ -21,11 +22,14 @@ def storage(task: Task, tmp_path_factory: pytest.TempPathFactory) -> str:
     objective = mo.MergeObjective(recipe, mo.evaluators.Classification(task.dev))
     for seed in (0, 1):
         sampler = recipe.sampler(seed=seed)
-        mo.MergeStudy(f"toy, seed {seed}", objective, 2, sampler=sampler).run(url, progress=False)
+        declared = mo.MergeStudy(
+            f"toy, seed {seed}", objective, 2, sampler=sampler, baselines=["uniform average"]
+        )
+        declared.run(url, progress=False)
     return url
 
 
-def test_on_labelled_texts(task: Task, storage: str, cli: Cli) -> None:  # noqa: F811
+def test_on_labelled_texts(task: Task, storage: str, cli: Cli) -> None:
     code, out, _ = cli("leaderboard", storage, "--test-file", task.test)
     assert code == 0
     assert "test accuracy" in out
@@ -37,12 +41,13 @@ def test_on_labelled_texts(task: Task, storage: str, cli: Cli) -> None:  # noqa:
     code, out, _ = cli("leaderboard", storage, "--test-file", task.test, "--markdown")
     assert out.startswith("| method | kind |")
     assert "| toy | search | 2 |" in out
+    assert "| uniform average | baseline |  |" in out
 
 
 def test_on_the_test_data_of_a_file(
     task: Task,
     storage: str,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     tmp_path: Path,
 ) -> None:
     file = task.file(tmp_path / "search.py", n_trials=2)
@@ -60,7 +65,7 @@ def test_on_the_test_data_of_a_file(
 
 def test_without_test_data_and_without_studies(
     storage: str,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
 ) -> None:
     code, out, _ = cli("leaderboard", storage)
     assert code == 0
