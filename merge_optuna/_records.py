@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from merge_optuna._schema import VALUE
 from merge_optuna.errors import MergeOptunaError, NotImported, RecipeError, StudyError
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ def values_of(trial: FrozenTrial, directions: int) -> list[float]:
             "a copy of it, or use another study_name."
         )
     return values
+
+
+def breakdown_of(trial: FrozenTrial) -> dict[str, float]:
+    """What the value of a trial is made of, by name, e.g. of the task; mostly nothing."""
+    attrs = trial.user_attrs.items()
+    return {key.removeprefix(VALUE): number for key, number in attrs if key.startswith(VALUE)}
 
 
 def metric_names(study: Study) -> list[str] | None:

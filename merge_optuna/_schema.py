@@ -22,6 +22,7 @@ PATH = "path"
 SECONDS_MERGE = "seconds_merge"
 SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
+VALUE = "value/"
 OWNER = "merge_optuna:owner"
 CLAIM = "merge_optuna:claim"
 KILLED = "merge_optuna:killed"
@@ -125,6 +126,14 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             _OBJECTIVE,
             _PEOPLE,
         ),
+        Attribute(
+            VALUE,
+            "With a name behind it, e.g. that of a task: what the value of a trial that was "
+            "evaluated on all examples is made of.",
+            "a number in the units of the evaluator",
+            f"{_OBJECTIVE}, if its evaluator breaks its values down",
+            f"`merge-optuna show`, `mo.export` for the model card, {_PEOPLE}",
+        ),
     ),
     ("trial", "system"): (
         Attribute(
@@ -192,7 +201,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
 
 def taken(names: Collection[str]) -> list[str]:
     """Which names of somebody's user attributes of a trial are this package's."""
-    return [own.key for own in ATTRIBUTES["trial", "user"] if own.key in names]
+    keys = [own.key for own in ATTRIBUTES["trial", "user"] if own.key in names]
+    return keys + sorted(name for name in names if name.startswith(VALUE))
 
 
 _INTRODUCTION = """\

@@ -46,6 +46,7 @@ def run(result: dict[str, Any]) -> None:
         rows.append(("best trial", best["trial"]))
         for metric, value in zip(result["metrics"], best["values"], strict=True):
             rows.append((f"{metric} (dev)", value))
+        rows += [(f"{name} (dev)", value) for name, value in best.get("breakdown", {}).items()]
     if "test" in result:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
@@ -77,13 +78,19 @@ def _values_of_best(result: dict[str, Any]) -> Any:
 
 def study(result: dict[str, Any]) -> None:
     """The best trials of a study, and why others were pruned or have failed."""
+    parts = list(dict.fromkeys(name for b in result["best"] for name in b.get("breakdown", ())))
     rows = [
-        (b["trial"], *b["values"], b.get("path") or _few_params(b["params"]))
+        (
+            b["trial"],
+            *b["values"],
+            *(b.get("breakdown", {}).get(name, "") for name in parts),
+            b.get("path") or _few_params(b["params"]),
+        )
         for b in result["best"]
     ]
     title = f"{result['study']}: {_counts(result['trials'])}"
     what = "path" if any("path" in b for b in result["best"]) else "parameters"
-    _table(["trial", *result["metrics"], what], rows, title=title)
+    _table(["trial", *result["metrics"], *parts, what], rows, title=title)
     reasons = [
         (state, count, reason)
         for state in ("pruned", "failed")

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import metric_names
+from merge_optuna._records import breakdown_of, metric_names
 from merge_optuna._schema import PATH, REASON
 from merge_optuna.errors import StudyError
 from merge_optuna.study import complete_trials, counts, failure, ranked
@@ -54,6 +54,7 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
         "best": [
             {"trial": t.number, "values": t.values, "params": t.params}
             | ({PATH: t.user_attrs[PATH]} if PATH in t.user_attrs else {})
+            | ({"breakdown": parts} if (parts := breakdown_of(t)) else {})
             for t in top
         ],
     }

@@ -18,18 +18,27 @@ from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
 from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
     Evaluator,
     as_scores,
     batches_of,
+    breakdown_over,
     check_evaluator,
+    check_length,
+    check_metrics,
     name_of,
     value_of,
     value_over,
 )
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
+from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.multiple_choice import MultipleChoice
+from merge_optuna.evaluators.regression import Regression
+from merge_optuna.evaluators.similarity import Similarity
+from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
     "ADDED_PARTS",
@@ -42,11 +51,21 @@ __all__ = [
     "Groups",
     "Head",
     "Labels",
+    "MultipleChoice",
+    "NegativeLogLikelihood",
+    "Perplexity",
+    "Prompt",
+    "Regression",
+    "Similarity",
+    "Tasks",
     "as_evaluator",
     "as_scores",
     "batches",
     "batches_of",
+    "breakdown_over",
     "check_evaluator",
+    "check_length",
+    "check_metrics",
     "digest_of",
     "logits_of",
     "name_of",

@@ -61,7 +61,7 @@ def running(model: nn.Module, arguments: Arguments) -> Iterator[None]:
     """
     try:
         yield
-    except EvaluationError:
+    except (EvaluationError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise EvaluationError(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
+from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments, place_of, placed
 from merge_optuna.evaluators._inputs import Inputs
 from merge_optuna.evaluators._protocol import Ids
+
+T = TypeVar("T")
 
 
 class ReadyBatch(NamedTuple):
@@ -56,6 +61,57 @@ class Batches:
         """Two of the longest examples, to see whether a model can be run on them."""
         longest = max(self.of(model), key=lambda batch: batch.arguments.width)
         return longest.arguments.map(lambda tensor: tensor[:2])
+
+
+class Pieces:
+    """Runs the examples of a batch at once, or in as small pieces as fit into the memory.
+
+    The batch remains what it is, for pruners as well; only how it is run changes, from the first
+    time on that the device is out of memory.
+
+    Args:
+        most: The largest piece.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._told = most, False
+
+    def run(self, n: int, fn: Callable[[slice], T]) -> list[T]:
+        """What a function returns for each piece of examples 0 to n − 1, in their order.
+
+        Raises:
+            EvaluationError: If the memory does not do for one example.
+        """
+        results: list[T] = []
+        start = 0
+        while start < n:
+            piece = slice(start, min(start + self._most, n))
+            try:
+                results.append(fn(piece))
+                start = piece.stop
+                continue
+            except torch.OutOfMemoryError as error:
+                self._most = (piece.stop - piece.start) // 2
+                if self._most == 0:
+                    raise EvaluationError(
+                        f"The device has not enough memory for a single example: {error} "
+                        "Pass a smaller max_length=, or use a smaller data type or another device."
+                    ) from error
+            # Not before the error is gone, which holds on to what was computed so far.
+            self._make_room(piece.stop - piece.start)
+        return results
+
+    def _make_room(self, examples: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not self._told:
+            warnings.warn(
+                f"The device was out of memory with {examples} examples at once. Batches are run "
+                "in halves, or smaller pieces still, from now on; their scores differ at most in "
+                "rounding. Pass a smaller batch_size= to be rid of this.",
+                stacklevel=2,
+            )
+            self._told = True
 
 
 def mixed(n: int) -> Ids:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -53,26 +53,37 @@ class Labels:
         Raises:
             EvaluationError: If the model does not know a name.
         """
-        label2id = getattr(getattr(model, "config", None), "label2id", None) or {}
+        label2id = _label2id(model)
         key = tuple(label2id.items())
         if self._last is None or self._last[0] != key:
             self._last = key, self._numbered(label2id)
         return self._last[1]
 
+    def number(self, value: int | str, model: nn.Module) -> int:
+        """The number that one class has in the model's order, given as a label is.
+
+        Raises:
+            EvaluationError: If the model does not know its name.
+        """
+        label2id = _label2id(model)
+        found = _number(value, self._names(label2id), label2id)
+        if found is None:
+            raise EvaluationError(_unknown(f"Class {value!r}", label2id))
+        return found
+
     def _numbered(self, label2id: Mapping[str, int]) -> Ids:
-        names = self.names if self.names is not None and set(self.names) <= set(label2id) else ()
+        names = self._names(label2id)
         ids = np.empty(len(self.values), np.int64)
         for row, value in enumerate(self.values):
-            if not isinstance(value, str):
-                # Without a name, e.g. the -1 of a hidden label, it is left to the range check.
-                ids[row] = label2id[names[value]] if 0 <= value < len(names) else value
-            elif value in label2id:
-                ids[row] = label2id[value]
-            else:
-                raise EvaluationError(
-                    self._unknown(row, sorted(label2id, key=label2id.__getitem__))
-                )
+            number = _number(value, names, label2id)
+            if number is None:
+                raise EvaluationError(_unknown(f"Label {value!r} ({self.where(row)})", label2id))
+            ids[row] = number
         return ids
+
+    def _names(self, label2id: Mapping[str, int]) -> Sequence[str]:
+        """The names of the data's classes, if the model knows them all."""
+        return self.names if self.names is not None and set(self.names) <= set(label2id) else ()
 
     def check_range(self, ids: Ids, width: int) -> None:
         """Compares class numbers with the number of classes that a model has.
@@ -93,13 +104,27 @@ class Labels:
         """32 hexadecimal digits over the labels as they are given and the names of the classes."""
         return content_digest([json.dumps([list(self.values), self.names]).encode()])
 
-    def _unknown(self, row: int, known: list[str]) -> str:
-        return (
-            f"Label {self.values[row]!r} ({self.where(row)}) is unknown to the model, which has "
-            f"{len(known)} labels{': ' if known else ''}{few(known)}. Rename the labels of the "
-            "data, set config.label2id of the model, pass class numbers, or pass head= with a "
-            "checkpoint that was trained on them."
-        )
+
+def _label2id(model: nn.Module) -> Mapping[str, int]:
+    return getattr(getattr(model, "config", None), "label2id", None) or {}
+
+
+def _number(value: int | str, names: Sequence[str], label2id: Mapping[str, int]) -> int | None:
+    """A class in the model's order; None for a name that the model does not know."""
+    if isinstance(value, str):
+        return label2id.get(value)
+    # Without a name, e.g. the -1 of a hidden label, it is left to the range check.
+    return label2id[names[value]] if 0 <= value < len(names) else value
+
+
+def _unknown(what: str, label2id: Mapping[str, int]) -> str:
+    known = sorted(label2id, key=label2id.__getitem__)
+    return (
+        f"{what} is unknown to the model, which has "
+        f"{len(known)} labels{': ' if known else ''}{few(known)}. Rename the labels of the "
+        "data, set config.label2id of the model, pass class numbers, or pass head= with a "
+        "checkpoint that was trained on them."
+    )
 
 
 class Groups:
@@ -155,12 +180,34 @@ class Table(ABC):
         """A column; an EvaluationError if a row lacks it."""
 
     @abstractmethod
+    def rows(self) -> list[Mapping[str, Any]]:
+        """All rows, each with the columns that it has."""
+
+    @abstractmethod
     def images(self, name: str) -> Images:
         """A column of images; an EvaluationError if there can be none."""
 
     def classes(self, name: str) -> Sequence[str] | None:
         """The names of the classes whose numbers a column holds, if they are known."""
         return None
+
+
+class Examples(NamedTuple):
+    """What is read of a data set.
+
+    Attributes:
+        inputs: What models are given.
+        values: The column of labels as it stands there; None if none is asked for.
+        where: Where a row stands.
+        names: The names of the classes whose numbers the labels are, if they are known.
+        groups: Of the examples, if a column of them is asked for.
+    """
+
+    inputs: Inputs
+    values: list[Any] | None
+    where: Where
+    names: Sequence[str] | None
+    groups: Groups | None
 
 
 def read(
@@ -171,25 +218,38 @@ def read(
     Raises:
         EvaluationError: If it is none of these, or damaged, or a column is missing.
     """
+    inputs, values, where, names, groups = read_examples(data, columns, tokenizer, max_length)
+    labels = Labels((), where) if values is None else _labels(values, where, names)
+    return inputs, labels, groups
+
+
+def read_examples(
+    data: Any, columns: Columns, tokenizer: Any = None, max_length: int | None = None
+) -> Examples:
+    """Reads inputs, groups, and labels of any kind, which are not looked at.
+
+    Raises:
+        EvaluationError: As :func:`read`.
+    """
     if isinstance(data, (tuple, list)) and len(data) == 2:
         if columns.group is not None:
             raise EvaluationError(
                 f"A pair (inputs, labels) has no column {columns.group!r}. Groups are read from a "
                 "datasets.Dataset or a JSON lines file."
             )
-        return *_from_pair(*data), None
+        return _from_pair(*data)
     table = table_of(data)
     images = None if columns.image is None else table.images(columns.image)
-    labels = Labels((), table.where)
+    values = names = None
     if columns.label is not None:
-        values = table.column(columns.label)
-        labels = _labels(values, table.where, table.classes(columns.label))
+        values, names = table.column(columns.label), table.classes(columns.label)
     groups = Groups(table.column(columns.group)) if columns.group else None
     if images is not None:
-        return images, labels, groups
+        return Examples(images, values, table.where, names, groups)
     pair = columns.text_pair or ("text2" if "text2" in table.names else None)
     pairs = texts(table, pair) if pair else None
-    return Texts(texts(table, columns.text), pairs, tokenizer, max_length), labels, groups
+    inputs = Texts(texts(table, columns.text), pairs, tokenizer, max_length)
+    return Examples(inputs, values, table.where, names, groups)
 
 
 def table_of(data: Any) -> Table:
@@ -235,6 +295,9 @@ class _Dataset(Table):
     def column(self, name: str) -> list[Any]:
         return list(self._with(name)[name])
 
+    def rows(self) -> list[Mapping[str, Any]]:
+        return list(self._data)
+
     def classes(self, name: str) -> Sequence[str] | None:
         return getattr(self._data.features[name], "names", None)
 
@@ -267,6 +330,9 @@ class _JsonLines(Table):
                     "Name the fields with text=, text_pair=, label= and group=."
                 )
         return [fields[name] for fields in self._rows]
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        return list(self._rows)
 
     def images(self, name: str) -> Images:
         raise EvaluationError(f"{self._path}: images are read from a datasets.Dataset only.")
@@ -302,7 +368,7 @@ def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     return fields
 
 
-def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels]:
+def _from_pair(inputs: Any, labels: Any) -> Examples:
     tensor = inputs if isinstance(inputs, Tensor) else _numbers(inputs)
     values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
     if tensor.ndim == 0 or len(tensor) != len(values):
@@ -310,7 +376,7 @@ def _from_pair(inputs: Any, labels: Any) -> tuple[Inputs, Labels]:
             f"The inputs have shape {tuple(tensor.shape)}, but there are {len(values)} labels: "
             "one label per input is needed."
         )
-    return Tensors(tensor.detach()), _labels(values, _row)
+    return Examples(Tensors(tensor.detach()), values, _row, None, None)
 
 
 def _numbers(inputs: Any) -> Tensor:

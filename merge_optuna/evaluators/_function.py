@@ -13,13 +13,15 @@ import numpy as np
 from torch import Tensor
 
 from merge_optuna.checkpoints import bytes_of, hex_digest
-from merge_optuna.errors import EvaluationError
+from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._protocol import (
     DIRECTIONS,
     Batch,
     Evaluator,
     Scores,
     as_number,
+    as_scores,
+    check_counts,
     name_of,
 )
 
@@ -28,12 +30,20 @@ if TYPE_CHECKING:
 
 
 class Function:
-    """A function of the model as an evaluator with one example."""
+    """A function of the model as an evaluator.
+
+    It returns one number, which is then the one example there is; or, with ``per_example=True``,
+    a score for each of its examples, in an order that is always the same, and the value is their
+    mean. Scores per example are what niches need and what intervals are made of. A pruner saves
+    nothing on either: the function runs as a whole.
+    """
 
     def __init__(
         self,
-        fn: Callable[[nn.Module], float],
+        fn: Callable[[nn.Module], Any],
         *,
+        per_example: bool = False,
+        examples: int | None = None,
         direction: str = "maximize",
         name: str = "score",
         digest: str | Mapping[str, str] | None = None,
@@ -43,6 +53,10 @@ class Function:
         Args:
             fn: Takes the live model and returns a number. The model is refilled for the next
                 trial: keep no reference to it.
+            per_example: Whether ``fn`` returns a sequence (list, array, tensor) with a score for
+                each example, a number or whether it is right.
+            examples: How many scores ``fn`` then returns. When omitted, it is run once before the
+                search, and has to return as many ever after.
             direction: ``"maximize"`` or ``"minimize"``.
             name: Name of the metric.
             digest: What a search must go on with: a word for the version of the function, or a
@@ -51,15 +65,23 @@ class Function:
                 that it reads count then.
 
         Raises:
-            EvaluationError: If ``fn`` cannot be called or ``direction`` is neither of the two.
+            EvaluationError: If ``fn`` cannot be called or another argument is not valid.
         """
         if not callable(fn):
             raise EvaluationError(f"fn must be a function of the model, not {fn!r}.")
         if direction not in DIRECTIONS:
             raise EvaluationError(f"direction must be one of {DIRECTIONS}, not {direction!r}.")
+        if examples is not None and not per_example:
+            raise EvaluationError(
+                f"examples={examples} is for a function that returns a score for each of them: "
+                "add per_example=True."
+            )
+        check_counts(examples=examples)
         self.fn = fn
         self.directions = (direction,)
         self.metric_names = (name,)
+        self._scores = _one_per_example if per_example else _one_for_all
+        self._examples = examples if per_example else 1
         self._digest = digest
 
     @property
@@ -70,20 +92,61 @@ class Function:
         return {"function": self._digest or function_digest(self.fn)}
 
     def __len__(self) -> int:
-        return 1
-
-    def __call__(self, model: nn.Module) -> Iterator[Batch]:
-        """Yields the one example with the number that the function returns.
+        """The number of examples.
 
         Raises:
-            EvaluationError: If the function returns anything but a number.
+            EvaluationError: If the function has to be run first.
         """
-        score = as_number(self.fn(model), name_of(self))
-        yield np.zeros(1, np.int64), np.full(1, score)
+        if self._examples is None:
+            raise EvaluationError(
+                f"How many examples {name_of(self)} scores is not known before it has been run: "
+                "say it, Function(..., per_example=True, examples=...)."
+            )
+        return self._examples
+
+    def check(self, model: nn.Module) -> None:
+        """Runs the function if the number of examples is not known yet.
+
+        Raises:
+            EvaluationError: If it does not return a score for each example.
+        """
+        if self._examples is None:
+            list(self(model))
+
+    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+        """Yields all examples in one batch.
+
+        Raises:
+            EvaluationError: If the function returns anything but a number, or one per example.
+        """
+        scores = self._scores(self.fn(model), name_of(self))
+        self._examples = self._examples or len(scores)
+        if len(scores) != self._examples:
+            raise EvaluationError(
+                f"{name_of(self)} has returned {len(scores)} scores, but there are "
+                f"{self._examples} examples: it must return one for each, in the same order, "
+                "whatever the model."
+            )
+        yield np.arange(len(scores)), scores
 
     def value(self, scores: Scores) -> float:
-        """The one number."""
+        """The one number, or the mean."""
         return float(np.mean(scores))
+
+
+def _one_for_all(result: Any, who: str) -> Scores:
+    return np.full(1, as_number(result, who))
+
+
+def _one_per_example(result: Any, who: str) -> Scores:
+    values = result.detach().cpu().numpy() if isinstance(result, Tensor) else result
+    scores = as_scores(values, who)
+    if scores.ndim != 1 or not len(scores):
+        raise EvaluationError(
+            f"{who} must return a score for each example, not {shown(result)} of shape "
+            f"{scores.shape}."
+        )
+    return scores.astype(np.float64)
 
 
 def as_evaluator(obj: Any) -> Evaluator:

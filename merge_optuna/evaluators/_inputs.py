@@ -49,6 +49,37 @@ class Inputs(Protocol):
         """What besides the content and the model decides what the model is given."""
 
 
+class TokenizerOf:
+    """The tokenizer that is given, or else the one of the model's own checkpoint.
+
+    Args:
+        given: A tokenizer, the folder or hub id of one, or None.
+    """
+
+    def __init__(self, given: Any = None) -> None:
+        self._given = given
+
+    def key(self, model: nn.Module) -> Hashable:
+        """Models with equal keys get the same tokenizer."""
+        return _origin(model) if self._given is None else None
+
+    def of(self, model: nn.Module) -> Any:
+        """The tokenizer for a model; it is loaded anew for each call, so keep what it gives.
+
+        Raises:
+            EvaluationError: If there is none.
+        """
+        given = _origin(model) if self._given is None else self._given
+        return _load_tokenizer(str(given)) if isinstance(given, (str, os.PathLike)) else given
+
+    def digest(self) -> str | None:
+        """32 hexadecimal digits over the content of a given tokenizer."""
+        given = self._given
+        if isinstance(given, (str, os.PathLike)):
+            given = _load_tokenizer(str(given))
+        return None if given is None else _tokenizer_digest(given)
+
+
 class Texts:
     """Texts or pairs of texts, tokenised with the tokenizer of the model's checkpoint."""
 
@@ -61,21 +92,23 @@ class Texts:
     ) -> None:
         self.texts = texts
         self.pairs = pairs
-        self.tokenizer = tokenizer
+        self.tokenizer = TokenizerOf(tokenizer)
         self.max_length = max_length
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def key(self, model: nn.Module) -> Hashable:
-        source = _origin(model) if self.tokenizer is None else None
-        return source, _positions(model) if self.max_length is None else None
+        return self.tokenizer.key(model), _positions(model) if self.max_length is None else None
 
     def encode(self, model: nn.Module) -> Encoded:
-        tokenizer = self._tokenizer(model)
-        limits = (self.max_length or _positions(model), tokenizer.model_max_length)
-        # transformers writes "no limit" as 1e30
-        limit = min((n for n in limits if n is not None and n < 1e9), default=None)
+        tokenizer = self.tokenizer.of(model)
+        if getattr(tokenizer, "pad_token", None) is None:
+            raise EvaluationError(
+                f"{type(tokenizer).__name__} has no padding token. Set tokenizer.pad_token (and "
+                "pad_token_id in the model's config) and pass it as tokenizer=."
+            )
+        limit = longest(model, tokenizer, self.max_length)
         columns = tokenizer(self.texts, self.pairs, truncation=limit is not None, max_length=limit)
 
         def batch(ids: Ids) -> Arguments:
@@ -88,22 +121,7 @@ class Texts:
         return content_digest([json.dumps([self.texts, self.pairs]).encode()])
 
     def settings(self) -> dict[str, str | int | None]:
-        given = self.tokenizer
-        if isinstance(given, (str, os.PathLike)):
-            given = _load_tokenizer(str(given))
-        content = None if given is None else _tokenizer_digest(given)
-        return {"max_length": self.max_length, "tokenizer": content}
-
-    def _tokenizer(self, model: nn.Module) -> Any:
-        tokenizer = self.tokenizer
-        if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = _load_tokenizer(str(tokenizer or _origin(model)))
-        if getattr(tokenizer, "pad_token", None) is None:
-            raise EvaluationError(
-                f"{type(tokenizer).__name__} has no padding token. Set tokenizer.pad_token (and "
-                "pad_token_id in the model's config) and pass it as tokenizer=."
-            )
-        return tokenizer
+        return {"max_length": self.max_length, "tokenizer": self.tokenizer.digest()}
 
 
 class Images:
@@ -233,6 +251,13 @@ def _origin(model: nn.Module) -> str:
     """Folder or hub id that the model was loaded from; empty if it was not."""
     config = getattr(model, "config", None)
     return str(getattr(config, "_name_or_path", "") or getattr(model, "name_or_path", ""))
+
+
+def longest(model: nn.Module, tokenizer: Any, max_length: int | None) -> int | None:
+    """The most tokens of a text: what is asked for, or else what model and tokenizer can take."""
+    limits = (max_length or _positions(model), getattr(tokenizer, "model_max_length", None))
+    # transformers writes "no limit" as 1e30
+    return min((n for n in limits if n is not None and n < 1e9), default=None)
 
 
 def _positions(model: nn.Module) -> int | None:

@@ -5,7 +5,8 @@ Evaluators are anybody's code, and every score counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -35,7 +36,9 @@ class Evaluator(Protocol):
     An evaluator may also have ``check(model)``, called once before a search: it raises
     :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model. And it may have
     ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
-    values: with it a search is not continued on other data than it began with.
+    values: with it a search is not continued on other data than it began with. And it may have
+    ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
+    numbers, which are kept with a trial and shown beside its value.
     """
 
     @property
@@ -76,6 +79,16 @@ def check_evaluator(evaluator: Evaluator) -> None:
     Raises:
         EvaluationError: If they are not those of an evaluator, or there are no examples.
     """
+    check_metrics(evaluator)
+    check_length(evaluator)
+
+
+def check_metrics(evaluator: Evaluator) -> None:
+    """Checks directions and names.
+
+    Raises:
+        EvaluationError: If they are not those of an evaluator.
+    """
     name = type(evaluator).__name__
     directions, names = evaluator.directions, evaluator.metric_names
     if not _are_words(directions) or not directions or not set(directions) <= {*DIRECTIONS}:
@@ -88,8 +101,19 @@ def check_evaluator(evaluator: Evaluator) -> None:
             f"{name}.metric_names must be a list of {len(directions)} names, one per objective, "
             f"not {shown(names)}."
         )
+
+
+def check_length(evaluator: Evaluator) -> None:
+    """Checks the number of examples, which some know only after their ``check(model)``.
+
+    Raises:
+        EvaluationError: If there are none.
+    """
+    name = type(evaluator).__name__
     try:
         examples = len(evaluator)
+    except EvaluationError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
         raise EvaluationError(
             f"The length of {name} is no number of examples: {error}."
@@ -102,16 +126,18 @@ def check_evaluator(evaluator: Evaluator) -> None:
         )
 
 
-def batches_of(evaluator: Evaluator, model: nn.Module) -> Iterator[Batch]:
+def batches_of(evaluator: Evaluator, model: nn.Module) -> Generator[Batch, None, None]:
     """The batches of an evaluator, each example once: ids (b,) and scores (b,) or (b, k).
 
     Raises:
         EvaluationError: If a batch is none, or an example comes twice or not at all.
     """
-    name, total = type(evaluator).__name__, len(evaluator)
+    name, batches = type(evaluator).__name__, iter(evaluator(model))
+    first = list(itertools.islice(batches, 1))  # at which some learn how many examples they have
+    total = len(evaluator)
     seen = np.zeros(total, bool)
     columns: tuple[int, ...] | None = None
-    for number, batch in enumerate(evaluator(model)):
+    for number, batch in enumerate(itertools.chain(first, batches)):
         where = f"Batch {number} of {name}"
         ids, scores = _batch(batch, where)
         if ids.size and not 0 <= ids.min() <= ids.max() < total:
@@ -165,6 +191,23 @@ def value_over(evaluator: Evaluator, scores: Scores) -> float | tuple[float, ...
             f"{shown(value)}."
         )
     return tuple(as_number(one, what) for one in value)
+
+
+def breakdown_over(evaluator: Evaluator, scores: Scores) -> dict[str, float]:
+    """What the metric over the scores of some examples is made of, by name; mostly nothing.
+
+    Raises:
+        EvaluationError: If that is no mapping from names to numbers.
+    """
+    breakdown = getattr(evaluator, "breakdown", None)
+    if breakdown is None:
+        return {}
+    what, found = f"{type(evaluator).__name__}.breakdown", breakdown(scores)
+    if not isinstance(found, Mapping) or not _are_words([*found]):
+        raise EvaluationError(
+            f"{what} must return a mapping from names to numbers, not {shown(found)}."
+        )
+    return {name: as_number(value, what) for name, value in found.items()}
 
 
 def check_counts(**numbers: int | None) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments, logits_in, running
-from merge_optuna.evaluators._batches import Batches
+from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
 from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
@@ -25,15 +25,16 @@ _NEEDED = "of shape (batch, labels). Merge models with a classification head, or
 
 
 class Classification:
-    """Accuracy or macro-F1 of a classifier on labelled examples.
+    """Accuracy, F1 or Matthews correlation of a classifier on labelled examples.
 
     The model runs in eval mode, without gradients, on its own device and in its own dtype; it
     returns logits of shape (b, number of labels), as a tensor or as ``.logits``. Inputs are
     prepared once and stay on the model's device.
 
-    Scores per example are 1 (right) or 0 (wrong), for macro-F1 a row of three: right or wrong,
-    the predicted and the true class number. With groups the number of its group, in sorted order,
-    comes last in the row. Logits with a NaN score NaN (and predict -1).
+    Scores per example are 1 (right) or 0 (wrong); for macro-F1 and the Matthews correlation a row
+    of three: right or wrong, the predicted and the true class number; for F1 right or wrong, and
+    whether predicted and true class are the positive one. With groups the number of its group, in
+    sorted order, comes last in the row. Logits with a NaN score NaN (and predict -1).
 
     Attributes:
         directions: ``("maximize",)``.
@@ -49,6 +50,7 @@ class Classification:
         data: Any,
         *,
         metric: str = "accuracy",
+        positive: int | str = 1,
         text: str = "text",
         text_pair: str | None = None,
         image: str | None = None,
@@ -66,7 +68,10 @@ class Classification:
                 ``{"text": ..., "label": ...}`` per line; or a pair of tensors or arrays
                 ``(inputs, labels)``, with inputs as the model takes them first, e.g.
                 ``pixel_values`` of shape (n, channels, height, width).
-            metric: ``"accuracy"`` or ``"macro_f1"``.
+            metric: ``"accuracy"``; ``"macro_f1"``, the mean of F1 over the classes; ``"f1"`` of
+                one class, as MRPC is scored; or ``"mcc"``, the Matthews correlation of any number
+                of classes, as CoLA is scored.
+            positive: The class whose F1 ``"f1"`` is: a number or a name, as labels are.
             text: Column of texts.
             text_pair: Column of second texts; ``"text2"`` where the data has it.
             image: Column of images. If given, the model is an image model.
@@ -87,12 +92,18 @@ class Classification:
         """
         if metric not in _METRICS:
             raise EvaluationError(f"Unknown metric {metric!r}. Metrics: {', '.join(_METRICS)}.")
+        if positive != 1 and metric != "f1":
+            raise EvaluationError(
+                f"positive={positive!r} is the class that metric='f1' looks at; {metric!r} looks "
+                "at all of them. Leave it out."
+            )
         check_counts(batch_size=batch_size, max_length=max_length)
         self.metric_names = (metric if group is None else f"{metric} per {group}",)
         self._metric = _METRICS[metric]
+        self._positive = positive
         columns = Columns(text, text_pair, image, label, group)
         self.inputs, self._labels, self._groups = read(data, columns, tokenizer, max_length)
-        self._batches = Batches(self.inputs, batch_size)
+        self._batches, self._pieces = Batches(self.inputs, batch_size), Pieces(batch_size)
         self.head = None if head is None else Head(head)
 
     def __len__(self) -> int:
@@ -115,30 +126,35 @@ class Classification:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
         scored = self._scored(model)
-        classes = self._labels.ids(scored)
+        classes, positive = self._labels.ids(scored), self._positive_in(scored)
         for ids, arguments in self._batches.of(model):
-            predicted, width = _predict(scored, arguments)
+            predicted, width = self._predicted(scored, arguments)
             self._labels.check_range(classes, width)
             true = classes[ids]
             right = np.where(predicted < 0, np.nan, predicted == true)
-            scores = self._metric.scores(right, predicted, true)
+            scores = self._metric.scores(right, predicted, true, positive)
             yield ids, scores if self._groups is None else self._groups.beside(scores, ids)
 
     def value(self, scores: Scores) -> float:
-        """The metric over the scores of any of the examples.
+        """The metric over the scores of any of the examples, as scikit-learn has it.
 
         Macro-F1 is averaged over the labels with a true example among those given: over all
         labels of the data when all its examples are there. On a part of them, a rare label that
         has not come up yet neither counts as 0 nor lives by a chance prediction. So it is with
-        groups. NaN if a score is NaN.
+        groups. F1 is 0 where the positive class is neither predicted nor true, the Matthews
+        correlation where one class is predicted everywhere, or true. NaN if a score is NaN.
         """
         scores = np.asarray(scores)
+        if np.isnan(scores).any():
+            return float("nan")
         if self._groups is None:
             return self._metric.value(scores)
         return self._groups.mean(self._metric.value, scores)
 
     def check(self, model: nn.Module) -> None:
         """Runs two examples, the longest, and compares all labels with the shape of the logits.
+
+        F1 also needs an example of the positive class, without which it is 0 whatever the model.
 
         Raises:
             EvaluationError: If this model cannot be scored on these examples.
@@ -148,6 +164,11 @@ class Classification:
         with running(scored, probe):
             _, width = _predict(scored, probe)
         self._labels.check_range(classes, width)
+        if self._metric is _METRICS["f1"] and self._positive_in(scored) not in classes:
+            raise EvaluationError(
+                f"No example is of the class {self._positive!r}, whose F1 is asked for: it is 0 "
+                "for every model. Pass positive= with a class that is among the labels."
+            )
 
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
@@ -162,7 +183,19 @@ class Classification:
         }
         if self._groups is not None:
             parts["groups"] = self._groups.digest()
+        if self._metric is _METRICS["f1"]:
+            parts["positive"] = self._positive
         return parts if self.head is None else {**parts, **self.head.digest()}
+
+    def _positive_in(self, model: nn.Module) -> int:
+        return self._labels.number(self._positive, model)
+
+    def _predicted(self, model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
+        def predict(piece: slice) -> tuple[Ids, int]:
+            return _predict(model, arguments.map(lambda tensor: tensor[piece]))
+
+        found = self._pieces.run(arguments.examples, predict)
+        return np.concatenate([classes for classes, _ in found]), found[0][1]
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:
@@ -183,27 +216,55 @@ def _predict(model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
 
 @dataclass(frozen=True)
 class _Metric:
-    """What is kept of right or wrong, predicted and true class, and what it adds up to."""
+    """What is kept of an example, and what it adds up to.
 
-    scores: Callable[[Scores, Ids, Ids], Scores]
+    Attributes:
+        scores: Of right or wrong, predicted class, true class and the positive class.
+        value: Of the scores of some examples, none of them NaN.
+    """
+
+    scores: Callable[[Scores, Ids, Ids, int], Scores]
     value: Callable[[Scores], float]
 
 
-def _macro_f1(scores: Scores) -> float:
-    # as sklearn.metrics.f1_score, forty times faster: it is reported after every batch
-    if np.isnan(scores).any():
-        return float("nan")
+def _all_classes(right: Scores, predicted: Ids, true: Ids, positive: int) -> Scores:
+    return np.stack([right, predicted, true], 1)
+
+
+def _one_class(right: Scores, predicted: Ids, true: Ids, positive: int) -> Scores:
+    return np.stack([right, predicted == positive, true == positive], 1)
+
+
+def _counts(scores: Scores) -> tuple[Ids, Ids, Ids]:
+    """How often each class is predicted rightly, predicted, and true."""
+    # as sklearn.metrics, forty times faster: values are reported after every batch
     _, predicted, true = scores.astype(np.int64).T
-    width = int(max(predicted.max(), true.max())) + 1
-    positive = np.bincount(true, minlength=width)
+    width = max(2, int(max(predicted.max(), true.max())) + 1)
     right = np.bincount(true[predicted == true], minlength=width)
-    f1 = 2 * right / np.maximum(positive + np.bincount(predicted, minlength=width), 1)
-    return float(f1[positive > 0].mean())
+    return right, np.bincount(predicted, minlength=width), np.bincount(true, minlength=width)
+
+
+def _f1(scores: Scores) -> Scores:
+    right, predicted, true = _counts(scores)
+    f1: Scores = 2 * right / np.maximum(predicted + true, 1)
+    return f1
+
+
+def _macro_f1(scores: Scores) -> float:
+    _, _, true = _counts(scores)
+    return float(_f1(scores)[true > 0].mean())
+
+
+def _mcc(scores: Scores) -> float:
+    """R_K of J. Gorodkin (2004); of two classes it is the Matthews correlation."""
+    right, predicted, true = (count / len(scores) for count in _counts(scores))
+    spread = (1 - predicted @ predicted) * (1 - true @ true)
+    return float((right.sum() - predicted @ true) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
 _METRICS = {
-    "accuracy": _Metric(lambda right, predicted, true: right, lambda scores: float(scores.mean())),
-    "macro_f1": _Metric(
-        lambda right, predicted, true: np.stack([right, predicted, true], 1), _macro_f1
-    ),
+    "accuracy": _Metric(lambda right, *_: right, lambda scores: float(scores.mean())),
+    "macro_f1": _Metric(_all_classes, _macro_f1),
+    "f1": _Metric(_one_class, lambda scores: float(_f1(scores)[1])),
+    "mcc": _Metric(_all_classes, _mcc),
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from merge_optuna.study._board import Cost, Entry, Leaderboard, Row, Run
+from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
 from merge_optuna.study._keep_best import KeepBest
+from merge_optuna.study._leaderboard import leaderboard
 from merge_optuna.study._limit import fail_overdue
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
 from merge_optuna.study._merge_study import MergeStudy
@@ -18,12 +21,19 @@ from merge_optuna.study._storage import storage
 
 __all__ = [
     "Ancestor",
+    "Cost",
+    "Draws",
+    "Entry",
+    "Estimate",
     "KeepBest",
+    "Leaderboard",
     "Lineage",
     "MaxFailures",
     "MergeObjective",
     "MergeStudy",
     "Rehearsal",
+    "Row",
+    "Run",
     "Stagnation",
     "StopRule",
     "UnchangedGeneration",
@@ -33,6 +43,7 @@ __all__ = [
     "export",
     "fail_overdue",
     "failure",
+    "leaderboard",
     "lineage",
     "optimize",
     "ranked",

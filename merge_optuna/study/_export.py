@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import decoding, metric_names, values_of
+from merge_optuna._records import breakdown_of, decoding, metric_names, values_of
 from merge_optuna._schema import RECIPE
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError, shown
@@ -141,7 +141,8 @@ def export(
     """
     frozen = frozen_trial(study, trial)
     names = metric_names(study) or ["value"] * len(study.directions)
-    dev = {f"{name} (dev)": v for name, v in zip(names, frozen.values or (), strict=False)}
+    values = {**dict(zip(names, frozen.values or (), strict=False)), **breakdown_of(frozen)}
+    dev = {f"{name} (dev)": value for name, value in values.items()}
     about = {"study": study.study_name, "trial": frozen.number}
     url = compat.url_of(study) or "STORAGE"
     place = ["--study", study.study_name, "--trial", str(frozen.number)]

@@ -25,6 +25,7 @@ from merge_optuna._schema import (
     SCORES,
     SECONDS_EVALUATE,
     SECONDS_MERGE,
+    VALUE,
 )
 from merge_optuna._scores import pack
 from merge_optuna.checkpoints import Checkpoint
@@ -34,7 +35,9 @@ from merge_optuna.evaluators import (
     Evaluator,
     as_evaluator,
     batches_of,
-    check_evaluator,
+    breakdown_over,
+    check_length,
+    check_metrics,
     name_of,
     value_of,
     value_over,
@@ -60,7 +63,8 @@ class MergeObjective:
     A trial whose recipe has no well-defined result or whose score is not finite is pruned with
     the user attribute ``reason``; one that raises fails with the traceback in the user attribute
     ``error``, and the search goes on. User attributes also tell the seconds spent merging and
-    evaluating, the number of examples used, and whom an individual of ``mo.spaces`` descends from.
+    evaluating, the number of examples used, the value in every task of an evaluator of several
+    (``value/NAME``), and whom an individual of ``mo.spaces`` descends from.
 
     Values are reported while a trial runs if the evaluator yields several batches: the mean score
     of each batch under its number for a ``WilcoxonPruner``, which pairs them with those of the
@@ -100,7 +104,7 @@ class MergeObjective:
         check_order(space, evaluator)
         self.space = space
         self.evaluator = as_evaluator(evaluator)
-        check_evaluator(self.evaluator)
+        check_metrics(self.evaluator)
         self.engine = Engine(device, dtype)
         self.directions: list[Any] = list(self.evaluator.directions)
         self.metric_names = list(self.evaluator.metric_names)
@@ -111,6 +115,7 @@ class MergeObjective:
             if isinstance(space, Recipe) and not space.slots:
                 raise RecipeError("Nothing is free in this recipe. Use mo.free for a parameter.")
             self._check(space)
+        check_length(self.evaluator)  # which a function per example learns from the model
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Merges and scores one trial.
@@ -177,10 +182,11 @@ class MergeObjective:
         Raises:
             EvaluationError: If it cannot.
         """
-        check_evaluator(evaluator)
+        check_metrics(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, DECLARED):
             check(self.engine.load(_template(self.space), user=name_of(evaluator)))
+        check_length(evaluator)
 
     def check_study(self, study: optuna.Study) -> None:
         """Checks that a study can run this objective.
@@ -238,6 +244,7 @@ class MergeObjective:
         started = time.perf_counter()
         ids: list[NDArray[np.int64]] = []
         parts: list[NDArray[np.float64]] = []
+        values: dict[str, float] = {}
         total, seen = len(self.evaluator), 0
         batches = interrupt.interruptibly(batches_of(self.evaluator, model))
         try:
@@ -248,18 +255,21 @@ class MergeObjective:
                     seen += len(batch_ids)
                     if len(self.directions) == 1 and total > len(batch_ids):
                         self._report(trial, step, parts, last=seen == total)
-            return value_over(self.evaluator, np.concatenate(parts))
+            scores = np.concatenate(parts)
+            values = breakdown_over(self.evaluator, scores)
+            return value_over(self.evaluator, scores)
         finally:
             facts = {
                 SECONDS_MERGE: round(seconds_merge, 4),
                 SECONDS_EVALUATE: round(time.perf_counter() - started, 4),
                 EXAMPLES: seen,
+                **{VALUE + name: x for name, x in values.items() if math.isfinite(x)},
                 **_parents(trial),
                 **({} if recipe.path is None else {PATH: f"{recipe.path:.2f}"}),
             }
             scored = parts and total > 1
-            scores = {SCORES: pack(_by_example(ids, parts, total))} if scored else {}
-            compat.set_attrs(trial.study, trial, user=facts, system=scores)
+            packed = {SCORES: pack(_by_example(ids, parts, total))} if scored else {}
+            compat.set_attrs(trial.study, trial, user=facts, system=packed)
 
     def _report(
         self, trial: optuna.Trial, step: int, parts: list[NDArray[np.float64]], *, last: bool

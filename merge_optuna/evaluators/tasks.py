@@ -1,0 +1,309 @@
+"""Several tasks as one evaluator."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merge_optuna.errors import EvaluationError, few, shown
+from merge_optuna.evaluators._function import as_evaluator
+from merge_optuna.evaluators._protocol import (
+    Batch,
+    Evaluator,
+    Ids,
+    Scores,
+    as_number,
+    batches_of,
+    breakdown_over,
+    check_evaluator,
+    value_over,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Tasks:
+    """Several evaluators as one, each a task: one value of their values.
+
+    A batch holds examples of one task. The next one is always of the task of whose examples the
+    smallest share is done: so tasks alternate in proportion to their numbers of batches, in the
+    same order for every model. The first batch of every task is scored before any is handed on.
+
+    Scores per example are a row: what the example scores in its task; the further columns of that
+    task, filled up with zeros where another task has more; how many further columns are its own
+    (-1: its scores are a vector); and last the number of the task.
+
+    Attributes:
+        tasks: The evaluators by name.
+        directions: That of all tasks, e.g. ``("maximize",)``.
+        metric_names: Aggregate and tasks, e.g. ``("mean of mr, maths",)``.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Evaluator | Callable[[nn.Module], float]],
+        aggregate: str | Mapping[str, float] = "mean",
+    ) -> None:
+        """Composes the tasks.
+
+        Args:
+            tasks: Evaluators, or functions from the live model to a number, by name, e.g.
+                ``{"mr": Classification(mr_dev, head=mr), "subj": Classification(subj_dev,
+                head=subj)}``. Each has one objective, and all have the same direction.
+            aggregate: What their values add up to: ``"mean"``; a weight above 0 per task, e.g.
+                ``{"mr": 2, "subj": 1}``, for the weighted mean; ``"geometric"``, the geometric
+                mean: 0 as soon as a value is 0, NaN, with which a trial is pruned, if one is
+                negative; ``"worst"``, the worst value.
+
+        Raises:
+            EvaluationError: If there is no task, a name cannot be one, a part is no evaluator, has
+                several objectives or another direction, or there is no such aggregate.
+        """
+        if not isinstance(tasks, Mapping) or not tasks:
+            raise EvaluationError(
+                "Tasks takes evaluators by name, {'mr': mo.evaluators.Classification(...), ...}, "
+                f"not {shown(tasks)}."
+            )
+        self.tasks = {_checked_name(name): _part(name, part) for name, part in tasks.items()}
+        self.directions = (_direction(self.tasks),)
+        self._names, self._parts = [*self.tasks], [*self.tasks.values()]
+        self._aggregate, self._weights = _chosen(aggregate, self._names)
+        self.metric_names = (f"{self._aggregate.name} of {', '.join(self._names)}",)
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+        """Scores the examples; those of the second task are numbered after those of the first.
+
+        Args:
+            model: One that every task can score.
+
+        Yields:
+            Example ids, shape (b,), and scores, shape (b, k), k ≥ 3.
+
+        Raises:
+            EvaluationError: If a task cannot score the model; the message names the task.
+        """
+        with contextlib.closing(self._alternating(model)) as batches:
+            first = list(islice(batches, len(self._parts)))  # one of each: whose rows are longest?
+            width = max(_further(scores) for _, _, scores in first)
+            for number, ids, scores in chain(first, batches):
+                yield self._starts[number] + ids, _row(number, scores, width)
+
+    def value(self, scores: Scores) -> float:
+        """The aggregate of the tasks' values over the scores of any examples.
+
+        Tasks without an example among them are left out, with their weights.
+        """
+        own = self._own(scores)
+        values = np.array([self._value(number, part) for number, part in own.items()])
+        return self._aggregate.value(values, self._weights[[*own]], self.directions[0])
+
+    def breakdown(self, scores: Scores) -> dict[str, float]:
+        """The value of every task that has an example among the scores, by its name.
+
+        What a task itself breaks down follows as ``"task/part"``.
+        """
+        found: dict[str, float] = {}
+        for number, own in self._own(scores).items():
+            name = self._names[number]
+            found[name] = self._value(number, own)
+            inner = breakdown_over(self._parts[number], own)
+            found |= {f"{name}/{part}": value for part, value in inner.items()}
+        return found
+
+    def check(self, model: nn.Module) -> None:
+        """Checks that every task can score a model, as far as tasks check it.
+
+        Raises:
+            EvaluationError: If one cannot; the message names it.
+        """
+        for name, part in self.tasks.items():
+            check = getattr(part, "check", None)
+            if check is not None:
+                with _of_task(name):
+                    check(model)
+
+    @cached_property
+    def digest(self) -> dict[str, Any]:
+        """The aggregate, and what digests the tasks have, as ``"task/part"``."""
+        weights = dict(zip(self._names, self._weights.tolist(), strict=True))
+        found: dict[str, Any] = {"aggregate": f"{self._aggregate.name} {weights}"}
+        for name, part in self.tasks.items():
+            own = getattr(part, "digest", None) or {}
+            found |= {f"{name}/{key}": value for key, value in own.items()}
+        return found
+
+    def _alternating(self, model: nn.Module) -> Generator[tuple[int, Ids, Scores], None, None]:
+        """Number of the task, and a batch of it; every task comes once before one comes twice."""
+        with contextlib.ExitStack() as stack:
+            streams = {
+                number: stack.enter_context(contextlib.closing(batches_of(part, model)))
+                for number, part in enumerate(self._parts)
+            }
+            done, asked = np.zeros(len(streams), int), np.zeros(len(streams), int)
+            while streams:
+                number = min(streams, key=lambda n: (done[n] / len(self._parts[n]), asked[n]))
+                with _of_task(self._names[number]):
+                    batch = next(streams[number], None)
+                if batch is None:
+                    del streams[number]
+                    continue
+                asked[number] += 1
+                done[number] += len(batch[0])
+                yield number, *batch
+
+    def _own(self, scores: Scores) -> dict[int, Scores]:
+        """The scores of each task as it has yielded them, by its number."""
+        found = {}
+        for number in np.unique(scores[:, -1]).astype(int).tolist():
+            rows = scores[scores[:, -1] == number]
+            further = int(rows[0, -2])
+            found[number] = rows[:, 0] if further < 0 else rows[:, : 1 + further]
+        return found
+
+    def _value(self, number: int, own: Scores) -> float:
+        name = self._names[number]
+        with _of_task(name):
+            return as_number(value_over(self._parts[number], own), name)
+
+
+# -- scores -----------------------------------------------------------------------------------
+
+
+def _further(scores: Scores) -> int:
+    """How many columns there are besides the score of an example; -1 for a vector."""
+    return -1 if scores.ndim == 1 else scores.shape[1] - 1
+
+
+def _row(number: int, scores: Scores, width: int) -> Scores:
+    """The scores of a task with ``width`` further columns, how many are its own, its number."""
+    further = _further(scores)
+    columns = scores.reshape(len(scores), -1)
+    filling = np.zeros((len(scores), max(width, 0) - max(further, 0)))
+    ends = np.tile([float(further), float(number)], (len(scores), 1))
+    return np.hstack([columns, filling, ends])
+
+
+# -- aggregates -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Aggregate:
+    """What values add up to, given their weights and the direction."""
+
+    name: str
+    value: Callable[[Scores, Scores, str], float]
+
+
+def _mean(values: Scores, weights: Scores, direction: str) -> float:
+    return float(np.average(values, weights=weights))
+
+
+def _geometric(values: Scores, weights: Scores, direction: str) -> float:
+    if (values < 0).any():
+        return float("nan")
+    with np.errstate(divide="ignore"):  # log 0
+        return float(np.exp(np.mean(np.log(values))))
+
+
+def _worst(values: Scores, weights: Scores, direction: str) -> float:
+    return float({"maximize": np.min, "minimize": np.max}[direction](values))
+
+
+_AGGREGATES = {
+    "mean": _Aggregate("mean", _mean),
+    "geometric": _Aggregate("geometric mean", _geometric),
+    "worst": _Aggregate("worst", _worst),
+}
+_WEIGHTED = _Aggregate("weighted mean", _mean)
+
+
+def _chosen(aggregate: str | Mapping[str, float], names: list[str]) -> tuple[_Aggregate, Scores]:
+    """The aggregate that is asked for, and the weights of the tasks."""
+    if isinstance(aggregate, Mapping):
+        return _WEIGHTED, _weights(aggregate, names)
+    if aggregate not in _AGGREGATES:
+        raise EvaluationError(
+            f"Unknown aggregate {shown(aggregate)}. Aggregates: {', '.join(_AGGREGATES)}, or a "
+            "weight per task."
+        )
+    return _AGGREGATES[aggregate], np.ones(len(names))
+
+
+def _weights(given: Mapping[str, float], names: list[str]) -> Scores:
+    unknown, missing = [n for n in given if n not in names], [n for n in names if n not in given]
+    if unknown or missing:
+        wrong = [f"no task {few([*map(repr, unknown)])}"] if unknown else []
+        wrong += [f"no weight for {few([*map(repr, missing)])}"] if missing else []
+        raise EvaluationError(
+            f"aggregate= needs one weight per task ({', '.join(names)}), but there is "
+            f"{' and '.join(wrong)}."
+        )
+    weights = [as_number(given[name], f"The weight of task {name!r}") for name in names]
+    for name, weight in zip(names, weights, strict=True):
+        if not 0 < weight < math.inf:
+            raise EvaluationError(f"The weight of task {name!r} must be above 0, not {weight}.")
+    return np.array(weights)
+
+
+# -- tasks ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _of_task(name: str) -> Iterator[None]:
+    """A block whose errors name the task."""
+    try:
+        yield
+    except EvaluationError as error:
+        raise EvaluationError(f"Task {name!r}: {error}") from error
+
+
+def _checked_name(name: object) -> str:
+    """A name that can also be that of a folder, and part of that of a value."""
+    if not isinstance(name, str) or not name.strip(". ") or set(name) & set('/\\:*?"<>|\n'):
+        raise EvaluationError(
+            f"{shown(name)} cannot be the name of a task: a word without / and the like, as for "
+            "the name of a folder, is needed."
+        )
+    return name
+
+
+def _part(name: str, part: Any) -> Evaluator:
+    if isinstance(part, Tasks):
+        raise EvaluationError(
+            f"Task {name!r} is itself several tasks: {', '.join(part.tasks)}. Name all of them in "
+            "one Tasks, with weights if some are to count less."
+        )
+    with _of_task(name):
+        evaluator = as_evaluator(part)
+        check_evaluator(evaluator)
+    if len(evaluator.directions) != 1:
+        raise EvaluationError(
+            f"Task {name!r} has {len(evaluator.directions)} objectives: "
+            f"{', '.join(evaluator.metric_names)}. A task has one; pass an evaluator for each."
+        )
+    return evaluator
+
+
+def _direction(tasks: Mapping[str, Evaluator]) -> str:
+    """The direction that all have."""
+    (first, one), *others = tasks.items()
+    for name, other in others:
+        if other.directions[0] != one.directions[0]:
+            raise EvaluationError(
+                f"Task {first!r} is to {one.directions[0]} {one.metric_names[0]}, task {name!r} "
+                f"to {other.directions[0]} {other.metric_names[0]}: one value of both has no "
+                "direction. Use metrics of one direction, e.g. a loss for each."
+            )
+    return one.directions[0]

@@ -1,0 +1,266 @@
+"""Studies side by side: what they have come to, at what cost, and how far that is from chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from sklearn.metrics import f1_score
+
+import merge_optuna as mo
+from merge_optuna.errors import StudyError
+from merge_optuna.study import Cost, Draws, Entry, Leaderboard, Run
+from tests.trained import Task, read_rows, right
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def searched(task: Task, name: str, seed: int, n_trials: int = 4, **options: Any) -> optuna.Study:
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    dev = mo.evaluators.Classification(task.dev, batch_size=80, **options)
+    objective = mo.MergeObjective(recipe, dev)
+    study = optuna.create_study(
+        study_name=name,
+        directions=objective.directions,
+        sampler=recipe.sampler(seed=seed),
+        pruner=optuna.pruners.NopPruner(),
+    )
+    study.optimize(objective, n_trials=n_trials)
+    return study
+
+
+@pytest.fixture(scope="module")
+def studies(task: Task) -> list[optuna.Study]:
+    return [searched(task, f"cma, seed {seed}", seed) for seed in (0, 1, 2)]
+
+
+def plain(name: str, values: Sequence[float], **options: Any) -> optuna.Study:
+    """Of any objective, without merging."""
+    study = optuna.create_study(study_name=name, **{"direction": "minimize", **options})
+    for value in values:
+        study.add_trial(optuna.trial.create_trial(value=value))
+    return study
+
+
+# -- what rows say -------------------------------------------------------------------------------
+
+
+def test_rows_are_the_best_trials_on_test(task: Task, studies: list[optuna.Study]) -> None:
+    other = searched(task, "other", 5, n_trials=2)
+    test = mo.evaluators.Classification(task.test)
+    board = mo.leaderboard([*studies, other], test=test)
+    rows = {row.name: row for row in board.rows}
+    assert rows.keys() == {"cma", "other"}
+    assert (board.metric, board.direction, board.on) == ("accuracy", "maximize", "test")
+
+    engine, texts = mo.Engine(), read_rows(task.test)
+    scores = np.array([right(engine.load(mo.recipe_of(s)), texts) for s in studies])
+    row = rows["cma"]
+    assert row.test is not None
+    assert row.test.value == pytest.approx(scores.mean())
+    assert row.test.low < row.test.value < row.test.high
+    assert (row.seeds, row.test.seeds, row.test.examples) == (3, 3, 160)
+    assert row.dev.value == pytest.approx(np.mean([s.best_value for s in studies]))
+    assert np.isnan(row.dev.low)
+    assert (row.cost.evaluations, row.cost.examples) == (4, 4 * 160)
+    attrs = [t.user_attrs for s in studies for t in s.trials]
+    seconds = sum(a["seconds_merge"] + a["seconds_evaluate"] for a in attrs) / 3
+    assert row.cost.seconds == pytest.approx(seconds)
+    assert (row.cost.tokens, row.difference, board.best_baseline) == (None, None, None)
+    assert any("One seed only" in note and "other" in note for note in board.notes)
+
+    # the same numbers from scores that are there already
+    runs = [
+        Run(study.best_value, score, seed)
+        for seed, (study, score) in enumerate(zip(studies, scores, strict=True))
+    ]
+    again = Leaderboard.of([Entry("cma", runs)], metric="accuracy")
+    assert again.rows[0].test == pytest.approx(row.test)
+
+
+def test_a_search_can_be_the_baseline_of_others(task: Task, studies: list[optuna.Study]) -> None:
+    test = mo.evaluators.Classification(task.test, metric="macro_f1")
+    tuned = [searched(task, f"tuned-seed-{seed}", seed, n_trials=1) for seed in (0, 1, 2)]
+    board = mo.leaderboard([*studies, *tuned], test=test, baselines=["tuned"])
+    assert board.best_baseline == "tuned"
+    row = next(row for row in board.rows if row.name == "cma")
+    best = next(row for row in board.rows if row.name == "tuned")
+    assert (row.kind, best.kind, best.difference) == ("search", "tuned baseline", None)
+    assert row.test is not None
+    assert best.test is not None
+    assert row.difference is not None
+    assert row.difference.value == pytest.approx(row.test.value - best.test.value)
+    assert (row.difference.seeds, row.difference.examples) == (3, 160)
+    engine, texts = mo.Engine(), read_rows(task.test)
+    names = sorted({text["label"] for text in texts})
+    expected = []
+    for study in studies:
+        model = engine.load(mo.recipe_of(study))
+        batches = mo.evaluators.Classification(task.test, metric="macro_f1")(model)
+        _, predicted, true = np.concatenate([scores for _, scores in batches]).astype(int).T
+        assert len(names) == len(np.unique(true))
+        expected.append(f1_score(true, predicted, average="macro"))
+    assert row.test.value == pytest.approx(np.mean(expected))
+
+
+def test_trials_of_a_study(task: Task, studies: list[optuna.Study]) -> None:
+    study = studies[0]
+    test = mo.evaluators.Classification(task.test)
+    board = mo.leaderboard(study, trials=[3, study.trials[1]], test=test)
+    assert {row.name for row in board.rows} == {"trial 1", "trial 3"}
+    one = next(row for row in board.rows if row.name == "trial 1")
+    assert one.dev.value == study.trials[1].value
+    assert (one.cost.evaluations, one.cost.examples) == (1, 160)
+    assert board.difference("trial 1", "trial 3").examples == 160
+    study.ask()
+    with pytest.raises(StudyError, match="Trials 4 of the study 'cma, seed 0' are not complete"):
+        mo.leaderboard(study, trials=[4])
+    with pytest.raises(StudyError, match="are of one study, but there are 2"):
+        mo.leaderboard(studies[:2], trials=[0])
+
+
+def test_without_a_test_it_compares_dev_and_says_so(
+    task: Task, studies: list[optuna.Study]
+) -> None:
+    board = mo.leaderboard(studies)
+    (row,) = board.rows
+    assert (board.on, row.test, row.dev.examples, row.dev.seeds) == ("dev", None, 160, 3)
+    assert row.dev.low < row.dev.value < row.dev.high
+    assert any("too good" in note for note in board.notes)
+    # macro-F1 is more than the stored column
+    (other,) = mo.leaderboard(searched(task, "f1", 0, metric="macro_f1")).rows
+    assert other.dev.examples == 0
+    assert np.isnan(other.dev.low)
+
+
+# -- which studies are one search ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ja math, seed {}", "ja math-seed-{}", "ja math_seed{}"])
+def test_names_that_differ_in_a_seed_are_one_search(name: str) -> None:
+    (row,) = mo.leaderboard([plain(name.format(i), [i]) for i in (3, 1)]).rows
+    assert (row.name, row.seeds, row.dev.value, row.dev.seeds) == ("ja math", 2, 2.0, 2)
+
+
+def test_a_number_alone_is_no_seed() -> None:
+    board = mo.leaderboard([plain("cma-100", [1.0]), plain("cma-200", [0.5])])
+    assert [row.name for row in board.rows] == ["cma-200", "cma-100"]
+    given = mo.leaderboard({"cma": [plain("cma-100", [1.0]), plain("cma-200", [0.5])]})
+    assert [(row.name, row.seeds) for row in given.rows] == [("cma", 2)]
+
+
+def test_seeds_are_those_of_the_names() -> None:
+    first = [plain(f"one, seed {seed}", [float(seed)]) for seed in (2, 0, 1)]
+    second = [plain(f"two, seed {seed}", [seed + 0.25]) for seed in (0, 1, 2)]
+    board = mo.leaderboard([*first, *second], baselines=["one"])
+    assert board.difference("two", "one") == pytest.approx((0.25, 0.25, 0.25, 3, 0))
+    same = {"one": first, "two": second}
+    assert mo.leaderboard(same).difference("two", "one").high == pytest.approx(0.25)
+    with pytest.raises(StudyError, match="no 'three' among one, two"):
+        mo.leaderboard(same).difference("three", "one")
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+def test_what_cannot_be_compared() -> None:
+    low, high = plain("low", [1.0]), plain("high", [1.0], direction="maximize")
+    with pytest.raises(StudyError, match="'low' is to minimize value, 'high' is to maximize"):
+        mo.leaderboard([low, high])
+    with pytest.raises(StudyError, match="has no completed trial"):
+        mo.leaderboard(plain("empty", []))
+    with pytest.raises(StudyError, match="has 2 objectives"):
+        mo.leaderboard(optuna.create_study(directions=["minimize"] * 2))
+    with pytest.raises(StudyError, match="names three, but the searches are low"):
+        mo.leaderboard(low, baselines=["three"])
+    with pytest.raises(StudyError, match=r"Expected studies, not .*trials="):
+        mo.leaderboard([low.trials[0]])  # type: ignore[list-item]
+    with pytest.raises(StudyError, match="nothing to compare"):
+        mo.leaderboard([])
+    with pytest.raises(StudyError, match="Two studies of 'x' have one seed"):
+        mo.leaderboard({"x": [plain("a, seed 1", [1.0]), plain("b, seed 1", [1.0])]})
+
+
+def test_a_test_of_another_direction_is_refused(task: Task) -> None:
+    study = plain("loss", [1.0])
+    with pytest.raises(StudyError, match="Classification is to maximize accuracy, but the stud"):
+        mo.leaderboard(study, test=mo.evaluators.Classification(task.test))
+
+
+def test_entries_that_do_not_fit() -> None:
+    with pytest.raises(StudyError, match=r"seeds \[0, 0\]: each needs one of its own"):
+        Entry("twice", [Run(0, 0, 0), Run(0, 0, 0)])
+    one, other = (Entry(str(n), [Run(0, np.arange(n), 0)]) for n in (3, 4))
+    with pytest.raises(StudyError, match=r"the same examples .* 3 of '3', 4 of '4'"):
+        Leaderboard.of([one, other])
+    with pytest.raises(StudyError, match="Several rows are called 3"):
+        Leaderboard.of([one, one])
+
+
+# -- in words ------------------------------------------------------------------------------------
+
+
+def board(direction: str = "minimize") -> Leaderboard:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(3, 1, 50)
+    cost = Cost(evaluations=100, seconds=12.4)
+    runs = [Run(1.0, hard - 0.2 + rng.normal(0, 0.01, 50), seed, cost) for seed in range(3)]
+    base = [Run(1.5, hard)]
+    return Leaderboard.of(
+        [
+            Entry("base|line", base, "baseline"),
+            Entry("search", runs),
+            Entry("tuned", base, "tuned baseline"),
+        ],
+        metric="nats",
+        direction=direction,
+    )
+
+
+def test_the_table_is_read_by_people_and_by_programs() -> None:
+    found = board()
+    head, cells = found.table()
+    assert head == [
+        *("method", "kind", "seeds", "dev nats", "test nats", "− best baseline", "evaluations"),
+        "seconds",
+    ]
+    assert [line[0] for line in cells] == ["search", "base|line", "tuned"]
+    assert cells[0][1:4] == ["search", "3", "1.000"]
+    assert cells[0][5].startswith("-0.2")
+    assert cells[0][-2:] == ["100", "12"]
+    assert cells[1][5] == ""
+    markdown = found.to_markdown(digits=2)
+    assert "| base\\|line |" in markdown
+    assert "nats" in repr(found)
+    assert str(found).splitlines()[0].split()[:2] == ["method", "kind"]
+    assert "The best baseline is base|line, of all 2 the best on test." in found.notes
+    assert not any("No search is better" in note for note in found.notes)
+    assert "No search is better than it by more than its interval." in board("maximize").notes
+    data = json.loads(json.dumps(found.to_data(), allow_nan=False))
+    assert data["rows"][0]["difference"]["seeds"] == 3
+    assert data["rows"][0]["dev"]["low"] is None
+    assert data["rows"][0]["cost"] == {
+        "evaluations": 100.0,
+        "examples": None,
+        "tokens": None,
+        "seconds": 12.4,
+    }
+
+
+def test_values_that_are_not_numbers_come_last() -> None:
+    good, bad = Entry("good", [Run(0, 0.1, 0)]), Entry("bad", [Run(0, np.nan, 0)])
+    for direction in ("maximize", "minimize"):
+        rows = Leaderboard.of([bad, good], direction=direction).rows
+        assert [row.name for row in rows] == ["good", "bad"]
+
+
+def test_scores_that_are_not_there_are_said_not_to_be_drawn() -> None:
+    runs = [Run(0, value, seed) for seed, value in enumerate((0.1, 0.2, 0.4))]
+    found = Leaderboard.of([Entry("a", runs)], draws=Draws(500))
+    assert (found.rows[0].test or ())[3:] == (3, 0)
+    assert any("Scores of single test examples are not there" in note for note in found.notes)
