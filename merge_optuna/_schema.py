@@ -22,6 +22,8 @@ PATH = "path"
 SECONDS_MERGE = "seconds_merge"
 SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
+BASELINE = "merge_optuna:baseline:"
+BASELINE_OWNER = "merge_optuna:baseline owner:"
 VALUE = "value/"
 OWNER = "merge_optuna:owner"
 CLAIM = "merge_optuna:claim"
@@ -73,6 +75,27 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             '`{"examples": number, part: digest, ...}`',
             f"{_OBJECTIVE}, once, if its evaluator has digests",
             "`mo.MergeObjective` refuses others",
+        ),
+    ),
+    ("study", "system"): (
+        Attribute(
+            BASELINE,
+            "With a name behind it: a merge that needs no search, which a result is compared "
+            "with. Not a trial, since a trial without parameters would end relative sampling.",
+            '`{"place": number in the table, "kind": text, "tuned": whether the dev data have '
+            'chosen it, "recipe": the JSON of its recipe as text or null, "values": [number, ...] '
+            'or null, "reason": why there are none or null, "examples": number, "seconds": '
+            'number, "breakdown": {name: number, ...}, "scores": as those of a trial or null, '
+            '"of": digest of recipe and dev data}`',
+            "`mo.MergeStudy`, `mo.baselines`",
+            "`mo.baselines`, `mo.optimize`, `mo.recipe_of`, `mo.export`, `merge-optuna show`",
+        ),
+        Attribute(
+            BASELINE_OWNER,
+            "With a name behind it: the process that scores a baseline.",
+            '`{"process": an owner as below without `trial`, "deaths": how many have died of it}`',
+            "`mo.MergeStudy`, `mo.baselines`",
+            "`mo.MergeStudy`, `mo.baselines`, so that several processes share the work",
         ),
     ),
     ("trial", "user"): (

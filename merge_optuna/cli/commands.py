@@ -20,6 +20,7 @@ from merge_optuna import _supervision as supervision
 from merge_optuna._version import __version__
 from merge_optuna.cli import printing
 from merge_optuna.cli.options import (
+    BaselineName,
     Dev,
     File,
     Folder,
@@ -224,6 +225,7 @@ def export(
     folder: Folder,
     study: StudyName = None,
     trial: TrialNumber = None,
+    baseline: BaselineName = None,
     force: Force = False,
     trust_remote_code: Trust = False,
     dtype: OutDtype = None,
@@ -242,6 +244,7 @@ def export(
         studies.opened(storage, study),
         folder,
         trial=trial,
+        baseline=baseline,
         force=force,
         sources=sources,
         dtype=dtype and dtype.value,

@@ -13,7 +13,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import breakdown_of, metric_names
 from merge_optuna._schema import PATH, REASON
 from merge_optuna.errors import StudyError
-from merge_optuna.study import complete_trials, counts, failure, ranked
+from merge_optuna.study import Baselines, baselines, complete_trials, counts, failure, ranked
 from merge_optuna.study import storage as open_storage
 
 
@@ -57,7 +57,29 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
             | ({"breakdown": parts} if (parts := breakdown_of(t)) else {})
             for t in top
         ],
+        **beside(baselines(study)),
     }
+
+
+def beside(found: Baselines) -> dict[str, Any]:
+    """Baselines as plain data, if there are any."""
+    shown = found.headlines
+    rows = [
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "values": None if row.values is None else list(row.values),
+            "tuned": row.tuned,
+            "reason": row.reason,
+            "note": row.note,
+            "examples": row.examples,
+            "seconds": row.seconds,
+            "headline": row in shown,
+        }
+        | ({"breakdown": dict(row.breakdown)} if row.breakdown else {})
+        for row in found
+    ]
+    return {"baselines": rows} if rows else {}
 
 
 def reasons(study: optuna.Study) -> dict[str, dict[str, int]]:

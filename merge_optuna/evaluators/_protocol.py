@@ -38,7 +38,9 @@ class Evaluator(Protocol):
     ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
     values: with it a search is not continued on other data than it began with. And it may have
     ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
-    numbers, which are kept with a trial and shown beside its value.
+    numbers, which are kept with a trial and shown beside its value. And it may have
+    ``ensemble(models)``, which scores the mean of what several models predict, loaded one after
+    another, as a baseline.
     """
 
     @property

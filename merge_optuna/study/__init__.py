@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from merge_optuna.study._baseline_scoring import baseline_evaluations, baselines
+from merge_optuna.study._baselines import Baseline, Baselines
 from merge_optuna.study._board import Cost, Entry, Leaderboard, Row, Run
 from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
@@ -21,6 +23,8 @@ from merge_optuna.study._storage import storage
 
 __all__ = [
     "Ancestor",
+    "Baseline",
+    "Baselines",
     "Cost",
     "Draws",
     "Entry",
@@ -37,6 +41,8 @@ __all__ = [
     "Stagnation",
     "StopRule",
     "UnchangedGeneration",
+    "baseline_evaluations",
+    "baselines",
     "best_trial",
     "complete_trials",
     "counts",

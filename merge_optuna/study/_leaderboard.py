@@ -319,5 +319,5 @@ def _dev_scores(found: _Found) -> Array | None:
     packed = found.trial.system_attrs.get(SCORES)
     if packed is None:
         return None
-    scores = unpack(packed, found.trial.number).astype(np.float64)
+    scores = unpack(packed, f"trial {found.trial.number}").astype(np.float64)
     return scores if np.isclose(scores.mean(), found.trial.values[0], rtol=_CLOSE) else None

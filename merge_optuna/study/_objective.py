@@ -6,7 +6,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,7 +268,7 @@ class MergeObjective:
                 **({} if recipe.path is None else {PATH: f"{recipe.path:.2f}"}),
             }
             scored = parts and total > 1
-            packed = {SCORES: pack(_by_example(ids, parts, total))} if scored else {}
+            packed = {SCORES: pack(by_example(ids, parts, total))} if scored else {}
             compat.set_attrs(trial.study, trial, user=facts, system=packed)
 
     def _report(
@@ -312,9 +312,10 @@ def _first_column(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores if scores.ndim == 1 else scores[:, 0]
 
 
-def _by_example(
-    ids: list[NDArray[np.int64]], parts: list[NDArray[np.float64]], total: int
+def by_example(
+    ids: Sequence[NDArray[np.int64]], parts: Sequence[NDArray[np.float64]], total: int
 ) -> NDArray[np.float32]:
+    """The scores of examples, from those of batches: shape (total,), NaN where there is none."""
     scores = np.full(total, np.nan, np.float32)
     scores[np.concatenate(ids)] = _first_column(np.concatenate(parts))
     return scores
