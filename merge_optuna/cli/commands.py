@@ -25,6 +25,7 @@ from merge_optuna.cli.options import (
     File,
     Folder,
     Force,
+    Heads,
     Json,
     OutDtype,
     Private,
@@ -174,6 +175,7 @@ def run(
             sources=declared.sources,
             trust_remote_code=trust_remote_code,
             score=score,
+            heads=declared.heads,
         )
         result["written"] = str(written)
         if push is not None:
@@ -231,6 +233,7 @@ def export(
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
     source: Sources = None,
+    head: Heads = None,
     push: Push = None,
     private: Private = False,
 ) -> None:
@@ -238,7 +241,7 @@ def export(
     from merge_optuna.cli import studies
     from merge_optuna.study import export as export_trial
 
-    sources = _sources(source)
+    sources, heads = _sources(source), _heads(head)
     _check_push(push)
     written = export_trial(
         studies.opened(storage, study),
@@ -250,6 +253,7 @@ def export(
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
+        heads=heads,
     )
     _say_written(written, push, private=private)
 
@@ -400,6 +404,14 @@ def _sources(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
             raise typer.BadParameter(f"--source must be NAME=REF, not {text!r}.")
         sources[name] = place
     return sources
+
+
+def _heads(given: list[str] | None) -> dict[str, Checkpoint | None]:
+    """Whose head there is in which folder; None for a model as it is merged."""
+    from merge_optuna.checkpoints import Checkpoint
+
+    pairs = (text.partition("=") for text in given or ())
+    return {name: Checkpoint(place) if is_one else None for name, is_one, place in pairs}
 
 
 def _check_push(repo: str | None) -> None:

@@ -68,6 +68,15 @@ Sources = Annotated[
         "--source", metavar="NAME=REF", help="Where a source is now. Can be given several times."
     ),
 ]
+Heads = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--head",
+        metavar="NAME=REF",
+        help="Write it under the head of this checkpoint, in the folder NAME. Several times for "
+        "several tasks; NAME alone is the model as it is merged.",
+    ),
+]
 Push = Annotated[
     str | None, typer.Option("--push", metavar="REPO", help="Also upload it to the hub.")
 ]
