@@ -36,6 +36,7 @@ from merge_optuna.cli.options import (
     Tokenizer,
     TrialNumber,
     Trust,
+    heads_of,
 )
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def show(
         result = {**studies.result(chosen, best=_BEST), **studies.reasons(chosen)}
         printing.show(result, printing.study, as_json=as_json)
         return
-    recipe = recipe_of(chosen, trial, sources=_sources(source))
+    recipe = recipe_of(chosen, trial, sources=sources_of(source))
     if as_json:
         printing.print_json(
             {"study": chosen.study_name, "trial": trial, "recipe": recipe.to_data()}
@@ -241,7 +242,7 @@ def export(
     from merge_optuna.cli import studies
     from merge_optuna.study import export as export_trial
 
-    sources, heads = _sources(source), _heads(head)
+    sources, heads = sources_of(source), heads_of(head)
     _check_push(push)
     written = export_trial(
         studies.opened(storage, study),
@@ -285,7 +286,7 @@ def write(
     from merge_optuna.engine import write as write_recipe
     from merge_optuna.recipes import Recipe
 
-    sources = _sources(source)
+    sources = sources_of(source)
     _check_push(push)
     written = write_recipe(
         Recipe.read(recipe, strict=strict).with_sources(sources),
@@ -395,7 +396,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
 # -- what commands share ----------------------------------------------------------------------
 
 
-def _sources(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
+def sources_of(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
     """Places by name."""
     sources: dict[str, Checkpoint | str | Path] = {}
     for text in given or ():
@@ -404,14 +405,6 @@ def _sources(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
             raise typer.BadParameter(f"--source must be NAME=REF, not {text!r}.")
         sources[name] = place
     return sources
-
-
-def _heads(given: list[str] | None) -> dict[str, Checkpoint | None]:
-    """Whose head there is in which folder; None for a model as it is merged."""
-    from merge_optuna.checkpoints import Checkpoint
-
-    pairs = (text.partition("=") for text in given or ())
-    return {name: Checkpoint(place) if is_one else None for name, is_one, place in pairs}
 
 
 def _check_push(repo: str | None) -> None:
