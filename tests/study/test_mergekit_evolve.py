@@ -14,7 +14,7 @@ import merge_optuna as mo
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.recipes import Genome, read_genome
 from tests import toys, vocabularies
-from tests.cli.test_commands import Cli, cli  # noqa: F401
+from tests.cli.conftest import Cli, cli  # noqa: F401
 from tests.trained import Task, read_rows, right
 
 LAYERS = 4
