@@ -265,7 +265,8 @@ class _Scorer:
     def tasks(self, kinds: Sequence[str]) -> list[_Task]:
         """The baselines of some kinds; none if nothing is known of who is merged."""
         space = self._objective.space
-        family = family_of(space) if isinstance(space, DECLARED) else _drawn(self._objective)
+        with interrupt.interruptible():
+            family = family_of(space) if isinstance(space, DECLARED) else _drawn(self._objective)
         if family is None:
             return []
         of = hex_digest([json.dumps([family.digests, _digest(self._evaluator)]).encode()])
