@@ -17,7 +17,7 @@ from merge_optuna.evaluators._arguments import (
 from merge_optuna.evaluators._batches import Batches
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
-from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._head import Head, has_all_heads, heads_of
 from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
@@ -36,6 +36,7 @@ from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
+from merge_optuna.evaluators.kl_divergence import KLDivergence
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
 from merge_optuna.evaluators.multiple_choice import MultipleChoice
 from merge_optuna.evaluators.regression import Regression
@@ -53,6 +54,7 @@ __all__ = [
     "Generation",
     "Groups",
     "Head",
+    "KLDivergence",
     "Labels",
     "MultipleChoice",
     "NegativeLogLikelihood",
@@ -71,6 +73,8 @@ __all__ = [
     "check_length",
     "check_metrics",
     "digest_of",
+    "has_all_heads",
+    "heads_of",
     "logits_of",
     "name_of",
     "placed",

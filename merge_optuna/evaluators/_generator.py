@@ -145,7 +145,8 @@ def _ids(token: int | Sequence[int] | None) -> Sequence[int]:
 
 
 def _padding(model: nn.Module) -> int:
-    return getattr(getattr(model, "config", None), "pad_token_id", None) or 0
+    # -1 stands for "none" in old configs of Llama
+    return max(getattr(getattr(model, "config", None), "pad_token_id", None) or 0, 0)
 
 
 def _padded(model: nn.Module, requests: Sequence[Request]) -> Arguments:

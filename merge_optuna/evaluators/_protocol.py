@@ -40,7 +40,8 @@ class Evaluator(Protocol):
     ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
     numbers, which are kept with a trial and shown beside its value. And it may have
     ``ensemble(models)``, which scores the mean of what several models predict, loaded one after
-    another, as a baseline.
+    another, as a baseline; and ``heads``: the checkpoint whose head it puts on the model for each
+    task, by the task's name, or None where the model's own head counts.
     """
 
     @property

@@ -221,11 +221,10 @@ class Classification:
 
     def _logits(self, model: nn.Module, arguments: Arguments) -> Tensor:
         """Shape (b, number of labels), on the device and in the data type of the model."""
-
-        def run(piece: slice) -> Tensor:
-            return _logits(model, arguments.map(lambda tensor: tensor[piece]))
-
-        return torch.cat(self._pieces.run(arguments.examples, run))
+        found = self._pieces.run(
+            arguments.examples, lambda piece: _logits(model, arguments.part(piece))
+        )
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _scores(self, ids: Ids, predicted: Ids, classes: Ids, positive: int) -> Scores:
         true = classes[ids]

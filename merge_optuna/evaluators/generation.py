@@ -34,8 +34,8 @@ class Generation:
     and in other data types but for rounding). Of the folder of a model only its special tokens
     count, no other setting of generation. White space around a reply is left out.
 
-    Scores per example are rows: the score, and the number of tokens of the reply, without the one
-    that ends it. What has no answer, or is in another language than the one asked for, scores 0
+    Scores per example are rows: the score, and the number of tokens of the reply, without an end
+    token. What has no answer, or is in another language than the one asked for, scores 0
     (a function given as ``scorer`` is called with an empty text where there is no answer, and says
     what it is worth). Logits that are not finite score NaN. The value is the mean score.
 
@@ -220,8 +220,6 @@ class Generation:
 
     def _judged(self, model: nn.Module) -> Iterator[list[_Judged]]:
         """The examples, batch by batch."""
-        if model.training:
-            model.eval()
         batches = self._batches.of(model)
         reader = self._prompts.reader  # of this model, even if another is scored in turns
         for ids, windows in batches:
@@ -236,6 +234,8 @@ class Generation:
     def _ask(
         self, model: nn.Module, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
     ) -> list[Reply]:
+        if model.training:
+            model.eval()
         requests = [
             Request(int(row), window.tokens, _room(reader, len(window.tokens), most))
             for row, window in rows

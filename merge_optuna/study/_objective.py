@@ -38,6 +38,7 @@ from merge_optuna.evaluators import (
     breakdown_over,
     check_length,
     check_metrics,
+    has_all_heads,
     name_of,
     value_of,
     value_over,
@@ -153,9 +154,20 @@ class MergeObjective:
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
         evaluator = evaluator or self.evaluator
-        value = value_of(evaluator, self.engine.load(recipe, user=name_of(evaluator)))
+        value = value_of(evaluator, self.load(recipe, evaluator))
         self.engine.look_again(recipe)
         return value
+
+    def load(self, recipe: Recipe | Checkpoint, evaluator: Evaluator | None = None) -> nn.Module:
+        """The live model with a recipe or a checkpoint, for an evaluator.
+
+        Args:
+            recipe: What to load.
+            evaluator: Who gets it, the objective's own when omitted. Where it has heads of its own
+                the head of the live model may be another.
+        """
+        evaluator = evaluator or self.evaluator
+        return self.engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """The recipe that a trial asks for.
@@ -185,7 +197,7 @@ class MergeObjective:
         check_metrics(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, DECLARED):
-            check(self.engine.load(_template(self.space), user=name_of(evaluator)))
+            check(self.load(_template(self.space), evaluator))
         check_length(evaluator)
 
     def check_study(self, study: optuna.Study) -> None:
@@ -203,7 +215,7 @@ class MergeObjective:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
-        model = self.engine.load(_template(recipe), user=name_of(self.evaluator))
+        model = self.load(_template(recipe))
         check = getattr(self.evaluator, "check", None)
         if check is not None:
             check(model)
@@ -229,7 +241,7 @@ class MergeObjective:
         if not isinstance(self.space, DECLARED):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
-            model = self.engine.load(recipe, user=name_of(self.evaluator))
+            model = self.load(recipe)
         try:
             value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
         finally:

@@ -14,7 +14,7 @@ import optuna
 import torch
 
 from merge_optuna.errors import InfeasibleRecipe
-from merge_optuna.evaluators import name_of, value_of
+from merge_optuna.evaluators import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Space
 from merge_optuna.study._progress import quiet
@@ -97,7 +97,7 @@ def _merge(objective: MergeObjective, study: optuna.Study) -> tuple[float, nn.Mo
         recipe = objective.recipe(study.ask())
         started = time.perf_counter()
         try:
-            model = objective.engine.load(recipe, user=name_of(objective.evaluator))
+            model = objective.load(recipe)
         except InfeasibleRecipe as error:
             reason = error
             continue
