@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -81,9 +82,13 @@ class Family:
         """A merge that leaves out and keeps what those of the search do."""
         one = self.recipe
         kept = {"tokenizer": one.tokenizer, "config": one.config, "dtype": one.dtype}
-        return Recipe(
+        made = Recipe(
             method=method, models=tuple(models), exclude=one.exclude, **{**kept, **fields}
         )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is left out has been said of the search
+            _ = made.alignment
+        return made
 
     def source(self, model: Checkpoint | Recipe) -> Recipe:
         """A model as it is; with what is left out of merges as merges have it, if it must be."""

@@ -286,12 +286,11 @@ class _Scorer:
 
     def _candidate(self, family: Family, candidate: Candidate) -> Found:
         own = family.is_alike or candidate.kind == UNTUNED
-        return self._measured(candidate.make(), self._engine(own=own))
+        return self._measured(candidate.make(), own=own)
 
     def _soup(self, family: Family, of: str) -> Found:
         """The greedy soup; the scores of its members alone are known if they are baselines."""
         sign = -1.0 if self._objective.directions[0] == "minimize" else 1.0
-        own = self._engine(own=True) if family.is_alike else None
         tried: dict[tuple[Checkpoint, ...], Found] = {}
         examples = 0
 
@@ -304,7 +303,7 @@ class _Scorer:
                 found = _found_before(row)
             else:
                 recipe = family.average(models) if len(models) > 1 else family.source(models[0])
-                found = self._measured(recipe, own or self._engine(own=False))
+                found = self._measured(recipe, own=family.is_alike)
                 examples += found.examples
             tried[tuple(models)] = found
             return sign * found.values[0]
@@ -325,8 +324,7 @@ class _Scorer:
         def models() -> Iterator[nn.Module]:
             for expert in family.experts:
                 read.append(recipe := family.source(expert))
-                engine = self._engine(own=family.is_alike)
-                yield engine.load(recipe, user=name_of(self._evaluator))
+                yield self._load(recipe, own=family.is_alike)
 
         ensemble: Any = getattr(self._evaluator, "ensemble", None)
         try:
@@ -343,20 +341,23 @@ class _Scorer:
         name = source_name(models[0])
         return next((row for row in rows if (row.name, row.of) == (name, of)), None)
 
-    def _engine(self, *, own: bool) -> Engine:
-        """That of the search, or one for a model of another shape than its merges."""
+    def _load(self, recipe: Recipe, *, own: bool) -> nn.Module:
+        """The live model of the search, or one of another shape than its merges have."""
+        if own:
+            return self._objective.load(recipe)
         engine = self._objective.engine
-        return engine if own else Engine(engine.device, engine.dtype)
+        other = Engine(engine.device, engine.dtype)
+        return other.load(recipe, user=name_of(self._evaluator))
 
-    def _measured(self, recipe: Recipe, engine: Engine) -> Found:
+    def _measured(self, recipe: Recipe, *, own: bool) -> Found:
         with interrupt.interruptible():
-            model = engine.load(recipe, user=name_of(self._evaluator))
+            model = self._load(recipe, own=own)
         try:
             batches = interrupt.interruptibly(batches_of(self._evaluator, model))
             with contextlib.closing(batches):
                 return _found(self._evaluator, recipe, batches)
         finally:
-            engine.look_again(recipe)  # an evaluator reads tokenizers, for one
+            self._objective.engine.look_again(recipe)  # an evaluator reads tokenizers, for one
 
 
 def _found(evaluator: Evaluator, recipe: Recipe | None, batches: Iterable[_Batch]) -> Found:

@@ -22,6 +22,8 @@ import merge_optuna as mo
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.study import Baseline, Baselines
 from tests import processes, toys
+from tests.engine.test_heads import LABELS, Family
+from tests.study.test_heads import TOKENS, accuracy
 from tests.trained import TOPICS, Task, read_rows, right, write_rows
 
 Batch = tuple[Any, Any]
@@ -215,7 +217,7 @@ def test_of_a_path_and_its_models(tmp_path: Path) -> None:
     ids = torch.arange(12)[None]
 
     def logit(model: nn.Module) -> float:
-        return float(model(ids).logits[0, -1, 3])
+        return model(ids).logits[0, -1, 3].item()
 
     found = mo.baselines(mo.MergeObjective(mo.spaces.LayerPath(models), logit), progress=False)
     for row, seed, layers in ((found["source a"], 0, 2), (found["source b"], 1, 3)):
@@ -271,6 +273,31 @@ def test_of_models_with_heads_that_differ() -> None:
     reference = toys.bert(0)
     reference.load_state_dict(mixed)
     assert found["source a"].value == pytest.approx(logit(reference), rel=1e-5)
+
+
+def test_of_tasks_whose_base_has_no_head(tmp_path: Path) -> None:
+    """Each encoder under the head of each task, against transformers alone."""
+    family = Family("Bert", tmp_path, base_head=None)
+    base, *experts = family.checkpoints
+    truth = {e.name: torch.arange(40) % LABELS[e.name] for e in experts}
+    tasks = {
+        e.name: mo.evaluators.Classification((TOKENS, truth[e.name]), head=e) for e in experts
+    }
+    space = mo.recipes.dare_ties(base, experts, weight=mo.free(0, 1), density=0.5)
+    objective = mo.MergeObjective(space, mo.evaluators.Tasks(tasks))
+    found = mo.baselines(objective, kinds=["source", "uniform average"], progress=False)
+    assert all(row.reason is None for row in found)
+    states = {name: model.state_dict() for name, model in family.experts.items()}
+    for task, model in family.experts.items():
+        inside = f"{model.base_model_prefix}."
+        shared = [n for n in states[task] if n.startswith(inside)]
+        for row in found:
+            own = [row.name.removeprefix("source ")] if row.kind == "source" else [*LABELS]
+            mixed = {n: sum(states[e][n] for e in own) / len(own) for n in shared}
+            merged = type(model)(model.config).eval()
+            merged.load_state_dict({**states[task], **mixed})
+            assert row.breakdown[task] == accuracy(merged, truth[task])
+    assert all(name in str(found) for name in LABELS)
 
 
 # -- once per study ---------------------------------------------------------------------------
