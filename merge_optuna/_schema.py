@@ -88,7 +88,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             'number, "breakdown": {name: number, ...}, "scores": as those of a trial or null, '
             '"of": digest of recipe and dev data}`',
             "`mo.MergeStudy`, `mo.baselines`",
-            "`mo.baselines`, `mo.optimize`, `mo.recipe_of`, `mo.export`, `merge-optuna show`",
+            "`mo.baselines`, `mo.leaderboard`, `mo.optimize`, `mo.recipe_of`, `mo.export`, "
+            "`merge-optuna show`",
         ),
         Attribute(
             BASELINE_OWNER,
@@ -134,20 +135,26 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             _OBJECTIVE,
             f"`merge-optuna show`, {_PEOPLE}",
         ),
-        Attribute(SECONDS_MERGE, "How long its merge took.", "seconds", _OBJECTIVE, _PEOPLE),
+        Attribute(
+            SECONDS_MERGE,
+            "How long its merge took.",
+            "seconds",
+            _OBJECTIVE,
+            f"`mo.leaderboard`, {_PEOPLE}",
+        ),
         Attribute(
             SECONDS_EVALUATE,
             "How long its evaluation took.",
             "seconds",
             _OBJECTIVE,
-            _PEOPLE,
+            f"`mo.leaderboard`, {_PEOPLE}",
         ),
         Attribute(
             EXAMPLES,
             "On how many dev examples it was evaluated; fewer than all if it was pruned.",
             "a number",
             _OBJECTIVE,
-            _PEOPLE,
+            f"`mo.leaderboard`, {_PEOPLE}",
         ),
         Attribute(
             VALUE,
@@ -209,7 +216,7 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             '`{"n": number, "type": "bit" or "f4", "data": base64 of zlib of n bits or n '
             "little-endian float32}`",
             f"{_OBJECTIVE}, `mo.set_scores`",
-            "`mo.scores`, `mo.samplers.NichesSampler`",
+            "`mo.scores`, `mo.leaderboard`, `mo.samplers.NichesSampler`",
         ),
         Attribute(
             RECIPE,

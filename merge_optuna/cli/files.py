@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import typer
 
+from merge_optuna._records import metric_names
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError
@@ -59,6 +61,31 @@ def load(file: Path) -> MergeStudy:
             f"{file} defines several mo.MergeStudy: {', '.join(found)}. Keep one per file."
         )
     return next(iter(found.values()))
+
+
+def held_out(
+    file: Path | None, test_file: Path | None, studies: Sequence[optuna.Study]
+) -> tuple[Evaluator | None, Engine | None]:
+    """What scores the models of studies on held-out data, and what loads them; None if nothing.
+
+    Args:
+        file: A Python file with test data.
+        test_file: Labelled texts.
+        studies: They are scored by the metric of the first.
+
+    Raises:
+        StudyError: If the file has no test data.
+        EvaluationError: If labelled texts cannot be scored by that metric.
+    """
+    if file is not None:
+        declared = load(file)
+        if declared.test is None:
+            raise StudyError(f"{file} has no test data: mo.MergeStudy(..., test=...).")
+        return declared.test, declared.objective.engine
+    if test_file is None:
+        return None, None
+    metric = (metric_names(studies[0]) or ["accuracy"])[0]
+    return Classification(test_file, metric=metric), None
 
 
 def facts(declared: MergeStudy) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from merge_optuna.errors import few
 
 if TYPE_CHECKING:
-    from merge_optuna.study import Lineage
+    from merge_optuna.study import Leaderboard, Lineage
 
 _SHOWN_PARAMETERS = 6
 
@@ -149,6 +149,12 @@ def lineage(found: Lineage, depth: int) -> None:
     if found.shares is not None:
         print("shares: " + ", ".join(f"{name} {x:.1%}" for name, x in found.shares.items()))
     print(f"\n{found.tree(depth)}")
+
+
+def leaderboard(board: Leaderboard) -> None:
+    """Searches and baselines side by side."""
+    _table(*board.table())
+    print("\n".join(board.notes))
 
 
 def facts(found: dict[str, Any]) -> None:

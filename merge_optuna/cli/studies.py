@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -12,7 +13,7 @@ from optuna.trial import TrialState
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import breakdown_of, metric_names
 from merge_optuna._schema import PATH, REASON
-from merge_optuna.errors import StudyError
+from merge_optuna.errors import StudyError, few
 from merge_optuna.study import Baselines, baselines, complete_trials, counts, failure, ranked
 from merge_optuna.study import storage as open_storage
 
@@ -36,6 +37,27 @@ def named(storage: optuna.storages.BaseStorage, url: str, name: str | None) -> o
     if name is not None and name not in names:
         raise StudyError(f"There is no study {name!r} in {url}, only {', '.join(names)}.")
     return optuna.load_study(study_name=name or names[0], storage=storage)
+
+
+def those(urls: Sequence[str], names: Sequence[str] | None) -> list[optuna.Study]:
+    """The named studies, or all of them, in storages that are there.
+
+    Raises:
+        StudyError: If one is in none of them, or there are none at all.
+    """
+    found: list[optuna.Study] = []
+    for url in urls:
+        storage = open_storage(url, create=False)
+        there = optuna.get_all_study_names(storage)
+        wanted = there if names is None else [name for name in names if name in there]
+        found += [optuna.load_study(study_name=name, storage=storage) for name in wanted]
+    missing = sorted({*(names or ())} - {study.study_name for study in found})
+    places = ", ".join(map(compat.without_password, urls))
+    if missing:
+        raise StudyError(f"There is no study {few(missing)} in {places}.")
+    if not found:
+        raise StudyError(f"There is no study in {places}.")
+    return found
 
 
 def result(study: optuna.Study, *, best: int) -> dict[str, Any]:

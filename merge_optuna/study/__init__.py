@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from merge_optuna.study._baseline_scoring import baseline_evaluations, baselines
 from merge_optuna.study._baselines import Baseline, Baselines
-from merge_optuna.study._board import Cost, Entry, Leaderboard, Row, Run
+from merge_optuna.study._board import Cost, Entry, Kind, Leaderboard, Row, Run
 from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
@@ -30,6 +30,7 @@ __all__ = [
     "Entry",
     "Estimate",
     "KeepBest",
+    "Kind",
     "Leaderboard",
     "Lineage",
     "MaxFailures",

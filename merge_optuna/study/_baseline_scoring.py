@@ -20,7 +20,7 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint, hex_digest
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
-from merge_optuna.evaluators import Evaluator, batches_of, breakdown_over, name_of, value_over
+from merge_optuna.evaluators import Evaluator, batches_of, breakdown_over, value_over
 from merge_optuna.fitted import chosen_greedily
 from merge_optuna.recipes import Recipe
 from merge_optuna.study import _interrupt as interrupt
@@ -44,6 +44,7 @@ from merge_optuna.study._baselines import (
     stored_baselines,
 )
 from merge_optuna.study._limit import Deadline, Overdue, limited
+from merge_optuna.study._loading import load_for
 from merge_optuna.study._objective import MergeObjective, by_example
 from merge_optuna.study._progress import quiet
 from merge_optuna.study._recorded import DECLARED
@@ -343,11 +344,9 @@ class _Scorer:
 
     def _load(self, recipe: Recipe, *, own: bool) -> nn.Module:
         """The live model of the search, or one of another shape than its merges have."""
-        if own:
-            return self._objective.load(recipe)
         engine = self._objective.engine
-        other = Engine(engine.device, engine.dtype)
-        return other.load(recipe, user=name_of(self._evaluator))
+        used = engine if own else Engine(engine.device, engine.dtype)
+        return load_for(self._evaluator, used, recipe)
 
     def _measured(self, recipe: Recipe, *, own: bool) -> Found:
         with interrupt.interruptible():
