@@ -20,6 +20,7 @@ from merge_optuna.evaluators import (
     Evaluator,
     batches_of,
     check_evaluator,
+    has_all_heads,
     name_of,
     value_over,
 )
@@ -255,7 +256,8 @@ class Scorer:
         """Scores of what was found in the order of the examples, (n,) or (n, k)."""
         recipe = found.recipe(self.sources)
         if recipe.digest not in self.known:
-            model = self.engine.load(recipe, user=name_of(self.test))
+            body = has_all_heads(self.test)
+            model = self.engine.load(recipe, user=name_of(self.test), body=body)
             ids, scores = zip(*batches_of(self.test, model), strict=True)
             self.engine.look_again(recipe)
             self.known[recipe.digest] = np.concatenate(scores)[np.argsort(np.concatenate(ids))]

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
 from merge_optuna.study import Cost, Draws, Entry, Leaderboard, Run
+from tests.engine.test_heads import Family
 from tests.trained import Task, read_rows, right
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -344,6 +346,27 @@ def test_baselines_are_rows_and_the_best_on_test_is_the_best(
     assert difference is not None
     assert (difference.seeds, difference.examples) == (2, 160)
     assert any("One seed only" in note and note.endswith(": ties.") for note in found.notes)
+
+
+def test_several_tasks_over_a_base_without_a_head(tmp_path: Path) -> None:
+    family = Family("Bert", tmp_path, base_head=None)
+    base, *experts = family.checkpoints
+    tokens = torch.randint(3, 60, (40, 9), generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(40) % 2
+    tasks = mo.evaluators.Tasks(
+        {e.name: mo.evaluators.Classification((tokens, labels), head=e) for e in experts}
+    )
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    objective = mo.MergeObjective(recipe, tasks)
+    declared = mo.MergeStudy("heads", objective, 2, baselines=["uniform average", "source"])
+    study = declared.run(progress=False)
+    found = mo.leaderboard(study, test=tasks)
+    rows = {row.name: row for row in found.rows}
+    assert len(rows) >= 2 + len(experts)
+    for row in rows.values():
+        assert row.test is not None
+        assert row.test.value == pytest.approx(row.dev.value)  # dev and test are one here
+        assert row.test.examples == 40 * len(experts)
 
 
 def test_baselines_on_dev_and_beside_trials(beside: list[optuna.Study]) -> None:
