@@ -214,7 +214,7 @@ def test_entries_that_do_not_fit() -> None:
 def board(direction: str = "minimize") -> Leaderboard:
     rng = np.random.default_rng(0)
     hard = rng.normal(3, 1, 50)
-    cost = Cost(evaluations=100, seconds=12.4)
+    cost = Cost(evaluations=100, examples=5, seconds=12.4)
     runs = [Run(1.0, hard - 0.2 + rng.normal(0, 0.01, 50), seed, cost) for seed in range(3)]
     base = [Run(1.5, hard)]
     return Leaderboard.of(
@@ -232,13 +232,13 @@ def test_the_table_is_read_by_people_and_by_programs() -> None:
     found = board()
     head, cells = found.table()
     assert head == [
-        *("method", "kind", "seeds", "dev nats", "test nats", "− best baseline", "evaluations"),
-        "seconds",
+        *("method", "kind", "seeds", "dev nats", "test nats", "− best baseline"),
+        *("evaluations", "examples", "seconds"),
     ]
     assert [line[0] for line in cells] == ["search", "base|line", "tuned"]
     assert cells[0][1:4] == ["search", "3", "1.000"]
     assert cells[0][5].startswith("-0.2")
-    assert cells[0][-2:] == ["100", "12"]
+    assert cells[0][-3:] == ["100", "5", "12"]
     assert cells[1][5] == ""
     markdown = found.to_markdown(digits=2)
     assert "| base\\|line |" in markdown
@@ -252,7 +252,7 @@ def test_the_table_is_read_by_people_and_by_programs() -> None:
     assert data["rows"][0]["dev"]["low"] is None
     assert data["rows"][0]["cost"] == {
         "evaluations": 100.0,
-        "examples": None,
+        "examples": 5.0,
         "tokens": None,
         "seconds": 12.4,
     }
