@@ -14,7 +14,7 @@ from merge_optuna.evaluators._arguments import (
     run,
     token_mask,
 )
-from merge_optuna.evaluators._batches import Batches
+from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
 from merge_optuna.evaluators._head import Head, has_all_heads, heads_of
@@ -59,6 +59,7 @@ __all__ = [
     "MultipleChoice",
     "NegativeLogLikelihood",
     "Perplexity",
+    "Pieces",
     "Prompt",
     "Regression",
     "Sampling",

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint, hex_digest
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
-from merge_optuna.evaluators import Evaluator, batches_of, breakdown_over, name_of, value_over
+from merge_optuna.evaluators import Evaluator, batches_of, breakdown_over, value_over
 from merge_optuna.fitted import chosen_greedily
 from merge_optuna.recipes import Recipe
 from merge_optuna.study import _interrupt as interrupt
@@ -44,6 +44,7 @@ from merge_optuna.study._baselines import (
     stored_baselines,
 )
 from merge_optuna.study._limit import Deadline, Overdue, limited
+from merge_optuna.study._loading import load_for
 from merge_optuna.study._objective import MergeObjective, by_example
 from merge_optuna.study._progress import quiet
 from merge_optuna.study._recorded import DECLARED
@@ -325,7 +326,7 @@ class _Scorer:
             for expert in family.experts:
                 read.append(recipe := family.source(expert))
                 engine = self._engine(own=family.is_alike)
-                yield engine.load(recipe, user=name_of(self._evaluator))
+                yield load_for(self._evaluator, engine, recipe)
 
         ensemble: Any = getattr(self._evaluator, "ensemble", None)
         try:
@@ -349,7 +350,7 @@ class _Scorer:
 
     def _measured(self, recipe: Recipe, engine: Engine) -> Found:
         with interrupt.interruptible():
-            model = engine.load(recipe, user=name_of(self._evaluator))
+            model = load_for(self._evaluator, engine, recipe)
         try:
             batches = interrupt.interruptibly(batches_of(self._evaluator, model))
             with contextlib.closing(batches):

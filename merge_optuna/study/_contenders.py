@@ -20,7 +20,6 @@ from merge_optuna.evaluators import (
     Evaluator,
     batches_of,
     check_evaluator,
-    has_all_heads,
     name_of,
     value_over,
 )
@@ -31,6 +30,7 @@ from merge_optuna.study._board import BASELINE, SEARCH, TUNED, Cost, Entry, Kind
 from merge_optuna.study._bootstrap import Array
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial, recipe_of
+from merge_optuna.study._loading import load_for
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -256,8 +256,7 @@ class Scorer:
         """Scores of what was found in the order of the examples, (n,) or (n, k)."""
         recipe = found.recipe(self.sources)
         if recipe.digest not in self.known:
-            body = has_all_heads(self.test)
-            model = self.engine.load(recipe, user=name_of(self.test), body=body)
+            model = load_for(self.test, self.engine, recipe)
             ids, scores = zip(*batches_of(self.test, model), strict=True)
             self.engine.look_again(recipe)
             self.known[recipe.digest] = np.concatenate(scores)[np.argsort(np.concatenate(ids))]

@@ -38,8 +38,6 @@ from merge_optuna.evaluators import (
     breakdown_over,
     check_length,
     check_metrics,
-    has_all_heads,
-    name_of,
     value_of,
     value_over,
 )
@@ -48,6 +46,7 @@ from merge_optuna.samplers.plumbing import sign_once
 from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._checks import check_order, check_study, warn_of_taken
+from merge_optuna.study._loading import load_for
 from merge_optuna.study._outcome import outcome, pruned
 from merge_optuna.study._recorded import DECLARED, SearchSpace, record
 
@@ -154,20 +153,9 @@ class MergeObjective:
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
         evaluator = evaluator or self.evaluator
-        value = value_of(evaluator, self.load(recipe, evaluator))
+        value = value_of(evaluator, load_for(evaluator, self.engine, recipe))
         self.engine.look_again(recipe)
         return value
-
-    def load(self, recipe: Recipe | Checkpoint, evaluator: Evaluator | None = None) -> nn.Module:
-        """The live model with a recipe or a checkpoint, for an evaluator.
-
-        Args:
-            recipe: What to load.
-            evaluator: Who gets it, the objective's own when omitted. Where it has heads of its own
-                the head of the live model may be another.
-        """
-        evaluator = evaluator or self.evaluator
-        return self.engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """The recipe that a trial asks for.
@@ -197,7 +185,7 @@ class MergeObjective:
         check_metrics(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, DECLARED):
-            check(self.load(_template(self.space), evaluator))
+            check(load_for(evaluator, self.engine, _template(self.space)))
         check_length(evaluator)
 
     def check_study(self, study: optuna.Study) -> None:
@@ -215,7 +203,7 @@ class MergeObjective:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
-        model = self.load(_template(recipe))
+        model = load_for(self.evaluator, self.engine, _template(recipe))
         check = getattr(self.evaluator, "check", None)
         if check is not None:
             check(model)
@@ -241,7 +229,7 @@ class MergeObjective:
         if not isinstance(self.space, DECLARED):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         with interrupt.interruptible():
-            model = self.load(recipe)
+            model = load_for(self.evaluator, self.engine, recipe)
         try:
             value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
         finally:

@@ -17,6 +17,7 @@ from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.evaluators import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Space
+from merge_optuna.study._loading import load_for
 from merge_optuna.study._progress import quiet
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _merge(objective: MergeObjective, study: optuna.Study) -> tuple[float, nn.Mo
         recipe = objective.recipe(study.ask())
         started = time.perf_counter()
         try:
-            model = objective.load(recipe)
+            model = load_for(objective.evaluator, objective.engine, recipe)
         except InfeasibleRecipe as error:
             reason = error
             continue
