@@ -38,7 +38,9 @@ class Evaluator(Protocol):
     ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
     values: with it a search is not continued on other data than it began with. And it may have
     ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
-    numbers, which are kept with a trial and shown beside its value.
+    numbers, which are kept with a trial and shown beside its value. And it may have
+    ``deterministic``, whether the same model always gets the same scores: if it says so, and has
+    a digest, a model that a complete trial has scored is not scored again.
     """
 
     @property
@@ -68,6 +70,12 @@ def name_of(evaluator: Evaluator) -> str:
     """What an evaluator is called in messages: the function's name, or else its class's."""
     one = getattr(evaluator, "fn", evaluator)
     return getattr(one, "__name__", type(one).__name__)
+
+
+def is_deterministic(evaluator: Evaluator) -> bool:
+    """Whether an evaluator says that the same model always gets the same scores, and on what."""
+    deterministic = bool(getattr(evaluator, "deterministic", False))
+    return deterministic and getattr(evaluator, "digest", None) is not None
 
 
 # -- checks ---------------------------------------------------------------------------------------
