@@ -33,8 +33,10 @@ from merge_optuna.evaluators._protocol import (
     value_of,
     value_over,
 )
+from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
+from merge_optuna.evaluators.generation import Generation
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
 from merge_optuna.evaluators.multiple_choice import MultipleChoice
 from merge_optuna.evaluators.regression import Regression
@@ -49,6 +51,7 @@ __all__ = [
     "Columns",
     "Evaluator",
     "Function",
+    "Generation",
     "Groups",
     "Head",
     "Labels",
@@ -57,6 +60,7 @@ __all__ = [
     "Perplexity",
     "Prompt",
     "Regression",
+    "Sampling",
     "Similarity",
     "Tasks",
     "as_evaluator",

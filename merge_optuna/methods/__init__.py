@@ -12,7 +12,7 @@ from merge_optuna.methods._affine import gram
 from merge_optuna.methods._individual import Individual, Part
 from merge_optuna.methods._markdown import markdown
 from merge_optuna.methods._needs import Context, Keys, Need, Statistics
-from merge_optuna.methods._random import mask_key
+from merge_optuna.methods._random import mask_key, random_bits
 from merge_optuna.methods._sparsify import MIN_NORM, Cut, band_counts, keep_chances, kept_count
 from merge_optuna.methods._spec import PROMISES, Method, Parameter
 from merge_optuna.methods._table import EVOLVED, METHODS, get, load_installed, register
@@ -39,5 +39,6 @@ __all__ = [
     "load_installed",
     "markdown",
     "mask_key",
+    "random_bits",
     "register",
 ]

@@ -13,7 +13,12 @@ import torch
 from torch import nn
 
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators import Classification, MultipleChoice, NegativeLogLikelihood
+from merge_optuna.evaluators import (
+    Classification,
+    Generation,
+    MultipleChoice,
+    NegativeLogLikelihood,
+)
 from tests import toys
 from tests.evaluators.conftest import WORDS, Net
 from tests.vocabularies import word_level
@@ -53,7 +58,14 @@ def choice() -> tuple[Any, nn.Module]:
     return MultipleChoice(data, tokenizer=word_level(WORDS), batch_size=10), toys.llama()
 
 
-EVALUATORS = [classification, likelihood]
+def generation() -> tuple[Any, nn.Module]:
+    data = datasets.Dataset.from_dict({"question": WORDS[:30], "answer": WORDS[:30]})
+    # One token, so that the model is called once for every piece.
+    options: dict[str, Any] = {"max_new_tokens": 1, "scorer": lambda reply, row: len(reply)}
+    return Generation(data, tokenizer=word_level(WORDS), batch_size=10, **options), toys.llama()
+
+
+EVALUATORS = [classification, likelihood, generation]
 
 
 @pytest.mark.parametrize("make", EVALUATORS)

@@ -1,0 +1,312 @@
+"""What a language model writes: replies, the answers in them, and their scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from merge_optuna.errors import EvaluationError, shown
+from merge_optuna.evaluators._answers import Extract, extraction
+from merge_optuna.evaluators._batches import Pieces
+from merge_optuna.evaluators._beginnings import Window
+from merge_optuna.evaluators._data import Table, table_of
+from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply, Request
+from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
+from merge_optuna.evaluators._language import LanguageBatches, Reader
+from merge_optuna.evaluators._prompts import Prompt, Row, Template
+from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
+from merge_optuna.evaluators._reply_language import ReplyLanguage
+from merge_optuna.evaluators._sampling import Sampling
+from merge_optuna.evaluators._scorers import Scorer, scoring
+
+_PROBED = 2  # tokens that a check lets a model write
+
+
+class Generation:
+    """Scores of the answers in what a language model writes.
+
+    Replies are greedy unless ``sampling`` is given, and the same whatever the batch (in float32,
+    and in other data types but for rounding). Of the folder of a model only its special tokens
+    count, no other setting of generation. White space around a reply is left out.
+
+    Scores per example are rows: the score, and the number of tokens of the reply, without the one
+    that ends it. What has no answer, or is in another language than the one asked for, scores 0
+    (a function given as ``scorer`` is called with an empty text where there is no answer, and says
+    what it is worth). Logits that are not finite score NaN. The value is the mean score.
+
+    Attributes:
+        directions: ``("maximize",)``.
+        metric_names: The name of the scorer, e.g. ``("numeric",)``, with a language
+            ``("numeric in ja",)``.
+        prompt: How a row becomes a prompt.
+    """
+
+    directions = ("maximize",)
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        question: str = "question",
+        answer: str = "answer",
+        prompt: Template | None = None,
+        separator: str = " ",
+        chat: bool = False,
+        system: str | None = None,
+        examples: Sequence[Row] = (),
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        sampling: Sampling | None = None,
+        extract: Extract = None,
+        scorer: Scorer = "exact_match",
+        language: str | None = None,
+        tokenizer: Any = None,
+        batch_size: int = 8,
+    ) -> None:
+        r"""Reads the examples.
+
+        Args:
+            data: A ``datasets.Dataset``, or the path of a JSON lines file (``.gz`` or not).
+            question: Column of questions: short for ``prompt="{question}"``.
+            answer: Column of answers: texts, numbers, or lists of them of which the best counts.
+                A scorer of your own may do without.
+            prompt: What the model is asked: a text with columns in braces, e.g. ``"Question:
+                {question}\nAnswer:"``, or a function of the row.
+            separator: What stands between prompt and answer of the ``examples``, without ``chat``.
+            chat: Use the tokenizer's chat template: the prompt is a message of the user.
+            system: System message of the chat; without ``chat``, the beginning of every prompt.
+            examples: Rows like those of the data, put before every prompt with their answers.
+            max_new_tokens: Most tokens of a reply; fewer where the context of the model ends.
+            stop: Texts at which a reply is cut off.
+            sampling: How to draw replies; None for the likeliest tokens.
+            extract: What of a reply is its answer: None for all, ``"last_number"``, a regular
+                expression (its last match; group 1 if it has groups), or a function of the reply
+                that returns a text, or None where there is no answer. It also goes over the
+                answers of the data, so that ``"... #### 18"`` counts as 18; one in which it finds
+                nothing counts as it is.
+            scorer: ``"exact_match"``, ``"numeric"``, ``"math_verify"``, ``"rouge_l"``,
+                ``"token_f1"``, or a function (answer in the reply, row) that returns a number.
+            language: Code of the language that replies must be in, e.g. ``"ja"``, as lingua tells
+                it; a reply that is too short to tell passes.
+            tokenizer: A tokenizer, or the folder or hub id of one; by default the one in the
+                model's own checkpoint. No padding token is needed.
+            batch_size: Most examples of a batch.
+
+        Raises:
+            EvaluationError: If the data cannot be read, is empty, or an argument is not valid.
+        """
+        check_counts(batch_size=batch_size, max_new_tokens=max_new_tokens)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not all(isinstance(text, str) and text for text in stops):
+            raise EvaluationError(f"stop must be texts that are not empty, not {shown(stop)}.")
+        table = table_of(data)
+        template = f"{{{question}}}" if prompt is None else prompt
+        self.prompt = Prompt(template, separator, chat, system).with_shots(
+            examples, lambda row: str(row[answer])
+        )
+        self._extract, self._scoring = extraction(extract), scoring(scorer)
+        self._language = None if language is None else ReplyLanguage(language)
+        in_language = "" if language is None else f" in {language}"
+        self.metric_names = (f"{self._scoring.name}{in_language}",)
+        self._rows, self._where = table.rows(), table.where
+        if not self._rows:
+            raise EvaluationError("The data set is empty: there is nothing to score a model on.")
+        self._references = self._read_references(table, answer)
+        self._prompts = _Prompts(self.prompt, table)
+        self._tokenizer = TokenizerOf(tokenizer)
+        self._most, self._stop, self._sampling = max_new_tokens, stops, sampling
+        self._generator: Generator = BatchGenerator(stops, sampling)
+        self._pieces = Pieces(batch_size)
+        self._batches = LanguageBatches(self._prompts.windows, self._tokenizer, None, batch_size)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+        """Scores the examples batch by batch.
+
+        Args:
+            model: Put into eval mode if it is not.
+
+        Yields:
+            Example ids, shape (b,), and scores, shape (b, 2): the score and the tokens of a reply.
+
+        Raises:
+            EvaluationError: If the model cannot be scored; :meth:`check` tells before.
+        """
+        for judged in self._judged(model):
+            ids = np.array([one.example for one in judged])
+            yield ids, np.array([(one.score, one.tokens) for one in judged])
+
+    def value(self, scores: Scores) -> float:
+        """The mean score; NaN if one is NaN."""
+        return float(np.mean(np.asarray(scores)[:, 0]))
+
+    def breakdown(self, scores: Scores) -> dict[str, float]:
+        """The mean number of tokens of a reply."""
+        return {"reply_tokens": float(np.mean(np.asarray(scores)[:, 1]))}
+
+    def replies(self, model: nn.Module) -> list[dict[str, Any]]:
+        """What a model writes and how it is scored, to look at: a dict per row of the data.
+
+        With the keys ``question`` (the prompt without examples and chat template), ``reply``,
+        ``answer`` (in the reply), ``references``, ``score`` and ``tokens``.
+
+        Raises:
+            EvaluationError: If the model cannot be scored.
+        """
+        judged = sorted(one for some in self._judged(model) for one in some)
+        return [
+            {
+                "question": self._prompts.asked[one.example],
+                "reply": one.reply,
+                "answer": one.answer,
+                "references": self._references[one.example],
+                "score": one.score,
+                "tokens": one.tokens,
+            }
+            for one in judged
+        ]
+
+    def check(self, model: nn.Module) -> None:
+        """Makes all prompts, lets the model begin two replies, and scores an empty one.
+
+        Raises:
+            EvaluationError: If this model cannot be scored on these examples.
+        """
+        batches = self._batches.of(model)
+        rows = [(row, one) for ids, some in batches for row, (one,) in zip(ids, some, strict=True)]
+        longest = sorted(rows, key=lambda row: len(row[1].tokens))[-2:]
+        self._ask(model, self._prompts.reader, longest, most=_PROBED)
+        self._judge(0, "", Reply([], True))
+
+    @cached_property
+    def digest(self) -> dict[str, str | int | None]:
+        """Digests of prompts and answers, and every setting that changes a score."""
+        asked = json.dumps([self._prompts.asked, self._references])
+        parts: dict[str, str | int | None] = {
+            "inputs": content_digest([asked.encode()]),
+            "prompt": self.prompt.digest(),
+            "max_new_tokens": self._most,
+            "stop": json.dumps(self._stop),
+            "sampling": repr(self._sampling),
+            "extract": self._extract.digest,
+            "scorer": self._scoring.digest,
+            "language": None if self._language is None else self._language.code,
+            "tokenizer": self._tokenizer.digest(),
+        }
+        if not self._scoring.compares:  # it may look at all that is in a row
+            rows = json.dumps(self._rows, default=lambda value: type(value).__name__)
+            parts["rows"] = content_digest([rows.encode()])
+        return parts
+
+    def _read_references(self, table: Table, answer: str) -> list[list[str]]:
+        if not self._scoring.compares:
+            return [[] for _ in self._rows]
+        return [self._reference(v, self._where(n)) for n, v in enumerate(table.column(answer))]
+
+    def _reference(self, value: Any, where: str) -> list[str]:
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(isinstance(one, (str, int, float)) for one in values):
+            raise EvaluationError(
+                f"{where}: the answer {shown(value)} is no text, number, or list of them."
+            )
+        return [self._extract(text, where) or text for text in map(str, values)]
+
+    def _judged(self, model: nn.Module) -> Iterator[list[_Judged]]:
+        """The examples, batch by batch."""
+        if model.training:
+            model.eval()
+        batches = self._batches.of(model)
+        reader = self._prompts.reader  # of this model, even if another is scored in turns
+        for ids, windows in batches:
+            rows = [(row, window) for row, (window,) in zip(ids, windows, strict=True)]
+            replies = self._ask(model, reader, rows, self._most)
+            texts = [self._text(reader.tokenizer, reply) for reply in replies]
+            yield [
+                self._judge(int(row), text, reply)
+                for row, text, reply in zip(ids, texts, replies, strict=True)
+            ]
+
+    def _ask(
+        self, model: nn.Module, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
+    ) -> list[Reply]:
+        requests = [
+            Request(int(row), window.tokens, _room(reader, len(window.tokens), most))
+            for row, window in rows
+        ]
+        pieces = self._pieces.run(
+            len(requests), lambda some: self._generator(model, reader.tokenizer, requests[some])
+        )
+        return [reply for piece in pieces for reply in piece]
+
+    def _text(self, tokenizer: Any, reply: Reply) -> str:
+        text = tokenizer.decode(reply.ids, skip_special_tokens=True)
+        end = min((text.find(stop) for stop in self._stop if stop in text), default=None)
+        return str(text[:end]).strip()
+
+    def _judge(self, row: int, text: str, reply: Reply) -> _Judged:
+        where = self._where(row)
+        answer = self._extract(text, where) if text else ""
+        score = np.nan
+        if reply.finite:
+            score = self._scoring(answer, self._references[row], self._rows[row], where)
+            if self._language is not None and not self._language.allows(text):
+                score = 0.0
+        return _Judged(row, score, len(reply.ids), text, answer)
+
+
+class _Judged(NamedTuple):
+    """A reply to an example."""
+
+    example: int
+    score: float
+    tokens: int
+    reply: str
+    answer: str
+
+
+class _Prompts:
+    """The prompts of all examples, and how the last model that they were made for reads."""
+
+    reader: Reader
+
+    def __init__(self, prompt: Prompt, table: Table) -> None:
+        self._prompt, self._table = prompt, table
+        self.asked = prompt.texts(table)
+
+    def windows(self, reader: Reader) -> list[list[Window]]:
+        """The token ids of each prompt.
+
+        Raises:
+            EvaluationError: If one leaves no room for a reply.
+        """
+        self.reader = reader
+        return [[Window(self._ids(reader, row), 0)] for row in range(len(self.asked))]
+
+    def _ids(self, reader: Reader, row: int) -> list[int]:
+        encode = self._prompt.source if reader.encodes else self._prompt.ids
+        ids = encode(reader.tokenizer, self.asked[row])
+        if not ids:
+            raise EvaluationError(f"{self._table.where(row)}: the prompt is empty.")
+        if _room(reader, len(ids), 1) < 1:
+            raise EvaluationError(
+                f"{self._table.where(row)}: the prompt has {len(ids)} tokens, and the context of "
+                f"the model {reader.limit}: there is no room for a reply. Shorten it, e.g. with "
+                "fewer examples=, or leave such rows out."
+            )
+        return ids
+
+
+def _room(reader: Reader, prompt: int, most: int) -> int:
+    """How many of ``most`` tokens of a reply the context has room for after a prompt."""
+    if reader.limit is None:
+        return most
+    if reader.encodes:  # the decoder has a context of its own, which begins with one token
+        return min(most, reader.limit - 1) if prompt <= reader.limit else 0
+    return min(most, reader.limit - prompt)
