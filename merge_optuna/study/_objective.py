@@ -238,7 +238,7 @@ class MergeObjective:
         if not isinstance(self.space, DECLARED):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
         candidate = None if self._scored is None else _candidate(trial, recipe, self.engine)
-        if same := candidate and self._scored.same_as(trial, candidate):
+        if self._scored and candidate and (same := self._scored.same_as(trial, candidate)):
             self.engine.look_again(recipe)
             return take_over(trial, same, {**_parents(trial), **_path(recipe)})
         with interrupt.interruptible():
