@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from merge_optuna.recipes import per_group as per_group
     from merge_optuna.study import MergeObjective as MergeObjective
     from merge_optuna.study import MergeStudy as MergeStudy
+    from merge_optuna.study import baselines as baselines
     from merge_optuna.study import export as export
     from merge_optuna.study import leaderboard as leaderboard
     from merge_optuna.study import lineage as lineage
@@ -57,7 +58,7 @@ _NAMES = {
     **dict.fromkeys(("adamerging", "greedy_soup"), "fitted"),
     **dict.fromkeys(("Recipe", "depth", "free", "per_group"), "recipes"),
     **dict.fromkeys(("MergeObjective", "MergeStudy", "export", "lineage", "optimize"), "study"),
-    **dict.fromkeys(("leaderboard",), "study"),
+    **dict.fromkeys(("baselines", "leaderboard"), "study"),
     **dict.fromkeys(("recipe_of", "remaining", "scores", "set_scores", "storage"), "study"),
 }
 """Public name -> the package that it is imported from."""

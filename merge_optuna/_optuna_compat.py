@@ -156,6 +156,16 @@ def _append(
             raise refused
 
 
+def study_system_attrs(study: Study) -> dict[str, Any]:
+    """The system attributes of a study as they are stored now."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def set_study_system_attr(study: Study, key: str, value: Any) -> None:
+    """Store a system attribute of a study; ``value`` is anything JSON can hold."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
+
+
 def fail(study: Study, trial: FrozenTrial) -> bool:
     """Fail a running trial; False if somebody else has finished it."""
     try:

@@ -23,6 +23,8 @@ SECONDS_MERGE = "seconds_merge"
 SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
 SAME_AS = "same_as"
+BASELINE = "merge_optuna:baseline:"
+BASELINE_OWNER = "merge_optuna:baseline owner:"
 VALUE = "value/"
 OWNER = "merge_optuna:owner"
 CLAIM = "merge_optuna:claim"
@@ -77,6 +79,28 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "`mo.MergeObjective` refuses others",
         ),
     ),
+    ("study", "system"): (
+        Attribute(
+            BASELINE,
+            "With a name behind it: a merge that needs no search, which a result is compared "
+            "with. Not a trial, since a trial without parameters would end relative sampling.",
+            '`{"place": number in the table, "kind": text, "tuned": whether the dev data have '
+            'chosen it, "recipe": the JSON of its recipe as text or null, "values": [number, ...] '
+            'or null, "reason": why there are none or null, "examples": number, "seconds": '
+            'number, "breakdown": {name: number, ...}, "scores": as those of a trial or null, '
+            '"of": digest of recipe and dev data}`',
+            "`mo.MergeStudy`, `mo.baselines`",
+            "`mo.baselines`, `mo.leaderboard`, `mo.optimize`, `mo.recipe_of`, `mo.export`, "
+            "`merge-optuna show`",
+        ),
+        Attribute(
+            BASELINE_OWNER,
+            "With a name behind it: the process that scores a baseline.",
+            '`{"process": an owner as below without `trial`, "deaths": how many have died of it}`',
+            "`mo.MergeStudy`, `mo.baselines`",
+            "`mo.MergeStudy`, `mo.baselines`, so that several processes share the work",
+        ),
+    ),
     ("trial", "user"): (
         Attribute(
             FIRST,
@@ -113,13 +137,19 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             _OBJECTIVE,
             f"`merge-optuna show`, {_PEOPLE}",
         ),
-        Attribute(SECONDS_MERGE, "How long its merge took.", "seconds", _OBJECTIVE, _PEOPLE),
+        Attribute(
+            SECONDS_MERGE,
+            "How long its merge took.",
+            "seconds",
+            _OBJECTIVE,
+            f"`mo.leaderboard`, {_PEOPLE}",
+        ),
         Attribute(
             SECONDS_EVALUATE,
             "How long its evaluation took.",
             "seconds",
             _OBJECTIVE,
-            _PEOPLE,
+            f"`mo.leaderboard`, {_PEOPLE}",
         ),
         Attribute(
             EXAMPLES,
@@ -127,7 +157,7 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "it is the `same_as` another.",
             "a number",
             _OBJECTIVE,
-            _PEOPLE,
+            f"`mo.leaderboard`, {_PEOPLE}",
         ),
         Attribute(
             SAME_AS,
@@ -197,7 +227,7 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             '`{"n": number, "type": "bit" or "f4", "data": base64 of zlib of n bits or n '
             "little-endian float32}`",
             f"{_OBJECTIVE}, `mo.set_scores`",
-            "`mo.scores`, `mo.samplers.NichesSampler`",
+            "`mo.scores`, `mo.leaderboard`, `mo.samplers.NichesSampler`",
         ),
         Attribute(
             RECIPE,

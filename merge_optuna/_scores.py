@@ -20,17 +20,17 @@ def pack(scores: NDArray[np.float32]) -> dict[str, Any]:
     return {"n": len(scores), "type": "bit" if binary else "f4", "data": data}
 
 
-def unpack(packed: dict[str, Any], trial: int) -> NDArray[np.float32]:
+def unpack(packed: dict[str, Any], whose: str) -> NDArray[np.float32]:
     """The inverse of :func:`pack`.
 
     Args:
         packed: what a trial carries.
-        trial: its number.
+        whose: it is, e.g. ``"trial 4"``.
 
     Raises:
         StudyError: If these are no packed scores.
     """
-    with decoding(f"attribute with the scores of trial {trial}"):
+    with decoding(f"attribute with the scores of {whose}"):
         check_type("their number", packed["n"], int)
         n, kind = packed["n"], packed["type"]
         size = {"bit": (n + 7) // 8, "f4": 4 * n}[kind]

@@ -152,6 +152,7 @@ class _Worker:
         self._fail = fail
         self._study: tuple[str, str] | None = None
         self._trial: int | None = None
+        self._what = ""
         self._reason = ""
         self._end = math.inf
         self._unread = b""
@@ -176,8 +177,9 @@ class _Worker:
     def last_words(self, status: int) -> str:
         """What has happened to it."""
         if self.was_overdue:
-            return f"Trial {self._trial} could not be interrupted. {self._reason}"
-        where = "" if self._trial is None else f" in trial {self._trial}"
+            what = self._what[0].upper() + self._what[1:]
+            return f"{what} could not be interrupted. {self._reason}"
+        where = f" in {self._what}" if self._what else ""
         name = signal.Signals(-status).name
         why = f": {_CAUSES[name]}" if name in _CAUSES else ""
         return f"The process of the search died of {name}{where}{why}."
@@ -206,20 +208,28 @@ class _Worker:
         *,
         study: tuple[str, str] | None = None,
         trial: int | None = None,
+        baseline: str | None = None,
         seconds: float | None = None,
     ) -> None:
         if study is not None:
             self._study = study
             return
-        self.has_ended_trials |= trial is None
         self._trial, self._end = trial, math.inf
+        self._what = "" if trial is None else f"trial {trial}"
+        if baseline is not None:
+            self._what = f"the baseline {baseline!r}"
+        self.has_ended_trials |= not self._what
         if seconds is not None:
             self._reason = overdue(seconds)
             self._end = time.monotonic() + seconds + _GRACE
 
     def _end_overdue(self) -> None:
         self._end = math.inf
-        if self._study is None or self._trial is None:
+        if self._study is None:
+            return
+        if self._trial is None:  # the next worker finds that the owner of the baseline is dead
+            self.was_overdue = True
+            self._terminate()
             return
         late = *self._study, self._trial, self._reason
         refused = False

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 import merge_optuna as mo
+from merge_optuna.study import Cost, Entry, Estimate, Kind, Leaderboard, Run
 
 Array = NDArray[np.float64]
 DATA = "MERGE_OPTUNA_DATA"  # environment variable: a folder with the following files
@@ -38,6 +39,7 @@ LENGTH = 128  # tokens of a passage
 PASSAGES = {"dev": 12, "test": 60}  # of each domain
 BASE, BEST, SIMPLE = "base", "the best source", "uniform average"
 GREEDY = "DFS: greedy exchange of layers"
+TUNED = GREEDY, "ta"  # baselines, though tuned on dev
 
 
 # -- Texts --------------------------------------------------------------------------------
@@ -282,6 +284,8 @@ def baselines(pool: Pool) -> dict[str, mo.Recipe | mo.Checkpoint]:
     return {
         **pool.checkpoints,
         SIMPLE: mo.recipes.linear(experts),
+        "task arithmetic, λ = 0.4": mo.recipes.task_arithmetic(base, experts, lambda_=0.4),
+        "TIES, λ = 1": mo.recipes.ties(base, experts, density=0.2),
         "untuned DARE-TIES": mo.recipes.dare_ties(base, experts, weight=0.5, density=0.5),
     }
 
@@ -346,8 +350,15 @@ def scored(
 # -- The study ----------------------------------------------------------------------------
 
 
-def compare(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) -> None:
-    """Runs every method with every seed and writes the table and the picture."""
+def finish(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) -> None:
+    """Runs everything, if wanted, and writes the tables."""
+    if not arguments.tables:
+        compare(pool, arguments, out)
+    report(pool, out, title)
+
+
+def compare(pool: Pool, arguments: argparse.Namespace, out: Path) -> None:
+    """Runs every method with every seed, and writes what they have come to."""
     tasks = [
         Task(pool, method, seed, arguments.evaluations)
         for seed in range(arguments.seeds)
@@ -367,9 +378,17 @@ def compare(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) ->
     single = {name: scored(pool, model) for name, model in baselines(pool).items()}
     single[GREEDY] = scored(pool, *exchanged(pool))
     out.mkdir(exist_ok=True)
-    report = {"baselines": single, "searches": found}
-    (out / "results.json").write_text(by_rows(report))
-    (out / "results.md").write_text(table(pool, single, found, title))
+    (out / "results.json").write_text(by_rows({"baselines": single, "searches": found}))
+
+
+def report(pool: Pool, out: Path, title: str) -> None:
+    """Writes the tables and the picture from ``results.json``."""
+    data = json.loads((out / "results.json").read_text())
+    single = {name: Result(**result) for name, result in data["baselines"].items()}
+    found = {
+        name: [Result(**result) for result in runs] for name, runs in data["searches"].items()
+    }
+    (out / "results.md").write_text(tables(pool, single, found, title))
     (out / "paths.svg").write_text(picture(drawn(found)))
 
 
@@ -386,14 +405,17 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--evaluations", type=int, default=1500)
     made.add_argument("--jobs", type=int, default=1, help="runs at once, with a thread each")
     made.add_argument("--kept", action="store_true", help="report the runs that are there only")
+    made.add_argument(
+        "--tables", action="store_true", help="write the tables from results.json, run nothing"
+    )
     return made
 
 
-def check_data(data: Path | None, *places: str) -> Path:
-    """The folder, if everything is there."""
-    wanted = [*TEXTS.values(), *places]
-    missing = [place for place in wanted if data is None or not (data / place).exists()]
-    if data is None or missing:
+def data_of(arguments: argparse.Namespace, *places: str) -> Path:
+    """The folder of the texts, if everything is there that is needed."""
+    data: Path = arguments.data or Path()
+    missing = [place for place in (*TEXTS.values(), *places) if not (data / place).exists()]
+    if missing and not arguments.tables:
         raise SystemExit(f"--data DIR or {DATA} must be a folder with {', '.join(missing)}")
     return data
 
@@ -401,22 +423,37 @@ def check_data(data: Path | None, *places: str) -> Path:
 # -- Tables and the picture ---------------------------------------------------------------
 
 
-@cache
-def draws(n: int) -> NDArray[np.int64]:
-    """Resamples of n passages, the same for all."""
-    return np.random.default_rng(0).integers(0, n, (2000, n))
+def nats(rows: Array) -> float:
+    """Nats per token, the mean over the domains, of (n, 2) nats and number of the domain."""
+    domains = rows[:, 1].astype(np.int64)
+    passages = np.bincount(domains)
+    return float(np.mean(np.bincount(domains, rows[:, 0])[passages > 0] / passages[passages > 0]))
 
 
-def interval(scores: Array) -> tuple[float, float, float]:
-    """Mean of (domains, n) and its 95 % interval over passages, drawn within each domain."""
-    means = scores[:, draws(scores.shape[1])].mean(axis=(0, 2))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(scores.mean()), float(low), float(high)
+def run_of(result: Result, seed: int | None) -> Run:
+    """As a leaderboard takes it."""
+    test = np.array(result.test)  # (domains, passages)
+    domain = np.repeat(np.arange(len(test)), test.shape[1])
+    cost = Cost(evaluations=result.evaluations, seconds=result.seconds or None)
+    return Run(result.dev, np.column_stack([test.ravel(), domain]), seed, cost)
 
 
-def by_seed(results: Sequence[Result]) -> Array:
-    """(seeds, domains, n)."""
-    return np.array([result.test for result in results])
+def kind_of(name: str) -> Kind:
+    """Of a row: what is as simple as task arithmetic is a baseline, even tuned on dev."""
+    if name in TUNED:
+        return "tuned baseline"
+    return "search" if name in METHODS else "baseline"
+
+
+def board(single: dict[str, Result], found: dict[str, list[Result]]) -> Leaderboard:
+    """Everything, side by side."""
+    entries = [
+        Entry(name, [run_of(result, None)], kind_of(name)) for name, result in single.items()
+    ]
+    for method, results in found.items():
+        runs = [run_of(result, seed) for seed, result in enumerate(results)]
+        entries.append(Entry(METHODS[method].label, runs, kind_of(method)))
+    return Leaderboard.of(entries, value=nats, metric="nats", direction="minimize")
 
 
 ORDERS = {  # the first is expected to be better
@@ -444,70 +481,56 @@ ORDERS = {  # the first is expected to be better
         ("ps", "untuned DARE-TIES"),
         ("ps", SIMPLE),
         ("ps", "ta"),
+        ("ta", SIMPLE),
     ],
 }
 
 
-def verdict(low: float, high: float, seeds: Sequence[float]) -> str:
-    """Whether the first is better, by the interval of the difference and by every seed's."""
-    if len(seeds) == 1:
-        return f"one seed only: {verdict(low, high, 2 * [*seeds])}"
-    if high < 0 and max(seeds) < 0:
-        return "holds"
-    if low > 0 and min(seeds) > 0:
-        return "does not hold, it is the other way round"
-    return "not shown: too close to tell"
+def verdict(difference: Estimate) -> str:
+    """Whether the first is better, by the interval of the difference."""
+    if difference.high < 0:
+        found = "holds"
+    elif difference.low > 0:
+        found = "does not hold, it is the other way round"
+    else:
+        found = "not shown: too close to tell"
+    return found if difference.seeds else f"one seed only: {found}"
 
 
-def judged(
-    pairs: Sequence[tuple[str, str]], single: dict[str, Result], found: dict[str, list[Result]]
-) -> list[str]:
-    """Lines of differences on test, paired by passages and, between searches, by seeds."""
+def judged(pairs: Sequence[tuple[str, str]], table: Leaderboard, best: str) -> list[str]:
+    """Lines of differences on test, of what was run.
+
+    Args:
+        pairs: Of methods or baselines.
+        table: Where they stand.
+        best: The name of the best source.
+    """
+    values = {row.name: row.test.value for row in table.rows if row.test is not None}
     lines = []
-    for first, second in pairs:
-        if first not in found or second not in {**single, **found}:
-            continue  # of the runs that are kept
-        rival = by_seed(found[second] if second in found else [single[second]])
-        own = by_seed(found[first])
-        if second in found:
-            own, rival = own[: len(rival)], rival[: len(own)]
-        difference = own - rival
-        mean, low, high = interval(difference.mean(0))
-        seeds = difference.mean((1, 2)).tolist()
-        share = 100 * mean / rival.mean()
-        names = [METHODS[name].label if name in METHODS else name for name in (first, second)]
-        lines.append(
-            f"- {names[0]} − {names[1]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}], {share:+.1f} % "
-            f"(seeds: {', '.join(f'{seed:+.3f}' for seed in seeds)}): "
-            f"**{verdict(low, high, seeds)}**"
-        )
+    for pair in pairs:
+        first, second = (METHODS[name].label if name in METHODS else name for name in pair)
+        rival = best if second == BEST else second
+        if first in values and rival in values:
+            difference = table.difference(first, rival)
+            share = 100 * difference.value / values[rival]
+            lines.append(
+                f"- {first} − {second}: {difference:+.3f}, {share:+.1f} %: "
+                f"**{verdict(difference)}**"
+            )
     return lines
 
 
-def table(
+def tables(
     pool: Pool, single: dict[str, Result], found: dict[str, list[Result]], title: str
 ) -> str:
     """Markdown."""
-    head = f"| | evaluations | seeds | dev | test [95 %] | {' | '.join(pool.domains)} | by seed |"
-    lines = [f"# {title}", "", caption(pool, found), "", head]
-    lines.append("|---" * (6 + len(pool.domains)) + "|")
-    rows = [(name, [result]) for name, result in single.items()]
-    rows += [(METHODS[method].label, results) for method, results in found.items()]
-    for label, results in rows:
-        scores = by_seed(results)
-        mean, low, high = interval(scores.mean(0))
-        dev = np.mean([result.dev for result in results])
-        domains = " | ".join(f"{value:.2f}" for value in scores.mean((0, 2)))
-        seeds = ", ".join(f"{value:.3f}" for value in scores.mean((1, 2)) if len(scores) > 1)
-        lines.append(
-            f"| {label} | {results[0].evaluations} | {len(results)} | {dev:.3f} "
-            f"| {mean:.3f} [{low:.3f}, {high:.3f}] | {domains} | {seeds} |"
-        )
-    best = min(pool.checkpoints, key=lambda name: single[name].dev)
-    rivals = {**single, BEST: single[best]}
-    lines += ["", f"Differences on test; below 0 the first is better. The best source is {best}."]
+    table = board(single, found)
+    best = min((name for name, _ in pool.models), key=lambda name: single[name].dev)
+    lines = [f"# {title}", "", caption(pool, found), "", table.to_markdown()]
+    lines += [*by_domain(pool, single, found), ""]
+    lines += [f"Differences on test; below 0 the first is better. The best source is {best}."]
     for heading, pairs in ORDERS.items():
-        if judgements := judged(pairs, rivals, found):
+        if judgements := judged(pairs, table, best):
             lines += ["", heading, "", *judgements]
     lines += ["", "Paths of the searches, seed by seed:", ""]
     lines += [f"- {name}: `{result.path}`" for name, result in single.items() if result.path]
@@ -519,6 +542,20 @@ def table(
     return "\n".join([*lines, "", "![paths](paths.svg)", ""])
 
 
+def by_domain(pool: Pool, single: dict[str, Result], found: dict[str, list[Result]]) -> list[str]:
+    """Lines of a table: test by domain, the mean over the seeds, and by seed."""
+    lines = [f"| test | {' | '.join(pool.domains)} | by seed |"]
+    lines.append("|---" * (2 + len(pool.domains)) + "|")
+    rows = {name: [result] for name, result in single.items()}
+    rows |= {METHODS[method].label: results for method, results in found.items()}
+    for name, results in rows.items():
+        scores = np.array([result.test for result in results])  # (seeds, domains, passages)
+        domains = " | ".join(f"{value:.2f}" for value in scores.mean((0, 2)))
+        seeds = ", ".join(f"{value:.3f}" for value in scores.mean((1, 2)) if len(scores) > 1)
+        lines.append(f"| {name} | {domains} | {seeds} |")
+    return lines
+
+
 def caption(pool: Pool, found: dict[str, list[Result]]) -> str:
     """What the numbers are."""
     seconds = [r.seconds / r.evaluations for results in found.values() for r in results]
@@ -527,9 +564,9 @@ def caption(pool: Pool, found: dict[str, list[Result]]) -> str:
         f"Nats per token, lower is better: the mean over {n} domains, on {n * PASSAGES['dev']} "
         f"dev and {n * PASSAGES['test']} test passages of {LENGTH} tokens; searches see the dev "
         "passages only. Rows of searches are means over seeds of the sampler (and of DARE's "
-        "masks); intervals are a bootstrap over the test passages of each domain. An ordering "
-        "holds if its interval and every seed agree; where DFS without scales "
-        "collapses in the paper, it only has to be worse here. "
+        "masks). An ordering holds if the whole interval of the difference says so, over seeds "
+        "and passages; where DFS without scales collapses in the paper, it only has to be worse "
+        "here. "
         f"A trial took {np.median(seconds):.2f} s (median of the runs)."
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _data_flow import BASE, TEXTS, Pool, check_data, compare, parser, text_of
+from _data_flow import BASE, TEXTS, Pool, data_of, finish, parser, text_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm
@@ -32,12 +32,13 @@ STEPS, TUNING, RATE = 1500, 150, 2e-3
 def main() -> None:
     """Runs what the command line asks for."""
     arguments = parser(__doc__).parse_args()
-    data = check_data(arguments.data)
-    train(data)
+    data = data_of(arguments)
+    if not arguments.tables:
+        train(data)
     names = (BASE, *EXPERTS)
     pool = Pool("dfs_deep", data, MODELS, tuple(zip(names, names, strict=True)))
     title = "Twelve layers: a small Llama and three fine-tunes of it"
-    compare(pool, arguments, Path(__file__).with_suffix(""), title)
+    finish(pool, arguments, Path(__file__).with_suffix(""), title)
 
 
 def train(data: Path) -> None:

@@ -15,30 +15,35 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import torch
 import transformers
-from _comparison import difference
-from _rows import by_rows
+from _comparison import Results, tables
 from emotions import (
     DOMAINS,
     ENCODER,
     OUT,
+    Key,
     Model,
     Search,
     Setting,
+    Tested,
     Tester,
     dev_texts,
     make_models,
     read,
     run,
     scorer,
+    summary,
 )
 
 import merge_optuna as mo
+from merge_optuna.study import Kind
 
+RESULTS = Path(__file__).with_suffix("")
+BEST, SECOND, AVERAGE = "the best expert", "the second", "their average"
 PS, DFS, PLAIN, BOTH = "PS", "DFS", "DFS without scales", "PS + DFS"
+BEGINS = {PS: AVERAGE, DFS: BEST, PLAIN: BEST}
 
 
 def found_in(setting: Setting, name: str, space: Any, n_trials: int, storage: str) -> mo.Recipe:
@@ -66,19 +71,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     data = os.environ.get("MERGE_OPTUNA_DATA")
-    parser.add_argument("--data", type=Path, default=data, required=data is None)
+    parser.add_argument("--data", type=Path, default=data)
     parser.add_argument("--encoder", default=ENCODER, help="hub id or folder (%(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="work folder (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=range(3))
     parser.add_argument("--evaluations", type=int, default=100, help="of each search")
+    parser.add_argument(
+        "--tables", action="store_true", help="write the tables from results.json, run nothing"
+    )
     arguments = parser.parse_args()
+    if arguments.tables:
+        report()
+        return
+    if arguments.data is None:
+        parser.error("--data or MERGE_OPTUNA_DATA must say where the texts are")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tests = scorer([row for d in DOMAINS for row in read(arguments.data, d, "test")])
     tester = Tester(arguments.out / "answers", tests)
-    found: list[dict[str, Any]] = []
+    repetitions = []
     for seed in arguments.seeds:
         models = make_models(
             arguments.out / f"seed-{seed}", arguments.data, arguments.encoder, seed
@@ -87,67 +100,53 @@ def main() -> None:
         base, *experts = models.values()
         experts.sort(key=lambda model: -dev.value(tester.answers(model, dev)))
         setting = Setting(seed, base, experts[:2], dev)
-        rivals: dict[str, Model] = {
-            "the best expert": experts[0],
-            "the second": experts[1],
-            "their average": mo.recipes.linear(setting.experts),
-        }
         storage = f"sqlite:///{arguments.out / 'paths.db'}"
-        results = rivals | searched(setting, arguments.evaluations, storage)
-        found.append(
-            {
-                name: (dev.value(tester.answers(model, dev)), tester(model), str_of(model))
-                for name, model in results.items()
-            }
-        )
-        report(Path(__file__).with_suffix(""), found, len(dev), len(tests), arguments.evaluations)
+        repetitions.append(repeat(setting, tester, storage, arguments.evaluations))
+        lines, texts = summary(repetitions, tests)
+        Results(len(dev), len(tests), lines, texts).save(RESULTS)  # so far
+        report()
 
 
-def str_of(model: Model) -> str:
+def repeat(setting: Setting, tester: Tester, storage: str, n: int) -> dict[Key, Tested]:
+    """All lines of one repetition."""
+    best, second = setting.experts
+
+    def tested(model: Model, kind: Kind, begins: str = "") -> Tested:
+        dev = setting.dev.value(tester.answers(model, setting.dev))
+        return Tested(dev, tester(model), kind, begins, path=path_of(model))
+
+    return {
+        (BEST, 0): tested(best, "tuned baseline"),
+        (SECOND, 0): tested(second, "baseline"),
+        (AVERAGE, 0): tested(mo.recipes.linear(setting.experts), "baseline"),
+        **{
+            (name, n): tested(recipe, "search", BEGINS.get(name, ""))
+            for name, recipe in searched(setting, n, storage).items()
+        },
+    }
+
+
+def path_of(model: Model) -> str:
     """The path, if it is one."""
     is_path = isinstance(model, mo.Recipe) and model.path is not None
     return f"{model.path:.2f}" if is_path else ""
 
 
-def report(
-    folder: Path, found: list[dict[str, Any]], dev: int, test: int, evaluations: int
-) -> None:
-    """Writes the table of the seeds so far."""
-    folder.mkdir(exist_ok=True)
-    reference = [seed["the best expert"][1] for seed in found]
-    lines = [
-        "# A path through two emotion experts",
-        "",
-        f"Mean over five domains of macro-F1, on {dev} dev and {test} test texts; mean over "
-        f"{len(found)} seeds, of which each has its own experts. Searches had {evaluations} "
-        "evaluations, PS + DFS half of them each. The gain is over the best of the five experts "
-        "(on dev), which every path begins with, with its 95 % interval in a paired bootstrap.",
-        "",
-        "| | dev | test | by seed | gain |",
-        "|---|---|---|---|---|",
-    ]
-    plain = {}
-    for name in found[0]:
-        scores = [seed[name][1] for seed in found]
-        seeds = [float(one[:, 0].mean()) for one in scores]
-        means = float(np.mean([seed[name][0] for seed in found])), float(np.mean(seeds))
-        gain = difference(scores, reference)
-        plain[name] = {"dev": means[0], "test": means[1], "test by seed": seeds, "gain": gain}
-        low, high = gain["interval"]
-        lines.append(
-            f"| {name} | {means[0]:.3f} | {means[1]:.3f} | "
-            f"{', '.join(f'{seed:.3f}' for seed in seeds)} | "
-            f"{gain['mean']:+.3f} [{low:+.3f}, {high:+.3f}] |"
-        )
-    lines += [
-        "",
-        "Paths, A the best expert (in PS + DFS the merged one), B the second (the best):",
-    ]
-    for name in (DFS, PLAIN, BOTH):
-        paths = "; ".join(f"`{seed[name][2]}`" for seed in found)
-        lines += ["", f"- {name}: {paths}"]
-    (folder / "results.md").write_text("\n".join([*lines, ""]))
-    (folder / "results.json").write_text(by_rows(plain))
+NOTE = """\
+# A path through two emotion experts
+
+Mean over five domains of macro-F1, on {results.dev} dev and {results.test} test texts; mean over
+{results.seeds} seeds, of which each has its own experts. PS + DFS had half of its evaluations for
+each. A path begins with the best of the five experts (on dev). In paths A is that expert (in PS +
+DFS the merged model), B the second (the best).
+"""
+
+
+def report() -> None:
+    """Writes the tables from ``results.json``."""
+    results = Results.read(RESULTS)
+    text = f"{NOTE.format(results=results)}\n{tables(results, results.board())}"
+    (RESULTS / "results.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _data_flow import BASE, Pool, check_data, compare, parser
+from _data_flow import BASE, Pool, data_of, finish, parser
 
 MODELS = {
     BASE: "stories260K",
@@ -34,10 +34,10 @@ def main() -> None:
     """Runs what the command line asks for."""
     arguments = parser(__doc__).parse_args()
     places = [f"checkpoints/{place}" for place in MODELS.values()]
-    data = check_data(arguments.data, *places)
+    data = data_of(arguments, *places)
     pool = Pool("dfs_stories", data, data / "checkpoints", tuple(MODELS.items()))
     title = "Five layers: stories260K and three fine-tunes of it"
-    compare(pool, arguments, Path(__file__).with_suffix(""), title)
+    finish(pool, arguments, Path(__file__).with_suffix(""), title)
 
 
 if __name__ == "__main__":

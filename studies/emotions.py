@@ -5,8 +5,9 @@
 A small pre-trained encoder with one six-way head learns a little about emotions from three sets
 of texts. Five experts are fine-tuned from it, each on another domain: tweets, reports, dialogues,
 comments. Every method merges them into one model for all five domains and is scored by the mean
-over the domains of macro-F1, in its search on dev texts, in the tables on all test texts. Beside
-each result stands the merge that its method begins with, and what it gained over it.
+over the domains of macro-F1, in its search on dev texts, in the tables on all test texts. All of
+them are on one leaderboard, and a second table says what each search gained over what it begins
+with.
 
 DIR holds one folder per set, ``emo_tec`` and so on, with ``train``, ``dev`` and ``test.jsonl.gz``,
 a "text" and a "label" per line. A seed is one repetition of everything: the texts and the order
@@ -30,11 +31,12 @@ import numpy as np
 import optuna
 import torch
 import transformers
-from _comparison import Array, Bootstrap, Line, difference, label, write
+from _comparison import Array, Line, Results, figure, packed, tables
 from datasets import Dataset
 from torch import nn
 
 import merge_optuna as mo
+from merge_optuna.study import Kind
 
 DOMAINS = ("tec", "isear", "crowdflower", "dailydialog", "goemotions")
 WARM = ("dair", "meld", "emoevent")  # for the base, never merged
@@ -201,14 +203,13 @@ TUNED = (
 SEARCHES = (
     *TUNED,
     Search("CMA-ES DARE-TIES", dare_ties, (35, 100, 200), DARE_TIES),
-    Search("PSO-Merging", swarm, (35, 100), "best of its first 11", first=11),
+    Search("PSO-Merging", swarm, (35, 100), "PSO-Merging, best of its first 11", first=11),
     Search("M2N2", niches, (200,), "best expert", first=5),
     Search("Evolver", evolver, (105,), "best expert", first=5),
     Search("Evolver of the average", lambda s: evolver(s, average), (101,), AVERAGE),
     Search("Evolver of TIES", lambda s: evolver(s, ties), (101,), TIES),
 )
 UNTUNED = (AVERAGE, ARITHMETIC, TIES, DARE_TIES)
-DATA_FREE = (*UNTUNED, *(search.name for search in TUNED))  # λ tuned on dev at most
 
 
 def run(search: Search, setting: Setting, storage: str, n_trials: int) -> optuna.Study:
@@ -239,13 +240,12 @@ class Tester:
         self.folder = folder
         self.test = test
         self.engine = mo.Engine(dtype=DTYPE)
-        self.bootstrap: Bootstrap | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def answers(self, model: Model, texts: mo.evaluators.Classification) -> Array:
         """Right or wrong, predicted class, true class and domain of each text, shape (n, 4)."""
         digests = (model.digest, *texts.digest.values())
-        place = self.folder / f"{'-'.join(digest[:12] for digest in digests)}.npy"
+        place = self.folder / f"{'-'.join(str(digest)[:12] for digest in digests)}.npy"
         if not place.exists():
             ids, scores = map(np.concatenate, zip(*texts(self.engine.load(model)), strict=True))
             with place.with_suffix(".unfinished").open("wb") as file:
@@ -254,21 +254,29 @@ class Tester:
         return np.load(place).astype(np.int64)
 
     def __call__(self, model: Model) -> Array:
-        """Test macro-F1 of the texts and of resamples, shape (domains, 1 + resamples)."""
-        _, predicted, true, domain = self.answers(model, self.test).T
-        if self.bootstrap is None:
-            self.bootstrap = Bootstrap(true, domain)
-        return self.bootstrap.macro_f1(predicted)
+        """Answers to the test texts, shape (n, 4)."""
+        return self.answers(model, self.test)
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A line of the tables in one repetition; ``test`` as a :class:`Tester` gives it."""
+    """A line of the tables in one repetition.
+
+    Attributes:
+        dev: Mean over the domains of macro-F1.
+        answers: To the test texts, as a :class:`Tester` gives them.
+        kind: As in a leaderboard.
+        begins: The line of what its search began with, if it is one.
+        seconds: Per evaluation.
+        path: If it is one through the layers.
+    """
 
     dev: float
-    test: Array
-    begin: Array | None = None  # the same of what its search began with
-    seconds: float | None = None  # per evaluation
+    answers: Array
+    kind: Kind = "baseline"
+    begins: str = ""
+    seconds: float | None = None
+    path: str = ""
 
 
 def repeat(setting: Setting, tester: Tester, storage: str, most: int) -> dict[Key, Tested]:
@@ -283,13 +291,14 @@ def repeat(setting: Setting, tester: Tester, storage: str, most: int) -> dict[Ke
         budgets = [min(n, most) for n in search.budgets]
         study = run(search, setting, storage, max(budgets))
         first = best_of_first(study, search.first)
-        begin = tester(mo.recipe_of(study, first))
-        if search.begin in UNTUNED:
-            lines.setdefault((search.begin, 0), Tested(first.value, begin))
+        kind: Kind = "baseline" if search.begin in UNTUNED else "tuned baseline"
+        begin = Tested(first.value, tester(mo.recipe_of(study, first)), kind)
+        lines.setdefault((search.begin, 0), begin)
+        kind = "tuned baseline" if search in TUNED else "search"
         for n in budgets:
             best = best_of_first(study, n)
-            test = tester(mo.recipe_of(study, best))
-            lines[search.name, n] = Tested(best.value, test, begin, seconds(study))
+            answers = tester(mo.recipe_of(study, best))
+            lines[search.name, n] = Tested(best.value, answers, kind, search.begin, seconds(study))
     return lines
 
 
@@ -300,45 +309,55 @@ def seconds(study: optuna.Study) -> float:
     return float(np.median([sum(s[part] for part in parts) for s in spent if parts[1] in s]))
 
 
-def summary(repetitions: Sequence[dict[Key, Tested]]) -> list[Line]:
-    """The lines of the tables: baselines, then searches beside what they have to beat."""
-    begins = {search.name: search.begin for search in SEARCHES}
-    keys = sorted(repetitions[0], key=lambda key: key[0] in begins)
-    test = {key: np.stack([lines[key].test for lines in repetitions]) for key in keys}
-    dev = {key: float(np.mean([lines[key].dev for lines in repetitions])) for key in keys}
+def summary(
+    repetitions: Sequence[dict[Key, Tested]], test: mo.evaluators.Classification
+) -> tuple[list[Line], dict[str, str]]:
+    """The lines of the tables, and true class and domain of the test texts, packed."""
     made = []
-    for key in keys:
-        name, n = key
-        values = test[key][..., 0]  # (seeds, domains)
-        line: Line = {
-            "method": name,
-            "evaluations": n,
-            "dev": dev[key],
-            "test": float(values.mean()),
-            "test by seed": values.mean(1).tolist(),
-            "test by domain": dict(zip(sorted(DOMAINS), values.mean(0).tolist(), strict=True)),
-        }
-        if name in begins:
-            line["begins with"] = begins[name]
-            line["gain"] = difference(test[key], [lines[key].begin for lines in repetitions])
-            line["seconds"] = [lines[key].seconds for lines in repetitions]
-        if name in begins and name not in DATA_FREE:
-            rivals = [key for key in keys if key[0] in DATA_FREE and key[1] <= n]
-            rival = max(rivals, key=dev.__getitem__)
-            line["best data-free"] = label(*rival)
-            line["gain over it"] = difference(test[key], test[rival])
+    for method, evaluations in sorted(repetitions[0], key=lambda key: key[1] > 0):
+        tested = [lines[method, evaluations] for lines in repetitions]
+        times = [one.seconds for one in tested if one.seconds is not None]
+        line = Line(
+            method,
+            tested[0].kind,
+            evaluations,
+            dev=[one.dev for one in tested],
+            test=[test.value(one.answers) for one in tested],
+            by_domain={
+                domain: float(np.mean([test.value(_in(one.answers, i)) for one in tested]))
+                for i, domain in enumerate(sorted(DOMAINS))
+            },
+            begins=tested[0].begins,
+            seconds=times,
+            answers=[packed(one.answers[:, 1]) for one in tested],
+            paths=[one.path for one in tested if one.path],
+        )
         made.append(line)
-    return made
+    *_, true, domain = next(iter(repetitions[0].values())).answers.T
+    return made, {"true": packed(true), "domain": packed(domain)}
+
+
+def _in(answers: Array, domain: int) -> Array:
+    return answers[answers[:, -1] == domain]
 
 
 NOTE = """\
-Mean over five domains of macro-F1, on {dev} dev and {test} test texts; mean over {seeds} seeds. A
-seed is one repetition of everything: training texts, dev texts, search. A gain is the mean over
-the seeds of the difference to what the search begins with in the same seed, with its 95 % interval
-in a paired bootstrap: test texts are drawn with replacement within each domain, the same ones for
-both models and all seeds, and differences are averaged over domains and seeds. Nothing is chosen
-by test texts: the best data-free merge is the best on dev with at most as many evaluations.
+Mean over five domains of macro-F1, on {results.dev} dev and {results.test} test texts; mean over
+{results.seeds} seeds. A seed is one repetition of everything: training texts, dev texts, search.
+Of experts and merges that take no search nothing is chosen on dev; what is called a tuned baseline
+has one number, or one model, that was.
 """
+
+
+def report(folder: Path) -> None:
+    """Writes the tables and the figure from ``results.json``."""
+    results = Results.read(folder)
+    board = results.board()
+    text = f"{NOTE.format(results=results)}\n{tables(results, board)}"
+    text += "\n![test macro-F1](results.svg)\n"
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    seeds = {line.name: line.test for line in results.lines}
+    (folder / "results.svg").write_text(figure(board, seeds), encoding="utf-8")
 
 
 def main() -> None:
@@ -348,7 +367,6 @@ def main() -> None:
         "--data",
         type=Path,
         default=data,
-        required=data is None,
         help="folder with the texts (default: $MERGE_OPTUNA_DATA)",
     )
     parser.add_argument("--encoder", default=ENCODER, help="hub id or folder (%(default)s)")
@@ -358,8 +376,15 @@ def main() -> None:
     parser.add_argument(
         "--n-trials", type=int, default=10**6, help="at most so many per search, for a first look"
     )
+    parser.add_argument(
+        "--tables", action="store_true", help="write the tables from results.json, run nothing"
+    )
     arguments = parser.parse_args()
-
+    if arguments.tables:
+        report(arguments.results)
+        return
+    if arguments.data is None:
+        parser.error("--data or MERGE_OPTUNA_DATA must say where the texts are")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -373,8 +398,9 @@ def main() -> None:
         setting = Setting(seed, base, experts, scorer(dev_texts(arguments.data, seed)))
         storage = f"sqlite:///{arguments.out / 'searches.db'}"
         repetitions.append(repeat(setting, tester, storage, arguments.n_trials))
-        about = {"seeds": len(repetitions), "dev": len(setting.dev), "test": len(test)}
-        write(arguments.results, summary(repetitions), NOTE.format(**about), about)  # so far
+        lines, texts = summary(repetitions, test)
+        Results(len(setting.dev), len(test), lines, texts).save(arguments.results)  # so far
+        report(arguments.results)
 
 
 if __name__ == "__main__":

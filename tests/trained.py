@@ -63,6 +63,7 @@ class Task:
         given = {
             "name": "'toy'",
             "test": f'mo.evaluators.Classification("{self.test}")',
+            "baselines": False,
             **arguments,
         }
         path.write_text(f"""

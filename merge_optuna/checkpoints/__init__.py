@@ -3,14 +3,15 @@
 A checkpoint is a value (``_checkpoint``). Its ``Source`` (``_source``) keeps what was opened, a
 ``Store`` (``_store``): a folder (``_folder``, ``_tensor_files``) under the names of today
 (``_canonical``), or an adapter on a base (``_adapter``). Layers (``_layers``), modules
-(``_parts``) and views through a config or a vocabulary (``_views``, ``_aligned``) are made of
-others. ``_digest`` says what a content is known by, ``_files`` whether it has changed;
-``_writer`` and ``_target`` write.
+(``_parts``) and views through a config, a vocabulary or other names (``_views``, ``_aligned``,
+``_bodies``) are made of others. ``_digest`` says what a content is known by, ``_files`` whether
+it has changed; ``_writer`` and ``_target`` write.
 """
 
 from __future__ import annotations
 
 from merge_optuna.checkpoints._aligned import aligned_vocabulary
+from merge_optuna.checkpoints._bodies import base_model_prefix, body_in, named_as
 from merge_optuna.checkpoints._checkpoint import Checkpoint, is_name
 from merge_optuna.checkpoints._config import model_dtype, read_config
 from merge_optuna.checkpoints._digest import texts_digest
@@ -63,7 +64,9 @@ __all__ = [
     "Vocabulary",
     "WritePlan",
     "aligned_vocabulary",
+    "base_model_prefix",
     "block_of",
+    "body_in",
     "bytes_of",
     "cache_root",
     "chat_template_of",
@@ -81,6 +84,7 @@ __all__ = [
     "is_name",
     "is_pretrained",
     "model_dtype",
+    "named_as",
     "own_names",
     "push",
     "read_config",

@@ -20,6 +20,7 @@ from merge_optuna import _supervision as supervision
 from merge_optuna._version import __version__
 from merge_optuna.cli import printing
 from merge_optuna.cli.options import (
+    BaselineName,
     Dev,
     File,
     Folder,
@@ -209,7 +210,7 @@ def show(
         result = {**studies.result(chosen, best=_BEST), **studies.reasons(chosen)}
         printing.show(result, printing.study, as_json=as_json)
         return
-    recipe = recipe_of(chosen, trial, sources=_sources(source))
+    recipe = recipe_of(chosen, trial, sources=sources_of(source))
     if as_json:
         printing.print_json(
             {"study": chosen.study_name, "trial": trial, "recipe": recipe.to_data()}
@@ -224,6 +225,7 @@ def export(
     folder: Folder,
     study: StudyName = None,
     trial: TrialNumber = None,
+    baseline: BaselineName = None,
     force: Force = False,
     trust_remote_code: Trust = False,
     dtype: OutDtype = None,
@@ -236,12 +238,13 @@ def export(
     from merge_optuna.cli import studies
     from merge_optuna.study import export as export_trial
 
-    sources = _sources(source)
+    sources = sources_of(source)
     _check_push(push)
     written = export_trial(
         studies.opened(storage, study),
         folder,
         trial=trial,
+        baseline=baseline,
         force=force,
         sources=sources,
         dtype=dtype and dtype.value,
@@ -278,7 +281,7 @@ def write(
     from merge_optuna.engine import write as write_recipe
     from merge_optuna.recipes import Recipe
 
-    sources = _sources(source)
+    sources = sources_of(source)
     _check_push(push)
     written = write_recipe(
         Recipe.read(recipe, strict=strict).with_sources(sources),
@@ -389,7 +392,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
 # -- what commands share ----------------------------------------------------------------------
 
 
-def _sources(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
+def sources_of(given: list[str] | None) -> dict[str, Checkpoint | str | Path]:
     """Places by name."""
     sources: dict[str, Checkpoint | str | Path] = {}
     for text in given or ():

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import typer
 
+from merge_optuna._records import metric_names
+from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError
-from merge_optuna.evaluators import Classification
+from merge_optuna.evaluators import Classification, Evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import StoredSampler
 from merge_optuna.spaces import Space
-from merge_optuna.study import MergeStudy, rehearse
+from merge_optuna.study import MergeStudy, baseline_evaluations, rehearse
 
 
 def declared(file: Path, dev: Path | None) -> MergeStudy:
@@ -50,6 +55,31 @@ def load(file: Path) -> MergeStudy:
     return next(iter(found.values()))
 
 
+def held_out(
+    file: Path | None, test_file: Path | None, studies: Sequence[optuna.Study]
+) -> tuple[Evaluator | None, Engine | None]:
+    """What scores the models of studies on held-out data, and what loads them; None if nothing.
+
+    Args:
+        file: A Python file with test data.
+        test_file: Labelled texts.
+        studies: They are scored by the metric of the first.
+
+    Raises:
+        StudyError: If the file has no test data.
+        EvaluationError: If labelled texts cannot be scored by that metric.
+    """
+    if file is not None:
+        declared = load(file)
+        if declared.test is None:
+            raise StudyError(f"{file} has no test data: mo.MergeStudy(..., test=...).")
+        return declared.test, declared.objective.engine
+    if test_file is None:
+        return None, None
+    metric = (metric_names(studies[0]) or ["accuracy"])[0]
+    return Classification(test_file, metric=metric), None
+
+
 def facts(declared: MergeStudy) -> dict[str, Any]:
     """What a file declares, as plain data."""
     objective, space = declared.objective, declared.objective.space
@@ -71,6 +101,8 @@ def facts(declared: MergeStudy) -> dict[str, Any]:
         "dev_examples": len(objective.evaluator),
         "test_examples": None if declared.test is None else len(declared.test),
     }
+    if (evaluations := baseline_evaluations(objective, declared.baselines)) is not None:
+        found["baseline_evaluations"] = evaluations
     if declared.keep_best is not None:
         found |= {"keep_best": declared.keep_best, "folder": str(declared.folder)}
     if declared.sampler is not None:
@@ -83,4 +115,43 @@ def facts(declared: MergeStudy) -> dict[str, Any]:
 def costs(declared: MergeStudy) -> dict[str, Any]:
     """Seconds and bytes of one trial, and hours of the search."""
     measured = rehearse(declared.objective)
-    return {**vars(measured), "hours": measured.hours(declared.n_trials)}
+    found = {**vars(measured), "hours": measured.hours(declared.n_trials)}
+    evaluations = baseline_evaluations(declared.objective, declared.baselines)
+    return found | ({"hours_baselines": measured.hours(evaluations)} if evaluations else {})
+
+
+def evaluated(declared: MergeStudy, models: Sequence[str], *, test: bool) -> list[dict[str, Any]]:
+    """What checkpoints and files with a recipe score on the data of a search.
+
+    Raises:
+        StudyError: If test data are asked for, and there are none.
+    """
+    evaluators = {"dev": declared.objective.evaluator}
+    if test:
+        if declared.test is None:
+            raise StudyError(f"The study {declared.name!r} was declared without test=.")
+        evaluators["test"] = declared.test
+    return [
+        {
+            "model": text,
+            "values": {
+                f"{metric} ({data})": value
+                for data, evaluator in evaluators.items()
+                for metric, value in _values(declared, model, evaluator).items()
+            },
+        }
+        for text, model in [(text, _model(text)) for text in models]
+    ]
+
+
+def _values(
+    declared: MergeStudy, model: Recipe | Checkpoint, evaluator: Evaluator
+) -> dict[str, float]:
+    value = declared.objective.score(model, evaluator)
+    numbers = value if isinstance(value, tuple) else (value,)
+    return dict(zip(evaluator.metric_names, numbers, strict=True))
+
+
+def _model(text: str) -> Recipe | Checkpoint:
+    """A file is a recipe; anything else a folder, or a name on the hub."""
+    return Recipe.read(Path(text)) if Path(text).is_file() else Checkpoint(text)

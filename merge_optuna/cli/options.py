@@ -42,6 +42,10 @@ StudyName = Annotated[
 TrialNumber = Annotated[
     int | None, typer.Option("--trial", metavar="N", help="Which trial; the best if omitted.")
 ]
+BaselineName = Annotated[
+    str | None,
+    typer.Option("--baseline", metavar="NAME", help="A baseline instead of a trial, as in show."),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an earlier export, never anything else.")
 ]

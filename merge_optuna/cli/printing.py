@@ -15,7 +15,7 @@ from rich.table import Table
 from merge_optuna.errors import few
 
 if TYPE_CHECKING:
-    from merge_optuna.study import Lineage
+    from merge_optuna.study import Leaderboard, Lineage
 
 _SHOWN_PARAMETERS = 6
 
@@ -57,6 +57,7 @@ def run(result: dict[str, Any]) -> None:
     if "pushed" in result:
         rows.append(("pushed to", result["pushed"]))
     _table(["", ""], rows, title=result["study"])
+    beside(result)
     print(f"To look at it: {_dashboard(result['storage'])}")
 
 
@@ -91,6 +92,7 @@ def study(result: dict[str, Any]) -> None:
     title = f"{result['study']}: {_counts(result['trials'])}"
     what = "path" if any("path" in b for b in result["best"]) else "parameters"
     _table(["trial", *result["metrics"], *parts, what], rows, title=title)
+    beside(result)
     reasons = [
         (state, count, reason)
         for state in ("pruned", "failed")
@@ -98,6 +100,43 @@ def study(result: dict[str, Any]) -> None:
     ]
     if reasons:
         _table(["", "trials", "reason"], reasons)
+
+
+def beside(result: dict[str, Any]) -> None:
+    """The baselines beside the best trial; of task arithmetic the best coefficient only."""
+    rows = [row for row in result.get("baselines", ()) if row["headline"]]
+    best = [{"name": f"best trial, {b['trial']}", "note": "", **b} for b in result["best"][:1]]
+    _baselines(result["metrics"], [*best, *rows] if rows else [])
+
+
+def baselines(result: dict[str, Any]) -> None:
+    """All baselines, and what they have cost."""
+    _baselines(result["metrics"], result["baselines"])
+    examples = sum(row["examples"] for row in result["baselines"])
+    seconds = sum(row["seconds"] for row in result["baselines"])
+    print(f"{examples} examples scored in {seconds:.1f} seconds.")
+
+
+def _baselines(metrics: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    parts = list(dict.fromkeys(name for row in rows for name in row.get("breakdown", ())))
+    cells = [
+        (
+            row["name"],
+            *(row["values"] or [""] * len(metrics)),
+            *(row.get("breakdown", {}).get(name, "") for name in parts),
+            row["note"],
+        )
+        for row in rows
+    ]
+    if cells:
+        _table(["against what", *metrics, *parts, ""], cells)
+
+
+def evaluated(result: dict[str, Any]) -> None:
+    """What models score."""
+    columns = list(dict.fromkeys(name for row in result["models"] for name in row["values"]))
+    rows = [(r["model"], *(r["values"].get(c, "") for c in columns)) for r in result["models"]]
+    _table(["model", *columns], rows)
 
 
 def lineage(found: Lineage, depth: int) -> None:
@@ -110,6 +149,12 @@ def lineage(found: Lineage, depth: int) -> None:
     if found.shares is not None:
         print("shares: " + ", ".join(f"{name} {x:.1%}" for name, x in found.shares.items()))
     print(f"\n{found.tree(depth)}")
+
+
+def leaderboard(board: Leaderboard) -> None:
+    """Searches and baselines side by side."""
+    _table(*board.table())
+    print("\n".join(board.notes))
 
 
 def facts(found: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -12,8 +13,8 @@ from optuna.trial import TrialState
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import breakdown_of, metric_names
 from merge_optuna._schema import PATH, REASON
-from merge_optuna.errors import StudyError
-from merge_optuna.study import complete_trials, counts, failure, ranked
+from merge_optuna.errors import StudyError, few
+from merge_optuna.study import Baselines, baselines, complete_trials, counts, failure, ranked
 from merge_optuna.study import storage as open_storage
 
 
@@ -38,6 +39,27 @@ def named(storage: optuna.storages.BaseStorage, url: str, name: str | None) -> o
     return optuna.load_study(study_name=name or names[0], storage=storage)
 
 
+def those(urls: Sequence[str], names: Sequence[str] | None) -> list[optuna.Study]:
+    """The named studies, or all of them, in storages that are there.
+
+    Raises:
+        StudyError: If one is in none of them, or there are none at all.
+    """
+    found: list[optuna.Study] = []
+    for url in urls:
+        storage = open_storage(url, create=False)
+        there = optuna.get_all_study_names(storage)
+        wanted = there if names is None else [name for name in names if name in there]
+        found += [optuna.load_study(study_name=name, storage=storage) for name in wanted]
+    missing = sorted({*(names or ())} - {study.study_name for study in found})
+    places = ", ".join(map(compat.without_password, urls))
+    if missing:
+        raise StudyError(f"There is no study {few(missing)} in {places}.")
+    if not found:
+        raise StudyError(f"There is no study in {places}.")
+    return found
+
+
 def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
     """What a study has come to: counts, and the best trials or the Pareto front."""
     trials = counts(study)
@@ -57,7 +79,29 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
             | ({"breakdown": parts} if (parts := breakdown_of(t)) else {})
             for t in top
         ],
+        **beside(baselines(study)),
     }
+
+
+def beside(found: Baselines) -> dict[str, Any]:
+    """Baselines as plain data, if there are any."""
+    shown = found.headlines
+    rows = [
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "values": None if row.values is None else list(row.values),
+            "tuned": row.tuned,
+            "reason": row.reason,
+            "note": row.note,
+            "examples": row.examples,
+            "seconds": row.seconds,
+            "headline": row in shown,
+        }
+        | ({"breakdown": dict(row.breakdown)} if row.breakdown else {})
+        for row in found
+    ]
+    return {"baselines": rows} if rows else {}
 
 
 def reasons(study: optuna.Study) -> dict[str, dict[str, int]]:

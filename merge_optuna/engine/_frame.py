@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointError, RecipeError
-from merge_optuna.recipes import Recipe
+from merge_optuna.recipes import Recipe, leaves_of
 
 Source = Checkpoint | Recipe
 
@@ -80,7 +80,7 @@ def check_finite(recipe: Recipe) -> None:
     routed = recipe.path is not None  # any layer may come where any other is
     todo = [
         (leaf, name)
-        for leaf in recipe.leaves()
+        for leaf in dict.fromkeys(leaf for source in recipe.seen for leaf in leaves_of(source))
         for name in leaf.names()
         if (leaf == frame or name in merged or routed) and leaf.dtype(name).is_floating_point
     ]

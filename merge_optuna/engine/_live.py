@@ -57,15 +57,19 @@ class Engine:
         """The memory of the live model by the names of the checkpoint; empty before a load."""
         return self._live.views
 
-    def load(self, recipe: Source, *, user: str = CALLER) -> nn.Module:
+    def load(self, recipe: Source, *, user: str = CALLER, body: bool = False) -> nn.Module:
         """Fills the live model with a merged recipe, or with a checkpoint as it is.
 
         A layer path is not filled in: its live model shares the tensors of live sources, and a
         new path of the same sources is in place at once; see :class:`LivePath`.
 
+        A live model without a head takes what is inside of one with a head, e.g. an expert.
+
         Args:
             recipe: A recipe without free numbers, or a checkpoint.
             user: Who gets the model: named in a warning if it has to be put back.
+            body: Whether what is inside of models is enough: then a live model with a head keeps
+                the one that it was built with where the recipe has another one, or none.
 
         Returns:
             The live model: always the same object, and another one for layer paths.
@@ -79,7 +83,7 @@ class Engine:
         with torch.inference_mode(False):
             self._loan.ended(self.put_back())
             model = steadily(
-                lambda: self._load(recipe, user), checkpoints_of(recipe), self._forget
+                lambda: self._load(recipe, user, body), checkpoints_of(recipe), self._forget
             )
         self._loan.to(user)
         return model
@@ -98,11 +102,11 @@ class Engine:
         self._live.forget()
         self._routed = None
 
-    def _load(self, recipe: Source, user: str) -> nn.Module:
+    def _load(self, recipe: Source, user: str, body: bool) -> nn.Module:
         if isinstance(recipe, Recipe) and recipe.path is not None and _shares_layers(recipe):
             paths = self._paths(recipe.models, wanted_dtype(recipe, self.dtype))
             return paths.load(recipe.path, user=user)
-        return self._live.fill(recipe)
+        return self._live.fill(recipe, body=body)
 
     def put_back(self) -> list[str]:
         """Makes the live model what it was built as, but for the numbers that are refilled.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints import Checkpoint, for_each
-from merge_optuna.engine._build import build, check_names
+from merge_optuna.engine._build import build
 from merge_optuna.engine._frame import (
     Source,
     as_dtype,
@@ -18,6 +18,7 @@ from merge_optuna.engine._frame import (
     origins,
     wanted_dtype,
 )
+from merge_optuna.engine._heads import filled_by
 from merge_optuna.engine._original import Original
 from merge_optuna.engine._tensors import Merger
 
@@ -62,7 +63,8 @@ class Refilled:
         self._model: nn.Module | None = None
         self._original: Original | None = None
         self._constants: list[tuple[Tensor, Tensor]] = []
-        self._placed: tuple[Checkpoint, list[_Destination]] | None = None
+        self._placed: tuple[Checkpoint, bool, list[_Destination]] | None = None
+        self._frame: Checkpoint | None = None
         self.views: dict[str, Tensor] = {}
         self.forget()
 
@@ -70,8 +72,12 @@ class Refilled:
         """Drops what was learned of the sources, and views of files that are no longer there."""
         self._merger = Merger(self._device, compute_dtype=self._compute_dtype)
 
-    def fill(self, recipe: Source) -> nn.Module:
+    def fill(self, recipe: Source, *, body: bool = False) -> nn.Module:
         """Fills the model with a merged recipe, or with a checkpoint as it is.
+
+        Args:
+            recipe: What it is to hold.
+            body: Whether it may keep a head which is not that of the recipe.
 
         Returns:
             The model, always the same object, in evaluation mode and without gradients.
@@ -80,7 +86,7 @@ class Refilled:
             wanted, frame = wanted_dtype(recipe, self._dtype), frame_of(recipe)
             model = self._built(frame.whole, wanted)
             refill = partial(self._refill, recipe, wanted)
-            for_each(refill, self._destinations(frame), self._merger.threads(recipe))
+            for_each(refill, self._destinations(frame, body), self._merger.threads(recipe))
         return model
 
     def put_back(self) -> list[str]:
@@ -104,25 +110,28 @@ class Refilled:
                 for tensor in self._original.memory
                 if tensor.untyped_storage().data_ptr() not in filled
             ]
+            self._frame = frame
             self._model = model  # the last: an interrupt before it, and all is built again
         return self._model
 
-    def _destinations(self, frame: Checkpoint) -> list[_Destination]:
+    def _destinations(self, frame: Checkpoint, body: bool) -> list[_Destination]:
         """Every tensor that is filled; all recipes of a search have the same frame."""
-        if self._placed is None or self._placed[0] is not frame:
-            whole = frame.whole
-            check_names(whole, self.views, "Use a new mo.Engine for another architecture.")
-            destinations = [
-                _Destination(
-                    self.views[name], None if source is frame else source, own, whole.dtype(name)
-                )
-                for name, (source, own) in origins(frame).items()
-                if not self.views[name].is_meta  # else transformers ignores the tensor
-            ]
+        placed = self._placed
+        if placed is None or placed[0] is not frame or placed[1] != body:
+            assert self._frame is not None
+            whole, found = frame.whole, origins(frame)
+            names = filled_by(whole, self._frame, self.views, body=body)
+            destinations = []
+            for name, view in self.views.items():
+                source, own = found[names[name]] if name in names else (self._frame, name)
+                dtype = whole.dtype(names[name]) if name in names else self._frame.dtype(name)
+                if not view.is_meta:  # else transformers ignores the tensor
+                    place = _Destination(view, None if source is frame else source, own, dtype)
+                    destinations.append(place)
             # The largest first, so that no thread is left alone with one at the end.
             destinations.sort(key=lambda place: place.view.numel(), reverse=True)
-            self._placed = frame, destinations
-        return self._placed[1]
+            self._placed = placed = frame, body, destinations
+        return placed[2]
 
     def _refill(self, recipe: Source, wanted: torch.dtype | None, place: _Destination) -> None:
         source = recipe if place.source is None else place.source

@@ -153,6 +153,6 @@ class Target:
         """The base, if there is one, and a model or all."""
         recipe = self.recipe
         if model is None:
-            return recipe.sources
-        base = () if recipe.base is None else (recipe.base,)
-        return (*base, recipe.models[model])
+            return recipe.seen
+        base = () if recipe.base is None else recipe.seen[:1]
+        return (*base, recipe.seen[len(base) + model])

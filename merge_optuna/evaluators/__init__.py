@@ -14,10 +14,10 @@ from merge_optuna.evaluators._arguments import (
     run,
     token_mask,
 )
-from merge_optuna.evaluators._batches import Batches
+from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
-from merge_optuna.evaluators._head import Head
+from merge_optuna.evaluators._head import Head, has_all_heads, heads_of
 from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
@@ -37,6 +37,7 @@ from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
+from merge_optuna.evaluators.kl_divergence import KLDivergence
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
 from merge_optuna.evaluators.multiple_choice import MultipleChoice
 from merge_optuna.evaluators.regression import Regression
@@ -54,10 +55,12 @@ __all__ = [
     "Generation",
     "Groups",
     "Head",
+    "KLDivergence",
     "Labels",
     "MultipleChoice",
     "NegativeLogLikelihood",
     "Perplexity",
+    "Pieces",
     "Prompt",
     "Regression",
     "Sampling",
@@ -72,6 +75,8 @@ __all__ = [
     "check_length",
     "check_metrics",
     "digest_of",
+    "has_all_heads",
+    "heads_of",
     "is_deterministic",
     "logits_of",
     "name_of",

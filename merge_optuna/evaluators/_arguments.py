@@ -24,6 +24,12 @@ class Arguments(NamedTuple):
         """Applies ``fn`` to every tensor."""
         return Arguments(tuple(map(fn, self.args)), {k: fn(t) for k, t in self.kwargs.items()})
 
+    def part(self, piece: slice) -> Arguments:
+        """Those of some examples; itself, where they are all."""
+        if piece.indices(self.examples) == (0, self.examples, 1):
+            return self
+        return self.map(lambda tensor: tensor[piece])
+
     @property
     def examples(self) -> int:
         """Number of examples."""

@@ -90,7 +90,7 @@ class Correlation(ABC):
 
         def predict(piece: slice) -> Scores:
             part = slice(rows * piece.start, rows * piece.stop)
-            return self._predicted(model, arguments.map(lambda tensor: tensor[part]))
+            return self._predicted(model, arguments.part(part))
 
         return np.concatenate(self._pieces.run(examples, predict))
 

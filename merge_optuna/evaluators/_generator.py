@@ -145,7 +145,8 @@ def _ids(token: int | Sequence[int] | None) -> Sequence[int]:
 
 
 def _padding(model: nn.Module) -> int:
-    return getattr(getattr(model, "config", None), "pad_token_id", None) or 0
+    # -1 stands for "none" in old configs of Llama
+    return max(getattr(getattr(model, "config", None), "pad_token_id", None) or 0, 0)
 
 
 def _padded(model: nn.Module, requests: Sequence[Request]) -> Arguments:
@@ -166,8 +167,15 @@ def _padded(model: nn.Module, requests: Sequence[Request]) -> Arguments:
     }
     for name, first in requests[0].features.items():
         parts = [request.features[name] for request in requests]
-        of_tokens = tuple(first.shape[:2]) == (1, len(requests[0].prompt))
-        found[name] = padded(parts, 0) if of_tokens else torch.cat(parts)
+        if tuple(first.shape) == (1, len(requests[0].prompt)):  # of each token
+            found[name] = padded(parts, 0)
+            continue
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise EvaluationError(
+                f"The processor makes {name} of different shapes, {first.shape[1:]} and others, "
+                "which cannot stand in one batch. Pass batch_size=1."
+            )
+        found[name] = torch.cat(parts)
     return Arguments((), found)
 
 

@@ -11,12 +11,16 @@ from torch import nn
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import EvaluationError, few
 
+_POOLER = "pooler"
+
 
 class Head:
     """The tensors of a checkpoint outside its ``base_model_prefix``.
 
     The head keeps its own class and config (number of labels, ``label2id``, dropout, ...). It is
-    put around the live model's encoder without copying or changing anything of that model.
+    put around the live model's encoder without copying or changing anything of that model. A
+    pooler, which is trained with a head, comes with it where the live encoder has none, as that of
+    a masked language model.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -48,11 +52,12 @@ class Head:
             )
         parameter = next(encoder.parameters())
         frame = self._placed(parameter.device, parameter.dtype)
-        # A shell of its own for every call, so that two models can be scored in turns; copy.copy
-        # alone would share the dict of submodules.
-        shell: nn.Module = copy.copy(frame)
-        shell._modules = {**frame._modules, frame.base_model_prefix: encoder}
-        return shell
+        # Shells of their own for every call, so that two models can be scored in turns.
+        prefix = frame.base_model_prefix
+        pooler = frame._modules[prefix]._modules.get(_POOLER)
+        if pooler is not None and getattr(encoder, _POOLER, None) is None:
+            encoder = _with(encoder, _POOLER, pooler)
+        return _with(frame, prefix, encoder)
 
     def _placed(self, device: torch.device, dtype: torch.dtype) -> Any:
         if self._copy is None or self._copy[0] != (device, dtype):
@@ -61,8 +66,32 @@ class Head:
         return self._copy[1]
 
 
+def heads_of(evaluator: Any) -> dict[str, Checkpoint | None]:
+    """Whose head an evaluator puts on a model for each task, by name; None for the model's own.
+
+    It says so by ``heads``, or has one ``head``.
+    """
+    head = getattr(evaluator, "head", None)
+    own = {head.checkpoint.name: head.checkpoint} if isinstance(head, Head) else {}
+    return dict(getattr(evaluator, "heads", own))
+
+
+def has_all_heads(evaluator: Any) -> bool:
+    """Whether no head of a model counts, as an evaluator has one of its own for every task."""
+    heads = heads_of(evaluator)
+    return bool(heads) and None not in heads.values()
+
+
+def _with(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """A model that shares everything with another but one of its modules."""
+    shell: nn.Module = copy.copy(model)
+    shell.__dict__.pop(name, None)  # None, where a model goes without
+    shell._modules = {**model._modules, name: module}  # copy.copy alone would share this dict
+    return shell
+
+
 def _frame(checkpoint: Checkpoint) -> Any:
-    """The head's model with a hole in the place of its encoder."""
+    """The head's model with a hole in the place of its encoder, but for the pooler."""
     cls, config = architecture(checkpoint)
     with torch.device("meta"):
         frame = cls(cls.config_class.from_dict(config))
@@ -79,9 +108,14 @@ def _frame(checkpoint: Checkpoint) -> Any:
             f"Checkpoint {checkpoint.name!r} lacks {len(missing)} of the {len(names)} tensors of "
             f"its head ({cls.__name__}): {few(missing)}. Pass a checkpoint fine-tuned with a head."
         )
-    tensors = {name: checkpoint.tensor(name).clone() for name in names}
+    pooled = [n for n in frame.state_dict() if n.startswith(f"{prefix}.{_POOLER}.")]
+    pooled = [name for name in pooled if name in checkpoint.names()]
+    tensors = {name: checkpoint.tensor(name).clone() for name in names + pooled}
     frame.load_state_dict(tensors, strict=False, assign=True)
-    setattr(frame, prefix, nn.Identity())
+    hole = nn.Module()
+    if pooled:
+        hole.add_module(_POOLER, getattr(frame, prefix).pooler)
+    setattr(frame, prefix, hole)
     return frame.requires_grad_(False).eval()
 
 

@@ -61,7 +61,7 @@ class TokenizerOf:
 
     def key(self, model: nn.Module) -> Hashable:
         """Models with equal keys get the same tokenizer."""
-        return _origin(model) if self._given is None else None
+        return origin(model) if self._given is None else None
 
     def of(self, model: nn.Module) -> Any:
         """The tokenizer for a model; it is loaded anew for each call, so keep what it gives.
@@ -69,7 +69,7 @@ class TokenizerOf:
         Raises:
             EvaluationError: If there is none.
         """
-        given = _origin(model) if self._given is None else self._given
+        given = origin(model) if self._given is None else self._given
         return _load_tokenizer(str(given)) if isinstance(given, (str, os.PathLike)) else given
 
     def digest(self) -> str | None:
@@ -135,12 +135,12 @@ class Images:
         return len(self.data)
 
     def key(self, model: nn.Module) -> Hashable:
-        return _origin(model)
+        return origin(model)
 
     def encode(self, model: nn.Module) -> Encoded:
         from transformers import AutoImageProcessor
 
-        folder = _origin(model)
+        folder = origin(model)
         try:
             processor = AutoImageProcessor.from_pretrained(folder)
         except (OSError, ValueError, ImportError) as error:
@@ -247,7 +247,7 @@ def _no_tokenizer(source: str, reason: str) -> EvaluationError:
     )
 
 
-def _origin(model: nn.Module) -> str:
+def origin(model: nn.Module) -> str:
     """Folder or hub id that the model was loaded from; empty if it was not."""
     config = getattr(model, "config", None)
     return str(getattr(config, "_name_or_path", "") or getattr(model, "name_or_path", ""))
@@ -261,4 +261,6 @@ def longest(model: nn.Module, tokenizer: Any, max_length: int | None) -> int | N
 
 
 def _positions(model: nn.Module) -> int | None:
-    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    config = getattr(model, "config", None)
+    own = getattr(config, "max_position_embeddings", None)  # of a vision-language model, its text
+    return own or getattr(getattr(config, "text_config", None), "max_position_embeddings", None)

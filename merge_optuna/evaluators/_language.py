@@ -88,14 +88,18 @@ class LanguageBatches:
         self._order: list[Ids] | None = None
         self._ready: tuple[Hashable, list[LanguageBatch]] = None, []
 
+    def key(self, model: nn.Module) -> Hashable:
+        """Models with equal keys get equal batches."""
+        limit = longest(model, None, self._max_length)
+        return self._tokenizer.key(model), limit, is_encoder_decoder(model)
+
     def of(self, model: nn.Module) -> list[LanguageBatch]:
         """The batches; their order is fixed by the first tokenizer and the same for all models."""
-        encodes = is_encoder_decoder(model)
-        key = self._tokenizer.key(model), longest(model, None, self._max_length), encodes
+        key = self.key(model)
         if self._ready[0] != key:
             tokenizer = self._tokenizer.of(model)
             limit = longest(model, tokenizer, self._max_length)
-            windows = self._windows(Reader(tokenizer, limit, encodes))
+            windows = self._windows(Reader(tokenizer, limit, is_encoder_decoder(model)))
             _check_vocabulary(model, tokenizer, windows)
             if self._order is None:
                 lengths = np.array([sum(len(one.tokens) for one in some) for some in windows])

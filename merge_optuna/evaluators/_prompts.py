@@ -74,7 +74,7 @@ class Prompt:
         """
         return [self._text(row, table.where(n)) for n, row in enumerate(table.rows())]
 
-    def messages(self, text: str) -> list[dict[str, str]]:
+    def messages(self, text: str) -> list[dict[str, Any]]:
         """The conversation before the model's answer to a text, as chat templates take it."""
         turns = [("system", self.system)] if self.system is not None else []
         for asked, answer in self.shots:
@@ -89,7 +89,7 @@ class Prompt:
             EvaluationError: If the tokenizer has no chat template, or it refuses the turns.
         """
         if self.chat:
-            return _conversation(tokenizer, self.messages(text))
+            return conversation(tokenizer, self.messages(text))
         system = [] if self.system is None else [self.system]
         shots = [asked + self.separator + answer for asked, answer in self.shots]
         return "\n\n".join([*system, *shots, text])
@@ -176,7 +176,12 @@ def opening(tokenizer: Any) -> list[int]:
     return whole[: next((i for i in starts if whole[i : i + len(bare)] == bare), 0)]
 
 
-def _conversation(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+def conversation(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
+    """Turns in the chat template of a tokenizer or processor, up to where the assistant begins.
+
+    Raises:
+        EvaluationError: If it has no chat template, or that refuses the turns.
+    """
     from jinja2 import TemplateError
 
     if getattr(tokenizer, "chat_template", None) is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments, logits_in, running
@@ -129,12 +129,41 @@ class Classification:
         scored = self._scored(model)
         classes, positive = self._labels.ids(scored), self._positive_in(scored)
         for ids, arguments in self._batches.of(model):
-            predicted, width = self._predicted(scored, arguments)
-            self._labels.check_range(classes, width)
-            true = classes[ids]
-            right = np.where(predicted < 0, np.nan, predicted == true)
-            scores = self._metric.scores(right, predicted, true, positive)
-            yield ids, scores if self._groups is None else self._groups.beside(scores, ids)
+            logits = self._logits(scored, arguments)
+            self._labels.check_range(classes, logits.shape[1])
+            yield ids, self._scores(ids, _likeliest(logits), classes, positive)
+
+    def ensemble(self, models: Iterable[nn.Module]) -> Iterator[Batch]:
+        """Scores the mean of the probabilities that several models give to each class.
+
+        Args:
+            models: One after another: each is done with before the next is asked for, so that
+                they may be one live model that is filled anew.
+
+        Yields:
+            As a call does.
+
+        Raises:
+            EvaluationError: If a model cannot be scored, or their classes are not the same.
+        """
+        known: tuple[Ids, int] | None = None
+        summed: dict[int, tuple[Ids, Tensor]] = {}
+        for model in models:
+            scored = self._scored(model)
+            classes, positive = self._labels.ids(scored), self._positive_in(scored)
+            if known is not None and not np.array_equal(known[0], classes):
+                raise EvaluationError(
+                    "The models of an ensemble number their classes differently, so that their "
+                    "probabilities cannot be averaged. Give them one label2id."
+                )
+            known = classes, positive
+            for i, (ids, arguments) in enumerate(self._batches.of(model)):
+                found = self._logits(scored, arguments).float().softmax(-1)
+                self._labels.check_range(classes, found.shape[1])
+                summed[i] = ids, found + (summed[i][1] if i in summed else 0)
+        for ids, total in summed.values():
+            assert known is not None  # there is a batch, so there was a model
+            yield ids, self._scores(ids, _likeliest(total), *known)
 
     def value(self, scores: Scores) -> float:
         """The metric over the scores of any of the examples, as scikit-learn has it.
@@ -163,7 +192,7 @@ class Classification:
         scored = self._scored(model)
         classes, probe = self._labels.ids(scored), self._batches.probe(model)
         with running(scored, probe):
-            _, width = _predict(scored, probe)
+            width = _logits(scored, probe).shape[1]
         self._labels.check_range(classes, width)
         if self._metric is _METRICS["f1"] and self._positive_in(scored) not in classes:
             raise EvaluationError(
@@ -191,12 +220,18 @@ class Classification:
     def _positive_in(self, model: nn.Module) -> int:
         return self._labels.number(self._positive, model)
 
-    def _predicted(self, model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
-        def predict(piece: slice) -> tuple[Ids, int]:
-            return _predict(model, arguments.map(lambda tensor: tensor[piece]))
+    def _logits(self, model: nn.Module, arguments: Arguments) -> Tensor:
+        """Shape (b, number of labels), on the device and in the data type of the model."""
+        found = self._pieces.run(
+            arguments.examples, lambda piece: _logits(model, arguments.part(piece))
+        )
+        return found[0] if len(found) == 1 else torch.cat(found)
 
-        found = self._pieces.run(arguments.examples, predict)
-        return np.concatenate([classes for classes, _ in found]), found[0][1]
+    def _scores(self, ids: Ids, predicted: Ids, classes: Ids, positive: int) -> Scores:
+        true = classes[ids]
+        right = np.where(predicted < 0, np.nan, predicted == true)
+        scores = self._metric.scores(right, predicted, true, positive)
+        return scores if self._groups is None else self._groups.beside(scores, ids)
 
     def _scored(self, model: nn.Module) -> nn.Module:
         if model.training:
@@ -204,15 +239,18 @@ class Classification:
         return model if self.head is None else self.head.on(model)
 
 
-def _predict(model: nn.Module, arguments: Arguments) -> tuple[Ids, int]:
-    """Predicted classes (-1: not a number), shape (b,), and the number of classes."""
+def _logits(model: nn.Module, arguments: Arguments) -> Tensor:
     # Not around the loop of the caller, which would leave it on while the generator waits.
     with torch.inference_mode():
         output = model(*arguments.args, **arguments.kwargs)
-        logits = logits_in(output, model, _NEEDED, ndim=(2,))
-        best, predicted = logits.max(-1)
-        predicted = predicted.masked_fill(best.isnan(), -1)
-        return predicted.cpu().numpy(), logits.shape[1]
+        return logits_in(output, model, _NEEDED, ndim=(2,))
+
+
+def _likeliest(logits: Tensor) -> Ids:
+    """Predicted classes, shape (b,); -1 where a number is none."""
+    best, predicted = logits.max(-1)
+    classes: Ids = predicted.masked_fill(best.isnan(), -1).cpu().numpy()
+    return classes
 
 
 @dataclass(frozen=True)

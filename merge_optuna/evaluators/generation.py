@@ -12,6 +12,7 @@ from torch import nn
 
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._answers import Extract, extraction
+from merge_optuna.evaluators._asked import Asked, ImagePrompts, ProcessorOf, TextPrompts, room
 from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._beginnings import Window
 from merge_optuna.evaluators._data import Table, table_of
@@ -34,8 +35,8 @@ class Generation:
     and in other data types but for rounding). Of the folder of a model only its special tokens
     count, no other setting of generation. White space around a reply is left out.
 
-    Scores per example are rows: the score, and the number of tokens of the reply, without the one
-    that ends it. What has no answer, or is in another language than the one asked for, scores 0
+    Scores per example are rows: the score, and the number of tokens of the reply, without an end
+    token. What has no answer, or is in another language than the one asked for, scores 0
     (a function given as ``scorer`` is called with an empty text where there is no answer, and says
     what it is worth). Logits that are not finite score NaN. The value is the mean score.
 
@@ -65,6 +66,7 @@ class Generation:
         extract: Extract = None,
         scorer: Scorer = "exact_match",
         language: str | None = None,
+        image: str | None = None,
         tokenizer: Any = None,
         batch_size: int = 8,
     ) -> None:
@@ -93,8 +95,10 @@ class Generation:
                 ``"token_f1"``, or a function (answer in the reply, row) that returns a number.
             language: Code of the language that replies must be in, e.g. ``"ja"``, as lingua tells
                 it; a reply that is too short to tell passes.
+            image: Column of images, for vision-language models. In a chat an image stands before
+                the prompt of its row, else where the prompt has the processor's token for it.
             tokenizer: A tokenizer, or the folder or hub id of one; by default the one in the
-                model's own checkpoint. No padding token is needed.
+                model's own checkpoint. No padding token is needed. With images, a processor.
             batch_size: Most examples of a batch.
 
         Raises:
@@ -118,12 +122,16 @@ class Generation:
         if not self._rows:
             raise EvaluationError("The data set is empty: there is nothing to score a model on.")
         self._references = self._read_references(table, answer)
-        self._prompts = _Prompts(self.prompt, table)
-        self._tokenizer = TokenizerOf(tokenizer)
+        self._asked: Asked
+        if image is None:
+            self._asked, self._tokenizer = TextPrompts(self.prompt, table), TokenizerOf(tokenizer)
+        else:
+            self._asked = ImagePrompts(self.prompt, table, image)
+            self._tokenizer = ProcessorOf(tokenizer)
         self._most, self._stop, self._sampling = max_new_tokens, stops, sampling
         self._generator: Generator = BatchGenerator(stops, sampling)
         self._pieces = Pieces(batch_size)
-        self._batches = LanguageBatches(self._prompts.windows, self._tokenizer, None, batch_size)
+        self._batches = LanguageBatches(self._asked.windows, self._tokenizer, None, batch_size)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -164,7 +172,7 @@ class Generation:
         judged = sorted(one for some in self._judged(model) for one in some)
         return [
             {
-                "question": self._prompts.asked[one.example],
+                "question": self._asked.texts[one.example],
                 "reply": one.reply,
                 "answer": one.answer,
                 "references": self._references[one.example],
@@ -183,13 +191,13 @@ class Generation:
         batches = self._batches.of(model)
         rows = [(row, one) for ids, some in batches for row, (one,) in zip(ids, some, strict=True)]
         longest = sorted(rows, key=lambda row: len(row[1].tokens))[-2:]
-        self._ask(model, self._prompts.reader, longest, most=_PROBED)
+        self._ask(model, self._asked.reader, longest, most=_PROBED)
         self._judge(0, "", Reply([], True))
 
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of prompts and answers, and every setting that changes a score."""
-        asked = json.dumps([self._prompts.asked, self._references])
+        asked = json.dumps([self._asked.texts, self._references])
         parts: dict[str, str | int | None] = {
             "inputs": content_digest([asked.encode()]),
             "prompt": self.prompt.digest(),
@@ -200,6 +208,7 @@ class Generation:
             "scorer": self._scoring.digest,
             "language": None if self._language is None else self._language.code,
             "tokenizer": self._tokenizer.digest(),
+            **self._asked.digest(),
         }
         if not self._scoring.compares:  # it may look at all that is in a row
             rows = json.dumps(self._rows, default=lambda value: type(value).__name__)
@@ -221,14 +230,12 @@ class Generation:
 
     def _judged(self, model: nn.Module) -> Iterator[list[_Judged]]:
         """The examples, batch by batch."""
-        if model.training:
-            model.eval()
         batches = self._batches.of(model)
-        reader = self._prompts.reader  # of this model, even if another is scored in turns
+        reader = self._asked.reader  # of this model, even if another is scored in turns
         for ids, windows in batches:
             rows = [(row, window) for row, (window,) in zip(ids, windows, strict=True)]
             replies = self._ask(model, reader, rows, self._most)
-            texts = [self._text(reader.tokenizer, reply) for reply in replies]
+            texts = [self._text(self._asked.tokenizer(reader), reply) for reply in replies]
             yield [
                 self._judge(int(row), text, reply)
                 for row, text, reply in zip(ids, texts, replies, strict=True)
@@ -237,12 +244,20 @@ class Generation:
     def _ask(
         self, model: nn.Module, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
     ) -> list[Reply]:
+        if model.training:
+            model.eval()
         requests = [
-            Request(int(row), window.tokens, _room(reader, len(window.tokens), most))
+            Request(
+                int(row),
+                window.tokens,
+                room(reader, len(window.tokens), most),
+                self._asked.features(reader, int(row)),
+            )
             for row, window in rows
         ]
+        tokenizer = self._asked.tokenizer(reader)
         pieces = self._pieces.run(
-            len(requests), lambda some: self._generator(model, reader.tokenizer, requests[some])
+            len(requests), lambda some: self._generator(model, tokenizer, requests[some])
         )
         return [reply for piece in pieces for reply in piece]
 
@@ -270,44 +285,3 @@ class _Judged(NamedTuple):
     tokens: int
     reply: str
     answer: str
-
-
-class _Prompts:
-    """The prompts of all examples, and how the last model that they were made for reads."""
-
-    reader: Reader
-
-    def __init__(self, prompt: Prompt, table: Table) -> None:
-        self._prompt, self._table = prompt, table
-        self.asked = prompt.texts(table)
-
-    def windows(self, reader: Reader) -> list[list[Window]]:
-        """The token ids of each prompt.
-
-        Raises:
-            EvaluationError: If one leaves no room for a reply.
-        """
-        self.reader = reader
-        return [[Window(self._ids(reader, row), 0)] for row in range(len(self.asked))]
-
-    def _ids(self, reader: Reader, row: int) -> list[int]:
-        encode = self._prompt.source if reader.encodes else self._prompt.ids
-        ids = encode(reader.tokenizer, self.asked[row])
-        if not ids:
-            raise EvaluationError(f"{self._table.where(row)}: the prompt is empty.")
-        if _room(reader, len(ids), 1) < 1:
-            raise EvaluationError(
-                f"{self._table.where(row)}: the prompt has {len(ids)} tokens, and the context of "
-                f"the model {reader.limit}: there is no room for a reply. Shorten it, e.g. with "
-                "fewer examples=, or leave such rows out."
-            )
-        return ids
-
-
-def _room(reader: Reader, prompt: int, most: int) -> int:
-    """How many of ``most`` tokens of a reply the context has room for after a prompt."""
-    if reader.limit is None:
-        return most
-    if reader.encodes:  # the decoder has a context of its own, which begins with one token
-        return min(most, reader.limit - 1) if prompt <= reader.limit else 0
-    return min(most, reader.limit - prompt)

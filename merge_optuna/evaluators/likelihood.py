@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -13,11 +12,12 @@ from torch import nn
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._beginnings import Window
-from merge_optuna.evaluators._data import Groups, Table, table_of, texts
-from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
-from merge_optuna.evaluators._language import LanguageBatches, Reader, answered, nats
-from merge_optuna.evaluators._prompts import Prompt, Row, Template, encode
+from merge_optuna.evaluators._data import Groups, table_of
+from merge_optuna.evaluators._inputs import TokenizerOf
+from merge_optuna.evaluators._language import LanguageBatches, nats
+from merge_optuna.evaluators._prompts import Row, Template
 from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
+from merge_optuna.evaluators._scored_texts import scored_texts
 
 
 class NegativeLogLikelihood:
@@ -94,19 +94,19 @@ class NegativeLogLikelihood:
             raise EvaluationError(f"per must be one of {', '.join(_UNITS)}, not {per!r}.")
         check_counts(batch_size=batch_size, max_length=max_length, stride=stride)
         table = table_of(data)
-        template = f"{{{question}}}" if question and prompt is None else prompt
-        self._texts: _Texts
-        if template is None:
-            _check_no_prompt(answer=answer, chat=chat, system=system, examples=examples)
-            self.prompt = None
-            self._texts = _Documents(texts(table, text), table, stride)
-        else:
-            name = answer or "answer"
-            asked = Prompt(template, separator, chat, system)
-            self.prompt = asked.with_shots(examples, lambda row: row[name])
-            self._texts = _Answers(self.prompt, texts(table, name), table)
-        if not self._texts.scored:
-            raise EvaluationError("The data set is empty: there is nothing to score a model on.")
+        self._texts = scored_texts(
+            table,
+            text=text,
+            question=question,
+            answer=answer,
+            prompt=prompt,
+            separator=separator,
+            chat=chat,
+            system=system,
+            examples=examples,
+            stride=stride,
+        )
+        self.prompt = self._texts.prompt
         self.metric_names = (f"{self._name} per {per}{f' per {group}' if group else ''}",)
         self._per, self._max_length = per, max_length
         self._groups = Groups(table.column(group)) if group else None
@@ -194,100 +194,8 @@ class Perplexity(NegativeLogLikelihood):
             return float(np.exp(super()._total(scores)))
 
 
-def _check_no_prompt(**given: Any) -> None:
-    """Whoever names what belongs to a prompt means to have one."""
-    for name, value in given.items():
-        if value:
-            raise EvaluationError(
-                f"{name}= belongs to a prompt. Say what it is: question= (a column) or prompt= "
-                '(a template such as "{question}"); without either, whole texts are scored.'
-            )
-
-
 _UNITS: dict[str, Callable[[Ids, Sequence[str]], Ids]] = {
     "token": lambda tokens, texts: tokens,
     "byte": lambda tokens, texts: np.array([len(text.encode()) for text in texts]),
     "document": lambda tokens, texts: np.ones(len(texts), np.int64),
 }
-
-
-# -- what is scored -------------------------------------------------------------------------------
-
-
-class _Texts(Protocol):
-    """The texts of all examples."""
-
-    scored: list[str]
-
-    def windows(self, reader: Reader) -> list[list[Window]]:
-        """What a model is given of each example."""
-
-    def digest(self) -> dict[str, str | int | None]:
-        """What a search is not continued without."""
-
-
-class _Documents:
-    """Whole texts, in windows where they are long."""
-
-    def __init__(self, scored: list[str], table: Table, stride: int | None) -> None:
-        self.scored, self._table, self._stride = scored, table, stride
-
-    def windows(self, reader: Reader) -> list[list[Window]]:
-        if reader.encodes:
-            raise EvaluationError(
-                "An encoder-decoder model answers a prompt: name its columns with question= and "
-                "answer=, or prompt= and answer=. Documents are scored by decoders."
-            )
-        return [list(self._split(reader, row)) for row in range(len(self.scored))]
-
-    def digest(self) -> dict[str, str | int | None]:
-        content = content_digest([json.dumps(self.scored).encode()])
-        return {"inputs": content, "stride": self._stride}
-
-    def _split(self, reader: Reader, row: int) -> Iterator[Window]:
-        ids = encode(reader.tokenizer, self.scored[row])
-        if len(ids) < 2:
-            raise EvaluationError(
-                f"{self._table.where(row)}: a document of {len(ids)} tokens has none to be "
-                "scored. Leave such rows out."
-            )
-        length = reader.limit or len(ids)
-        if length < 2 or (self._stride or 0) > length:
-            raise EvaluationError(
-                f"Windows of {length:,} tokens, each {self._stride} after the one before, do not "
-                f"cover a document. Pass max_length= of at least 2 and stride= of at most "
-                f"{length:,}."
-            )
-        return _windows(ids, length, self._stride)
-
-
-class _Answers:
-    """Answers to prompts."""
-
-    def __init__(self, prompt: Prompt, scored: list[str], table: Table) -> None:
-        self.scored, self._prompt, self._table = scored, prompt, table
-        self._asked = prompt.texts(table)
-
-    def windows(self, reader: Reader) -> list[list[Window]]:
-        return [
-            [answered(reader, self._prompt, asked, answer, self._table.where(row), ends=True)]
-            for row, (asked, answer) in enumerate(zip(self._asked, self.scored, strict=True))
-        ]
-
-    def digest(self) -> dict[str, str | int | None]:
-        content = content_digest([json.dumps([self._asked, self.scored]).encode()])
-        return {"inputs": content, "prompt": self._prompt.digest()}
-
-
-def _windows(ids: list[int], length: int, stride: int | None) -> Iterator[Window]:
-    """Each token but the first once, with at most ``length`` tokens at a time."""
-    step, done = stride or max(1, length // 2), 1
-    for begin in range(0, len(ids), step):
-        end = min(begin + length, len(ids))
-        # The first token of a window follows nothing that the model sees.
-        scored = end - max(done, begin + 1)
-        if scored:
-            yield Window(ids[begin:end], scored)
-        done = end
-        if end == len(ids):
-            return

@@ -14,6 +14,7 @@ import numpy as np
 
 from merge_optuna.errors import EvaluationError, few, shown
 from merge_optuna.evaluators._function import as_evaluator
+from merge_optuna.evaluators._head import heads_of
 from merge_optuna.evaluators._protocol import (
     Batch,
     Evaluator,
@@ -22,13 +23,16 @@ from merge_optuna.evaluators._protocol import (
     as_number,
     batches_of,
     breakdown_over,
-    check_evaluator,
+    check_length,
+    check_metrics,
     is_deterministic,
     value_over,
 )
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from merge_optuna.checkpoints import Checkpoint
 
 
 class Tasks:
@@ -79,10 +83,9 @@ class Tasks:
         self._names, self._parts = [*self.tasks], [*self.tasks.values()]
         self._aggregate, self._weights = _chosen(aggregate, self._names)
         self.metric_names = (f"{self._aggregate.name} of {', '.join(self._names)}",)
-        self._starts = np.cumsum([0, *map(len, self._parts)])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return sum(map(len, self._parts))
 
     def __call__(self, model: nn.Module) -> Iterator[Batch]:
         """Scores the examples; those of the second task are numbered after those of the first.
@@ -99,8 +102,9 @@ class Tasks:
         with contextlib.closing(self._alternating(model)) as batches:
             first = list(islice(batches, len(self._parts)))  # one of each: whose rows are longest?
             width = max(_further(scores) for _, _, scores in first)
+            starts = np.cumsum([0, *map(len, self._parts)])  # some have not known it before
             for number, ids, scores in chain(first, batches):
-                yield self._starts[number] + ids, _row(number, scores, width)
+                yield starts[number] + ids, _row(number, scores, width)
 
     def value(self, scores: Scores) -> float:
         """The aggregate of the tasks' values over the scores of any examples.
@@ -125,16 +129,23 @@ class Tasks:
         return found
 
     def check(self, model: nn.Module) -> None:
-        """Checks that every task can score a model, as far as tasks check it.
+        """Checks that every task can score a model, as far as it checks that, and has examples.
 
         Raises:
             EvaluationError: If one cannot; the message names it.
         """
         for name, part in self.tasks.items():
             check = getattr(part, "check", None)
-            if check is not None:
-                with _of_task(name):
+            with _of_task(name):
+                if check is not None:
                     check(model)
+                check_length(part)
+
+    @property
+    def heads(self) -> dict[str, Checkpoint | None]:
+        """Whose head is put on the model for each task; None where the model's own counts."""
+        found = {name: [*heads_of(part).values()] for name, part in self.tasks.items()}
+        return {name: heads[0] if heads else None for name, heads in found.items()}
 
     @cached_property
     def digest(self) -> dict[str, Any]:
@@ -153,16 +164,16 @@ class Tasks:
                 number: stack.enter_context(contextlib.closing(batches_of(part, model)))
                 for number, part in enumerate(self._parts)
             }
-            done, asked = np.zeros(len(streams), int), np.zeros(len(streams), int)
+            done, asked = dict.fromkeys(streams, 0.0), dict.fromkeys(streams, 0)
             while streams:
-                number = min(streams, key=lambda n: (done[n] / len(self._parts[n]), asked[n]))
+                number = min(streams, key=lambda n: (done[n], asked[n]))
                 with _of_task(self._names[number]):
                     batch = next(streams[number], None)
                 if batch is None:
                     del streams[number]
                     continue
                 asked[number] += 1
-                done[number] += len(batch[0])
+                done[number] += len(batch[0]) / len(self._parts[number])
                 yield number, *batch
 
     def _own(self, scores: Scores) -> dict[int, Scores]:
@@ -289,7 +300,7 @@ def _part(name: str, part: Any) -> Evaluator:
         )
     with _of_task(name):
         evaluator = as_evaluator(part)
-        check_evaluator(evaluator)
+        check_metrics(evaluator)
     if len(evaluator.directions) != 1:
         raise EvaluationError(
             f"Task {name!r} has {len(evaluator.directions)} objectives: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -16,6 +16,8 @@ from merge_optuna.recipes import Recipe, Source, linear
 
 if TYPE_CHECKING:
     from torch import nn
+
+T = TypeVar("T")
 
 
 def greedy_soup(
@@ -72,13 +74,28 @@ def greedy_soup(
         return -math.inf if math.isnan(value) else sign * value
 
     with bar:
-        alone = [score([expert]) for expert in experts]
-        first, *others = sorted(range(len(experts)), key=lambda i: -alone[i])
-        kept, best = [experts[first]], alone[first]
-        if best == -math.inf:
-            raise EvaluationError("No expert has a score that is a number.")
-        for i in others:
-            found = score([*kept, experts[i]])
-            if found >= best:
-                kept, best = [*kept, experts[i]], found
+        kept = chosen_greedily(experts, score)
     return linear(kept, exclude=exclude, name=name)
+
+
+def chosen_greedily(experts: Sequence[T], score: Callable[[Sequence[T]], float]) -> list[T]:
+    """The members of a greedy soup, in the order in which they join.
+
+    Args:
+        experts: At least one; of equal ones the first counts as better.
+        score: Of the average of some of them, larger is better; −∞ where it has none. It is
+            called for each expert alone and then for n − 1 averages.
+
+    Raises:
+        EvaluationError: If no expert has a score.
+    """
+    alone = [score([expert]) for expert in experts]
+    first, *others = sorted(range(len(experts)), key=lambda i: -alone[i])
+    kept, best = [experts[first]], alone[first]
+    if best == -math.inf:
+        raise EvaluationError("No expert has a score that is a number.")
+    for i in others:
+        found = score([*kept, experts[i]])
+        if found >= best:
+            kept, best = [*kept, experts[i]], found
+    return kept

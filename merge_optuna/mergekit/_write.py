@@ -265,6 +265,8 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError(
                 f"mergekit cannot do {name}={given!r} in {recipe.method}, only {value!r}."
             )
+    if recipe.seen != recipe.sources:
+        raise RecipeError("mergekit cannot merge a model that has a head with one that has none.")
     left_out = [n for n, why in recipe.alignment.copied.items() if why != "not a float tensor"]
     if left_out:
         raise RecipeError(

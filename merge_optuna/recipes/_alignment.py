@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from merge_optuna.checkpoints import Checkpoint, own_names, vocab_size
+from merge_optuna.checkpoints import Checkpoint, base_model_prefix, own_names, vocab_size
 from merge_optuna.errors import CheckpointMismatch, RecipeError, few
 from merge_optuna.recipes._belonging import check_configs, check_vocabularies
 from merge_optuna.recipes._fisher_and_gram import is_statistics
@@ -239,22 +239,3 @@ def _labels(checkpoint: Checkpoint) -> dict[int, str] | None:
     labels = (checkpoint.config or {}).get("id2label") or {}
     named = any(label != f"LABEL_{i}" for i, label in labels.items())
     return {int(i): labels[i] for i in sorted(labels, key=int)} if named else None
-
-
-def base_model_prefix(checkpoint: Checkpoint) -> str | None:
-    """Name of the headless model inside a model with a head, e.g. ``model`` or ``bert``.
-
-    None when the architecture is unknown, or the checkpoint holds the headless model itself.
-    """
-    if checkpoint.module is not None:
-        prefix = getattr(checkpoint.module, "base_model_prefix", "")
-    else:
-        architectures = (checkpoint.config or {}).get("architectures") or []
-        if not architectures:
-            return None
-        import transformers
-
-        architecture = getattr(transformers, architectures[0], None)
-        prefix = getattr(architecture, "base_model_prefix", "")
-    inside = any(name.startswith(f"{prefix}.") for name in checkpoint.names())
-    return prefix if prefix and inside else None

@@ -165,5 +165,25 @@ def check_names(
         )
 
 
+def check_inner(prefix: str, dtype: str | None, *texts: object) -> None:
+    """What is said of the whole merged model is said by the outermost recipe.
+
+    Args:
+        prefix: How a recipe inside another is called.
+        dtype: Its data type.
+        texts: Its tokenizer, chat template and config.
+
+    Raises:
+        RecipeError: If the one inside says it.
+    """
+    if dtype is not None:
+        raise RecipeError("dtype is that of the whole merged model: give it to the outer recipe.")
+    if any(text is not None for text in texts):
+        raise RecipeError(
+            "tokenizer, chat_template and config belong to the outermost recipe, not to "
+            f"{prefix!r}."
+        )
+
+
 def _twice(names: Iterable[str]) -> set[str]:
     return {name for name, times in Counter(names).items() if times > 1}

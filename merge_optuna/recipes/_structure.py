@@ -50,11 +50,8 @@ class Structure(ABC):
 class Overlay(Structure):
     """Every tensor is made of those of the same name in all sources."""
 
-    def __init__(
-        self, base: Checkpoint | None, models: Sequence[Checkpoint], exclude: tuple[str, ...]
-    ):
-        self._sources = (*models,) if base is None else (base, *models)
-        self._models, self._exclude = range(len(models)), exclude
+    def __init__(self, sources: tuple[Checkpoint, ...], models: int, exclude: tuple[str, ...]):
+        self._sources, self._models, self._exclude = sources, range(models), exclude
 
     @cached_property
     def frame(self) -> Checkpoint:

@@ -15,12 +15,14 @@ from merge_optuna.errors import RecipeError, shown
 from merge_optuna.recipes._alignment import Alignment
 from merge_optuna.recipes._checks import (
     check_dtype,
+    check_inner,
     check_names,
     complete,
     individual_of,
     joint_extent,
 )
 from merge_optuna.recipes._fisher_and_gram import check_number, check_origin
+from merge_optuna.recipes._heads import under_one_name
 from merge_optuna.recipes._numbers import Numbers
 from merge_optuna.recipes._sources import names_of, numbered, replaced
 from merge_optuna.recipes._space import SearchSpace
@@ -145,6 +147,19 @@ class Recipe(SearchSpace):
         return (() if self.base is None else (self.base,)) + self.models
 
     @cached_property
+    def seen(self) -> tuple[Checkpoint | Recipe, ...]:
+        """Base and models as tensors are read: called alike also where only some have a head.
+
+        Raises:
+            RecipeError: If statistics or a tokenizer go by the names that tensors have.
+        """
+        if self.spec.structure != "overlay":
+            return self.sources
+        bound = bool(self.statistics) or self.tokenizer is not None
+        seen = under_one_name(frame_of(self.sources[0]), self.leaves(), bound=bound)
+        return tuple(_seen_through(self.sources, seen)) if seen else self.sources
+
+    @cached_property
     def extent(self) -> tuple[int, int]:
         """How many recipes stand inside each other, and how many sources they have together."""
         return joint_extent(
@@ -153,10 +168,7 @@ class Recipe(SearchSpace):
 
     def leaves(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint in the tree, once."""
-        found: dict[Checkpoint, None] = {}
-        for source in self.sources:
-            found |= dict.fromkeys(leaves_of(source))
-        return tuple(found)
+        return tuple(dict.fromkeys(leaf for one in self.sources for leaf in leaves_of(one)))
 
     def owner(self, name: str) -> Checkpoint:
         """The leaf of a name, or a slice of it; for ``"base"`` the one that the frame is of."""
@@ -175,15 +187,14 @@ class Recipe(SearchSpace):
     @cached_property
     def structure(self) -> Structure:
         """How the sources make up the merged model: laid over each other, or stacked."""
-        models = tuple(map(frame_of, self.models))
+        frames = tuple(map(frame_of, self.seen))
         if self.spec.structure == "overlay":
-            base = None if self.base is None else frame_of(self.base)
-            return Overlay(base, models, self.exclude)
+            return Overlay(frames, len(self.models), self.exclude)
         if self.exclude:
             raise RecipeError(f"{self.method} leaves nothing out: exclude= is for merges.")
         if self.path is None:
-            return Stack(models)
-        return Chain(models, self.model_names, self.path, self.digest)
+            return Stack(frames)
+        return Chain(frames, self.model_names, self.path, self.digest)
 
     @property
     def frame(self) -> Checkpoint:
@@ -211,8 +222,9 @@ class Recipe(SearchSpace):
 
     def inputs_at(self, name: str) -> tuple[tuple[Checkpoint | Recipe, str], ...]:
         """The sources of one tensor, the base first, each with the tensor's name there."""
-        base = [] if self.base is None else [(self.base, name)]
-        return (*base, *((self.models[i], own) for i, own in self.structure.models_at(name)))
+        models = self.seen[-len(self.models) :]
+        base = [] if self.base is None else [(self.seen[0], name)]
+        return (*base, *((models[i], own) for i, own in self.structure.models_at(name)))
 
     def chat_template_text(self) -> str | None:
         """The chat template to be written; None for that of the tokenizer.
@@ -412,7 +424,7 @@ def _check(recipe: Recipe) -> None:
             "vocabularies. Write models with one vocabulary first and make statistics of them."
         )
     for prefix, inner in recipe.nested:
-        _check_inner(prefix, inner)
+        check_inner(prefix, inner.dtype, inner.tokenizer, inner.chat_template, inner.config)
 
 
 def _outline(recipe: Recipe) -> str:
@@ -423,17 +435,6 @@ def _outline(recipe: Recipe) -> str:
     ]
     without = f" without {', '.join(recipe.exclude)}" if recipe.exclude else ""
     return f"{recipe.method} of {', '.join(sources)}{without}"
-
-
-def _check_inner(prefix: str, inner: Recipe) -> None:
-    """What is said of the whole merged model is said by the outermost recipe."""
-    if inner.dtype is not None:
-        raise RecipeError("dtype is that of the whole merged model: give it to the outer recipe.")
-    if any(text is not None for text in (inner.tokenizer, inner.chat_template, inner.config)):
-        raise RecipeError(
-            "tokenizer, chat_template and config belong to the outermost recipe, not to "
-            f"{prefix!r}."
-        )
 
 
 def _seen_through(

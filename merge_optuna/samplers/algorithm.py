@@ -119,7 +119,7 @@ class Member:
         """
         if self.packed_scores is None:
             return np.array([-self.rank.loss])
-        return -self.sign * unpack(self.packed_scores, self.trial).astype(np.float64)
+        return -self.sign * unpack(self.packed_scores, f"trial {self.trial}").astype(np.float64)
 
 
 class TooFewMembers(Exception):

@@ -8,9 +8,11 @@ from merge_optuna.samplers._protocol.owner import (
     PATIENCE,
     age,
     fail_dead_trials,
+    is_alive,
     owner_alive,
     owner_of,
     sign,
+    this_process,
 )
 from merge_optuna.samplers._protocol.places import CANDIDATE, LEARN, keyed_rng
 from merge_optuna.samplers._protocol.sampler import sign_once
@@ -22,6 +24,7 @@ __all__ = [
     "age",
     "check_numbers",
     "fail_dead_trials",
+    "is_alive",
     "is_excused",
     "keyed_rng",
     "own_claim",
@@ -29,4 +32,5 @@ __all__ = [
     "owner_of",
     "sign",
     "sign_once",
+    "this_process",
 ]

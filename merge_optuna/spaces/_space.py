@@ -104,6 +104,17 @@ class Space(ABC):
         """A model that is made as all of the space are, for checks before a search."""
         return self.frame
 
+    def fine_tuned_from(self) -> Checkpoint | Recipe | None:
+        """The model that the others were fine-tuned from, where the space says it."""
+        return None
+
+    def untuned(self) -> Recipe | None:
+        """What the space makes of its models without a search, as a baseline.
+
+        None if that is their uniform average, or one of them.
+        """
+        return None
+
     def leaves(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint that models are made of, once."""
         return self.recipe.leaves()

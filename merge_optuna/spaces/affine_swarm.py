@@ -75,6 +75,10 @@ class AffineSwarm(ParameterSpace):
         """How the models that the swarm begins with are called."""
         return self.recipe.model_names
 
+    def fine_tuned_from(self) -> Checkpoint | Recipe:
+        """See :meth:`Space.fine_tuned_from`."""
+        return self.recipe.models[0]
+
     def distributions(self) -> dict[str, BaseDistribution]:
         """See :meth:`Space.distributions`."""
         return dict(self.recipe.distributions())

@@ -118,6 +118,14 @@ class DifferentialCrossover(Genealogy[Population]):
         exclude, config = models.exclude, models.config
         return cls(models.models, merger=merger, exclude=exclude, config=config, **options)
 
+    def fine_tuned_from(self) -> Checkpoint | Recipe | None:
+        """See :meth:`Space.fine_tuned_from`: that of the merger, if there is one."""
+        return None if self.merger is None else self.merger.base
+
+    def untuned(self) -> Recipe | None:
+        """See :meth:`Space.untuned`: the merger of the unchanged models, if there is one."""
+        return self.merger
+
     def leaves(self) -> tuple[Checkpoint, ...]:
         """See :meth:`Space.leaves`."""
         return super().leaves() if self.merger is None else self.merger.leaves()

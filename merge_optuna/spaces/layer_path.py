@@ -150,6 +150,10 @@ class LayerPath(ParameterSpace):
         """See :meth:`Space.template`; no further model is made for it."""
         return self.recipe
 
+    def untuned(self) -> Recipe:
+        """See :meth:`Space.untuned`: the path that a search begins with."""
+        return self.recipe
+
     def distributions(self) -> dict[str, BaseDistribution]:
         """See :meth:`Space.distributions`."""
         return dict(self._distributions)

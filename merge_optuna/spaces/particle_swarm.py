@@ -107,6 +107,10 @@ class ParticleSwarm(Genealogy[Ancestor]):
         made._set(recipes["models"], **options)
         return made
 
+    def fine_tuned_from(self) -> Checkpoint | Recipe:
+        """See :meth:`Space.fine_tuned_from`."""
+        return self.recipe.models[0]
+
     def source(self, name: str) -> Ancestor:
         """See :meth:`Genealogy.source`."""
         return self._ancestors.models[name]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from merge_optuna.study._board import Cost, Entry, Leaderboard, Row, Run
+from merge_optuna.study._baseline_scoring import baseline_evaluations, baselines
+from merge_optuna.study._baselines import Baseline, Baselines
+from merge_optuna.study._board import Cost, Entry, Kind, Leaderboard, Row, Run
 from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
@@ -21,11 +23,14 @@ from merge_optuna.study._storage import storage
 
 __all__ = [
     "Ancestor",
+    "Baseline",
+    "Baselines",
     "Cost",
     "Draws",
     "Entry",
     "Estimate",
     "KeepBest",
+    "Kind",
     "Leaderboard",
     "Lineage",
     "MaxFailures",
@@ -37,6 +42,8 @@ __all__ = [
     "Stagnation",
     "StopRule",
     "UnchangedGeneration",
+    "baseline_evaluations",
+    "baselines",
     "best_trial",
     "complete_trials",
     "counts",

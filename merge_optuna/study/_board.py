@@ -106,7 +106,7 @@ class Row:
     Attributes:
         name: Of the method.
         kind: See :class:`Entry`.
-        seeds: How many runs there are.
+        seeds: How many there are; 0 if nothing about it is random.
         dev: The mean over the runs; with an interval only where nothing is held out.
         test: The same on held-out examples, with its interval; None if there are none.
         difference: To the best baseline, where the interval is; None for that one itself.
@@ -178,7 +178,7 @@ class Leaderboard:
         ordered = sorted(entries, key=lambda entry: np.nan_to_num(values[entry.name], nan=np.inf))
         best = next((entry.name for entry in ordered if entry.kind != SEARCH), None)
         rows = tuple(_row(entry, samples, best, on) for entry in ordered)
-        notes = tuple(_notes(rows, samples, best, on, direction))
+        notes = tuple(_notes(rows, best, on, direction))
         return cls(metric, direction, on, rows, best, notes, samples)
 
     def difference(self, one: str, other: str) -> Estimate:
@@ -300,7 +300,7 @@ def _row(entry: Entry, samples: Mapping[str, Sample], best: str | None, on: Part
     return Row(
         entry.name,
         entry.kind,
-        len(entry.runs),
+        len(entry.seeds),
         compared if on == "dev" else Estimate(dev, np.nan, np.nan, 0, 0),
         compared if on == "test" else None,
         None if best in (None, entry.name) else own.minus(samples[best]),
@@ -308,9 +308,7 @@ def _row(entry: Entry, samples: Mapping[str, Sample], best: str | None, on: Part
     )
 
 
-def _notes(
-    rows: Sequence[Row], samples: Mapping[str, Sample], best: str | None, on: Part, direction: str
-) -> Iterator[str]:
+def _notes(rows: Sequence[Row], best: str | None, on: Part, direction: str) -> Iterator[str]:
     parts = [row.test or row.dev for row in rows]
     examples = max(part.examples for part in parts)
     drawn = [
@@ -322,14 +320,14 @@ def _notes(
             f"[95 % intervals] by a bootstrap that draws {' and '.join(drawn)}; differences are "
             "paired where these match."
         )
-    alone = [row.name for row in rows if len(samples[row.name].seeds) == 1]
+    alone = [row.name for row in rows if row.seeds == 1]
     if alone:
         yield (
             "One seed only, so that seeds cannot be drawn, and another seed may differ by more "
-            f"than the interval says: {few(alone)}."
+            f"than the interval says: {'; '.join(alone)}."
         )
     if blind := [row.name for row, part in zip(rows, parts, strict=True) if not part.examples]:
-        whose = "" if len(blind) == len(rows) else f" of {few(blind)}"
+        whose = "" if len(blind) == len(rows) else f" of {'; '.join(blind)}"
         yield f"Scores of single {on} examples{whose} are not there, so they are not drawn."
     if on == "dev":
         yield "Searches have chosen by these values, which are too good therefore: give test=."
@@ -343,7 +341,7 @@ def _about_the_best(rows: Sequence[Row], best: str, on: Part, direction: str) ->
     searches = [row for row in rows if row.kind == SEARCH and row.difference is not None]
     better = [row.name for row in searches if is_better(row.difference, direction)]
     if searches and not better:
-        yield "No search is better than it by more than its interval."
+        yield "No search beats it beyond chance."
 
 
 def is_better(difference: Estimate | None, direction: str) -> bool:
@@ -353,6 +351,10 @@ def is_better(difference: Estimate | None, direction: str) -> bool:
     return difference.low > 0 if direction == "maximize" else difference.high < 0
 
 
+def _cell(estimate: Estimate | None, spec: str) -> str:
+    return "" if estimate is None or np.isnan(estimate.value) else format(estimate, spec)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
 
@@ -360,18 +362,10 @@ def _number(value: float | None) -> str:
 _COLUMNS: Sequence[tuple[str, Callable[[Row, int], str]]] = (
     ("method", lambda row, digits: row.name),
     ("kind", lambda row, digits: row.kind),
-    ("seeds", lambda row, digits: str(row.seeds)),
-    ("dev {self.metric}", lambda row, digits: format(row.dev, f".{digits}f")),
-    (
-        "test {self.metric}",
-        lambda row, digits: "" if row.test is None else format(row.test, f".{digits}f"),
-    ),
-    (
-        "− best baseline",
-        lambda row, digits: (
-            "" if row.difference is None else format(row.difference, f"+.{digits}f")
-        ),
-    ),
+    ("seeds", lambda row, digits: str(row.seeds or "")),
+    ("dev {self.metric}", lambda row, digits: _cell(row.dev, f".{digits}f")),
+    ("test {self.metric}", lambda row, digits: _cell(row.test, f".{digits}f")),
+    ("− best baseline", lambda row, digits: _cell(row.difference, f"+.{digits}f")),
     ("evaluations", lambda row, digits: _number(row.cost.evaluations)),
     ("examples", lambda row, digits: _number(row.cost.examples)),
     ("tokens", lambda row, digits: _number(row.cost.tokens)),

@@ -8,8 +8,8 @@ of the drawn examples; an interval is between two percentiles of the resamples.
 
 With few seeds such an interval is too narrow: a draw of S seeds has (S - 1)/S of their variance,
 and percentiles take it for known (Hesterberg, *What teachers should know about the bootstrap*,
-2015, section 5.1). Therefore what the seeds add in a resample is stretched by :func:`stretch`: for
-normal values, and seeds alone, the interval is then Student's.
+2015, on narrowness bias). Therefore what the seeds add in a resample is stretched by
+:func:`stretch`: for normal values, and seeds alone, the interval is then Student's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
+Ids: TypeAlias = NDArray[np.int64]
 Value: TypeAlias = Callable[[Array], float]
 
 LEVEL = 0.95
@@ -70,17 +71,28 @@ class Draws:
     resamples: int = 2000
     seed: int = 0
 
-    def of_examples(self, n: int) -> Iterator[NDArray[np.int64]]:
+    def of_examples(self, n: int) -> Iterator[Ids]:
         """Blocks of draws of n examples, shape (b, n) each; all together ``resamples`` draws."""
-        rng = np.random.default_rng([self.seed, _EXAMPLES, n])
+        bits = np.random.Philox(key=[self.seed, _key(_EXAMPLES, n)])
         block = max(1, _AT_ONCE // n)
         for first in range(0, self.resamples, block):
-            yield rng.integers(n, size=(min(block, self.resamples - first), n))
+            yield _indices(bits, min(block, self.resamples - first), n)
 
-    def of_seeds(self, n: int, stream: int) -> NDArray[np.int64]:
+    def of_seeds(self, n: int, stream: int) -> Ids:
         """Draws of n seeds, shape (resamples, n)."""
-        rng = np.random.default_rng([self.seed, _SEEDS, n, stream])
-        return rng.integers(n, size=(self.resamples, n))
+        bits = np.random.Philox(key=[self.seed, _key(_SEEDS + stream, n)])
+        return _indices(bits, self.resamples, n)
+
+
+def _key(purpose: int, n: int) -> int:
+    return n << 8 | purpose
+
+
+def _indices(bits: np.random.Philox, draws: int, n: int) -> Ids:
+    """Numbers below n, shape (draws, n), from the raw bits: other methods of numpy may change."""
+    high = bits.random_raw(draws * n).reshape(draws, n) >> np.uint64(32)
+    found: Ids = (high * np.uint64(n) >> np.uint64(32)).astype(np.int64)
+    return found
 
 
 def over_examples(runs: Sequence[Array], value: Value, draws: Draws) -> Array:
@@ -117,7 +129,7 @@ def _is_mean(scores: Array, value: Value, draws: Draws) -> bool:
     return all(np.isclose(value(scores[p]), first[p].mean(), rtol=1e-12, atol=0) for p in probes)
 
 
-def _counts(block: NDArray[np.int64], n: int) -> Array:
+def _counts(block: Ids, n: int) -> Array:
     """How often each of n examples was drawn, shape (b, n), from draws of shape (b, m)."""
     places = block + n * np.arange(len(block))[:, None]
     return np.bincount(places.ravel(), minlength=n * len(block)).reshape(-1, n).astype(np.float64)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 from optuna.study import StudyDirection
@@ -18,6 +18,7 @@ from merge_optuna._schema import RECIPE
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError, shown
 from merge_optuna.recipes import Recipe
+from merge_optuna.study._baselines import Baseline, stored_baselines
 from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._recorded import stored_space
 
@@ -75,6 +76,7 @@ def recipe_of(
     study: optuna.Study,
     trial: FrozenTrial | int | None = None,
     *,
+    baseline: str | None = None,
     sources: Mapping[str, Checkpoint | str | Path] | None = None,
 ) -> Recipe:
     """Rebuilds the recipe of a trial from the database alone.
@@ -82,13 +84,17 @@ def recipe_of(
     Args:
         study: A study that ran a :class:`mo.MergeObjective`.
         trial: A trial or its number; the best one when omitted.
+        baseline: Name of a baseline, instead of a trial; see :func:`mo.baselines`.
         sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
             places of those that were moved.
 
     Raises:
-        StudyError: If the study holds no recipes, or there is no such trial.
+        StudyError: If the study holds no recipes, or there is no such trial or baseline.
         CheckpointError: If a source has changed.
     """
+    if baseline is not None:
+        _baseline(study, trial, baseline)  # refuses both
+        return _recipe_of_baseline(stored_baselines(study)[baseline]).with_sources(sources or {})
     frozen = frozen_trial(study, trial)
     written = frozen.system_attrs.get(RECIPE)
     if written is not None:
@@ -110,6 +116,7 @@ def export(
     folder: str | Path,
     *,
     trial: FrozenTrial | int | None = None,
+    baseline: str | None = None,
     force: bool = False,
     sources: Mapping[str, Checkpoint | str | Path] | None = None,
     dtype: torch.dtype | str | None = None,
@@ -123,6 +130,7 @@ def export(
         study: A study that ran a :class:`mo.MergeObjective`.
         folder: Where to.
         trial: A trial or its number; the best one when omitted.
+        baseline: Name of a baseline, instead of a trial; see :func:`mo.baselines`.
         force: Replace an earlier export. A folder that holds anything else is never replaced.
         sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
             places of those that were moved.
@@ -137,17 +145,17 @@ def export(
     Raises:
         ExportError: If the folder is not empty and ``force`` is not set, or holds anything but an
             earlier export; or if the disk is full. What was there is untouched.
-        StudyError: If the study holds no recipes, or there is no such trial.
+        StudyError: If the study holds no recipes, or there is no such trial or baseline.
     """
-    frozen = frozen_trial(study, trial)
+    one = _trial(study, trial) if baseline is None else _baseline(study, trial, baseline)
     names = metric_names(study) or ["value"] * len(study.directions)
-    values = {**dict(zip(names, frozen.values or (), strict=False)), **breakdown_of(frozen)}
+    values = {**dict(zip(names, one.values, strict=False)), **one.breakdown}
     dev = {f"{name} (dev)": value for name, value in values.items()}
-    about = {"study": study.study_name, "trial": frozen.number}
+    about = {"study": study.study_name, one.kind: one.name, **_beside(study, names)}
     url = compat.url_of(study) or "STORAGE"
-    place = ["--study", study.study_name, "--trial", str(frozen.number)]
+    place = ["--study", study.study_name, f"--{one.kind}", str(one.name)]
     command = shlex.join(["merge-optuna", "export", url, str(folder), *place])
-    recipe = recipe_of(study, frozen, sources=sources)
+    recipe = recipe_of(study, one.trial, baseline=baseline, sources=sources)
     with interruptible():
         return write(
             recipe,
@@ -159,6 +167,44 @@ def export(
             score={**dev, **(score or {}), **about},
             command=command,
         )
+
+
+class _Exported(NamedTuple):
+    """A trial or a baseline, as a model card tells it."""
+
+    kind: str
+    name: int | str
+    values: Sequence[float]
+    breakdown: Mapping[str, float]
+    trial: FrozenTrial | None = None
+
+
+def _trial(study: optuna.Study, trial: FrozenTrial | int | None) -> _Exported:
+    one = frozen_trial(study, trial)
+    return _Exported("trial", one.number, one.values or (), breakdown_of(one), one)
+
+
+def _baseline(study: optuna.Study, trial: FrozenTrial | int | None, name: str) -> _Exported:
+    if trial is not None:
+        raise StudyError(f"Give trial= or baseline=, not both: {trial!r} and {name!r}.")
+    row = stored_baselines(study)[name]
+    return _Exported("baseline", row.name, row.values or (), row.breakdown)
+
+
+def _recipe_of_baseline(row: Baseline) -> Recipe:
+    if row.recipe is not None:
+        return row.recipe
+    why = row.reason or "it is an average of predictions, for reference only"
+    raise StudyError(f"The baseline {row.name!r} is no checkpoint: {why}")
+
+
+def _beside(study: optuna.Study, metrics: Sequence[str]) -> dict[str, float]:
+    """The scores of the baselines by what the model card calls them."""
+    return {
+        f"{metric} (dev{', tuned on it' if row.tuned else ''}) of the baseline {row.name}": value
+        for row in stored_baselines(study).headlines
+        for metric, value in zip(metrics, row.values or (), strict=False)
+    }
 
 
 def frozen_trial(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:

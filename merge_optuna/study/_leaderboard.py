@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import metric_names
-from merge_optuna._schema import DEV, EXAMPLES, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
-from merge_optuna._scores import unpack
 from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError, few, shown
-from merge_optuna.evaluators import (
-    Evaluator,
-    as_evaluator,
-    batches_of,
-    check_evaluator,
-    name_of,
-    value_over,
+from merge_optuna.evaluators import Evaluator, as_evaluator
+from merge_optuna.study._board import SEARCH, TUNED, Leaderboard
+from merge_optuna.study._bootstrap import Draws
+from merge_optuna.study._contenders import (
+    Contender,
+    Scorer,
+    Searches,
+    Sources,
+    baselines_of,
+    of_search,
+    of_trial,
 )
-from merge_optuna.recipes import Recipe
-from merge_optuna.study._board import SEARCH, TUNED, Cost, Entry, Kind, Leaderboard, Run
-from merge_optuna.study._bootstrap import Array, Draws
-from merge_optuna.study._counts import COUNTED
-from merge_optuna.study._export import best_trial, frozen_trial, recipe_of
-
-if TYPE_CHECKING:
-    from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.study._export import frozen_trial
 
 Studies: TypeAlias = (
     optuna.Study | Sequence[optuna.Study] | Mapping[str, optuna.Study | Sequence[optuna.Study]]
 )
 _SEED = re.compile(r"(?P<name>.+?)[\s,_-]+seed[\s=_-]*(?P<seed>\d+)", re.IGNORECASE)
-_CLOSE = 1e-5  # per-example scores are kept in single precision
 
 
 def leaderboard(
@@ -48,7 +38,7 @@ def leaderboard(
     trials: Sequence[FrozenTrial | int] | None = None,
     test: Evaluator | None = None,
     engine: Engine | None = None,
-    sources: Mapping[str, Checkpoint | str | Path] | None = None,
+    sources: Sources | None = None,
     baselines: Sequence[str] = (),
     seed: int = 0,
 ) -> Leaderboard:
@@ -87,15 +77,17 @@ def leaderboard(
     """
     searches = _searches(studies)
     metric, direction = _alike([study for runs in searches.values() for study in runs.values()])
-    rows = (
-        _of_trials(searches, trials) if trials is not None else _of_searches(searches, baselines)
-    )
+    if trials is not None:
+        contenders = _of_trials(searches, trials)
+    else:
+        contenders = _of_searches(searches, baselines)
+    contenders += baselines_of(searches)
     if test is None:
-        return _on_dev(rows, metric, direction, Draws(seed=seed))
-    scorer = _Scorer(as_evaluator(test), engine or Engine(), sources or {})
+        return _on_dev(contenders, metric, direction, Draws(seed=seed))
+    scorer = Scorer(as_evaluator(test), engine or Engine(), sources or {})
     scorer.check(direction)
     return Leaderboard.of(
-        [row.entry(scorer.scores) for row in rows],
+        [one.entry(scorer.scores) for one in contenders],
         value=scorer.value,
         metric=scorer.test.metric_names[0],
         direction=direction,
@@ -103,41 +95,11 @@ def leaderboard(
     )
 
 
-# -- rows ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What one run of a row has found: a trial of a study."""
-
-    study: optuna.Study
-    trial: FrozenTrial
-    seed: int
-    cost: Cost
-
-    def run(self, scores: Array | None) -> Run:
-        return Run(self.trial.values[0], scores, self.seed, self.cost)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row before anything is scored."""
-
-    name: str
-    found: Sequence[_Found]
-    kind: Kind = SEARCH
-
-    def entry(self, scores: Callable[[_Found], Array | None]) -> Entry:
-        return Entry(self.name, [found.run(scores(found)) for found in self.found], self.kind)
-
-
-def _of_searches(
-    searches: Mapping[str, Mapping[int, optuna.Study]], baselines: Sequence[str]
-) -> list[_Row]:
-    """The best trial of each study, at the cost of the whole study.
+def _of_searches(searches: Searches, baselines: Sequence[str]) -> list[Contender]:
+    """All searches.
 
     Raises:
-        StudyError: If a baseline is none of the searches.
+        StudyError: If a baseline is none of them.
     """
     unknown = [name for name in baselines if name not in searches]
     if unknown:
@@ -145,19 +107,13 @@ def _of_searches(
             f"baselines= names {few(unknown)}, but the searches are {few([*searches])}."
         )
     return [
-        _Row(
-            name,
-            [_Found(s, best_trial(s), seed, _cost(_counted(s))) for seed, s in runs.items()],
-            TUNED if name in baselines else SEARCH,
-        )
+        of_search(name, runs, TUNED if name in baselines else SEARCH)
         for name, runs in searches.items()
     ]
 
 
-def _of_trials(
-    searches: Mapping[str, Mapping[int, optuna.Study]], trials: Sequence[FrozenTrial | int]
-) -> list[_Row]:
-    """Trials of the one study, each at its own cost.
+def _of_trials(searches: Searches, trials: Sequence[FrozenTrial | int]) -> list[Contender]:
+    """Trials of the one study.
 
     Raises:
         StudyError: If there are several studies, or a trial is not complete.
@@ -173,7 +129,20 @@ def _of_trials(
             f"Trials {few([*map(str, unfinished)])} of the study {study.study_name!r} are not "
             "complete: they have no value on all dev examples."
         )
-    return [_Row(f"trial {t.number}", [_Found(study, t, seed, _cost([t]))]) for t in chosen]
+    return [Contender(f"trial {t.number}", [of_trial(study, t, seed)]) for t in chosen]
+
+
+def _on_dev(
+    contenders: Sequence[Contender], metric: str, direction: str, draws: Draws
+) -> Leaderboard:
+    """Of dev values; their examples are drawn where it is known that all rows had the same."""
+    data = [one.data for contender in contenders for one in contender.found]
+    same = all(one == data[0] for one in data)
+    entries = [one.entry(lambda f: f.addable_scores if same else None) for one in contenders]
+    return Leaderboard.of(entries, metric=metric, direction=direction, on="dev", draws=draws)
+
+
+# -- which studies are one search ---------------------------------------------------------------
 
 
 def _searches(studies: Studies) -> dict[str, dict[int, optuna.Study]]:
@@ -190,6 +159,12 @@ def _searches(studies: Studies) -> dict[str, dict[int, optuna.Study]]:
     found: dict[str, list[optuna.Study]] = {}
     for study in studies:
         found.setdefault(_named(study)[0], []).append(study)
+    alike = [name for name, runs in found.items() if len(runs) > 1 and None in _seeds(runs)]
+    if alike:
+        raise StudyError(
+            f"Several studies are called {few(alike)}. If they are one search with several seeds, "
+            f"say so: mo.leaderboard({{{alike[0]!r}: [...]}}); otherwise give each a name there."
+        )
     return {name: _by_seed(name, runs) for name, runs in found.items()}
 
 
@@ -208,10 +183,14 @@ def _named(study: optuna.Study) -> tuple[str, int | None]:
     return (match["name"], int(match["seed"])) if match else (study.study_name, None)
 
 
+def _seeds(studies: Sequence[optuna.Study]) -> list[int | None]:
+    return [_named(study)[1] for study in studies]
+
+
 def _by_seed(name: str, studies: Sequence[optuna.Study]) -> dict[int, optuna.Study]:
     if not studies:
         raise StudyError(f"There is no study of {name!r}.")
-    seeds = [_named(study)[1] for study in studies]
+    seeds = _seeds(studies)
     if None in seeds:
         return dict(enumerate(studies))
     if len(set(seeds)) < len(seeds):
@@ -243,81 +222,3 @@ def _alike(studies: Sequence[optuna.Study]) -> tuple[str, str]:
         raise StudyError(f"Only studies of one metric can be compared, but {there}.")
     ((metric, direction),) = kinds
     return metric, direction
-
-
-# -- costs and scores ---------------------------------------------------------------------------
-
-
-def _counted(study: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in compat.all_trials(study) if trial.state in COUNTED]
-
-
-def _cost(trials: Sequence[FrozenTrial]) -> Cost:
-    return Cost(
-        evaluations=len(trials),
-        examples=_total(trials, EXAMPLES),
-        seconds=_total(trials, SECONDS_MERGE, SECONDS_EVALUATE),
-    )
-
-
-def _total(trials: Sequence[FrozenTrial], *keys: str) -> float | None:
-    """The sum of user attributes, which trials lack that failed early; None if all lack them."""
-    known = [t.user_attrs[key] for t in trials for key in keys if key in t.user_attrs]
-    return sum(known) if known else None
-
-
-@dataclass(frozen=True)
-class _Scorer:
-    """Held-out examples and what loads models for them; equal recipes are scored once."""
-
-    test: Evaluator
-    engine: Engine
-    sources: Mapping[str, Checkpoint | str | Path]
-    known: dict[str, Array] = field(default_factory=dict)
-
-    def check(self, direction: str) -> None:
-        """Checks the evaluator.
-
-        Raises:
-            StudyError: If its direction is not that of the studies.
-        """
-        check_evaluator(self.test)
-        if [*self.test.directions] != [direction]:
-            raise StudyError(
-                f"{name_of(self.test)} is to {' and '.join(self.test.directions)} "
-                f"{', '.join(self.test.metric_names)}, but the studies {direction} theirs."
-            )
-
-    def value(self, scores: Array) -> float:
-        value = value_over(self.test, scores)
-        return value[0] if isinstance(value, tuple) else value
-
-    def scores(self, found: _Found) -> Array:
-        return self.of(recipe_of(found.study, found.trial, sources=self.sources))
-
-    def of(self, recipe: Recipe | Checkpoint) -> Array:
-        """Scores in the order of the examples, (n,) or (n, k)."""
-        if recipe.digest not in self.known:
-            model = self.engine.load(recipe, user=name_of(self.test))
-            ids, scores = zip(*batches_of(self.test, model), strict=True)
-            self.engine.look_again(recipe)
-            self.known[recipe.digest] = np.concatenate(scores)[np.argsort(np.concatenate(ids))]
-        return self.known[recipe.digest]
-
-
-def _on_dev(rows: Sequence[_Row], metric: str, direction: str, draws: Draws) -> Leaderboard:
-    """Of dev values; their examples are drawn where it is known that all rows had the same."""
-    found = [one for row in rows for one in row.found]
-    data = [one.study.user_attrs.get(DEV) for one in found]
-    same = all(one == data[0] for one in data)
-    entries = [row.entry(_dev_scores if same else lambda _: None) for row in rows]
-    return Leaderboard.of(entries, metric=metric, direction=direction, on="dev", draws=draws)
-
-
-def _dev_scores(found: _Found) -> Array | None:
-    """The stored scores, if the value of the trial is their mean: others lack columns."""
-    packed = found.trial.system_attrs.get(SCORES)
-    if packed is None:
-        return None
-    scores = unpack(packed, found.trial.number).astype(np.float64)
-    return scores if np.isclose(scores.mean(), found.trial.values[0], rtol=_CLOSE) else None

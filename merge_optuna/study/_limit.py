@@ -1,10 +1,11 @@
-"""The time that one trial may take."""
+"""The time that one trial, or a run, may take."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -24,6 +25,25 @@ _WHOLE = "optuna.storages.", "merge_optuna.checkpoints._threads"
 _AGAIN = 1.0  # seconds until it is raised again, if somebody has swallowed it
 
 
+class Deadline:
+    """The end of the time that a run has, if it has one."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._started = time.monotonic()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, None if there is no end."""
+        if self._seconds is None:
+            return None
+        return max(0.0, self._started + self._seconds - time.monotonic())
+
+    def reason(self, study: optuna.Study) -> str | None:
+        """Why to stop: the time is up."""
+        return f"its {self._seconds:g} seconds are over" if self.left == 0 else None
+
+
 class Overdue(BaseException):
     """Raised in a trial that takes too long.
 
@@ -32,13 +52,20 @@ class Overdue(BaseException):
 
 
 @contextlib.contextmanager
-def limited(trial: optuna.Trial, seconds: float | None) -> Iterator[None]:
-    """A block that is left by :class:`Overdue` when it has taken so many seconds.
+def limited(
+    seconds: float | None, *, trial: int | None = None, baseline: str | None = None
+) -> Iterator[None]:
+    """A block that is left by :class:`Overdue` when it has taken so many seconds, if any.
 
     Python code is interrupted between two instructions, but never within the storage, nor while
     threads fill the live model.
+
+    Args:
+        seconds: How many.
+        trial: The number of the trial that runs in it ...
+        baseline: ... or the name of the baseline, for whoever looks after this process.
     """
-    supervision.report(trial=trial.number, seconds=seconds)
+    supervision.report(trial=trial, baseline=baseline, seconds=seconds)
     try:
         with contextlib.nullcontext() if seconds is None else _alarm(seconds):
             yield

@@ -16,12 +16,15 @@ from merge_optuna.mergekit import read_genome
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import fail_dead_trials
 from merge_optuna.spaces import Space
+from merge_optuna.study._baseline_recipes import check_kinds
+from merge_optuna.study._baseline_scoring import keep
 from merge_optuna.study._callbacks import StopRule
+from merge_optuna.study._counts import remaining
 from merge_optuna.study._first import enqueue
 from merge_optuna.study._keep_best import KeepBest
-from merge_optuna.study._limit import check_seconds
+from merge_optuna.study._limit import Deadline, check_limit, check_seconds
 from merge_optuna.study._objective import MergeObjective
-from merge_optuna.study._optimize import Callback, check_total, optimize
+from merge_optuna.study._optimize import Callback, check_total, search
 from merge_optuna.study._progress import quiet
 from merge_optuna.study._storage import storage as open_storage
 
@@ -52,6 +55,8 @@ class MergeStudy:
         keep_best: How many of the best trials are written to ``folder`` while the search runs,
             see :class:`mo.callbacks.KeepBest`.
         folder: Where the best trials are kept.
+        baselines: Whether what a search has to beat is scored before the first trial, once per
+            study, and kept in it; or a list of the kinds wanted. See :func:`mo.baselines`.
     """
 
     name: str
@@ -66,9 +71,11 @@ class MergeStudy:
     first: Sequence[Mapping[str, Any]] = ()
     keep_best: int | None = None
     folder: str | Path | None = None
+    baselines: bool | Sequence[str] = True
 
     def __post_init__(self) -> None:
         check_total(self.n_trials)
+        check_kinds(self.baselines)
         check_seconds("timeout", self.timeout)
         check_seconds("trial_timeout", self.trial_timeout)
         if not isinstance(self.objective, MergeObjective):
@@ -99,6 +106,7 @@ class MergeStudy:
         device: str = "cpu",
         dtype: str | None = None,
         strict: bool = False,
+        baselines: bool | Sequence[str] = True,
     ) -> MergeStudy:
         """The search that a file of mergekit-evolve describes, by CMA-ES from equal weights.
 
@@ -116,6 +124,7 @@ class MergeStudy:
             device: Of the live model.
             dtype: Of the live model.
             strict: Whether a key that mergekit ignores is an error instead of a warning.
+            baselines: See the class.
 
         Raises:
             RecipeError: If the file is not valid, or describes no space.
@@ -136,6 +145,7 @@ class MergeStudy:
             sampler=space.sampler(seed=seed),
             test=test,
             first=[space.start()],
+            baselines=baselines,
         )
 
     @property
@@ -187,7 +197,7 @@ class MergeStudy:
 
         It goes on where an earlier run, finished or killed, has stopped. Several processes may
         run it on one storage at the same time. A stop rule among the callbacks, or the timeout,
-        can end it before.
+        can end it before. The baselines come first, and count as no trials.
 
         Args:
             storage: As for :meth:`open`.
@@ -203,16 +213,16 @@ class MergeStudy:
             StudyError: If ten candidates in a row fail, with the traceback of the first.
         """
         check_seconds("timeout", timeout)
+        total = self.n_trials if n_trials is None else n_trials
+        check_total(total)
+        limit = self.trial_timeout if trial_timeout is None else trial_timeout
+        check_limit(limit)
         study = self.open(storage)
-        optimize(
-            study,
-            self.objective,
-            self.n_trials if n_trials is None else n_trials,
-            timeout=self.timeout if timeout is None else timeout,
-            trial_timeout=self.trial_timeout if trial_timeout is None else trial_timeout,
-            callbacks=self._callbacks(),
-            progress=progress,
-        )
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        if remaining(study, total) > 0:
+            kinds = check_kinds(self.baselines)
+            keep(study, self.objective, kinds, deadline, limit, progress=progress)
+        search(study, self.objective, total, deadline, limit, self._callbacks(), progress=progress)
         return study
 
     def _callbacks(self) -> list[Callback]:

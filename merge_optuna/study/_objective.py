@@ -6,7 +6,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,6 @@ from merge_optuna.evaluators import (
     check_length,
     check_metrics,
     is_deterministic,
-    name_of,
     value_of,
     value_over,
 )
@@ -50,6 +49,7 @@ from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._checks import check_order, check_study, warn_of_taken
 from merge_optuna.study._identical import Scored, take_over
+from merge_optuna.study._loading import load_for
 from merge_optuna.study._outcome import outcome, pruned
 from merge_optuna.study._recorded import DECLARED, SearchSpace, record
 
@@ -161,7 +161,7 @@ class MergeObjective:
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
         """
         evaluator = evaluator or self.evaluator
-        value = value_of(evaluator, self.engine.load(recipe, user=name_of(evaluator)))
+        value = value_of(evaluator, load_for(evaluator, self.engine, recipe))
         self.engine.look_again(recipe)
         return value
 
@@ -193,7 +193,7 @@ class MergeObjective:
         check_metrics(evaluator)
         check = getattr(evaluator, "check", None)
         if check is not None and isinstance(self.space, DECLARED):
-            check(self.engine.load(_template(self.space), user=name_of(evaluator)))
+            check(load_for(evaluator, self.engine, _template(self.space)))
         check_length(evaluator)
 
     def check_study(self, study: optuna.Study) -> None:
@@ -211,7 +211,7 @@ class MergeObjective:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
-        model = self.engine.load(_template(recipe), user=name_of(self.evaluator))
+        model = load_for(self.evaluator, self.engine, _template(recipe))
         check = getattr(self.evaluator, "check", None)
         if check is not None:
             check(model)
@@ -242,7 +242,7 @@ class MergeObjective:
             self.engine.look_again(recipe)
             return take_over(trial, same, {**_parents(trial), **_path(recipe)})
         with interrupt.interruptible():
-            model = self.engine.load(recipe, user=name_of(self.evaluator))
+            model = load_for(self.evaluator, self.engine, recipe)
         try:
             value = self._evaluate(trial, recipe, model, candidate, time.perf_counter() - started)
         finally:
@@ -288,7 +288,7 @@ class MergeObjective:
             scored = parts and total > 1
             packed: dict[str, Any] = {CANDIDATE: candidate} if candidate else {}
             if scored:
-                packed[SCORES] = pack(_by_example(ids, parts, total))
+                packed[SCORES] = pack(by_example(ids, parts, total))
             compat.set_attrs(trial.study, trial, user=facts, system=packed)
 
     def _report(
@@ -347,9 +347,10 @@ def _first_column(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores if scores.ndim == 1 else scores[:, 0]
 
 
-def _by_example(
-    ids: list[NDArray[np.int64]], parts: list[NDArray[np.float64]], total: int
+def by_example(
+    ids: Sequence[NDArray[np.int64]], parts: Sequence[NDArray[np.float64]], total: int
 ) -> NDArray[np.float32]:
+    """The scores of examples, from those of batches: shape (total,), NaN where there is none."""
     scores = np.full(total, np.nan, np.float32)
     scores[np.concatenate(ids)] = _first_column(np.concatenate(parts))
     return scores

@@ -29,10 +29,10 @@ from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, remaining
 from merge_optuna.study._first import is_copy
 from merge_optuna.study._keep_best import KeepBest
-from merge_optuna.study._limit import Overdue, check_limit, check_seconds, limited
+from merge_optuna.study._limit import Deadline, Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._outcome import excuse, failed, outcome
-from merge_optuna.study._progress import Bar, Crowd, quiet
+from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
 from merge_optuna.study._storage import told_plainly
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
@@ -87,12 +87,27 @@ def optimize(
         >>> mo.optimize(study, objective, n_trials=1000)
     """
     check_seconds("timeout", timeout)
+    search(
+        study, objective, n_trials, Deadline(timeout), trial_timeout, callbacks, progress=progress
+    )
+
+
+def search(
+    study: optuna.Study,
+    objective: Objective,
+    n_trials: int,
+    deadline: Deadline,
+    trial_timeout: float | None,
+    callbacks: Sequence[Callback],
+    *,
+    progress: bool,
+) -> None:
+    """As :func:`optimize`, of a run that has begun before."""
     check_limit(trial_timeout)
     check_total(n_trials)
     for callback in callbacks:
         if isinstance(callback, (StopRule, KeepBest)):
             callback.check(study.directions)
-    deadline = _Deadline(timeout)
     evaluate, crowds = _prepared(objective, study)
     bounded = _Bounded(evaluate, n_trials, deadline, trial_timeout)
     with interrupt.deferred(), quiet(), Bar(study, n_trials, show=progress) as bar:
@@ -100,9 +115,9 @@ def optimize(
         last: list[Callback] = [*(partial(crowd, bar.say) for crowd in crowds), _stop_at(n_trials)]
         if not any(isinstance(callback, MaxFailures) for callback in callbacks):
             last.append(MaxFailures())
-        search = _Search(study, n_trials, deadline, callbacks)
+        loop = _Search(study, n_trials, deadline, callbacks)
         try:
-            search.run(bounded, [*first, *callbacks, *last], bar.say)
+            loop.run(bounded, [*first, *callbacks, *last], bar.say)
         except BaseException as error:
             # A second ctrl-C, or one in a thread, may hit inside Optuna, SQLAlchemy or a storage
             # and come out as the error of whatever it has interrupted.
@@ -119,7 +134,7 @@ class _Search:
         self,
         study: optuna.Study,
         total: int,
-        deadline: _Deadline,
+        deadline: Deadline,
         callbacks: Sequence[Callback],
     ) -> None:
         self._study = study
@@ -145,6 +160,8 @@ class _Search:
         self._keep()  # a process that found the last trial may be dead
         if reason := _why_none_is_complete(study):
             say(f"No trial was completed, all were pruned, the last one because: {reason}")
+        if said := beaten(study):
+            say(said)
 
     def _keep(self) -> None:
         for callback in self._callbacks:
@@ -210,25 +227,6 @@ def _misfit(value: Any, n: int) -> str | None:
     return None if fits else f"The objective returned {value!r}, not {wanted}."
 
 
-class _Deadline:
-    """The end of the time that a run has, if it has one."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._started = time.monotonic()
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to go, None if there is no end."""
-        if self._seconds is None:
-            return None
-        return max(0.0, self._started + self._seconds - time.monotonic())
-
-    def reason(self, study: optuna.Study) -> str | None:
-        """Why to stop: the time is up."""
-        return f"its {self._seconds:g} seconds are over" if self.left == 0 else None
-
-
 class _Bounded:
     """The objective, except that a trial beyond the total is failed as surplus.
 
@@ -244,7 +242,7 @@ class _Bounded:
         self,
         objective: Objective,
         total: int,
-        deadline: _Deadline,
+        deadline: Deadline,
         trial_timeout: float | None,
     ) -> None:
         self._objective = objective
@@ -273,7 +271,7 @@ class _Bounded:
 
     def _evaluated(self, trial: optuna.Trial) -> Any:
         try:
-            with limited(trial, self._trial_timeout):
+            with limited(self._trial_timeout, trial=trial.number):
                 return self._objective(trial)
         except Overdue as overdue:
             return failed(trial, str(overdue))

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna.samplers.plumbing import owner_alive, owner_of
+from merge_optuna.study._baselines import beside, stored_baselines
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import MergeObjective
@@ -45,6 +47,7 @@ class Bar:
         self._study = study
         self._total = total
         self._shown = -math.inf
+        self._baselines = stored_baselines(study)
         done = total - remaining(study, total)
         name = compat.given_name(study)
         self._bar = tqdm(total=total, initial=done, desc=name, unit="trial", disable=not show)
@@ -76,7 +79,7 @@ class Bar:
         self._bar.n = min(self._total, number["complete"] + number["pruned"])
         shown: dict[str, Any] = {}
         if len(study.directions) == 1 and number["complete"]:
-            shown["best"] = f"{best_trial(study).values[0]:.4g}"
+            shown["best"] = beside(self._baselines, best_trial(study).values[0])
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
 
     def say(self, line: str) -> None:
@@ -88,6 +91,26 @@ class Bar:
             _LOGGER.warning(line)
         else:
             self._bar.write(line, file=sys.stderr)
+
+
+def beaten(study: optuna.Study) -> str | None:
+    """What is said of a search that has found nothing better than the best baseline."""
+    baselines = stored_baselines(study)
+    single = len(study.directions) == 1
+    if not (single and counts(study)["complete"]) or (row := baselines.best) is None:
+        return None
+    best = best_trial(study).values
+    gain = baselines.gain(best)
+    if gain is None or gain > 0:
+        return None
+    than = "no better than" if gain else "as good as, not better than,"
+    place = shlex.quote(compat.url_of(study) or "STORAGE")
+    return (
+        f"The best trial is {than} the baseline {row.name!r}: {baselines.metrics[0]} "
+        f"{best[0]:.4g}, that {row.value:.4g}. To write the baseline: mo.export(study, folder, "
+        f"baseline={row.name!r}), or merge-optuna export {place} DIR --study "
+        f"{shlex.quote(study.study_name)} --baseline {shlex.quote(row.name)}"
+    )
 
 
 class Crowd:

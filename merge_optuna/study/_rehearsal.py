@@ -14,10 +14,11 @@ import optuna
 import torch
 
 from merge_optuna.errors import InfeasibleRecipe
-from merge_optuna.evaluators import name_of, value_of
+from merge_optuna.evaluators import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Space
 from merge_optuna.study._float32 import float32_speedup
+from merge_optuna.study._loading import load_for
 from merge_optuna.study._progress import quiet
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _merge(objective: MergeObjective, study: optuna.Study) -> tuple[float, nn.Mo
         recipe = objective.recipe(study.ask())
         started = time.perf_counter()
         try:
-            model = objective.engine.load(recipe, user=name_of(objective.evaluator))
+            model = load_for(objective.evaluator, objective.engine, recipe)
         except InfeasibleRecipe as error:
             reason = error
             continue

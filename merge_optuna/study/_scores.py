@@ -62,4 +62,4 @@ def scores(study: Study, trial: FrozenTrial | int) -> NDArray[np.float32]:
             f"Trial {number} of {study.study_name!r} has no per-example scores. They are stored "
             "by mo.MergeObjective, or by mo.set_scores(trial, array) in an objective."
         )
-    return unpack(packed, number)
+    return unpack(packed, f"trial {number}")

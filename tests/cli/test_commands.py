@@ -6,9 +6,7 @@ import json
 import re
 import shutil
 import sqlite3
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +17,12 @@ import pytest
 import yaml
 
 import merge_optuna as mo
-from merge_optuna.cli import main
 from merge_optuna.samplers.plumbing import owner_of
 from tests import processes, toys
+from tests.cli.conftest import Cli
 from tests.hub import Hub, files_of
 from tests.spaces import routes
 from tests.trained import Task, read_rows, right
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Calls ``merge-optuna`` in an empty folder; returns exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "path", [*sys.path])
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["merge-optuna", *map(str, argv)])
-        capfd.readouterr()
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capfd.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +38,8 @@ def database(task: Task, tmp_path_factory: pytest.TempPathFactory) -> str:
 
     url = f"sqlite:///{tmp_path_factory.mktemp('storage')}/s.db"
     objective = mo.MergeObjective(task.recipe(), mo.evaluators.Function(evaluate, name="luck"))
-    mo.MergeStudy("toy", objective, n_trials=5).run(url, progress=False)
-    mo.MergeStudy("other", objective, n_trials=5).open(url)
+    mo.MergeStudy("toy", objective, n_trials=5, baselines=False).run(url, progress=False)
+    mo.MergeStudy("other", objective, n_trials=5, baselines=False).open(url)
     return url
 
 
@@ -234,6 +210,7 @@ study = mo.MergeStudy(
     mo.MergeObjective(recipe, lambda model: float(model.weight.mean())),
     n_trials=2,
     test=lambda model: float(model.weight.sum()),
+    baselines=False,
 )
 if __name__ == "__main__":
     raise RuntimeError("it is not the main program")

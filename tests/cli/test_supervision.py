@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -166,6 +166,22 @@ report(trial=None)
     reason = "It took longer than trial_timeout=0.1 seconds."
     assert (tmp_path / "failed").read_text() == f"url toy 1 {reason}\nurl toy 2 {reason}\n"
     assert f"Trial 1 could not be interrupted. {reason} It is started again." in err
+
+
+def test_a_baseline_that_hangs_is_ended_with_its_worker(tmp_path: Path) -> None:
+    """There is no trial to fail; the next worker sees that the owner is dead."""
+    lines = f"""
+report(study=("url", "toy"))
+report(baseline="source a", seconds=0.1)
+if start == 1:
+    {HANG}
+report(trial=None)
+"""
+    code, _, err = ended(run(tmp_path, lines))
+    assert (code, starts(tmp_path)) == (0, 2)
+    assert not (tmp_path / "failed").exists()
+    reason = "It took longer than trial_timeout=0.1 seconds."
+    assert f"The baseline 'source a' could not be interrupted. {reason} It is started" in err
 
 
 def test_trials_that_hang_and_cannot_be_failed(tmp_path: Path) -> None:
@@ -352,15 +368,18 @@ def start(folder: Path, *argv: object) -> subprocess.Popen[str]:
     )
 
 
-def search(folder: Path, evaluate: str, arguments: str) -> Path:
+def search(
+    folder: Path, evaluate: str, arguments: str, baselines: Sequence[str] | bool = False
+) -> Path:
     """A file for ``merge-optuna run`` that needs neither transformers nor its second of imports.
 
     Args:
         folder: Where to.
         evaluate: Code of the function that scores a model.
         arguments: Further ones of mo.MergeStudy, as code.
+        baselines: Of mo.MergeStudy.
     """
-    file = folder / "search.py"
+    file, given = folder / "search.py", f"{arguments}, baselines={baselines}"
     file.write_text(f"""
 import pathlib, time
 import torch
@@ -374,7 +393,7 @@ recipe = mo.recipes.linear([a, b], weight=[1, mo.free(0, 1)])
 {evaluate}
 
 mo.Engine().load(recipe.bind(recipe.start()))  # imports what it needs: no trial takes long
-study = mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), {arguments})
+study = mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), {given})
 """)
     return file
 
@@ -407,6 +426,27 @@ def evaluate(model):
     assert f"Trial 1 failed: {reason}" in err
     assert f"Trial 3 could not be interrupted. {reason} It is started again." in err
     assert "3/3" in err
+
+
+def test_a_baseline_that_kills_its_process_is_left_out(tmp_path: Path) -> None:
+    """Twice; then the search goes on without it."""
+    evaluate = """
+def evaluate(model):
+    import os, signal
+    if torch.equal(model.weight, b.tensor("weight")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+"""
+    file = search(tmp_path, evaluate, "n_trials=1", ["source", "greedy soup"])
+    code, _, err = ended(start(tmp_path, "run", file))
+    assert code == 0, err
+    assert err.count("died of SIGKILL in the baseline 'source b': probably") == 2
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/toy.db")
+    found = mo.baselines(study)
+    reasons = {row.name: row.reason for row in found if row.reason is not None}
+    assert reasons == {"source b": "Its process has died 2 times in it."}
+    assert found["greedy soup"].value == 1.0
+    assert len(study.trials) == 1
 
 
 def test_ctrl_c_through_the_supervisor(tmp_path: Path) -> None:

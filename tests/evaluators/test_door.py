@@ -62,7 +62,7 @@ def test_it_is_searched_and_resumed(brier: Any, tmp_path: Path) -> None:
     def search(name: str, *, n: int = 40, trials: int = 6) -> mo.MergeStudy:
         recipe = mo.recipes.linear([a, b], weight=mo.free(0, 1))
         objective = mo.MergeObjective(recipe, brier.Brier(data(n)))
-        return mo.MergeStudy(name, objective, n_trials=trials)
+        return mo.MergeStudy(name, objective, n_trials=trials, baselines=False)
 
     url = f"sqlite:///{tmp_path}/s.db"
     whole = search("whole").run(url, progress=False)

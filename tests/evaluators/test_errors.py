@@ -130,9 +130,9 @@ def test_data_of_another_kind() -> None:
 
 def test_arguments() -> None:
     with pytest.raises(
-        EvaluationError, match=r"Unknown metric 'f1'\. Metrics: accuracy, macro_f1"
+        EvaluationError, match=r"Unknown metric 'f2'\. Metrics: accuracy, macro_f1, f1, mcc"
     ):
-        Classification(PAIR, metric="f1")
+        Classification(PAIR, metric="f2")
     with pytest.raises(EvaluationError, match="batch_size must be at least 1, not 0"):
         Classification(PAIR, batch_size=0)
     with pytest.raises(EvaluationError, match="max_length must be at least 1, not 0"):

@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+import transformers
 from optuna.trial import TrialState
 from torch import nn
 
@@ -144,6 +145,28 @@ def test_a_reply_ends_with_the_context(words: Any) -> None:
     for text, most in zip(texts, (9, 2, 4, 9), strict=True):
         ids = words(text)["input_ids"]
         assert found[text] == words.decode(by_hand(model, ids, most, {2}))
+
+
+def test_refills_write_what_a_checkpoint_on_the_disk_does(words: Any, tmp_path: Path) -> None:
+    base, *experts = toys.family(tmp_path, experts=2, scale=0.2)
+    for checkpoint in (base, *experts):
+        words.save_pretrained(checkpoint.folder)
+    methods = [mo.recipes.task_arithmetic, mo.recipes.ties, mo.recipes.dare_ties, mo.recipes.della]
+    evaluators = [
+        Generation(dev(["w1 w2 w3", "w4 w5", "w6"]), max_new_tokens=6, sampling=sampling)
+        for sampling in (None, Sampling(seed=0))
+    ]
+    engine, seen = mo.Engine(), set()
+    for number in range(20):
+        recipe = methods[number % 4](base, experts, weight=[0.1 * number, 1 - 0.05 * number])
+        model = engine.load(recipe)
+        if number in (6, 13, 19):
+            live = [evaluator.replies(model) for evaluator in evaluators]
+            written = mo.write(recipe, tmp_path / str(number))
+            fresh = transformers.AutoModelForCausalLM.from_pretrained(written)
+            assert [evaluator.replies(fresh) for evaluator in evaluators] == live
+            seen.add(str(live))
+    assert len(seen) == 3
 
 
 # -- drawn replies --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ TRIALS = 15
 def swarm(folder: str) -> mo.MergeStudy:
     """PSO-Merging of the models in a folder."""
     base, *experts = (mo.Checkpoint(f"{folder}/{n}", name=n) for n in ("base", "ja", "math"))
-    return mo.presets.pso_merging(base, experts, embedding_norm, steps=3, seed=4)
+    return mo.presets.pso_merging(base, experts, embedding_norm, steps=3, seed=4, baselines=False)
 
 
 def embedding_norm(model: nn.Module) -> float:

@@ -53,7 +53,9 @@ def declared(folder: str | Path, **options: Any) -> mo.MergeStudy:
     """A search through them."""
     space = mo.spaces.LayerPath(models(folder), **{"repeats": 2, **options})
     objective = mo.MergeObjective(space, Logits())
-    return mo.MergeStudy("dfs", objective, n_trials=TRIALS, sampler=space.sampler(seed=3))
+    return mo.MergeStudy(
+        "dfs", objective, n_trials=TRIALS, sampler=space.sampler(seed=3), baselines=False
+    )
 
 
 def run(folder: str, kind: str, kill: int | None = None) -> None:

@@ -177,7 +177,9 @@ def test_the_first_trials_are_the_models_bit_for_bit(
         live.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return 0.0
 
-    study = mo.MergeStudy("s", mo.MergeObjective(space, keep), n_trials=5).run(progress=False)
+    study = mo.MergeStudy("s", mo.MergeObjective(space, keep), n_trials=5, baselines=False).run(
+        progress=False
+    )
     assert study.sampler.search_space == space.distributions()
     for found, model in zip(live, (base, *experts, *sparse), strict=True):
         expected = mo.Engine().load(model).state_dict()

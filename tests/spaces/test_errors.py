@@ -207,7 +207,9 @@ def test_niches_without_examples(space: Any) -> None:
     plain = NichesSampler(space.distributions(), alpha=0, attraction=False, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sampler's own: there is one niche
-        study = mo.MergeStudy("s", objective, sampler=plain, n_trials=5).run(None, progress=False)
+        study = mo.MergeStudy("s", objective, sampler=plain, n_trials=5, baselines=False).run(
+            None, progress=False
+        )
     assert len(finished(study)) == 5
 
 

@@ -197,7 +197,7 @@ def test_after_a_search_in_parameter_space(models: list[mo.Checkpoint], tmp_path
     ps = mo.MergeObjective(
         mo.recipes.linear([models[0], tuned], weight=mo.free(0, 1)), routes.Logits()
     )
-    first = mo.MergeStudy("ps", ps, n_trials=5).run(progress=False)
+    first = mo.MergeStudy("ps", ps, n_trials=5, baselines=False).run(progress=False)
     space = LayerPath([mo.recipe_of(first), models[1]], 2)
     objective = mo.MergeObjective(space, routes.Logits())
     study = optuna.create_study(sampler=space.sampler(seed=0))
@@ -251,6 +251,7 @@ def test_first_trials_are_tried_once(models: list[mo.Checkpoint], tmp_path: Path
         mo.MergeObjective(space, routes.Logits()),
         n_trials=5,
         first=[space.start(), other],
+        baselines=False,
     )
     search.run(url, n_trials=1, progress=False)
     study = search.run(url, progress=False)
@@ -385,7 +386,9 @@ def test_another_space(models: list[mo.Checkpoint], tmp_path: Path) -> None:
 
     def search(**options: Any) -> mo.MergeStudy:
         space = LayerPath(models, **options)
-        return mo.MergeStudy("s", mo.MergeObjective(space, routes.Logits()), n_trials=2)
+        return mo.MergeStudy(
+            "s", mo.MergeObjective(space, routes.Logits()), n_trials=2, baselines=False
+        )
 
     search().run(url, progress=False)
     with pytest.raises(mo.errors.StudyError, match="max_hops=None, now 9"):

@@ -166,7 +166,7 @@ def test_from_the_database_alone(tmp_path: Path) -> None:
         live.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return len(live) % 7
 
-    search = mo.MergeStudy("s", mo.MergeObjective(space, keep), n_trials=12)
+    search = mo.MergeStudy("s", mo.MergeObjective(space, keep), n_trials=12, baselines=False)
     study = search.run(f"sqlite:///{tmp_path}/s.db", progress=False)
     assert isinstance(study.sampler, mo.samplers.SwarmSampler)
     again = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db")

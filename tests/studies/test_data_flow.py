@@ -15,10 +15,12 @@ import pytest
 import torch
 
 import merge_optuna as mo
+from merge_optuna.study import Estimate
 from tests import toys
 
 STUDIES = Path(mo.__file__).parents[1] / "studies"
 DATA = os.environ.get("MERGE_OPTUNA_DATA")
+MODELS = ("base", "shakespeare", "wizardofoz", "gsm8k")
 
 
 @pytest.fixture
@@ -52,12 +54,11 @@ def test_the_score_is_the_loss_of_transformers(flow: ModuleType) -> None:
     assert nats.value(nats.scores(model)) == pytest.approx(np.mean(expected), rel=1e-4)
 
 
-def test_an_ordering_needs_the_interval_and_every_seed(flow: ModuleType) -> None:
-    assert flow.verdict(-0.3, -0.1, [-0.2, -0.1]) == "holds"
-    assert flow.verdict(-0.3, -0.1, [-0.5, 0.1]).startswith("not shown")
-    assert flow.verdict(-0.3, 0.1, [-0.2, -0.1]).startswith("not shown")
-    assert flow.verdict(-0.3, -0.1, [-0.2]) == "one seed only: holds"
-    assert flow.verdict(0.1, 0.3, [0.2, 0.1]).startswith("does not hold")
+def test_an_ordering_needs_the_whole_interval(flow: ModuleType) -> None:
+    assert flow.verdict(Estimate(-0.2, -0.3, -0.1, 3, 240)) == "holds"
+    assert flow.verdict(Estimate(-0.1, -0.3, 0.1, 3, 240)).startswith("not shown")
+    assert flow.verdict(Estimate(-0.2, -0.3, -0.1, 0, 240)) == "one seed only: holds"
+    assert flow.verdict(Estimate(0.2, 0.1, 0.3, 3, 240)).startswith("does not hold")
 
 
 def test_differences_are_paired_by_seed_and_passage(flow: ModuleType) -> None:
@@ -67,10 +68,36 @@ def test_differences_are_paired_by_seed_and_passage(flow: ModuleType) -> None:
         name: [flow.Result(dev=0, test=(scores + shift).tolist()) for scores in hard]
         for name, shift in (("dfs", 3.0), ("dfs_none", 3.5))
     }
-    (line,) = flow.judged([("dfs", "dfs_none")], {}, results)
+    table = flow.board({}, results)
+    (line,) = flow.judged([("dfs", "dfs_none")], table, "base")
     assert "-0.500 [-0.500, -0.500]" in line
-    assert "(seeds: -0.500, -0.500): **holds**" in line
-    assert flow.interval(hard.mean(0))[0] == pytest.approx(hard.mean())
+    assert line.endswith("**holds**")
+    values = [row.test.value for row in table.rows]
+    assert values == pytest.approx([hard.mean() + 3.0, hard.mean() + 3.5])
+
+
+@pytest.mark.parametrize("name", ["dfs_stories", "dfs_deep"])
+def test_the_tables_are_those_of_the_results(flow: ModuleType, name: str) -> None:
+    data = json.loads((STUDIES / name / "results.json").read_text())
+    single = {key: flow.Result(**result) for key, result in data["baselines"].items()}
+    found = {key: [flow.Result(**one) for one in runs] for key, runs in data["searches"].items()}
+    table = flow.board(single, found)
+    written = (STUDIES / name / "results.md").read_text(encoding="utf-8")
+    assert table.to_markdown() in written
+    # what the documentation says: no search beats the best baseline, which is a tuned one
+    assert table.best_baseline == flow.METHODS["ta"].label
+    assert "No search beats it beyond chance." in table.notes
+    best = min((name for name in single if name in MODELS), key=lambda name: single[name].dev)
+    for line in flow.judged(flow.ORDERS["And others:"], table, best):
+        assert line in written
+    paths, found_by_ga = (flow.METHODS[key].label for key in ("dfs", "dfs_ga"))
+    assert table.difference(flow.METHODS["ps"].label, paths).high < 0
+    assert table.difference(paths, best).high < 0
+    assert table.difference(found_by_ga, flow.SIMPLE).high > 0
+    gain = table.difference(paths, found_by_ga)
+    if gain.seeds:
+        page = (STUDIES.parent / "docs" / "data_flow.md").read_text(encoding="utf-8")
+        assert f"by {gain.value:.3f} nats [{gain.low:.3f}, {gain.high:.3f}]" in page
 
 
 def test_the_picture_has_every_layer_and_every_hop(flow: ModuleType) -> None:
@@ -134,8 +161,10 @@ def test_a_small_run_is_kept_and_reported(
     every = [flow.scored(pool, mo.recipes.path(path, two)).dev for path in paths]
     assert single[flow.GREEDY].dev <= every[0]
     assert single[flow.GREEDY].dev == pytest.approx(every[paths.index(str(recipe))])
-    table = flow.table(pool, single, found, "Small")
+    (tmp_path / "results.json").write_text(flow.by_rows({"baselines": single, "searches": found}))
+    flow.report(pool, tmp_path, "Small")
+    table = (tmp_path / "results.md").read_text()
     assert all(f"| {method.label} |" in table for method in flow.METHODS.values())
-    few = flow.table(pool, single, {"dfs": found["dfs"]}, "Few")
+    few = flow.tables(pool, single, {"dfs": found["dfs"]}, "Few")
     assert few.count("**") == 2 * 2  # than the best source and the greedy exchange
     assert table.count("**") == 2 * sum(map(len, flow.ORDERS.values()))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from _comparison import Line, Results, figure, macro_f1, packed, tables, unpacked
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -72,23 +73,27 @@ def test_a_small_run_can_be_stopped_and_continued(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "Training" not in done.err
 
-    results = json.loads((tmp_path / "results" / "results.json").read_text())
-    lines = {(line["method"], line["evaluations"]): line for line in results["lines"]}
-    assert results["seeds"] == 2
-    assert results["test"] == 250
+    results = Results.read(tmp_path / "results")
+    lines = {(line.method, line.evaluations): line for line in results.lines}
+    assert (results.seeds, results.test) == (2, 250)
+    board = results.board()
     for name in ("CMA-ES DARE-TIES", "PSO-Merging", "M2N2", "Evolver", "Evolver of TIES"):
         line = lines[name, TRIALS]
-        assert len(line["test by seed"]) == 2
-        low, high = line["gain"]["interval"]
-        assert low <= line["gain"]["mean"] <= high
+        assert len(line.test) == 2
+        gain = board.difference(line.name, line.begins)
+        assert gain.low <= gain.value <= gain.high
+        assert (gain.seeds, gain.examples) == (2, 250)
 
     # What it says of a model is what scikit-learn says of the answers of plain transformers.
     for seed in (0, 1):
         expected = _by_domain(tmp_path / "work" / f"seed-{seed}" / "isear", tmp_path / "data")
-        value = lines["isear", 0]["test by seed"][seed]
+        value = lines["isear", 0].test[seed]
         assert value == pytest.approx(np.mean(list(expected.values())), abs=1e-6)
+    row = next(row for row in board.rows if row.name == "isear")
+    assert row.test is not None
+    assert row.test.value == pytest.approx(np.mean(lines["isear", 0].test))  # of the answers kept
     table = (tmp_path / "results" / "results.md").read_text()
-    assert f"| Evolver of the average | {TRIALS} |" in table
+    assert f"| Evolver of the average, {TRIALS} | search | 2 |" in table
 
 
 def _by_domain(folder: Path, data: Path) -> dict[str, float]:
@@ -109,28 +114,58 @@ def _by_domain(folder: Path, data: Path) -> dict[str, float]:
     return found
 
 
-def test_the_bootstrap_is_that_of_drawn_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(STUDIES))
-    monkeypatch.delitem(sys.modules, "_comparison", raising=False)
-    from _comparison import Bootstrap, difference
-
+def test_macro_f1_is_that_of_scikit_learn_within_each_domain() -> None:
     rng = np.random.default_rng(0)
-    domain = rng.permutation(np.repeat([0, 1], [40, 70]))
-    true, one, other = rng.integers(3, size=(3, 110))
-    drawn = Bootstrap(true, domain, n=400)
-    first, second = drawn.macro_f1(one), drawn.macro_f1(other)
-    for number, (texts, counts) in enumerate(drawn.draws):
-        assert sorted(texts) == list(np.flatnonzero(domain == number))
-        for i in (0, 1, 400):  # the texts as they are, and two resamples spelled out
-            rows = np.repeat(texts, counts[i].astype(int))
-            assert len(rows) == len(texts)
-            labels = np.unique(true[rows])
-            expected = f1_score(true[rows], one[rows], labels=labels, average="macro")
-            assert first[number, i] == pytest.approx(expected)
-        assert counts[0].tolist() == [1] * len(texts)
+    domain = rng.permutation(np.repeat([0, 2], [40, 70]))  # of three, one was not drawn
+    true, predicted = rng.integers(4, size=(2, 110))
+    expected = []
+    for number in (0, 2):
+        those = domain == number
+        labels = np.unique(true[those])
+        f1 = f1_score(true[those], predicted[those], labels=labels, average="macro")
+        expected.append(f1)
+    rows = np.stack([predicted, true, domain], 1).astype(float)
+    assert macro_f1(rows) == pytest.approx(np.mean(expected))
 
-    found = difference([first, second], [second, second])  # two seeds, the second without a gain
-    by_resample = (first - second).mean(0) / 2
-    assert found["mean"] == pytest.approx(by_resample[0])
-    assert found["interval"] == pytest.approx(list(np.percentile(by_resample[1:], [2.5, 97.5])))
-    assert found["by seed"] == pytest.approx([2 * by_resample[0], 0])
+
+def test_answers_are_kept_and_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    true, domain = rng.integers(6, size=80), np.repeat([0, 1], 40)
+    lines = []
+    for method, share in (("good", 0.8), ("bad", 0.4)):
+        seeds = [np.where(rng.random(80) < share, true, 0) for _ in range(2)]
+        test = [macro_f1(np.stack([one, true, domain], 1)) for one in seeds]
+        answers = [packed(one) for one in seeds]
+        np.testing.assert_array_equal(unpacked(answers[1]), seeds[1])
+        lines.append(Line(method, "search", 7, test, [0.5, 0.7], answers=answers, begins="bad, 7"))
+    texts = {"true": packed(true), "domain": packed(domain)}
+    Results(20, 80, lines, texts).save(tmp_path)
+    found = Results.read(tmp_path)
+    assert found == Results(20, 80, lines, texts)
+    board = found.board()
+    row = board.rows[0]
+    assert (row.name, row.dev.value, row.cost.evaluations) == ("good, 7", 0.6, 7)
+    assert row.test is not None
+    assert row.test.value == pytest.approx(np.mean(lines[0].test))
+    assert (row.test.seeds, row.test.examples) == (2, 80)
+    svg = ElementTree.fromstring(figure(board, {line.name: line.test for line in lines}))
+    assert sum(part.tag.endswith("circle") for part in svg) == 4
+
+
+@pytest.mark.parametrize("study", ["emotions", "dfs_emotions"])
+def test_the_tables_are_those_of_the_results(study: str) -> None:
+    results = Results.read(STUDIES / study)
+    table = (STUDIES / study / "results.md").read_text(encoding="utf-8")
+    assert tables(results, results.board()) in table
+
+
+def test_what_the_documentation_says_of_the_results() -> None:
+    board = Results.read(STUDIES / "emotions").board()
+    assert board.best_baseline == "TIES, λ = 1"
+    beats = {row.name for row in board.rows if row.difference and row.difference.low > 0}
+    assert beats == {"CMA-ES DARE-TIES, 200", "Evolver of TIES, 101"}
+    paths = Results.read(STUDIES / "dfs_emotions").board()
+    assert paths.best_baseline == "their average"
+    assert "No search beats it beyond chance." in paths.notes
+    gain = paths.difference("DFS, 80", "the best expert")
+    assert gain.low < 0 < gain.high

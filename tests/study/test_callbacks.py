@@ -26,7 +26,7 @@ def declared(task: Task, evaluate: Callable[[Any], float], **options: Any) -> mo
     base, *experts = task.checkpoints()
     recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
     options = {"n_trials": 100, **options}
-    return mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), **options)
+    return mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), **options, baselines=False)
 
 
 def scripted(values: Sequence[float | None]) -> Callable[[optuna.Trial], float]:

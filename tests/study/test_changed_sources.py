@@ -291,7 +291,7 @@ def score(model):
             time.sleep(0.01)
     return float(model.model.embed_tokens.weight.double().sum())
 
-study = mo.MergeStudy("s", mo.MergeObjective(recipe, score), n_trials=8)
+study = mo.MergeStudy("s", mo.MergeObjective(recipe, score), n_trials=8, baselines=False)
 if __name__ == "__main__":
     study.run(url, progress=False)
 """

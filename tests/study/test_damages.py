@@ -38,7 +38,9 @@ TRIALS = 6
 
 def by_recipe(task: Task) -> mo.MergeStudy:
     evaluator = mo.evaluators.Classification(task.dev, batch_size=80)
-    return mo.MergeStudy("toy", mo.MergeObjective(task.recipe(), evaluator), n_trials=TRIALS)
+    return mo.MergeStudy(
+        "toy", mo.MergeObjective(task.recipe(), evaluator), n_trials=TRIALS, baselines=False
+    )
 
 
 def by_function(task: Task) -> mo.MergeStudy:
@@ -49,12 +51,16 @@ def by_function(task: Task) -> mo.MergeStudy:
 
     evaluator = mo.evaluators.Classification(task.dev)
     sampler = optuna.samplers.RandomSampler(seed=0)
-    return mo.MergeStudy("toy", mo.MergeObjective(space, evaluator), sampler=sampler, n_trials=2)
+    return mo.MergeStudy(
+        "toy", mo.MergeObjective(space, evaluator), sampler=sampler, n_trials=2, baselines=False
+    )
 
 
 def by_parents(task: Task) -> mo.MergeStudy:
     space, sampler = searches.niches(nets())
-    return mo.MergeStudy("toy", mo.MergeObjective(space, Waves()), sampler=sampler, n_trials=9)
+    return mo.MergeStudy(
+        "toy", mo.MergeObjective(space, Waves()), sampler=sampler, n_trials=9, baselines=False
+    )
 
 
 SEARCHES: dict[str, Callable[[Task], mo.MergeStudy]] = {

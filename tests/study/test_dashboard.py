@@ -31,7 +31,7 @@ def study(task: Task, tmp_path_factory: pytest.TempPathFactory) -> optuna.Study:
     pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=40)
     url = f"sqlite:///{tmp_path_factory.mktemp('dashboard')}/merge.db"
     objective = mo.MergeObjective(recipe, evaluator)
-    return mo.MergeStudy("toy", objective, n_trials=N_TRIALS, pruner=pruner).run(
+    return mo.MergeStudy("toy", objective, n_trials=N_TRIALS, pruner=pruner, baselines=False).run(
         url, progress=False
     )
 

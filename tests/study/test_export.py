@@ -28,7 +28,9 @@ def search(
     task: Task, space: Any, url: str | None, name: str = "toy", n_trials: int = 3
 ) -> optuna.Study:
     evaluator = mo.evaluators.Classification(task.dev)
-    declared = mo.MergeStudy(name, mo.MergeObjective(space, evaluator), n_trials=n_trials)
+    declared = mo.MergeStudy(
+        name, mo.MergeObjective(space, evaluator), n_trials=n_trials, baselines=False
+    )
     return declared.run(url, progress=False)
 
 
@@ -153,7 +155,7 @@ def test_modules_are_passed_again(kind: str, tmp_path: Path) -> None:
         free if kind == "recipe" else space, lambda model: float(model.weight.sum())
     )
     url = f"sqlite:///{tmp_path}/s.db"
-    declared = mo.MergeStudy("toy", objective, n_trials=3)
+    declared = mo.MergeStudy("toy", objective, n_trials=3, baselines=False)
     declared.run(url, progress=False)
     again = optuna.load_study(study_name="toy", storage=url)
     assert set(declared.sources) == ({"a", "b"} if kind == "recipe" else set())

@@ -103,7 +103,12 @@ def test_a_declared_search_goes_on_with_its_folder(task: Task, tmp_path: Path) -
 
     def search(values: Sequence[float], k: int) -> optuna.Study:
         declared = mo.MergeStudy(
-            "toy", objective(task, values, "maximize"), n_trials=0, keep_best=k, folder=folder
+            "toy",
+            objective(task, values, "maximize"),
+            n_trials=0,
+            keep_best=k,
+            folder=folder,
+            baselines=False,
         )
         done = mo.remaining(declared.open(storage), 1000)
         return declared.run(storage, n_trials=1000 - done + len(values), progress=False)
@@ -132,7 +137,9 @@ def test_sources_in_memory(tmp_path: Path) -> None:
     a, b = (mo.Checkpoint.from_module(module(i), name=n) for i, n in enumerate("ab"))
     space = mo.recipes.linear([a, b], weight=[1, mo.free(0, 1)])
     score = mo.MergeObjective(space, lambda model: float(model.weight.mean()))
-    search = mo.MergeStudy("memory", score, n_trials=3, keep_best=1, folder=tmp_path)
+    search = mo.MergeStudy(
+        "memory", score, n_trials=3, keep_best=1, folder=tmp_path, baselines=False
+    )
     study = search.run(f"sqlite:///{tmp_path}.db", progress=False)
     (number,) = kept(tmp_path)
     written = mo.Checkpoint(tmp_path / f"trial-{number:05}").tensor("weight")
@@ -328,7 +335,9 @@ def test_folders_of_others_are_safe(task: Task, tmp_path: Path) -> None:
         score = objective(task, VALUES[:2], "maximize")
         sampler = optuna.samplers.RandomSampler(seed)
         folder = tmp_path / "best"
-        return mo.MergeStudy(name, score, 2, sampler=sampler, keep_best=1, folder=folder)
+        return mo.MergeStudy(
+            name, score, 2, sampler=sampler, keep_best=1, folder=folder, baselines=False
+        )
 
     first = f"sqlite:///{tmp_path}/first.db"
     search("toy", 0, first).run(first, progress=False)
@@ -405,7 +414,9 @@ def test_a_file_in_its_place(task: Task, tmp_path: Path) -> None:
     (tmp_path / "best").touch()
     calls: list[int] = []
     score = mo.MergeObjective(recipe(task), lambda model: calls.append(1) or 1.0)
-    search = mo.MergeStudy("toy", score, n_trials=1, keep_best=1, folder=tmp_path / "best")
+    search = mo.MergeStudy(
+        "toy", score, n_trials=1, keep_best=1, folder=tmp_path / "best", baselines=False
+    )
     with pytest.raises(StudyError, match=r"needs a folder, but .* is a file"):
         search.run(progress=False)
     assert calls == []

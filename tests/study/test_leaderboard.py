@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,6 +184,8 @@ def test_what_cannot_be_compared() -> None:
         mo.leaderboard([low.trials[0]])  # type: ignore[list-item]
     with pytest.raises(StudyError, match="nothing to compare"):
         mo.leaderboard([])
+    with pytest.raises(StudyError, match="Several studies are called low"):
+        mo.leaderboard([low, plain("low", [2.0])])
     with pytest.raises(StudyError, match="Two studies of 'x' have one seed"):
         mo.leaderboard({"x": [plain("a, seed 1", [1.0]), plain("b, seed 1", [1.0])]})
 
@@ -239,8 +243,8 @@ def test_the_table_is_read_by_people_and_by_programs() -> None:
     assert "nats" in repr(found)
     assert str(found).splitlines()[0].split()[:2] == ["method", "kind"]
     assert "The best baseline is base|line, of all 2 the best on test." in found.notes
-    assert not any("No search is better" in note for note in found.notes)
-    assert "No search is better than it by more than its interval." in board("maximize").notes
+    assert not any("No search beats" in note for note in found.notes)
+    assert "No search beats it beyond chance." in board("maximize").notes
     data = json.loads(json.dumps(found.to_data(), allow_nan=False))
     assert data["rows"][0]["difference"]["seeds"] == 3
     assert data["rows"][0]["dev"]["low"] is None
@@ -264,3 +268,89 @@ def test_scores_that_are_not_there_are_said_not_to_be_drawn() -> None:
     found = Leaderboard.of([Entry("a", runs)], draws=Draws(500))
     assert (found.rows[0].test or ())[3:] == (3, 0)
     assert any("Scores of single test examples are not there" in note for note in found.notes)
+
+
+def test_the_page_runs_as_it_stands(task: Task, studies: list[optuna.Study]) -> None:
+    page = (Path(mo.__file__).parents[1] / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    from_studies, from_scores = re.findall(r"```python\n(.*?)```", page, re.S)
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    test = mo.evaluators.Classification(task.test)
+    names: dict[str, Any] = {"mo": mo, "studies": studies, "test": test}
+    names["objective"] = mo.MergeObjective(recipe, test)
+    exec(from_studies, names)
+    assert names["board"].rows[0].name == "cma"
+    rng = np.random.default_rng(0)
+    names["test_scores"], names["scores_of_average"] = rng.random((5, 40)), rng.random(40)
+    exec(from_scores, names)
+    assert names["board"].best_baseline == "average"
+    table = {name for name in ("dev", "test", "− best baseline") if f"| `{name}` |" in page}
+    assert len(table) == 3
+
+
+# -- baselines that studies hold -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def beside(task: Task) -> list[optuna.Study]:
+    """A search with two seeds and one with another method, with baselines."""
+    base, *experts = task.checkpoints()
+    free = mo.free(0, 1)
+    arithmetic = mo.recipes.task_arithmetic(base, experts, weight=free)
+    ties = mo.recipes.ties(base, experts, weight=free, density=0.5)
+    found = []
+    for name, recipe, seed in (
+        ("arithmetic", arithmetic, 0),
+        ("arithmetic", arithmetic, 1),
+        ("ties", ties, 0),
+    ):
+        objective = mo.MergeObjective(recipe, mo.evaluators.Classification(task.dev))
+        sampler = recipe.sampler(seed=seed)
+        declared = mo.MergeStudy(f"{name}, seed {seed}", objective, 2, sampler=sampler)
+        found.append(declared.run(progress=False))
+    return found
+
+
+def test_baselines_are_rows_and_the_best_on_test_is_the_best(
+    task: Task, beside: list[optuna.Study]
+) -> None:
+    test = mo.evaluators.Classification(task.test)
+    found = mo.leaderboard(beside, test=test)
+    rows = {row.name: row for row in found.rows}
+    stored = mo.baselines(beside[0])
+    untuned = {"task_arithmetic, untuned", "ties, untuned"}
+    names = {row.name for row in stored.headlines if row.kind != "task arithmetic"}
+    names -= {*untuned, "ensemble"}
+    assert rows.keys() == names | untuned | {"arithmetic", "ties", "task arithmetic, λ by dev"}
+
+    engine, texts = mo.Engine(), read_rows(task.test)
+    for name in names:
+        row = rows[name]
+        recipe = mo.recipe_of(beside[0], baseline=name)
+        assert row.test is not None
+        assert row.test.value == pytest.approx(right(engine.load(recipe), texts).mean())
+        assert (row.seeds, row.test.seeds, row.test.examples) == (0, 0, 160)  # the same for all
+        assert row.kind == ("tuned baseline" if stored[name].tuned else "baseline")
+        assert row.dev.value == stored[name].value
+    of_lambda = rows["task arithmetic, λ by dev"]
+    grid = [row for row in stored if row.kind == "task arithmetic"]
+    assert of_lambda.dev.value == max(row.value for row in grid)
+    assert of_lambda.cost.evaluations == len(grid)
+    assert (rows["uniform average"].cost.evaluations, of_lambda.kind) == (1, "tuned baseline")
+    values = {n: r.test.value for n, r in rows.items() if r.kind != "search" and r.test}
+    assert found.best_baseline is not None
+    assert values[found.best_baseline] == max(values.values())
+    difference = rows["arithmetic"].difference
+    assert difference is not None
+    assert (difference.seeds, difference.examples) == (2, 160)
+    assert any("One seed only" in note and note.endswith(": ties.") for note in found.notes)
+
+
+def test_baselines_on_dev_and_beside_trials(beside: list[optuna.Study]) -> None:
+    found = mo.leaderboard(beside[:1], trials=[0])
+    assert (found.on, found.rows[0].dev.examples) == ("dev", 160)
+    assert {"trial 0", "uniform average"} <= {row.name for row in found.rows}
+    best = next(row for row in found.rows if row.name == found.best_baseline)
+    stored = mo.baselines(beside[0]).best
+    assert stored is not None
+    assert best.dev.value == stored.value

@@ -31,7 +31,7 @@ def declared(
     base, *experts = task.checkpoints()
     recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
     options = {"n_trials": 4, **options}
-    return mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), **options)
+    return mo.MergeStudy("toy", mo.MergeObjective(recipe, evaluate), **options, baselines=False)
 
 
 # -- one process ------------------------------------------------------------------------------

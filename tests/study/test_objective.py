@@ -301,7 +301,9 @@ def test_another_space_is_refused(task: Task, tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
 
     def run(recipe: mo.Recipe) -> None:
-        declared = mo.MergeStudy("s", mo.MergeObjective(recipe, lambda model: 1.0), n_trials=2)
+        declared = mo.MergeStudy(
+            "s", mo.MergeObjective(recipe, lambda model: 1.0), n_trials=2, baselines=False
+        )
         declared.run(url, progress=False)
 
     run(mo.recipes.ties(base, [a, b], density=mo.free(0.1, 1)))
@@ -319,7 +321,7 @@ def test_another_space_is_refused(task: Task, tmp_path: Any) -> None:
 def test_moved_sources_are_the_same_space(task: Task, tmp_path: Any) -> None:
     objective = mo.MergeObjective(small(task), lambda model: 1.0)
     url = f"sqlite:///{tmp_path}/s.db"
-    mo.MergeStudy("s", objective, n_trials=2).run(url, progress=False)
+    mo.MergeStudy("s", objective, n_trials=2, baselines=False).run(url, progress=False)
     moved = [
         mo.Checkpoint((tmp_path / c.name).resolve(), name=c.name)
         for c in task.checkpoints()
@@ -327,7 +329,8 @@ def test_moved_sources_are_the_same_space(task: Task, tmp_path: Any) -> None:
     ]
     recipe = mo.recipes.task_arithmetic(moved[0], moved[1:], weight=mo.free(0, 1))
     again = mo.MergeObjective(recipe, lambda model: 1.0)
-    assert len(mo.MergeStudy("s", again, n_trials=3).run(url, progress=False).trials) == 3
+    search = mo.MergeStudy("s", again, n_trials=3, baselines=False)
+    assert len(search.run(url, progress=False).trials) == 3
 
 
 def test_threads_are_refused(task: Task) -> None:
@@ -381,7 +384,7 @@ def test_other_dev_data_are_refused(task: Task, tmp_path: Any) -> None:
         dev = write_rows(tmp_path / "dev.jsonl", rows)
         evaluator = mo.evaluators.Classification(dev, **options)
         objective = mo.MergeObjective(small(task), evaluator)
-        mo.MergeStudy("s", objective, n_trials=1).run(url, progress=False)
+        mo.MergeStudy("s", objective, n_trials=1, baselines=False).run(url, progress=False)
 
     run(rows)
     run(rows, batch_size=7)

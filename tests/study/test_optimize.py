@@ -304,7 +304,7 @@ def test_a_merge_objective_takes_too_long(task: Task, tmp_path: Path) -> None:
 
     objective = mo.MergeObjective(task.recipe(), evaluate)
     objective.score(task.checkpoints()[0])  # whatever is compiled at first
-    search = mo.MergeStudy("s", objective, n_trials=3, trial_timeout=600)
+    search = mo.MergeStudy("s", objective, n_trials=3, trial_timeout=600, baselines=False)
     study = search.run(f"sqlite:///{tmp_path}/s.db", trial_timeout=3, progress=False)
     assert counts(study) == {"complete": 3, "pruned": 0, "failed": 1, "running": 0}
     assert study.trials[1].user_attrs["reason"] == TOO_LONG.replace("1", "3")

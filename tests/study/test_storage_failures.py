@@ -100,7 +100,7 @@ def test_a_full_disk(kind: str, tmp_path: Path) -> None:
 def search(task: Task, url: str | None) -> optuna.Study:
     evaluator = mo.evaluators.Classification(task.dev, batch_size=80)
     objective = mo.MergeObjective(task.recipe(), evaluator)
-    return mo.MergeStudy("s", objective, n_trials=12).run(url, progress=False)
+    return mo.MergeStudy("s", objective, n_trials=12, baselines=False).run(url, progress=False)
 
 
 def _search(task: Task, url: str) -> None:

@@ -98,6 +98,7 @@ def declared(task: Task, first: int, n_trials: int) -> mo.MergeStudy:
         mo.MergeObjective(recipe, lambda model: 1.0),
         n_trials=n_trials,
         first=[dict.fromkeys(recipe.distributions(), i / 10) for i in range(first)],
+        baselines=False,
     )
 
 

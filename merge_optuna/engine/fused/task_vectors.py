@@ -129,7 +129,7 @@ def _in_tensor(vectors: TaskVectors, model: int, density: float) -> Bound:
 
 def _in_model(vectors: TaskVectors, model: int, density: float) -> Bound | None:
     recipe = vectors.target.recipe
-    base, expert = recipe.sources[0], recipe.models[model]
+    base, expert = recipe.seen[0], recipe.seen[1 + model]
     if not (isinstance(base, Checkpoint) and isinstance(expert, Checkpoint)):
         return None
     names = recipe.alignment.layout.names

@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,17 @@ def owner_alive(trial: FrozenTrial) -> bool | None:
     one of another host or container, and on systems without ``/proc``.
     """
     owner = owner_of(trial)
-    if owner is None or owner["host"] is None or owner["host"] != _host():
+    return None if owner is None else is_alive(owner)
+
+
+def this_process() -> dict[str, Any]:
+    """The calling process, for whatever it says that it is doing."""
+    return _me(os.getpid())
+
+
+def is_alive(owner: Mapping[str, Any]) -> bool | None:
+    """Whether a process is alive, as :func:`this_process` has described it; None if unknown."""
+    if owner["host"] is None or owner["host"] != _host():
         return None
     if owner["pid"] == os.getpid():
         return bool(owner["start"] == _me(owner["pid"])["start"])

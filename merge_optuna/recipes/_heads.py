@@ -1,0 +1,66 @@
+"""Models with a head beside models without one: what is inside is merged, heads stay."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from merge_optuna.checkpoints import Checkpoint, base_model_prefix, named_as
+from merge_optuna.errors import RecipeError, few
+
+
+def under_one_name(
+    frame: Checkpoint, leaves: tuple[Checkpoint, ...], *, bound: bool
+) -> Mapping[Checkpoint, Checkpoint]:
+    """How the checkpoints of a recipe are read, by what they are views of.
+
+    Args:
+        frame: Whose names the tensors of the merged model have.
+        leaves: All checkpoints.
+        bound: Whether the recipe has something else that goes by the names of tensors.
+
+    Returns:
+        Nothing where all tensors that are the same are called the same.
+
+    Raises:
+        RecipeError: If the names are needed as they were.
+    """
+    if bound:
+        _check_names(frame.origin, [leaf.origin for leaf in leaves])
+        return {}
+    seen = _under_one_name(frame, leaves, tuple(leaf.store for leaf in (frame, *leaves)))
+    return seen if any(seen[leaf.origin] is not leaf for leaf in leaves) else {}
+
+
+@lru_cache(maxsize=64)
+def _under_one_name(
+    frame: Checkpoint,
+    leaves: tuple[Checkpoint, ...],
+    stores: tuple[object, ...],  # only for the cache: equal weights may lie at another place
+) -> Mapping[Checkpoint, Checkpoint]:
+    """The same, and what is left out is said once."""
+    seen = {leaf.origin: named_as(leaf, frame) for leaf in leaves}
+    if base_model_prefix(frame) is None:
+        heads = [leaf.name for leaf in leaves if seen[leaf.origin] is not leaf]
+        if heads:
+            what = "head of" if len(heads) == 1 else "heads of"
+            verb, them = ("is", "it") if len(heads) == 1 else ("are", "them")
+            warnings.warn(
+                f"The {what} {few(heads)} {verb} left out: {frame.name} has none. Evaluators take "
+                f"{them} as head=.",
+                stacklevel=2,
+            )
+    return seen
+
+
+def _check_names(frame: Checkpoint, leaves: Sequence[Checkpoint]) -> None:
+    renamed = next((leaf for leaf in leaves if named_as(leaf, frame) is not leaf), None)
+    if renamed is None:
+        return
+    whole, bare = (frame, renamed) if base_model_prefix(frame) else (renamed, frame)
+    raise RecipeError(
+        f"{whole.name} has a head and {bare.name} has none, so their tensors have other names, by "
+        "which tokenizer= and statistics= go. Merge what both have: "
+        f"mo.Checkpoint({whole.ref!r}, part={base_model_prefix(whole)!r})."
+    )

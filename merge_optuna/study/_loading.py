@@ -1,0 +1,22 @@
+"""What an evaluator is given to score."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from merge_optuna.engine import Engine
+from merge_optuna.evaluators import Evaluator, has_all_heads, name_of
+from merge_optuna.recipes import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from merge_optuna.checkpoints import Checkpoint
+
+
+def load_for(evaluator: Evaluator, engine: Engine, recipe: Recipe | Checkpoint) -> nn.Module:
+    """The live model with a recipe or a checkpoint, for an evaluator.
+
+    Where it has heads of its own, that of the live model need not be that of what is loaded.
+    """
+    return engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))

@@ -1,0 +1,68 @@
+"""Objectives over a base without a head: experts and merges of them under the experts' heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import merge_optuna as mo
+from merge_optuna.evaluators import Classification, Tasks
+from tests.engine.test_heads import LABELS, Family
+
+TOKENS = torch.randint(3, 60, (40, 9), generator=torch.Generator().manual_seed(1))
+CASES = [("Bert", None), ("Roberta", None), ("DistilBert", None), ("Bert", "MaskedLM")]
+CASES += [("Bert", "none at all")]
+
+
+def accuracy(model: Any, labels: Tensor) -> float:
+    """Text by text, with transformers alone."""
+    with torch.no_grad():
+        predicted = torch.cat([model(row[None]).logits.argmax(-1) for row in TOKENS])
+    return float((predicted == labels).double().mean())
+
+
+@pytest.mark.parametrize(("name", "base_head"), CASES)
+def test_experts_and_averages_are_scored(name: str, base_head: str | None, tmp_path: Path) -> None:
+    has_base = base_head != "none at all"
+    family = Family(name, tmp_path, base_head=base_head if has_base else None)
+    base, *experts = family.checkpoints
+    labels = {
+        expert: torch.randint(n, (40,), generator=torch.Generator().manual_seed(n))
+        for expert, n in LABELS.items()
+    }
+    # an expert is right more often than by chance
+    for expert, those in labels.items():
+        with torch.no_grad():
+            those[::2] = family.experts[expert].eval()(TOKENS).logits.argmax(-1)[::2]
+    tasks = {
+        expert.name: Classification((TOKENS, labels[expert.name]), head=expert, batch_size=16)
+        for expert in experts
+    }
+    recipe = mo.recipes.dare_ties(base, experts, weight=mo.free(0, 1), density=0.5)
+    if not has_base:  # the live model is that of the first expert
+        recipe = mo.recipes.linear(experts, weight=mo.free(0, 1))
+    objective = mo.MergeObjective(recipe, Tasks(tasks))
+
+    for checkpoint in experts:
+        alone = objective.score(checkpoint, tasks[checkpoint.name])
+        expert = family.experts[checkpoint.name]
+        assert alone == accuracy(expert, labels[checkpoint.name])
+    average = mo.recipes.linear(experts)
+    for expert, evaluator in tasks.items():
+        model = family.experts[expert]
+        state, own = model.state_dict(), {n: t.clone() for n, t in model.state_dict().items()}
+        inside = f"{model.base_model_prefix}."
+        for n in state:
+            # A masked language model has no pooler: each expert's own is taken.
+            if n.startswith(inside) and not (base_head == "MaskedLM" and "pooler" in n):
+                bodies = [family.experts[e].state_dict()[n] for e in LABELS]
+                own[n] = sum(bodies) / len(bodies)
+        averaged = type(model)(model.config).eval()
+        averaged.load_state_dict(own)
+        assert objective.score(average, evaluator) == accuracy(averaged, labels[expert])
+    study = mo.MergeStudy("heads", objective, n_trials=2).run(None, progress=False)
+    assert {f"value/{expert}" for expert in LABELS} <= study.best_trial.user_attrs.keys()
