@@ -327,9 +327,8 @@ def test_a_search_that_finds_nothing_better_says_so(
     )
     study = declared.run(None)
     assert study.best_value == pytest.approx(sign * 8 * first)
-    difference = sign * (8 * first - 4) or 0.0
-    word = "over" if difference > 0 or first == 0.5 else "under"
-    shown = f"{study.best_value:.4g}, {difference:+.2g} {word} the best baseline"
+    stands = "+0 over" if beaten else "+2.4 over" if sign == 1 else "2.4 under"
+    shown = f"{study.best_value:.4g}, {stands} the best baseline"
     assert f"best={shown}" in capfd.readouterr().err
     declared.run(study._storage, progress=False)
     said = (
