@@ -124,3 +124,18 @@ def test_what_is_written_scores_as_its_trial(tmp_path: Path) -> None:
         assert (tmp_path / "again" / path).read_bytes() == (
             tmp_path / "merged" / path
         ).read_bytes()
+
+
+def test_the_best_trials_are_kept_under_heads(tmp_path: Path) -> None:
+    base, *experts = Family("Bert", tmp_path).checkpoints
+    labels = torch.arange(40) % 2
+    tasks = {e.name: Classification((TOKENS, labels), head=e) for e in experts[:2]}
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(-1, 1))
+    objective = mo.MergeObjective(recipe, Tasks(tasks))
+    kept = tmp_path / "kept"
+    study = mo.MergeStudy("kept", objective, 4, keep_best=1, folder=kept, baselines=False).run(
+        None, progress=False
+    )
+    [folder] = kept.glob("trial-*")
+    assert folder.name == f"trial-{study.best_trial.number:05}"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"mr", "subj"}
