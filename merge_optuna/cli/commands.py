@@ -340,7 +340,8 @@ def check(
     --json the numbers are seconds_first_merge, seconds_merge, seconds_evaluate,
     hours (of all trials in one process, if none is pruned), peak_rss_bytes (of
     the process), peak_anonymous_bytes (the same without mapped files; Linux),
-    peak_gpu_bytes; null is what the system does not tell.
+    peak_gpu_bytes; null is what the system does not tell. float32_speedup is
+    how many times faster a batch is scored in float32, null where it is not.
     """
     from merge_optuna.cli import files
 
