@@ -142,6 +142,12 @@ def test_without_a_test_it_compares_dev_and_says_so(
     assert np.isnan(other.dev.low)
 
 
+def test_a_trial_that_took_over_a_result_has_scored_nothing() -> None:
+    study = plain("a", [1.0, 2.0])
+    study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"same_as": 0}))
+    assert mo.leaderboard(study).rows[0].cost.evaluations == 2
+
+
 # -- which studies are one search ----------------------------------------------------------------
 
 
