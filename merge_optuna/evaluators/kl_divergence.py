@@ -51,6 +51,7 @@ class KLDivergence:
     """
 
     directions = ("minimize",)
+    deterministic = True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import time
@@ -219,8 +220,8 @@ def _left(tasks: Sequence[_Task], book: Book) -> list[_Task]:
 
 def _score_one(left: Sequence[_Task], book: Book, trial_timeout: float | None) -> bool:
     """Scores the first that nobody else is scoring, if there is one."""
-    for task in left:
-        with book.taken(task.name) as deaths:
+    for doubtful, task in itertools.product((False, True), left):
+        with book.taken(task.name, doubtful=doubtful) as deaths:
             if deaths is None:
                 continue
             if deaths >= _DEATHS:

@@ -272,8 +272,8 @@ def beside(baselines: Baselines, value: float) -> str:
     if row is None or row.values is None:
         return f"{value:.4g}"
     difference = value - row.values[0]
-    word = "over" if difference >= 0 else "under"
-    return f"{value:.4g}, {difference:+.2g} {word} the best baseline"
+    stands = f"+{difference:.2g} over" if difference >= 0 else f"{-difference:.2g} under"
+    return f"{value:.4g}, {stands} the best baseline"
 
 
 def packed_scores(scores: NDArray[np.float32]) -> dict[str, Any] | None:

@@ -15,6 +15,8 @@ from optuna.trial import TrialState
 from torch import nn
 
 import merge_optuna as mo
+from merge_optuna import _optuna_compat as compat
+from merge_optuna._schema import BASELINE, BASELINE_OWNER
 from merge_optuna.errors import StudyError
 from tests import processes, toys
 from tests.study.linears import GRID, LAMBDAS, Near, around, linears, weight
@@ -180,6 +182,19 @@ def test_processes_share_the_work(task: Task, tmp_path: Path) -> None:
     assert len(scored(tmp_path)) == 5 + 1 + 2
 
 
+def test_what_another_machine_has_begun_comes_last() -> None:
+    """Nobody can tell whether it is still at it, so it is not waited for."""
+    near = Near()
+    objective = around(0, 1, 3, evaluate=near)
+    study = optuna.create_study(direction="maximize")
+    elsewhere = {"host": "elsewhere", "pid": 1, "start": 1}
+    owner = {"process": elsewhere, "deaths": 0}
+    compat.set_study_system_attr(study, BASELINE_OWNER + "source a", owner)
+    found = mo.baselines(objective, study, kinds=["base", "source"], progress=False)
+    assert near.calls == [0, 3, 1]
+    assert [row.name for row in found] == ["base", "source a", "source b"]
+
+
 # -- what goes wrong --------------------------------------------------------------------------
 
 
@@ -294,3 +309,21 @@ def test_a_changed_source_ends_it(tmp_path: Path) -> None:
     objective = mo.MergeObjective(mo.recipes.linear([a, b], weight=mo.free(0, 1)), evaluate)
     with pytest.raises(mo.errors.SourceChanged):
         mo.MergeStudy("s", objective, n_trials=1).run(None, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["text", {}, {"values": ["many"]}, {"place": "first"}])
+def test_a_damaged_one_is_named(damage: Any) -> None:
+    study = search(None, Near(), baselines=["base"])
+    key = BASELINE + "base"
+    whole = compat.study_system_attrs(study)[key]
+    broken = {**whole, **damage} if damage and isinstance(damage, dict) else damage
+    compat.set_study_system_attr(study, key, broken)
+    with pytest.raises(StudyError, match="The baseline 'base' is damaged, or was written by a ne"):
+        mo.baselines(study)
+    scores = {"n": 4, "type": "f4", "data": "x"}
+    compat.set_study_system_attr(study, key, {**whole, "scores": scores, "recipe": "{}"})
+    (found,) = mo.baselines(study)
+    with pytest.raises(StudyError, match="scores of the baseline 'base' is damaged"):
+        _ = found.scores
+    with pytest.raises(StudyError, match="The recipe of the baseline 'base' is damaged"):
+        _ = found.recipe

@@ -258,6 +258,13 @@ def test_the_table_is_read_by_people_and_by_programs() -> None:
     }
 
 
+def test_the_first_column_counts_unless_a_metric_is_given() -> None:
+    rows = np.array([[0.0, 9.0], [1.0, 9.0]])
+    (row,) = Leaderboard.of([Entry("a", [Run(0, rows)])]).rows
+    assert row.test is not None
+    assert row.test.value == 0.5
+
+
 def test_values_that_are_not_numbers_come_last() -> None:
     good, bad = Entry("good", [Run(0, 0.1, 0)]), Entry("bad", [Run(0, np.nan, 0)])
     for direction in ("maximize", "minimize"):
