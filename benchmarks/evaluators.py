@@ -171,16 +171,12 @@ def evaluators(data: datasets.Dataset) -> dict[str, tuple[str, Any, Loop, datase
     some = data.select(range(max(8, len(data) // 8)))  # decoders take longer
     choice = E.MultipleChoice(some, question="question", answer="choice")
     written = E.Generation(some, **asks, max_new_tokens=NEW_TOKENS, batch_size=32)
+    alike = E.Similarity(data, text_pair="other", label="number")
     likely = E.NegativeLogLikelihood(some, **asks, batch_size=32)
     return {
         "Classification": ("encoder", E.Classification(data), logits, data),
         "Regression": ("encoder", E.Regression(data, label="number", logit=0), logits, data),
-        "Similarity": (
-            "encoder",
-            E.Similarity(data, text_pair="other", label="number"),
-            embeddings,
-            data,
-        ),
+        "Similarity": ("encoder", alike, embeddings, data),
         "NegativeLogLikelihood": ("decoder", likely, answers, some),
         "MultipleChoice, 4 choices": ("decoder", choice, choices, some),
         f"Generation, {NEW_TOKENS} tokens": ("decoder", written, replies, some),
