@@ -335,7 +335,9 @@ def board(
             runs.setdefault(line.name, []).append(run)
             kinds[line.name] = line.kind
     entries = [Entry(name, some, kinds[name]) for name, some in runs.items()]
-    made = Leaderboard.of(entries, value=tester.test.value, metric="right answers")
+    made = Leaderboard.of(
+        entries, value=tester.test.value, metric="right answers", dev_metric="nats"
+    )
     parts = {n: [tester.test.breakdown(run.scores) for run in some] for n, some in runs.items()}
     skills = {
         name: {skill: float(np.mean([part[skill] for part in some])) for skill in SKILLS}
