@@ -17,6 +17,7 @@ from merge_optuna.evaluators._arguments import (
 from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, Groups, Labels, read, table_of, texts
 from merge_optuna.evaluators._function import Function, as_evaluator
+from merge_optuna.evaluators._harness import has_lm_eval
 from merge_optuna.evaluators._head import Head, has_all_heads, heads_of
 from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
@@ -28,6 +29,7 @@ from merge_optuna.evaluators._protocol import (
     check_evaluator,
     check_length,
     check_metrics,
+    is_deterministic,
     name_of,
     value_of,
     value_over,
@@ -38,6 +40,7 @@ from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
 from merge_optuna.evaluators.kl_divergence import KLDivergence
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
+from merge_optuna.evaluators.lm_eval import LmEval
 from merge_optuna.evaluators.multiple_choice import MultipleChoice
 from merge_optuna.evaluators.regression import Regression
 from merge_optuna.evaluators.similarity import Similarity
@@ -56,6 +59,7 @@ __all__ = [
     "Head",
     "KLDivergence",
     "Labels",
+    "LmEval",
     "MultipleChoice",
     "NegativeLogLikelihood",
     "Perplexity",
@@ -75,7 +79,9 @@ __all__ = [
     "check_metrics",
     "digest_of",
     "has_all_heads",
+    "has_lm_eval",
     "heads_of",
+    "is_deterministic",
     "logits_of",
     "name_of",
     "placed",

@@ -10,7 +10,7 @@ from merge_optuna._documents import MERGEKIT, load_yaml
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.mergekit._methods import OUR_WORDS, REQUIRED, TRANSLATIONS, our_name
 from merge_optuna.mergekit._node import Node, refuse, warn
-from merge_optuna.mergekit._settings import truth, whole_number
+from merge_optuna.mergekit._settings import number, truth, whole_number
 from merge_optuna.mergekit._sources import Sources
 from merge_optuna.mergekit._texts import read_texts
 from merge_optuna.recipes import Recipe, as_value, free
@@ -50,16 +50,34 @@ _TOP = (
 
 
 @dataclass(frozen=True)
+class Task:
+    """A task of lm-eval, whose metric counts with a weight."""
+
+    name: str
+    weight: float = 1.0
+    metric: str = "acc,none"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.metric})"
+
+
+@dataclass(frozen=True)
 class Genome:
     """A search as mergekit-evolve describes it.
 
     Attributes:
         space: The recipe with free numbers.
-        tasks: What is maximised, in words.
+        tasks: Whose weighted sum is maximised.
+        limit: How many samples of each task count, if not all.
+        num_fewshot: Few-shot examples, if not as many as the task says.
+        chat: Whether prompts go through the chat template, as they do unless the file says no.
     """
 
     space: Recipe
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    limit: int | None = None
+    num_fewshot: int | None = None
+    chat: bool = True
 
 
 def read_genome(text: str, file: str, *, strict: bool = False) -> Genome:
@@ -87,16 +105,27 @@ def read_genome(text: str, file: str, *, strict: bool = False) -> Genome:
         raise node.error("no genome: this is not a file of mergekit-evolve.")
     node.check_keys(_TOP)
     genome.check_keys(_KEYS)
-    tasks = node.get("tasks")
-    return Genome(_space(genome), () if tasks is None else tuple(map(_task, tasks.items())))
+    tasks, chat = node.get("tasks"), node.get("apply_chat_template")
+    limit, shots = node.get("limit"), node.get("num_fewshot")
+    return Genome(
+        _space(genome),
+        () if tasks is None else tuple(map(_task, tasks.items())),
+        None if limit is None else whole_number(limit),
+        None if shots is None else whole_number(shots),
+        chat is None or truth(chat),
+    )
 
 
-def _task(node: Node) -> str:
+def _task(node: Node) -> Task:
     if isinstance(node.value, str):
-        return node.value
+        return Task(node.value)
     node.check_keys(("name", "weight", "metric"))
-    name, metric = node.needed("name"), node.get("metric")
-    return name.text() + ("" if metric is None else f" ({metric.text()})")
+    weight, metric = node.get("weight"), node.get("metric")
+    return Task(
+        node.needed("name").text(),
+        Task.weight if weight is None else number(weight),
+        Task.metric if metric is None else metric.text(),
+    )
 
 
 def _space(node: Node) -> Recipe:

@@ -112,7 +112,7 @@ def _scalar(node: Node, parameter: Parameter, words: dict[Any, Any]) -> Scalar:
     elif isinstance(parameter.default, bool):
         value = truth(node)
     elif not isinstance(parameter.default, str):
-        value = _number(node)
+        value = number(node)
         if isinstance(parameter.default, int) and value.is_integer():
             value = int(value)
     try:
@@ -142,13 +142,18 @@ def whole_number(node: Node) -> int:
     Raises:
         RecipeError: If it is none.
     """
-    number = _number(node)
-    if not number.is_integer():
+    found = number(node)
+    if not found.is_integer():
         raise node.error(f"expected a whole number, not {node.value!r}.")
-    return int(number)
+    return int(found)
 
 
-def _number(node: Node) -> float:
+def number(node: Node) -> float:
+    """A number as pydantic reads it for mergekit.
+
+    Raises:
+        RecipeError: If it is none.
+    """
     try:
         return float(node.value)
     except (TypeError, ValueError):

@@ -360,7 +360,9 @@ def _cell(estimate: Estimate | None, spec: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.1f}"
 
 
 _COLUMNS: Sequence[tuple[str, Callable[[Row, int], str]]] = (

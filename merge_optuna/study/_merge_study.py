@@ -11,8 +11,8 @@ import optuna
 
 from merge_optuna._documents import read_text
 from merge_optuna.errors import StudyError
-from merge_optuna.evaluators import Evaluator, as_evaluator
-from merge_optuna.mergekit import read_genome
+from merge_optuna.evaluators import Evaluator, LmEval, as_evaluator, has_lm_eval
+from merge_optuna.mergekit import Genome, read_genome
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import fail_dead_trials
 from merge_optuna.spaces import Space
@@ -107,16 +107,19 @@ class MergeStudy:
         dtype: str | None = None,
         strict: bool = False,
         baselines: bool | Sequence[str] = True,
+        include_path: str | Path | None = None,
     ) -> MergeStudy:
         """The search that a file of mergekit-evolve describes, by CMA-ES from equal weights.
 
-        Its tasks are those of lm-eval, which no evaluator runs: ``evaluator`` takes their place.
-        Numbers that mergekit-evolve lets grow without bounds are searched in [0, 1], with
-        ``allow_negative_weights`` in [-1, 1]. Embedding and head have numbers of their own.
+        Its tasks are those of lm-eval, which :class:`mo.evaluators.LmEval` runs where lm-eval is
+        installed, as the file says (``limit``, ``num_fewshot``, ``apply_chat_template``), unless
+        ``evaluator`` takes their place. Numbers that mergekit-evolve lets grow without bounds are
+        searched in [0, 1], with ``allow_negative_weights`` in [-1, 1]. Embedding and head have
+        numbers of their own.
 
         Args:
             path: A YAML file with a ``genome``.
-            evaluator: Scores a model on dev data.
+            evaluator: Scores a model on dev data in place of the tasks.
             name: Of the study; that of the file when omitted.
             n_trials: Budget; 100 is mergekit-evolve's.
             test: Scores the result on data that the search does not see.
@@ -125,18 +128,16 @@ class MergeStudy:
             dtype: Of the live model.
             strict: Whether a key that mergekit ignores is an error instead of a warning.
             baselines: See the class.
+            include_path: A folder with YAML files of tasks.
 
         Raises:
             RecipeError: If the file is not valid, or describes no space.
-            StudyError: If there is no evaluator.
+            StudyError: If there is no evaluator, and no lm-eval.
+            EvaluationError: If lm-eval does not have the tasks.
         """
         genome = read_genome(read_text(path), str(path), strict=strict)
         if evaluator is None:
-            raise StudyError(
-                f"{path} maximises tasks of lm-eval ({', '.join(genome.tasks) or 'none'}), "
-                "which no evaluator runs. Pass data that stands for them: evaluator="
-                "mo.evaluators.Classification('dev.jsonl'), or merge-optuna run --dev dev.jsonl."
-            )
+            evaluator = _tasks(genome, path, include_path)
         space = genome.space
         return cls(
             name or Path(path).stem,
@@ -156,6 +157,15 @@ class MergeStudy:
         """
         space = self.objective.space
         return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
+
+    @property
+    def heads(self) -> dict[str, Checkpoint | None]:
+        """The heads that the tasks of the evaluator have of their own, for ``mo.export(heads=)``.
+
+        Empty where no task has one: then the merged model is written as it is.
+        """
+        heads = getattr(self.objective.evaluator, "heads", {})
+        return dict(heads) if any(heads.values()) else {}
 
     def open(self, storage: str | optuna.storages.BaseStorage | None = None) -> optuna.Study:
         """Creates the study, or opens it again, and checks that it fits.
@@ -229,7 +239,9 @@ class MergeStudy:
         """Those declared, and what keeps the best trials."""
         made = list(self.callbacks)
         if self.keep_best is not None and self.folder is not None:
-            made.append(KeepBest(self.keep_best, self.folder, sources=self.sources))
+            made.append(
+                KeepBest(self.keep_best, self.folder, sources=self.sources, heads=self.heads)
+            )
         elif (self.keep_best, self.folder) != (None, None):
             raise StudyError("keep_best= and folder= go together: how many to keep, and where.")
         return made
@@ -243,3 +255,23 @@ class MergeStudy:
         if self.test is None:
             raise StudyError(f"The study {study.study_name!r} was declared without test=.")
         return self.objective.score(recipe, self.test)
+
+
+def _tasks(genome: Genome, path: str | Path, include_path: str | Path | None) -> Evaluator:
+    """The tasks of a genome, by lm-eval."""
+    if not genome.tasks or not has_lm_eval():
+        raise StudyError(
+            f"{path} maximises tasks of lm-eval ({', '.join(map(str, genome.tasks)) or 'none'}), "
+            "which no evaluator runs. Pass data that stands for them: evaluator="
+            "mo.evaluators.Classification('dev.jsonl'), or merge-optuna run --dev dev.jsonl. "
+            "Tasks themselves need lm-eval: pip install 'merge_optuna[lm-eval]'."
+        )
+    return LmEval(
+        [task.name for task in genome.tasks],
+        metric={task.name: task.metric for task in genome.tasks},
+        weights={task.name: task.weight for task in genome.tasks},
+        limit=genome.limit,
+        num_fewshot=genome.num_fewshot,
+        chat=genome.chat,
+        include_path=include_path,
+    )

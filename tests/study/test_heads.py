@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
 import merge_optuna as mo
 from merge_optuna.evaluators import Classification, Tasks
 from tests.engine.test_heads import LABELS, Family
+from tests.processes import command
 
 TOKENS = torch.randint(3, 60, (40, 9), generator=torch.Generator().manual_seed(1))
 CASES = [("Bert", None), ("Roberta", None), ("DistilBert", None), ("Bert", "MaskedLM")]
@@ -66,3 +70,57 @@ def test_experts_and_averages_are_scored(name: str, base_head: str | None, tmp_p
         assert objective.score(average, evaluator) == accuracy(averaged, labels[expert])
     study = mo.MergeStudy("heads", objective, n_trials=2).run(None, progress=False)
     assert {f"value/{expert}" for expert in LABELS} <= study.best_trial.user_attrs.keys()
+
+
+FILE = """
+import torch
+import merge_optuna as mo
+
+torch.set_num_threads(1)
+base, *experts = (mo.Checkpoint(f"{root}/{{n}}", name=n) for n in ("base", "mr", "subj", "ssec"))
+tokens = torch.randint(3, 60, (40, 9), generator=torch.Generator().manual_seed(1))
+tasks = {{
+    expert.name: mo.evaluators.Classification((tokens, torch.arange(40) % 2), head=expert)
+    for expert in experts
+}}
+recipe = mo.recipes.ties(base, experts, density=mo.free(0.1, 1))
+objective = mo.MergeObjective(recipe, mo.evaluators.Tasks(tasks))
+study = mo.MergeStudy("heads", objective, n_trials=3, baselines=False)
+"""
+
+
+def test_what_is_written_scores_as_its_trial(tmp_path: Path) -> None:
+    """To the last example, with plain transformers; by the command line as by hand."""
+    Family("Bert", tmp_path)
+    file = tmp_path / "search.py"
+    file.write_text(FILE.format(root=tmp_path))
+    url = f"sqlite:///{tmp_path}/s.db"
+    made = command("run", file, "--storage", url, "--out", "merged", cwd=tmp_path).wait()
+    assert made.code == 0, made.err
+    study = optuna.load_study(study_name="heads", storage=url)
+    best = study.best_trial
+    scores = mo.scores(study, best).reshape(3, 40)
+    for expert, expected in zip(LABELS, scores, strict=True):
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            tmp_path / "merged" / expert
+        )
+        with torch.no_grad():
+            predicted = torch.cat([model(row[None]).logits.argmax(-1) for row in TOKENS])
+        np.testing.assert_array_equal(predicted.numpy() == np.arange(40) % 2, expected)
+        assert best.user_attrs[f"value/{expert}"] == pytest.approx(expected.mean())
+
+    heads = [f"--head={expert}={tmp_path / expert}" for expert in LABELS]
+    assert all(
+        head.replace("=", " ", 1) in (tmp_path / "merged/README.md").read_text() for head in heads
+    )
+    made = command("export", url, "again", *heads, cwd=tmp_path).wait()
+    assert made.code == 0, made.err
+    files = [
+        path.relative_to(tmp_path / "again")
+        for path in (tmp_path / "again").rglob("*.safetensors")
+    ]
+    assert len(files) == 6
+    for path in files:
+        assert (tmp_path / "again" / path).read_bytes() == (
+            tmp_path / "merged" / path
+        ).read_bytes()

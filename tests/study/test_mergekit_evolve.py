@@ -14,7 +14,7 @@ import merge_optuna as mo
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.recipes import Genome, read_genome
 from tests import toys, vocabularies
-from tests.cli.test_commands import Cli, cli  # noqa: F401
+from tests.cli.conftest import Cli, cli  # noqa: F401
 from tests.trained import Task, read_rows, right
 
 LAYERS = 4
@@ -39,11 +39,14 @@ def read(root: Path) -> Callable[..., Genome]:
     return read
 
 
+OWN = "{name: own, metric: 'acc_norm,none', weight: 0.5}"
+
+
 def located(text: str, root: Path) -> str:
     lines = textwrap.indent(textwrap.dedent(text).strip("\n"), "  ")
     for name in ("base", *toys.EXPERTS):
         lines = lines.replace(f"@{name}", str(root / name))
-    return f"genome:\n{lines}\ntasks:\n  - hellaswag\n  - {{name: own, metric: 'acc,none'}}\n"
+    return f"genome:\n{lines}\ntasks:\n  - hellaswag\n  - {OWN}\n"
 
 
 TWO = "models: [@ja, @math]\n"
@@ -54,7 +57,9 @@ def test_one_number_per_model_and_group(read: Callable[..., Genome]) -> None:
     genome = read(TIES + "layer_granularity: 2")
     space = genome.space
     groups = ["embed", "00-01", "02-03", "head"]
-    assert genome.tasks == ("hellaswag", "own (acc,none)")
+    assert [str(task) for task in genome.tasks] == ["hellaswag (acc,none)", "own (acc_norm,none)"]
+    assert [task.weight for task in genome.tasks] == [1, 0.5]
+    assert (genome.limit, genome.num_fewshot, genome.chat) == (None, None, True)
     assert list(space.start()) == [
         f"{name}/{model}/{group}"
         for name in ("weight", "density")
