@@ -234,18 +234,19 @@ class Scorer:
     sources: Sources
     known: dict[str, Array] = field(default_factory=dict)
 
-    def check(self, direction: str) -> None:
+    def check(self) -> None:
         """Checks the evaluator.
 
         Raises:
             EvaluationError: If it is none.
-            StudyError: If its direction is not that of the studies.
+            StudyError: If it has several objectives.
         """
         check_evaluator(self.test)
-        if [*self.test.directions] != [direction]:
+        if len(self.test.directions) > 1:
             raise StudyError(
-                f"{name_of(self.test)} is to {' and '.join(self.test.directions)} "
-                f"{', '.join(self.test.metric_names)}, but the studies {direction} theirs."
+                f"{name_of(self.test)} has {len(self.test.directions)} objectives, "
+                f"{', '.join(self.test.metric_names)}; a leaderboard orders by one. Pass an "
+                "evaluator with one as test=."
             )
 
     def value(self, scores: Array) -> float:
