@@ -22,6 +22,7 @@ PATH = "path"
 SECONDS_MERGE = "seconds_merge"
 SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
+SAME_AS = "same_as"
 BASELINE = "merge_optuna:baseline:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
 VALUE = "value/"
@@ -32,6 +33,7 @@ SURPLUS = "merge_optuna:surplus"
 PARTIAL = "merge_optuna:partial"
 SCORES = "merge_optuna:scores"
 RECIPE = "merge_optuna:recipe"
+CANDIDATE = "merge_optuna:candidate"
 
 Level = Literal["study", "trial"]
 Kind = Literal["user", "system"]
@@ -86,7 +88,7 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             'chosen it, "recipe": the JSON of its recipe as text or null, "values": [number, ...] '
             'or null, "reason": why there are none or null, "examples": number, "seconds": '
             'number, "breakdown": {name: number, ...}, "scores": as those of a trial or null, '
-            '"of": digest of recipe and dev data}`',
+            '"of": digest of models and dev data}`; null where that was of others',
             "`mo.MergeStudy`, `mo.baselines`",
             "`mo.baselines`, `mo.leaderboard`, `mo.optimize`, `mo.recipe_of`, `mo.export`, "
             "`merge-optuna show`",
@@ -151,10 +153,19 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
         ),
         Attribute(
             EXAMPLES,
-            "On how many dev examples it was evaluated; fewer than all if it was pruned.",
+            "On how many dev examples it was evaluated; fewer than all if it was pruned, none if "
+            "it is the `same_as` another.",
             "a number",
             _OBJECTIVE,
             f"`mo.leaderboard`, {_PEOPLE}",
+        ),
+        Attribute(
+            SAME_AS,
+            "The trial of the same recipe whose result it has taken over: value, scores and "
+            "what was reported.",
+            "number of a trial",
+            f"{_OBJECTIVE}, if its evaluator is deterministic",
+            f"{_OBJECTIVE}, {_PEOPLE}",
         ),
         Attribute(
             VALUE,
@@ -224,6 +235,13 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "the JSON of a recipe, as text",
             _OBJECTIVE,
             "`mo.recipe_of`, `mo.export`",
+        ),
+        Attribute(
+            CANDIDATE,
+            "What it has scored, and how: trials with the same have the same result.",
+            "text: digest of the recipe, data type and device of the live model, what is reported",
+            f"{_OBJECTIVE}, if its evaluator is deterministic",
+            f"{_OBJECTIVE}, which does not evaluate it again",
         ),
     ),
 }

@@ -202,6 +202,7 @@ class Task:
             objective,
             n_trials=evaluations,
             sampler=space.sampler(seed=self.seed),
+            baselines=False,  # all searches have the same: they are scored once, for the tables
         )
         return search.run(progress=False)
 

@@ -222,6 +222,7 @@ def run(search: Search, setting: Setting, storage: str, n_trials: int) -> optuna
         n_trials=n_trials,
         sampler=space.sampler(seed=setting.seed),
         first=[space.start()] if begins_there else [],
+        baselines=False,  # all searches have the same: they are scored once, for the tables
     )
     return declared.run(storage)
 

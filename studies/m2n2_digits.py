@@ -41,6 +41,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import merge_optuna as mo
+from merge_optuna.study import Entry, Leaderboard, Run
 
 OUT = Path(__file__).with_suffix("")
 RUNS = Path("runs/m2n2_digits")
@@ -507,8 +508,9 @@ def report(start: str, passes: int, out: Path) -> str:
 
 NOTE = (
     "Means over runs ± their standard errors, of the network that is best on train; differences "
-    "within a run, with the 95 % bootstrap interval of their mean. Evaluations per second of CPU "
-    "time with all that Optuna records, median of the runs, on one core of a busy machine."
+    "within a run, with the 95 % interval of their mean (docs/leaderboard.md). Evaluations per "
+    "second of CPU time with all that Optuna records, median of the runs, on one core of a busy "
+    "machine."
 )
 
 
@@ -534,13 +536,18 @@ def better_by(
     first: dict[int, Result], other: dict[int, Result]
 ) -> tuple[Mean | None, tuple[float, float] | None]:
     """How much better the first is in the test, run by run, and the interval of the mean."""
-    differences = [first[run].test - other[run].test for run in first if run in other]
-    if not differences:
+    common = [run for run in first if run in other]
+    if not common:
         return None, None
-    draws = np.random.default_rng(0).choice(differences, (10_000, len(differences)))
-    low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
-    interval = (float(low), float(high)) if len(differences) > 1 else None
-    return Mean.of(differences), interval
+    board = Leaderboard.of(
+        [
+            Entry(name, [Run(runs[run].train, runs[run].test, run) for run in common])
+            for name, runs in (("first", first), ("other", other))
+        ]
+    )
+    found = board.difference("first", "other")
+    lead = Mean.of([first[run].test - other[run].test for run in common])
+    return lead, (found.low, found.high) if found.seeds else None
 
 
 def rounded(data: Any) -> Any:

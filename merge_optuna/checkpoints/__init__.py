@@ -47,7 +47,13 @@ from merge_optuna.checkpoints._tokenizers import (
     chat_template_of,
 )
 from merge_optuna.checkpoints._views import configured
-from merge_optuna.checkpoints._writer import TensorSpec, WritePlan, write_checkpoint
+from merge_optuna.checkpoints._writer import (
+    Parts,
+    TensorSpec,
+    WritePlan,
+    write_checkpoint,
+    write_checkpoints,
+)
 
 __all__ = [
     "ATTENTION",
@@ -57,6 +63,7 @@ __all__ = [
     "Checkpoint",
     "LayerStore",
     "ModuleOfModel",
+    "Parts",
     "Setting",
     "StackStore",
     "TensorSpec",
@@ -97,4 +104,5 @@ __all__ = [
     "vocab_size",
     "without_aliases",
     "write_checkpoint",
+    "write_checkpoints",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ class WritePlan:
         texts: Further files by name, e.g. the model card.
         max_shard_size: Bytes of tensor data per safetensors file.
         trust_remote_code: Copy the Python files that the configuration names, too.
+        common: How many of the first tensors are in files of their own, which are those of other
+            folders written with this one where their tensors are called the same.
     """
 
     frame: Checkpoint
@@ -65,6 +68,7 @@ class WritePlan:
     texts: Mapping[str, str]
     max_shard_size: int = 5_000_000_000
     trust_remote_code: bool = False
+    common: int = 0
 
 
 Parts = Callable[[str], Iterable[Tensor]]
@@ -105,12 +109,58 @@ def write_checkpoint(
             "one of its parts and stays that of the base."
         )
     with replacing(Path(os.path.realpath(folder.expanduser())), force=force) as partial:
-        place = _copy(plan, partial)
-        _save_config(plan, place)
-        for name, text in plan.texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        _write_shards(place, plan, parts, threads)
+        _fill(partial, plan, parts, threads, {})
         check()
+
+
+def write_checkpoints(
+    folder: Path,
+    plans: Mapping[str, tuple[WritePlan, Parts]],
+    texts: Mapping[str, str],
+    *,
+    check: Callable[[], None] = lambda: None,
+    force: bool = False,
+    threads: int = 1,
+) -> None:
+    """Writes checkpoints that have tensors in common into folders of one.
+
+    A file of common tensors is written once: the folders have it as a hard link, or as a copy
+    where the file system knows no such links.
+
+    Args:
+        folder: Where to.
+        plans: What goes into each folder, and its tensors, by the folder's name.
+        texts: Further files beside these folders by name.
+        check: As for :func:`write_checkpoint`.
+        force: As for :func:`write_checkpoint`.
+        threads: As for :func:`write_checkpoint`.
+
+    Raises:
+        ExportError, CheckpointError: As :func:`write_checkpoint`.
+    """
+    with replacing(Path(os.path.realpath(folder.expanduser())), force=force) as partial:
+        _write_texts(texts, partial)
+        common: _Common = {}
+        for name, (plan, parts) in plans.items():
+            (partial / name).mkdir()
+            _fill(partial / name, plan, parts, threads, common)
+        check()
+
+
+_Common = dict[tuple[TensorSpec, ...], Path]
+"""Files that are there, by the common tensors in them."""
+
+
+def _fill(folder: Path, plan: WritePlan, parts: Parts, threads: int, common: _Common) -> None:
+    place = _copy(plan, folder)
+    _save_config(plan, place)
+    _write_texts(plan.texts, folder)
+    _write_shards(place, plan, parts, threads, common)
+
+
+def _write_texts(texts: Mapping[str, str], folder: Path) -> None:
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def copy_files(source: Checkpoint, patterns: Sequence[str], target: Path) -> None:
@@ -168,8 +218,12 @@ def _save_config(plan: WritePlan, target: Path) -> None:
     (target / "config.json").write_text(text, encoding="utf-8")
 
 
-def _write_shards(folder: Path, plan: WritePlan, parts: Parts, threads: int) -> None:
-    shards = list(_shards(plan.specs, plan.max_shard_size))
+def _write_shards(
+    folder: Path, plan: WritePlan, parts: Parts, threads: int, common: _Common
+) -> None:
+    shared, own = plan.specs[: plan.common], plan.specs[plan.common :]
+    first = list(_shards(shared, plan.max_shard_size)) if shared else []
+    shards = first + (list(_shards(own, plan.max_shard_size)) if own or not shared else [])
     names = plan.frame.store.written
     weight_map: dict[str, str] = {}
     with contextlib.ExitStack() as opened:
@@ -177,14 +231,26 @@ def _write_shards(folder: Path, plan: WritePlan, parts: Parts, threads: int) -> 
         for i, shard in enumerate(shards, 1):
             single = len(shards) == 1
             path = folder / (names.weights if single else names.shard(i, len(shards)))
+            weight_map |= {spec.name: path.name for spec in shard}
+            there = common.setdefault(tuple(shard), path) if i <= len(first) else path
+            if there is not path:
+                _link(there, path)
+                continue
             file = opened.enter_context(open(path, "xb"))
             places += _write_header(file, shard)
-            weight_map |= {spec.name: path.name for spec in shard}
         for_each(lambda place: _write_tensor(*place, parts), places, threads)
     if len(shards) > 1:
         total = sum(spec.nbytes for spec in plan.specs)
         index: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / names.index).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _link(there: Path, path: Path) -> None:
+    """The same file once more; a copy of it where it cannot have two names."""
+    try:
+        path.hardlink_to(there)
+    except OSError:  # what else is wrong, e.g. a full disk, the copy says too
+        shutil.copyfile(there, path)
 
 
 def _shards(specs: Sequence[TensorSpec], limit: int) -> Iterator[list[TensorSpec]]:

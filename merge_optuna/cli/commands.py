@@ -25,6 +25,7 @@ from merge_optuna.cli.options import (
     File,
     Folder,
     Force,
+    Heads,
     Json,
     OutDtype,
     Private,
@@ -35,6 +36,7 @@ from merge_optuna.cli.options import (
     Tokenizer,
     TrialNumber,
     Trust,
+    heads_of,
 )
 
 if TYPE_CHECKING:
@@ -174,6 +176,7 @@ def run(
             sources=declared.sources,
             trust_remote_code=trust_remote_code,
             score=score,
+            heads=declared.heads,
         )
         result["written"] = str(written)
         if push is not None:
@@ -231,6 +234,7 @@ def export(
     dtype: OutDtype = None,
     tokenizer: Tokenizer = None,
     source: Sources = None,
+    head: Heads = None,
     push: Push = None,
     private: Private = False,
 ) -> None:
@@ -238,7 +242,7 @@ def export(
     from merge_optuna.cli import studies
     from merge_optuna.study import export as export_trial
 
-    sources = sources_of(source)
+    sources, heads = sources_of(source), heads_of(head)
     _check_push(push)
     written = export_trial(
         studies.opened(storage, study),
@@ -250,6 +254,7 @@ def export(
         dtype=dtype and dtype.value,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
+        heads=heads,
     )
     _say_written(written, push, private=private)
 
@@ -335,7 +340,8 @@ def check(
     --json the numbers are seconds_first_merge, seconds_merge, seconds_evaluate,
     hours (of all trials in one process, if none is pruned), peak_rss_bytes (of
     the process), peak_anonymous_bytes (the same without mapped files; Linux),
-    peak_gpu_bytes; null is what the system does not tell.
+    peak_gpu_bytes; null is what the system does not tell. float32_speedup is
+    how many times faster a batch is scored in float32, null where it is not.
     """
     from merge_optuna.cli import files
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import typer
 
@@ -15,7 +16,14 @@ from merge_optuna._records import metric_names
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError
-from merge_optuna.evaluators import Classification, Evaluator
+from merge_optuna.evaluators import (
+    Classification,
+    Evaluator,
+    batches_of,
+    breakdown_over,
+    name_of,
+    value_over,
+)
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import StoredSampler
 from merge_optuna.spaces import Space
@@ -131,25 +139,28 @@ def evaluated(declared: MergeStudy, models: Sequence[str], *, test: bool) -> lis
         if declared.test is None:
             raise StudyError(f"The study {declared.name!r} was declared without test=.")
         evaluators["test"] = declared.test
+    opened = [(text, _model(text)) for text in models]
     return [
-        {
-            "model": text,
-            "values": {
-                f"{metric} ({data})": value
-                for data, evaluator in evaluators.items()
-                for metric, value in _values(declared, model, evaluator).items()
-            },
-        }
-        for text, model in [(text, _model(text)) for text in models]
+        {"model": text, "values": _values(declared.objective.engine, model, evaluators)}
+        for text, model in opened
     ]
 
 
 def _values(
-    declared: MergeStudy, model: Recipe | Checkpoint, evaluator: Evaluator
+    engine: Engine, model: Recipe | Checkpoint, evaluators: Mapping[str, Evaluator]
 ) -> dict[str, float]:
-    value = declared.objective.score(model, evaluator)
-    numbers = value if isinstance(value, tuple) else (value,)
-    return dict(zip(evaluator.metric_names, numbers, strict=True))
+    """The metrics of a model, which may be of another architecture than the search has."""
+    own = Engine(engine.device, engine.dtype)
+    found: dict[str, float] = {}
+    for data, evaluator in evaluators.items():
+        live = own.load(model, user=name_of(evaluator))
+        scores = np.concatenate([batch for _, batch in batches_of(evaluator, live)])
+        value = value_over(evaluator, scores)
+        numbers = value if isinstance(value, tuple) else (value,)
+        named = dict(zip(evaluator.metric_names, numbers, strict=True))
+        named |= breakdown_over(evaluator, scores)
+        found |= {f"{name} ({data})": number for name, number in named.items()}
+    return found
 
 
 def _model(text: str) -> Recipe | Checkpoint:

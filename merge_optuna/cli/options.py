@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from merge_optuna.checkpoints import Checkpoint
 
 
 class Dtype(enum.StrEnum):
@@ -68,6 +71,15 @@ Sources = Annotated[
         "--source", metavar="NAME=REF", help="Where a source is now. Can be given several times."
     ),
 ]
+Heads = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--head",
+        metavar="NAME=REF",
+        help="Write it under the head of this checkpoint, in the folder NAME. Several times for "
+        "several tasks; NAME alone is the model as it is merged.",
+    ),
+]
 Push = Annotated[
     str | None, typer.Option("--push", metavar="REPO", help="Also upload it to the hub.")
 ]
@@ -75,3 +87,11 @@ Private = Annotated[
     bool, typer.Option("--private", help="Only you can see a new repository on the hub.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def heads_of(given: list[str] | None) -> dict[str, Checkpoint | None]:
+    """Whose head there is in which folder; None for a model as it is merged."""
+    from merge_optuna.checkpoints import Checkpoint
+
+    pairs = (text.partition("=") for text in given or ())
+    return {name: Checkpoint(place) if is_one else None for name, is_one, place in pairs}

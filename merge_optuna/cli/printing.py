@@ -105,7 +105,7 @@ def study(result: dict[str, Any]) -> None:
 def beside(result: dict[str, Any]) -> None:
     """The baselines beside the best trial; of task arithmetic the best coefficient only."""
     rows = [row for row in result.get("baselines", ()) if row["headline"]]
-    best = [{"name": f"best trial, {b['trial']}", "note": "", **b} for b in result["best"][:1]]
+    best = [{"name": f"best trial {b['trial']}", "note": "", **b} for b in result["best"][:1]]
     _baselines(result["metrics"], [*best, *rows] if rows else [])
 
 
@@ -170,6 +170,11 @@ def facts(found: dict[str, Any]) -> None:
             rows.append((label, _size(value)))
         elif key == "hours":
             rows.append((f"hours for {found['n_trials']} trials", f"{value:.2f}"))
+        elif key == "float32_speedup" and value is not None:
+            advice = "mo.MergeObjective(..., dtype='float32')"
+            rows.append((f"{value:.1f} times faster in float32 here", advice))
+        elif key == "hours_baselines":
+            rows.append(("hours for the baselines", f"{value:.2f}"))
         elif value is not None:
             rows.append((label, value))
     _table(["", ""], rows, title="Everything fits.")

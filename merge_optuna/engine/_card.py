@@ -17,8 +17,17 @@ def model_card(
     title: str,
     score: Mapping[str, Any] | None = None,
     command: str | None = None,
+    head: Checkpoint | None = None,
 ) -> str:
-    """Markdown with sources, recipe, score and the command to make the model again."""
+    """Markdown with sources, recipe, score and the command to make the model again.
+
+    Args:
+        recipe: What is merged.
+        title: Of the page.
+        score: Results by name.
+        command: To make it again.
+        head: Whose head it is written under, if it is not the recipe's own.
+    """
     leaves = recipe.leaves() if isinstance(recipe, Recipe) else (recipe,)
     header = {"library_name": "transformers", "tags": ["merge", "merge_optuna"]}
     parts = [
@@ -29,6 +38,8 @@ def model_card(
         "| name | checkpoint | digest |\n|---|---|---|\n"
         + "\n".join(f"| {c.name} | {_place(c)} | `{c.digest}` |" for c in leaves),
     ]
+    if head is not None:
+        parts.append(f"The head is that of `{head.name}`, {_place(head)}, `{head.digest}`.")
     if score:
         rows = "\n".join(f"| {name} | {value} |" for name, value in score.items())
         parts += ["## Score", f"| | |\n|---|---|\n{rows}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,16 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import (
     BY_ID,
     Checkpoint,
-    TensorSpec,
+    Parts,
     Vocabulary,
     WritePlan,
     renew,
     write_checkpoint,
+    write_checkpoints,
 )
 from merge_optuna.engine._card import model_card
-from merge_optuna.engine._frame import (
-    Source,
-    checkpoints_of,
-    final_dtype,
-    frame_of,
-    origins,
-    wanted_dtype,
-)
+from merge_optuna.engine._contents import Content, checked_heads, merged, under_head
+from merge_optuna.engine._frame import Source, checkpoints_of, frame_of, wanted_dtype
 from merge_optuna.engine._tensors import Merger
 from merge_optuna.errors import CheckpointError, ExportError, RecipeError, SourceChanged
 from merge_optuna.recipes import Recipe
@@ -49,6 +45,7 @@ def write(
     trust_remote_code: bool = False,
     score: Mapping[str, Any] | None = None,
     command: str | None = None,
+    heads: Mapping[str, Checkpoint | None] | None = None,
 ) -> Path:
     """Writes a merged model as a Hugging Face checkpoint.
 
@@ -56,6 +53,10 @@ def write(
     and generation config of the base, tokenizer, processor and chat template files, a model card,
     ``recipe.yaml``, and ``mergekit_config.yml`` if mergekit can do the same. It appears at its
     place only when it is complete.
+
+    With heads there is a folder in it for each: a model as the checkpoint of the head is one, with
+    its labels and tokenizer, but with the merged model inside. The files of what they share are
+    hard links to one, where the file system can: copy a folder before you change files in it.
 
     Args:
         recipe: A recipe without free numbers, or a checkpoint.
@@ -70,52 +71,76 @@ def write(
             or tokenizer. Read them first: whoever loads the model with this option runs them.
         score: Results by name, for the model card.
         command: How to make this model again, for the model card.
+        heads: Checkpoints with the heads that the merged model is written under, by name of the
+            folder, e.g. ``{"mr": mr, "subj": subj}``; None for the merged model as it is.
 
     Returns:
         The folder.
 
     Raises:
-        ExportError: If the folder holds a source; if it is not empty and ``force`` is not set, or
-            holds anything but an earlier export; if a value is out of the range of the data type;
-            or if the disk is full. What was there is untouched.
+        ExportError: If a head does not fit; if the folder holds a source; if it is not empty and
+            ``force`` is not set, or holds anything but an earlier export; if a value is out of
+            the range of the data type; or if the disk is full. What was there is untouched.
         SourceChanged: If a file of a source is not what it was when it was opened.
         CheckpointError: If a file to be copied is a link that leads out of its checkpoint.
         RecipeError: If numbers are still free, or no source is called ``tokenizer``.
     """
     folder = Path(os.path.realpath(Path(folder).expanduser()))
-    read = checkpoints_of(recipe)
+    heads = checked_heads(heads)
+    read = (*checkpoints_of(recipe), *(head for head in heads.values() if head is not None))
     renew(read)
-    frame = frame_of(recipe).whole
-    _check_not_a_source(recipe, folder)
-    out, origin = wanted_dtype(recipe, dtype), origins(recipe)
-    final = {name: final_dtype(frame.dtype(name), out) for name in frame.names()}
-    specs = [TensorSpec(name, final[name], frame.shape(name)) for name in frame.names()]
-    texts = {"README.md": model_card(recipe, folder.name, score, command)}
-    if isinstance(recipe, Recipe):
-        texts |= {"recipe.yaml": recipe.to_yaml(), **_for_mergekit(recipe, out)}
-        if (template := recipe.chat_template_text()) is not None:
-            texts["chat_template.jinja"] = template
-    whose = _source(recipe, tokenizer)
-    plan = WritePlan(frame, whose, specs, texts, max_shard_size, trust_remote_code)
+    _check_not_a_source(read, folder)
+    out = wanted_dtype(recipe, dtype)
+    contents = {
+        name: merged(recipe, out) if head is None else under_head(recipe, head, out)
+        for name, head in (heads or {folder.name: None}).items()
+    }
     merger = Merger(device, compute_dtype=compute_dtype, keep=False)
-    with tqdm(desc="Writing", total=len(specs), delay=2, leave=False, unit="tensor") as bar:
+    total = sum(len(content.specs) for content in contents.values())
+    with tqdm(desc="Writing", total=total, delay=2, leave=False, unit="tensor") as bar:
 
-        def parts(name: str) -> Iterator[Tensor]:
-            source, own = origin[name]
-            for part in merger.plan(source, own).parts(final[name]):
-                _check_range(source, own, part)
-                yield part
-            bar.update()
+        def plan(name: str, content: Content) -> tuple[WritePlan, Parts]:
+            whose = content.tokenizer if tokenizer is None else _source(recipe, tokenizer)
+            texts = {"README.md": model_card(recipe, name, score, command, heads.get(name))}
+            texts |= _texts(recipe, out, as_it_is=heads.get(name) is None)
+            specs, common = content.specs, content.common
+            how = content.frame, whose, specs, texts, max_shard_size, trust_remote_code, common
+            return WritePlan(*how), _parts(content, merger, bar)
 
-        write_checkpoint(
-            folder,
-            plan,
-            parts,
-            check=lambda: _check_untouched(read),
-            force=force,
-            threads=merger.threads(recipe),
-        )
+        plans = {name: plan(name, content) for name, content in contents.items()}
+        check, threads = partial(_check_untouched, read), merger.threads(recipe)
+        if heads:
+            card = {"README.md": model_card(recipe, folder.name, score, command)}
+            card |= _texts(recipe, out, as_it_is=False)
+            write_checkpoints(folder, plans, card, check=check, force=force, threads=threads)
+        else:
+            [(whole, parts)] = plans.values()
+            write_checkpoint(folder, whole, parts, check=check, force=force, threads=threads)
     return folder
+
+
+def _parts(content: Content, merger: Merger, bar: Any) -> Parts:
+    """The tensors of a model, computed one after the other."""
+    final = {spec.name: spec.dtype for spec in content.specs}
+
+    def parts(name: str) -> Iterator[Tensor]:
+        source, own = content.origins[name]
+        for part in merger.plan(source, own).parts(final[name]):
+            _check_range(source, own, part)
+            yield part
+        bar.update()
+
+    return parts
+
+
+def _texts(recipe: Source, dtype: torch.dtype | None, *, as_it_is: bool) -> dict[str, str]:
+    """The recipe, and what else goes with a model: of one under another head mergekit has none."""
+    if not isinstance(recipe, Recipe):
+        return {}
+    template = recipe.chat_template_text()
+    texts = {"recipe.yaml": recipe.to_yaml()}
+    texts |= _for_mergekit(recipe, dtype) if as_it_is else {}
+    return texts if template is None else {**texts, "chat_template.jinja": template}
 
 
 def _check_untouched(read: Sequence[Checkpoint]) -> None:
@@ -153,8 +178,8 @@ def _leaves(recipe: Source) -> tuple[Checkpoint, ...]:
     return recipe.leaves() if isinstance(recipe, Recipe) else (recipe,)
 
 
-def _check_not_a_source(recipe: Source, folder: Path) -> None:
-    for source in checkpoints_of(recipe):
+def _check_not_a_source(read: Sequence[Checkpoint], folder: Path) -> None:
+    for source in read:
         files = (file for place in source.places() for file in (place, *place.glob("*")))
         real = (Path(os.path.realpath(file)) for file in files)  # loops of links, too
         if any(file.is_relative_to(folder) for file in real):

@@ -34,6 +34,7 @@ class Correlation(ABC):
     """
 
     directions = ("maximize",)
+    deterministic = True
 
     def __init__(self, metric: str, inputs: Inputs, targets: Scores, batch_size: int) -> None:
         if metric not in _METRICS:

@@ -47,6 +47,7 @@ class Function:
         direction: str = "maximize",
         name: str = "score",
         digest: str | Mapping[str, str] | None = None,
+        deterministic: bool = False,
     ) -> None:
         """Wraps ``fn``.
 
@@ -63,6 +64,8 @@ class Function:
                 mapping from the parts of its data to digests. When omitted, the name and the
                 source text of the function without comments; neither what it calls nor the data
                 that it reads count then.
+            deterministic: Whether the same model always gets the same number: a search does not
+                score it twice then.
 
         Raises:
             EvaluationError: If ``fn`` cannot be called or another argument is not valid.
@@ -83,6 +86,7 @@ class Function:
         self._scores = _one_per_example if per_example else _one_for_all
         self._examples = examples if per_example else 1
         self._digest = digest
+        self.deterministic = deterministic
 
     @property
     def digest(self) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments, place_of, placed, running
-from merge_optuna.evaluators._beginnings import is_encoder_decoder
+from merge_optuna.evaluators._beginnings import Beginning, Window, beginning, is_encoder_decoder
 from merge_optuna.evaluators._sampling import Sampling
 
 # What of a model's generation config says which tokens there are, not how to choose among them.
@@ -55,10 +55,11 @@ class BatchGenerator:
     """transformers' ``generate`` on a padded batch, with a cache of keys and values.
 
     Decoders read prompts padded on the left, encoders on the right; the padding is masked, and any
-    token will do for it. A reply ends with its most tokens, with an end token of the model's
-    generation config or of the tokenizer, or with a stop string. Only special tokens are taken
-    from the generation config (end, beginning, start of the decoder): whatever else the folder of
-    a model says, e.g. of sampling, beams, penalties or lengths, would change scores unseen.
+    token will do for it. How all prompts of a batch begin, e.g. with examples, is read once. A
+    reply ends with its most tokens, with an end token of the model's generation config or of the
+    tokenizer, or with a stop text. Only special tokens are taken from the generation config (end,
+    beginning, start of the decoder): whatever else the folder of a model says, e.g. of sampling,
+    beams, penalties or lengths, would change scores unseen.
 
     Args:
         stop: Texts that end a reply, also where they span tokens.
@@ -89,13 +90,17 @@ class BatchGenerator:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         writer, ends = _writer(model, tokenizer, requests[0].most)
-        arguments = placed(_padded(model, requests), *place_of(model))
+        with torch.no_grad():
+            after = beginning(model, [[Window([*one.prompt], 0)] for one in requests])
+        cache = {} if after is None else {"past_key_values": after.cache}
+        arguments = placed(_padded(model, requests, after), *place_of(model))
         examples = [request.example for request in requests]
         drawn = [] if self._sampling is None else self._sampling.processors(examples)
         watch, stop = _Watch(), _StopTexts(tokenizer, self._stop)
         with running(model, arguments):
             output = writer.generate(
                 **arguments.kwargs,
+                **cache,
                 generation_config=writer.generation_config,
                 logits_processor=LogitsProcessorList([watch, *drawn]),
                 stopping_criteria=StoppingCriteriaList([stop] if self._stop else []),
@@ -149,9 +154,12 @@ def _padding(model: nn.Module) -> int:
     return max(getattr(getattr(model, "config", None), "pad_token_id", None) or 0, 0)
 
 
-def _padded(model: nn.Module, requests: Sequence[Request]) -> Arguments:
-    """What ``generate`` is called with."""
-    width = max(len(request.prompt) for request in requests)
+def _padded(
+    model: nn.Module, requests: Sequence[Request], after: Beginning | None = None
+) -> Arguments:
+    """What ``generate`` is called with: the padding stands behind what was read before."""
+    common = 0 if after is None else after.lengths[0]
+    width = max(len(request.prompt) for request in requests) - common
     right = is_encoder_decoder(model)
 
     def padded(rows: Sequence[Tensor], value: int) -> Tensor:
@@ -161,9 +169,12 @@ def _padded(model: nn.Module, requests: Sequence[Request]) -> Arguments:
         return torch.cat([torch.cat(pair if right else pair[::-1], 1) for pair in pairs])
 
     prompts = [torch.tensor([request.prompt]) for request in requests]
+    read = torch.cat([prompt[:, :common] for prompt in prompts])
+    left = [prompt[:, common:] for prompt in prompts]
+    mask = padded([torch.ones_like(row) for row in left], 0)
     found = {
-        "input_ids": padded(prompts, _padding(model)),
-        "attention_mask": padded([torch.ones_like(prompt) for prompt in prompts], 0),
+        "input_ids": torch.cat([read, padded(left, _padding(model))], 1),
+        "attention_mask": torch.cat([torch.ones_like(read), mask], 1),
     }
     for name, first in requests[0].features.items():
         parts = [request.features[name] for request in requests]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._arguments import logits_in, place_of
+from merge_optuna.evaluators._arguments import logits_in
 from merge_optuna.evaluators._batches import in_batches
 from merge_optuna.evaluators._beginnings import (
     Beginning,
@@ -29,7 +29,7 @@ from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import Ids
 
 _NEEDED = "of shape (batch, tokens, vocabulary). Merge models with a language head."
-_FLOATS_AT_ONCE = 1 << 22  # 16 MB in float32: what a processor's cache can nearly hold
+FLOATS_AT_ONCE = 1 << 22  # 16 MB in float32: what a processor's cache can nearly hold
 
 
 class Reader(NamedTuple):
@@ -198,16 +198,20 @@ def scored_logits(
     done = after.lengths if after else [0] * len(windows)
     rows = [window.tokens[read:-1] for window, read in zip(windows, done, strict=True)]
     inputs, mask = padded(rows)
-    positions = torch.arange(inputs.shape[1])
+    arguments, kept = continued(inputs, mask, after), _before_scored(windows, rows)
+    if leaves_out(type(model)):
+        output = forward(model, {**arguments, "logits_to_keep": kept}, after)
+        return logits_in(output, model, _NEEDED, ndim=(2,))
+    logits = logits_in(forward(model, arguments, after), model, _NEEDED, ndim=(3,))
+    return logits[kept.to(logits.device)]
+
+
+def _before_scored(windows: Sequence[Window], rows: Sequence[Sequence[int]]) -> Tensor:
+    """At which tokens of padded rows a scored one comes next, shape (rows, longest)."""
     ends = torch.tensor([len(row) for row in rows])[:, None]
     starts = ends - torch.tensor([window.scored for window in windows])[:, None]
-    kept = (positions >= starts) & (positions < ends)
-    if leaves_out(type(model)):
-        kept_alone = {"logits_to_keep": kept}
-        output = forward(model, {**continued(inputs, mask, after), **kept_alone}, after)
-        return logits_in(output, model, _NEEDED, ndim=(2,))
-    output = forward(model, continued(inputs, mask, after), after)
-    return logits_in(output, model, _NEEDED, ndim=(3,))[kept.to(place_of(model)[0])]
+    positions = torch.arange(int(ends.max()))
+    return (positions >= starts) & (positions < ends)
 
 
 def _answered(model: nn.Module, windows: Sequence[Window]) -> Tensor:
@@ -237,7 +241,7 @@ def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
 
 def _token_nats(logits: Tensor, targets: Tensor) -> Tensor:
     """−log p of each target in float32, shape (n,); the logits of a few at once become so."""
-    rows = max(1, _FLOATS_AT_ONCE // logits.shape[1])
+    rows = max(1, FLOATS_AT_ONCE // logits.shape[1])
     parts = [slice(start, start + rows) for start in range(0, len(targets), rows)]
     return torch.cat(
         [cross_entropy(logits[p].float(), targets[p], reduction="none") for p in parts]

@@ -33,15 +33,20 @@ ADDED_PARTS = frozenset(("function", "head_content", "max_length", "tokenizer"))
 class Evaluator(Protocol):
     """Scores a model example by example.
 
-    An evaluator may also have ``check(model)``, called once before a search: it raises
-    :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model. And it may have
-    ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
-    values: with it a search is not continued on other data than it began with. And it may have
-    ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
-    numbers, which are kept with a trial and shown beside its value. And it may have
-    ``ensemble(models)``, which scores the mean of what several models predict, loaded one after
-    another, as a baseline; and ``heads``: the checkpoint whose head it puts on the model for each
-    task, by the task's name, or None where the model's own head counts.
+    An evaluator may also have
+
+    - ``check(model)``, called once before a search: it raises
+      :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model;
+    - ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
+      values: with it a search is not continued on other data than it began with;
+    - ``deterministic``, whether the same model always gets the same scores: if it says so, and has
+      a digest, a model that a complete trial has scored is not scored again;
+    - ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
+      numbers, which are kept with a trial and shown beside its value;
+    - ``ensemble(models)``, which scores the mean of what several models predict, loaded one after
+      another, as a baseline;
+    - ``heads``: the checkpoint whose head it puts on the model for each task, by the task's name,
+      or None where the model's own head counts.
     """
 
     @property
@@ -71,6 +76,12 @@ def name_of(evaluator: Evaluator) -> str:
     """What an evaluator is called in messages: the function's name, or else its class's."""
     one = getattr(evaluator, "fn", evaluator)
     return getattr(one, "__name__", type(one).__name__)
+
+
+def is_deterministic(evaluator: Evaluator) -> bool:
+    """Whether an evaluator says that the same model always gets the same scores, and on what."""
+    deterministic = bool(getattr(evaluator, "deterministic", False))
+    return deterministic and getattr(evaluator, "digest", None) is not None
 
 
 # -- checks ---------------------------------------------------------------------------------------

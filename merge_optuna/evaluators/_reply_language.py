@@ -18,7 +18,8 @@ _FEWEST = 10  # bytes of letters that tell a language
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _FORMULAS = re.compile(
     r"```.*?(?:```|\Z)"  # code
-    r"|\$(?![\d\s])[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+"  # LaTeX, but not "$5 and $6"
+    r"|\$(?![\d\s])[^$\n]*\$"  # LaTeX, but not "$5 and $6"
+    r"|\\\(.{,999}?\\\)|\\\[.{,999}?\\\]|\\[A-Za-z]+"
     r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])"  # variables and units
     r"|[\d_]+",
     re.DOTALL,
@@ -73,12 +74,14 @@ class ReplyLanguage:
 
 def _sentences(text: str) -> Iterator[str]:
     """The sentences of a text, joined until each has letters enough; what is left is dropped."""
-    whole = ""
+    parts: list[str] = []
+    letters = 0
     for sentence in _SENTENCES.split(text):
-        whole = f"{whole} {sentence.strip()}".strip()
-        if _letters(whole) >= _FEWEST:
-            yield whole
-            whole = ""
+        parts.append(sentence.strip())
+        letters += _letters(sentence)
+        if letters >= _FEWEST:
+            yield " ".join(parts).strip()
+            parts, letters = [], 0
 
 
 def _letters(text: str) -> int:

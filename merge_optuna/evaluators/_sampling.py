@@ -19,7 +19,7 @@ Processor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Sampling:
-    """Replies drawn at random: the same in every trial, whatever the batch and the machine.
+    """Replies drawn at random: by the same draws in every trial, whatever the batch.
 
     The token at a step is the likeliest one after noise is added to the logits (Gumbel-max), and
     the noise is a function of seed, example and step. So models that say nearly the same draw
@@ -77,9 +77,11 @@ class _Noise:
         self._keys, self._step = keys, 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # Apple's devices have no float64, without which large numbers would be rounded to 1.
+        device = "cpu" if scores.device.type == "mps" else scores.device
         vocabulary = scores.shape[1]
         start = 2 * vocabulary * self._step  # an even index, beyond those of the step before
-        bits = [random_bits(key, vocabulary, scores.device, start=start) for key in self._keys]
+        bits = [random_bits(key, vocabulary, device, start=start) for key in self._keys]
         self._step += 1
         uniform = torch.stack(bits).double().add_(0.5).div_(1 << 32)
-        return scores - uniform.log_().neg_().log_()
+        return scores - uniform.log_().neg_().log_().to(scores)

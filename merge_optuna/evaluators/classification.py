@@ -44,6 +44,7 @@ class Classification:
     """
 
     directions = ("maximize",)
+    deterministic = True
 
     def __init__(
         self,

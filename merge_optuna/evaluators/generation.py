@@ -114,6 +114,7 @@ class Generation:
             examples, lambda row: str(row[answer])
         )
         self._extract, self._scoring = extraction(extract), scoring(scorer)
+        self.deterministic = isinstance(scorer, str)  # a function may ask somebody
         self._language = None if language is None else ReplyLanguage(language)
         in_language = "" if language is None else f" in {language}"
         self.metric_names = (f"{self._scoring.name}{in_language}",)

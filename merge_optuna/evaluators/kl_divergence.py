@@ -19,14 +19,13 @@ from merge_optuna.evaluators._beginnings import Window
 from merge_optuna.evaluators._data import Columns, Groups, read, table_of
 from merge_optuna.evaluators._head import architecture
 from merge_optuna.evaluators._inputs import Inputs, TokenizerOf
-from merge_optuna.evaluators._language import LanguageBatches, scored_logits
+from merge_optuna.evaluators._language import FLOATS_AT_ONCE, LanguageBatches, scored_logits
 from merge_optuna.evaluators._prompts import Row, Template
 from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
 from merge_optuna.evaluators._scored_texts import scored_texts
 
 _NEEDED = "of shape (batch, labels). Merge classifiers like the reference."
 _KEPT = 1 << 30  # bytes of the reference's logits
-_FLOATS_AT_ONCE = 1 << 22
 
 
 class KLDivergence:
@@ -52,6 +51,7 @@ class KLDivergence:
     """
 
     directions = ("minimize",)
+    deterministic = True
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ def _divergence(reference: Tensor, logits: Tensor) -> Scores:
             f"The reference predicts {reference.shape[1]} classes or tokens, the model "
             f"{logits.shape[1]}. Pass a reference with the same vocabulary or labels."
         )
-    rows = max(1, _FLOATS_AT_ONCE // logits.shape[1])
+    rows = max(1, FLOATS_AT_ONCE // logits.shape[1])
     each = []
     for start in range(0, len(logits), rows):
         theirs = reference[start : start + rows].float().log_softmax(-1)

@@ -39,6 +39,7 @@ class NegativeLogLikelihood:
     """
 
     directions = ("minimize",)
+    deterministic = True
     _name = "nats"
 
     def __init__(

@@ -39,6 +39,8 @@ class LmEval:
         metric_names: Task and metric, or what several of them add up to.
     """
 
+    deterministic = True  # what lm-eval draws, it draws from seeds
+
     def __init__(
         self,
         tasks: str | Sequence[str],

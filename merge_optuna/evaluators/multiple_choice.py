@@ -43,6 +43,7 @@ class MultipleChoice:
     """
 
     directions = ("maximize",)
+    deterministic = True
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from merge_optuna.evaluators._protocol import (
     breakdown_over,
     check_length,
     check_metrics,
+    is_deterministic,
     value_over,
 )
 
@@ -78,6 +79,7 @@ class Tasks:
             )
         self.tasks = {_checked_name(name): _part(name, part) for name, part in tasks.items()}
         self.directions = (_direction(self.tasks),)
+        self.deterministic = all(map(is_deterministic, self.tasks.values()))
         self._names, self._parts = [*self.tasks], [*self.tasks.values()]
         self._aggregate, self._weights = _chosen(aggregate, self._names)
         self.metric_names = (f"{self._aggregate.name} of {', '.join(self._names)}",)

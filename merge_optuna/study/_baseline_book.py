@@ -12,7 +12,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import check_type, decoding
 from merge_optuna._schema import BASELINE_OWNER
 from merge_optuna.samplers.plumbing import is_alive, this_process
-from merge_optuna.study._baselines import Baseline, Baselines, store, stored_baselines
+from merge_optuna.study._baselines import Baseline, Baselines, drop, store, stored_baselines
 from merge_optuna.study._objective import MergeObjective
 
 
@@ -25,10 +25,18 @@ class Book(Protocol):
     def put(self, row: Baseline) -> None:
         """Keeps one."""
 
-    def taken(self, name: str) -> contextlib.AbstractContextManager[int | None]:
+    def drop_others(self, of: str) -> None:
+        """Forgets those of other models or data than ``of`` is the digest of."""
+
+    def taken(self, name: str, *, doubtful: bool) -> contextlib.AbstractContextManager[int | None]:
         """A block in which this process scores one.
 
         It is given how many processes have died of that, or None if another is at it.
+
+        Args:
+            name: Of the baseline.
+            doubtful: Whether also one that a process has begun of which nobody here can tell
+                whether it is alive, on another machine.
         """
 
 
@@ -46,8 +54,11 @@ class InMemory:
     def put(self, row: Baseline) -> None:
         self._rows[row.name] = row
 
+    def drop_others(self, of: str) -> None:
+        pass  # it was empty
+
     @contextlib.contextmanager
-    def taken(self, name: str) -> Iterator[int | None]:
+    def taken(self, name: str, *, doubtful: bool) -> Iterator[int | None]:
         yield 0
 
 
@@ -77,13 +88,18 @@ class InStudy:
         store(self._study, row)
         self._again.discard(row.name)
 
+    def drop_others(self, of: str) -> None:
+        for row in stored_baselines(self._study):
+            if row.of != of:
+                drop(self._study, row.name)
+
     @contextlib.contextmanager
-    def taken(self, name: str) -> Iterator[int | None]:
+    def taken(self, name: str, *, doubtful: bool) -> Iterator[int | None]:
         key = BASELINE_OWNER + name
         owner = compat.study_system_attrs(self._study).get(key)
         with decoding(f"owner of the baseline {name!r}"):
             deaths, other = _standing(owner)
-        if other:
+        if other or (other is None and not doubtful):
             yield None
             return
         deaths = 0 if name in self._again else deaths
@@ -98,8 +114,8 @@ class InStudy:
         compat.set_study_system_attr(self._study, key, value)
 
 
-def _standing(owner: Any) -> tuple[int, bool]:
-    """How many processes have died of a baseline, and whether another one is at it now."""
+def _standing(owner: Any) -> tuple[int, bool | None]:
+    """How many processes have died of a baseline, and whether another is at it, if it is known."""
     if owner is None:
         return 0, False
     check_type("the number of deaths", owner["deaths"], int)
@@ -107,4 +123,4 @@ def _standing(owner: Any) -> tuple[int, bool]:
     if process is None or process == this_process():
         return owner["deaths"], False
     alive = is_alive(process)
-    return owner["deaths"] + (alive is False), alive is True
+    return owner["deaths"] + (alive is False), alive

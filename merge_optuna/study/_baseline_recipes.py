@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import StudyError, few
-from merge_optuna.recipes import Recipe, frame_of, leaves_of, linear
+from merge_optuna.recipes import Recipe, frame_of, leaves_of
 from merge_optuna.spaces import Space
 
 BASE, SOURCE, AVERAGE, UNTUNED = "base", "source", "uniform average", "untuned operator"
@@ -81,15 +82,21 @@ class Family:
         """A merge that leaves out and keeps what those of the search do."""
         one = self.recipe
         kept = {"tokenizer": one.tokenizer, "config": one.config, "dtype": one.dtype}
-        return Recipe(
+        made = Recipe(
             method=method, models=tuple(models), exclude=one.exclude, **{**kept, **fields}
         )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is left out has been said of the search
+            _ = made.alignment
+        return made
 
     def source(self, model: Checkpoint | Recipe) -> Recipe:
         """A model as it is; with what is left out of merges as merges have it, if it must be."""
+        dtype = self.recipe.dtype
         if isinstance(model, Recipe):
-            return model
-        return self.average([model]) if self._must_share(model) else linear([model])
+            return model.with_fields(dtype=dtype)
+        alone = Recipe(method="linear", models=(model,), dtype=dtype)
+        return self.average([model]) if self._must_share(model) else alone
 
     def average(self, models: Sequence[Checkpoint]) -> Recipe:
         """The uniform average; what is left out of merges comes from where theirs comes from."""

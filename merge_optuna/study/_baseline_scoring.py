@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import time
@@ -219,8 +220,8 @@ def _left(tasks: Sequence[_Task], book: Book) -> list[_Task]:
 
 def _score_one(left: Sequence[_Task], book: Book, trial_timeout: float | None) -> bool:
     """Scores the first that nobody else is scoring, if there is one."""
-    for task in left:
-        with book.taken(task.name) as deaths:
+    for doubtful, task in itertools.product((False, True), left):
+        with book.taken(task.name, doubtful=doubtful) as deaths:
             if deaths is None:
                 continue
             if deaths >= _DEATHS:
@@ -266,10 +267,12 @@ class _Scorer:
     def tasks(self, kinds: Sequence[str]) -> list[_Task]:
         """The baselines of some kinds; none if nothing is known of who is merged."""
         space = self._objective.space
-        family = family_of(space) if isinstance(space, DECLARED) else _drawn(self._objective)
+        with interrupt.interruptible():
+            family = family_of(space) if isinstance(space, DECLARED) else _drawn(self._objective)
         if family is None:
             return []
         of = hex_digest([json.dumps([family.digests, _digest(self._evaluator)]).encode()])
+        self._book.drop_others(of)
         made = [
             (c.kind, c.name, c.tuned, partial(self._candidate, family, c))
             for c in candidates(space, family)
@@ -286,12 +289,11 @@ class _Scorer:
 
     def _candidate(self, family: Family, candidate: Candidate) -> Found:
         own = family.is_alike or candidate.kind == UNTUNED
-        return self._measured(candidate.make(), self._engine(own=own))
+        return self._measured(candidate.make(), own=own)
 
     def _soup(self, family: Family, of: str) -> Found:
         """The greedy soup; the scores of its members alone are known if they are baselines."""
         sign = -1.0 if self._objective.directions[0] == "minimize" else 1.0
-        own = self._engine(own=True) if family.is_alike else None
         tried: dict[tuple[Checkpoint, ...], Found] = {}
         examples = 0
 
@@ -304,7 +306,7 @@ class _Scorer:
                 found = _found_before(row)
             else:
                 recipe = family.average(models) if len(models) > 1 else family.source(models[0])
-                found = self._measured(recipe, own or self._engine(own=False))
+                found = self._measured(recipe, own=family.is_alike)
                 examples += found.examples
             tried[tuple(models)] = found
             return sign * found.values[0]
@@ -325,8 +327,7 @@ class _Scorer:
         def models() -> Iterator[nn.Module]:
             for expert in family.experts:
                 read.append(recipe := family.source(expert))
-                engine = self._engine(own=family.is_alike)
-                yield load_for(self._evaluator, engine, recipe)
+                yield self._load(recipe, own=family.is_alike)
 
         ensemble: Any = getattr(self._evaluator, "ensemble", None)
         try:
@@ -343,20 +344,21 @@ class _Scorer:
         name = source_name(models[0])
         return next((row for row in rows if (row.name, row.of) == (name, of)), None)
 
-    def _engine(self, *, own: bool) -> Engine:
-        """That of the search, or one for a model of another shape than its merges."""
+    def _load(self, recipe: Recipe, *, own: bool) -> nn.Module:
+        """The live model of the search, or one of another shape than its merges have."""
         engine = self._objective.engine
-        return engine if own else Engine(engine.device, engine.dtype)
+        used = engine if own else Engine(engine.device, engine.dtype)
+        return load_for(self._evaluator, used, recipe)
 
-    def _measured(self, recipe: Recipe, engine: Engine) -> Found:
+    def _measured(self, recipe: Recipe, *, own: bool) -> Found:
         with interrupt.interruptible():
-            model = load_for(self._evaluator, engine, recipe)
+            model = self._load(recipe, own=own)
         try:
             batches = interrupt.interruptibly(batches_of(self._evaluator, model))
             with contextlib.closing(batches):
                 return _found(self._evaluator, recipe, batches)
         finally:
-            engine.look_again(recipe)  # an evaluator reads tokenizers, for one
+            self._objective.engine.look_again(recipe)  # an evaluator reads tokenizers, for one
 
 
 def _found(evaluator: Evaluator, recipe: Recipe | None, batches: Iterable[_Batch]) -> Found:

@@ -217,20 +217,23 @@ class Baselines(Sequence[Baseline]):
 
     def __str__(self) -> str:
         """A table."""
-        lines = [("", *self.metrics, "", "examples", "seconds"), *map(self._line, self._rows)]
+        parts = [*dict.fromkeys(name for row in self._rows for name in row.breakdown)]
+        head = ("", *self.metrics, *parts, "", "examples", "seconds")
+        lines = [head, *(self._line(row, parts) for row in self._rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        numbers = {*range(1, 1 + len(self.metrics)), len(widths) - 2, len(widths) - 1}
+        left = 0, len(head) - 3  # names and notes; all others are numbers
         return "\n".join(
             "  ".join(
-                cell.rjust(width) if i in numbers else cell.ljust(width)
+                cell.ljust(width) if i in left else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
         )
 
-    def _line(self, row: Baseline) -> tuple[str, ...]:
-        values = row.values or [float("nan")] * len(self.metrics)
-        shown = [f"{value:.4g}" if row.values else "" for value in values]
+    def _line(self, row: Baseline, parts: Sequence[str]) -> tuple[str, ...]:
+        numbers = [None] * len(self.metrics) if row.values is None else row.values
+        cells = [*numbers, *(row.breakdown.get(name) for name in parts)]
+        shown = ("" if cell is None else f"{cell:.4g}" for cell in cells)
         return (row.name, *shown, row.note, str(row.examples), f"{row.seconds:.1f}")
 
     def _check_one_objective(self) -> None:
@@ -251,7 +254,7 @@ def stored_baselines(study: optuna.Study) -> Baselines:
     rows = [
         Baseline.from_data(key.removeprefix(BASELINE), data)
         for key, data in attrs
-        if key.startswith(BASELINE)
+        if key.startswith(BASELINE) and data is not None
     ]
     directions = [direction.name.lower() for direction in study.directions]
     names = metric_names(study) or ["value"] * len(directions)
@@ -263,14 +266,19 @@ def store(study: optuna.Study, row: Baseline) -> None:
     compat.set_study_system_attr(study, BASELINE + row.name, row.to_data())
 
 
+def drop(study: optuna.Study, name: str) -> None:
+    """Forgets a baseline of other models or data; storages cannot delete an attribute."""
+    compat.set_study_system_attr(study, BASELINE + name, None)
+
+
 def beside(baselines: Baselines, value: float) -> str:
     """A value and how it stands to the best baseline, in a few words."""
     row = baselines.best
     if row is None or row.values is None:
         return f"{value:.4g}"
     difference = value - row.values[0]
-    word = "over" if difference >= 0 else "under"
-    return f"{value:.4g}, {difference:+.2g} {word} the best baseline"
+    stands = f"+{difference:.2g} over" if difference >= 0 else f"{-difference:.2g} under"
+    return f"{value:.4g}, {stands} the best baseline"
 
 
 def packed_scores(scores: NDArray[np.float32]) -> dict[str, Any] | None:

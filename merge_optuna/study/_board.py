@@ -16,6 +16,7 @@ from merge_optuna.study._bootstrap import (
     Estimate,
     Sample,
     Value,
+    mean,
     over_examples,
 )
 
@@ -151,7 +152,7 @@ class Leaderboard:
         cls,
         entries: Sequence[Entry],
         *,
-        value: Value = np.mean,
+        value: Value = mean,
         metric: str = "value",
         direction: str = "maximize",
         on: Part = "test",
@@ -161,7 +162,8 @@ class Leaderboard:
 
         Args:
             entries: The methods, their scores all of the same examples.
-            value: The metric over the scores of any of the examples, e.g. that of an evaluator.
+            value: The metric over the scores of any of the examples, e.g. that of an evaluator;
+                the mean of their first column when omitted.
             metric: What it is called.
             direction: ``"maximize"`` or ``"minimize"``.
             on: ``"test"``, or ``"dev"`` if the scores are of the dev examples.
@@ -356,7 +358,9 @@ def _cell(estimate: Estimate | None, spec: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.1f}"
 
 
 _COLUMNS: Sequence[tuple[str, Callable[[Row, int], str]]] = (

@@ -95,6 +95,16 @@ def _indices(bits: np.random.Philox, draws: int, n: int) -> Ids:
     return found
 
 
+def first_column(scores: Array) -> Array:
+    """The examples' own scores, shape (n,), of (n,) or (n, k)."""
+    return scores if scores.ndim == 1 else scores[:, 0]
+
+
+def mean(scores: Array) -> float:
+    """The mean of the examples' own scores."""
+    return float(first_column(scores).mean())
+
+
 def over_examples(runs: Sequence[Array], value: Value, draws: Draws) -> Array:
     """The metric of each run, for the examples as they are and for each resample.
 
@@ -108,7 +118,7 @@ def over_examples(runs: Sequence[Array], value: Value, draws: Draws) -> Array:
     """
     n = len(runs[0])
     whole = np.array([[value(scores)] for scores in runs], np.float64)
-    first = np.stack([scores if scores.ndim == 1 else scores[:, 0] for scores in runs], 1)
+    first = np.stack([first_column(scores) for scores in runs], 1)
     means = _is_mean(runs[0], value, draws)
     parts = [
         _counts(block, n) @ first / n
@@ -124,7 +134,7 @@ def _is_mean(scores: Array, value: Value, draws: Draws) -> bool:
 
     Means of all resamples are one product of matrices; any other metric is asked each time.
     """
-    first = scores if scores.ndim == 1 else scores[:, 0]
+    first = first_column(scores)
     probes = [np.arange(len(scores)), *next(draws.of_examples(len(scores)))[:_PROBES]]
     return all(np.isclose(value(scores[p]), first[p].mean(), rtol=1e-12, atol=0) for p in probes)
 

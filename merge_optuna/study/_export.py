@@ -123,8 +123,11 @@ def export(
     tokenizer: str | None = None,
     trust_remote_code: bool = False,
     score: Mapping[str, Any] | None = None,
+    heads: Mapping[str, Checkpoint | None] | None = None,
 ) -> Path:
     """Writes the merged checkpoint of a trial, with recipe and model card.
+
+    With heads it is written under each of them, a checkpoint in a folder of its own.
 
     Args:
         study: A study that ran a :class:`mo.MergeObjective`.
@@ -138,6 +141,9 @@ def export(
         tokenizer: Name of the source whose tokenizer files are copied; the base when omitted.
         trust_remote_code: Also copy the code that the configs name; see :func:`mo.write`.
         score: Further results for the model card, e.g. on test data.
+        heads: Checkpoints with the heads by names of folders, e.g. ``{"mr": mr, "subj": subj}``:
+            the ``heads`` of :class:`mo.evaluators.Tasks`, or of a :class:`mo.MergeStudy`. None for
+            a model as it is merged. See :func:`mo.write`.
 
     Returns:
         The folder.
@@ -154,6 +160,8 @@ def export(
     about = {"study": study.study_name, one.kind: one.name, **_beside(study, names)}
     url = compat.url_of(study) or "STORAGE"
     place = ["--study", study.study_name, f"--{one.kind}", str(one.name)]
+    for name, head in (heads or {}).items():
+        place += ["--head", name if head is None else f"{name}={head.ref}"]
     command = shlex.join(["merge-optuna", "export", url, str(folder), *place])
     recipe = recipe_of(study, one.trial, baseline=baseline, sources=sources)
     with interruptible():
@@ -166,6 +174,7 @@ def export(
             trust_remote_code=trust_remote_code,
             score={**dev, **(score or {}), **about},
             command=command,
+            heads=heads,
         )
 
 

@@ -40,6 +40,7 @@ class KeepBest(FollowsTheBest):
         k: How many, at least 1.
         folder: Where to. Trial folders in it must be of this study.
         sources: Checkpoints by name, for those made by ``Checkpoint.from_module``.
+        heads: The heads to write the merges under, see :func:`mo.export`.
 
     Raises:
         StudyError: If ``k`` is less than 1; at the first trial, if the study has several
@@ -51,11 +52,16 @@ class KeepBest(FollowsTheBest):
     """
 
     def __init__(
-        self, k: int, folder: str | Path, *, sources: Mapping[str, Checkpoint] | None = None
+        self,
+        k: int,
+        folder: str | Path,
+        *,
+        sources: Mapping[str, Checkpoint] | None = None,
+        heads: Mapping[str, Checkpoint | None] | None = None,
     ) -> None:
         self.k = positive(k, "KeepBest")
         self.folder = Path(folder).expanduser().absolute()
-        self._sources = dict(sources or {})
+        self._sources, self._heads = dict(sources or {}), dict(heads or {})
         self._known: set[int] = set()  # folders that are known to be of this study
         self._failed: set[int] = set()
         self._left: set[int] = set()  # fallen, but somebody's files are in them
@@ -123,7 +129,7 @@ class KeepBest(FollowsTheBest):
         for trial in self._missing(self._ranked(study)):  # others may have gone on meanwhile
             try:
                 folder = self.folder / f"trial-{trial.number:05}"
-                export(study, folder, trial=trial, sources=self._sources)
+                export(study, folder, trial=trial, sources=self._sources, heads=self._heads)
                 self._known.add(trial.number)
             except Exception as error:  # whatever it is, the search has nothing to do with it
                 self._failed.add(trial.number)

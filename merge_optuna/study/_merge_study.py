@@ -158,6 +158,15 @@ class MergeStudy:
         space = self.objective.space
         return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
 
+    @property
+    def heads(self) -> dict[str, Checkpoint | None]:
+        """The heads that the tasks of the evaluator have of their own, for ``mo.export(heads=)``.
+
+        Empty where no task has one: then the merged model is written as it is.
+        """
+        heads = getattr(self.objective.evaluator, "heads", {})
+        return dict(heads) if any(heads.values()) else {}
+
     def open(self, storage: str | optuna.storages.BaseStorage | None = None) -> optuna.Study:
         """Creates the study, or opens it again, and checks that it fits.
 
@@ -230,7 +239,9 @@ class MergeStudy:
         """Those declared, and what keeps the best trials."""
         made = list(self.callbacks)
         if self.keep_best is not None and self.folder is not None:
-            made.append(KeepBest(self.keep_best, self.folder, sources=self.sources))
+            made.append(
+                KeepBest(self.keep_best, self.folder, sources=self.sources, heads=self.heads)
+            )
         elif (self.keep_best, self.folder) != (None, None):
             raise StudyError("keep_best= and folder= go together: how many to keep, and where.")
         return made

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import (
+    CANDIDATE,
     CLAIM,
     EXAMPLES,
     PARENTS,
@@ -38,6 +39,7 @@ from merge_optuna.evaluators import (
     breakdown_over,
     check_length,
     check_metrics,
+    is_deterministic,
     value_of,
     value_over,
 )
@@ -46,6 +48,7 @@ from merge_optuna.samplers.plumbing import sign_once
 from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._checks import check_order, check_study, warn_of_taken
+from merge_optuna.study._identical import Scored, take_over
 from merge_optuna.study._loading import load_for
 from merge_optuna.study._outcome import outcome, pruned
 from merge_optuna.study._recorded import DECLARED, SearchSpace, record
@@ -69,6 +72,10 @@ class MergeObjective:
     Values are reported while a trial runs if the evaluator yields several batches: the mean score
     of each batch under its number for a ``WilcoxonPruner``, which pairs them with those of the
     best trial; for other pruners the value over all examples so far, under their number.
+
+    A recipe that a complete trial of the study has scored is not scored again if the evaluator is
+    deterministic, as those of this package are: the trial takes over value, scores and reports,
+    and its user attribute ``same_as`` says whose. It is never pruned: nothing would be saved.
 
     Attributes:
         space: Any ``Trial -> Recipe``, e.g. a recipe with free numbers.
@@ -110,6 +117,7 @@ class MergeObjective:
         self.metric_names = list(self.evaluator.metric_names)
         self._busy = threading.Lock()
         self._known: tuple[Any, ...] | None = None
+        self._scored: Scored | None = None
         self._checked = False
         if isinstance(space, DECLARED):
             if isinstance(space, Recipe) and not space.slots:
@@ -216,6 +224,7 @@ class MergeObjective:
             self.check_study(study)
             self.store_space(study)
             self._known = known
+            self._scored = Scored() if is_deterministic(self.evaluator) else None
 
     def store_space(self, study: optuna.Study) -> None:
         """Stores the space, the names of the metrics and digests of the data, once."""
@@ -228,10 +237,14 @@ class MergeObjective:
         recipe = self.recipe(trial)
         if not isinstance(self.space, DECLARED):
             compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
+        candidate = None if self._scored is None else _candidate(trial, recipe, self.engine)
+        if self._scored and candidate and (same := self._scored.same_as(trial, candidate)):
+            self.engine.look_again(recipe)
+            return take_over(trial, same, {**_parents(trial), **_path(recipe)})
         with interrupt.interruptible():
             model = load_for(self.evaluator, self.engine, recipe)
         try:
-            value = self._evaluate(trial, recipe, model, time.perf_counter() - started)
+            value = self._evaluate(trial, recipe, model, candidate, time.perf_counter() - started)
         finally:
             self.engine.look_again(recipe)  # an evaluator reads tokenizers, for one
         if not all(math.isfinite(number) for number in _numbers(value)):
@@ -239,7 +252,12 @@ class MergeObjective:
         return value
 
     def _evaluate(
-        self, trial: optuna.Trial, recipe: Recipe, model: nn.Module, seconds_merge: float
+        self,
+        trial: optuna.Trial,
+        recipe: Recipe,
+        model: nn.Module,
+        candidate: str | None,
+        seconds_merge: float,
     ) -> float | tuple[float, ...]:
         started = time.perf_counter()
         ids: list[NDArray[np.int64]] = []
@@ -265,17 +283,19 @@ class MergeObjective:
                 EXAMPLES: seen,
                 **{VALUE + name: x for name, x in values.items() if math.isfinite(x)},
                 **_parents(trial),
-                **({} if recipe.path is None else {PATH: f"{recipe.path:.2f}"}),
+                **_path(recipe),
             }
             scored = parts and total > 1
-            packed = {SCORES: pack(by_example(ids, parts, total))} if scored else {}
+            packed: dict[str, Any] = {CANDIDATE: candidate} if candidate else {}
+            if scored:
+                packed[SCORES] = pack(by_example(ids, parts, total))
             compat.set_attrs(trial.study, trial, user=facts, system=packed)
 
     def _report(
         self, trial: optuna.Trial, step: int, parts: list[NDArray[np.float64]], *, last: bool
     ) -> None:
         """Reports what the pruner reads, and prunes; never once everything is evaluated."""
-        if isinstance(trial.study.pruner, optuna.pruners.WilcoxonPruner):
+        if _in_batches(trial.study):
             report, at = float(np.mean(_first_column(parts[-1]))), step
         else:
             report, at = self._running(parts), sum(map(len, parts))
@@ -298,10 +318,25 @@ def _template(space: Recipe | Space) -> Recipe | Checkpoint:
     return space.frame if space.path is None or space.slots else space
 
 
+def _candidate(trial: optuna.Trial, recipe: Recipe, engine: Engine) -> str:
+    """What is scored, and how."""
+    reports = "batches" if _in_batches(trial.study) else "running"
+    return f"{recipe.digest} {engine.dtype} {engine.device.type} {reports}"
+
+
 def _parents(trial: optuna.Trial) -> dict[str, Any]:
     """The numbers of the parents' trials, for readers: parameters have individual ids."""
     claim = compat.system_attrs(trial.study, trial).get(CLAIM) or {}
     return {PARENTS: claim["parents"]} if claim.get("parents") else {}
+
+
+def _path(recipe: Recipe) -> dict[str, str]:
+    return {} if recipe.path is None else {PATH: f"{recipe.path:.2f}"}
+
+
+def _in_batches(study: optuna.Study) -> bool:
+    """Whether its pruner reads the mean scores of single batches."""
+    return isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
 
 
 def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.evaluators import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Space
+from merge_optuna.study._float32 import float32_speedup
 from merge_optuna.study._loading import load_for
 from merge_optuna.study._progress import quiet
 
@@ -44,6 +45,8 @@ class Rehearsal:
         peak_anonymous_bytes: Largest memory during the trial without mapped files, which the
             system can take back at any time; Linux only.
         peak_gpu_bytes: Largest memory of tensors on the GPU; None on the CPU.
+        float32_speedup: How many times faster a batch is scored in float32, where that is worth
+            saying: many CPUs have no arithmetic in 16 bits. None elsewhere.
     """
 
     seconds_first_merge: float
@@ -52,6 +55,7 @@ class Rehearsal:
     peak_rss_bytes: int | None
     peak_anonymous_bytes: int | None
     peak_gpu_bytes: int | None
+    float32_speedup: float | None
 
     def hours(self, n_trials: int) -> float:
         """Hours that one process needs for ``n_trials`` trials, if no pruner shortens them."""
@@ -60,7 +64,7 @@ class Rehearsal:
 
 
 def rehearse(objective: MergeObjective) -> Rehearsal:
-    """Merges twice, evaluates once, and stores nothing.
+    """Merges twice, evaluates once (and a batch in float32), and stores nothing.
 
     The first recipe is drawn at random and takes the warm-up; the second, at which the model is
     evaluated, is the start of the search, or another random one if the space is a function. Those
@@ -82,13 +86,15 @@ def rehearse(objective: MergeObjective) -> Rehearsal:
             study.enqueue_trial(objective.space.start())
         again, model = _merge(objective, study)
         evaluate = _evaluate(objective.evaluator, model)
+    peak_rss = _peak_rss()  # before the model is copied
     return Rehearsal(
         seconds_first_merge=first,
         seconds_merge=again,
         seconds_evaluate=evaluate,
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_rss,
         peak_anonymous_bytes=memory.peak,
         peak_gpu_bytes=_peak_gpu(objective.engine.device),
+        float32_speedup=float32_speedup(objective.evaluator, model),
     )
 
 

@@ -58,7 +58,7 @@ def test_baselines(task: Task, cli: Cli, tmp_path: Path) -> None:
 
     code, out, _ = cli("show", "sqlite:///s.db")
     best = study.best_trial
-    assert f"best trial, {best.number} {best.value:.4g}" in words(out)
+    assert f"best trial {best.number} {best.value:.4g}" in words(out)
     assert f"uniform average {average:.4g}" in words(out)
     assert out.count("task arithmetic, λ") == 1, "the best one"
     told = json.loads(cli("show", "sqlite:///s.db", "--json")[1])["baselines"]

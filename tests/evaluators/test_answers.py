@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import datasets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators import Generation
@@ -146,6 +148,15 @@ def test_an_evaluator_scores_them_so() -> None:
 )
 def test_numbers(text: str, number: Any) -> None:
     assert number_in(text) == number
+
+
+@given(st.text(alphabet="0123456789,.-+/$¥ e万千億年²½１％()\n", max_size=20))
+def test_any_text_can_be_read(text: str) -> None:
+    found = last_number(text)
+    number = number_in(text)
+    assert (found is None) <= (number is None)
+    # A number that was read is read again as the same: it is what the rows of replies() show.
+    assert found is None or number_in(found) == number
 
 
 def squad(text: str) -> str:

@@ -137,6 +137,25 @@ def test_other_settings_of_generation_do_not_count(model: Any, words: Any) -> No
     assert model.generation_config.to_dict() == before
 
 
+@pytest.mark.parametrize("make", [MODELS["llama"], MODELS["t5"], toys.gpt2])
+def test_what_prompts_have_in_common_is_read_once(make: Any, words: Any) -> None:
+    model, shots = make(seed=3), [f"w{i}" for i in range(28, 56)]
+    common = words(" ".join(shots))["input_ids"]
+    asked = [common + prompt for prompt in prompts()[:4] if len(prompt) < 10]
+    if model.config.model_type == "gpt2":
+        model = make(seed=3, n_positions=64)
+    requests = [Request(i, prompt, 5) for i, prompt in enumerate(asked)]
+    read: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: read.append(tuple(args[0].shape))
+    )
+    found = [reply.ids for reply in BatchGenerator()(model, words, requests)]
+    if not model.config.is_encoder_decoder:
+        assert read[:2] == [(1, len(common)), (3, 7)]
+    ends = {model.config.eos_token_id, 2}
+    assert found == [by_hand(model, prompt, 5, ends) for prompt in asked]
+
+
 def test_a_reply_ends_with_the_context(words: Any) -> None:
     model = toys.gpt2(seed=3, n_positions=24)
     texts = [" ".join(WORDS[i : i + n]) for i, n in enumerate((2, 22, 20, 5))]

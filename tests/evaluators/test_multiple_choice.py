@@ -26,7 +26,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "qwen3": lambda: toys.decoder("Qwen3", **LONG),
     "mixtral": lambda: toys.decoder("Mixtral", **LONG),
     "gemma2": lambda: toys.decoder("Gemma2", **LONG, sliding_window=8),  # cannot go on
-    "mamba2": lambda: toys.decoder("Mamba2", **LONG),  # has no positions
+    "mamba2": lambda: toys.decoder("Mamba2", **LONG, chunk_size=16),  # has no positions
 }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import optuna
 import pytest
+from scipy.stats import norm, t
 from sklearn.datasets import load_digits
 
 import merge_optuna as mo
@@ -136,7 +138,10 @@ def test_what_is_better() -> None:
     assert lead is not None
     assert interval is not None
     assert (lead.mean, lead.error) == pytest.approx((2, 1 / np.sqrt(3)))  # of 2, 3 and 1
-    assert 1 <= interval[0] < 2 < interval[1] <= 3
+    draws = [np.mean(draw) for draw in product((2, 3, 1), repeat=3)]  # all there are
+    stretch = np.sqrt(3 / 2) * t.ppf(0.975, 2) / norm.ppf(0.975)
+    expected = 2 + stretch * (np.percentile(draws, [2.5, 97.5], method="inverted_cdf") - 2)
+    assert interval == pytest.approx(expected)
     lead, interval = study.better_by(runs(3, 5), runs(1))
     assert lead == study.Mean(2, None)
     assert interval is None

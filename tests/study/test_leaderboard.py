@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
 from merge_optuna.study import Cost, Draws, Entry, Leaderboard, Run
+from tests.engine.test_heads import Family
 from tests.trained import Task, read_rows, right
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -212,7 +214,7 @@ def test_entries_that_do_not_fit() -> None:
 def board(direction: str = "minimize") -> Leaderboard:
     rng = np.random.default_rng(0)
     hard = rng.normal(3, 1, 50)
-    cost = Cost(evaluations=100, seconds=12.4)
+    cost = Cost(evaluations=100, examples=5, seconds=12.4)
     runs = [Run(1.0, hard - 0.2 + rng.normal(0, 0.01, 50), seed, cost) for seed in range(3)]
     base = [Run(1.5, hard)]
     return Leaderboard.of(
@@ -230,13 +232,13 @@ def test_the_table_is_read_by_people_and_by_programs() -> None:
     found = board()
     head, cells = found.table()
     assert head == [
-        *("method", "kind", "seeds", "dev nats", "test nats", "− best baseline", "evaluations"),
-        "seconds",
+        *("method", "kind", "seeds", "dev nats", "test nats", "− best baseline"),
+        *("evaluations", "examples", "seconds"),
     ]
     assert [line[0] for line in cells] == ["search", "base|line", "tuned"]
     assert cells[0][1:4] == ["search", "3", "1.000"]
     assert cells[0][5].startswith("-0.2")
-    assert cells[0][-2:] == ["100", "12"]
+    assert cells[0][-3:] == ["100", "5", "12"]
     assert cells[1][5] == ""
     markdown = found.to_markdown(digits=2)
     assert "| base\\|line |" in markdown
@@ -250,10 +252,17 @@ def test_the_table_is_read_by_people_and_by_programs() -> None:
     assert data["rows"][0]["dev"]["low"] is None
     assert data["rows"][0]["cost"] == {
         "evaluations": 100.0,
-        "examples": None,
+        "examples": 5.0,
         "tokens": None,
         "seconds": 12.4,
     }
+
+
+def test_the_first_column_counts_unless_a_metric_is_given() -> None:
+    rows = np.array([[0.0, 9.0], [1.0, 9.0]])
+    (row,) = Leaderboard.of([Entry("a", [Run(0, rows)])]).rows
+    assert row.test is not None
+    assert row.test.value == 0.5
 
 
 def test_values_that_are_not_numbers_come_last() -> None:
@@ -344,6 +353,27 @@ def test_baselines_are_rows_and_the_best_on_test_is_the_best(
     assert difference is not None
     assert (difference.seeds, difference.examples) == (2, 160)
     assert any("One seed only" in note and note.endswith(": ties.") for note in found.notes)
+
+
+def test_several_tasks_over_a_base_without_a_head(tmp_path: Path) -> None:
+    family = Family("Bert", tmp_path, base_head=None)
+    base, *experts = family.checkpoints
+    tokens = torch.randint(3, 60, (40, 9), generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(40) % 2
+    tasks = mo.evaluators.Tasks(
+        {e.name: mo.evaluators.Classification((tokens, labels), head=e) for e in experts}
+    )
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    objective = mo.MergeObjective(recipe, tasks)
+    declared = mo.MergeStudy("heads", objective, 2, baselines=["uniform average", "source"])
+    study = declared.run(progress=False)
+    found = mo.leaderboard(study, test=tasks)
+    rows = {row.name: row for row in found.rows}
+    assert len(rows) >= 2 + len(experts)
+    for row in rows.values():
+        assert row.test is not None
+        assert row.test.value == pytest.approx(row.dev.value)  # dev and test are one here
+        assert row.test.examples == 40 * len(experts)
 
 
 def test_baselines_on_dev_and_beside_trials(beside: list[optuna.Study]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import torch
 from torch import nn
 
 import merge_optuna as mo
@@ -105,6 +106,31 @@ def test_it_evaluates_the_start(task: Task) -> None:
     expected = tensors[0] + 0.25 * sum(t - tensors[0] for t in tensors[1:])
     assert len(seen) == 1
     np.testing.assert_allclose(seen[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slow"), [("bfloat16", True), ("bfloat16", False), (None, True)]
+)
+def test_it_says_where_float32_is_faster(task: Task, dtype: str | None, slow: bool) -> None:
+    """As on a CPU whose arithmetic in bfloat16 takes three times as long, or as long."""
+    seen: list[tuple[torch.dtype, float]] = []
+
+    def evaluate(model: nn.Module) -> float:
+        weight = model.classifier.weight
+        seen.append((weight.dtype, float(weight.float().sum())))
+        time.sleep(0.3 if slow and weight.dtype == torch.bfloat16 else 0.1)
+        return 1.0
+
+    measured = rehearse(mo.MergeObjective(task.recipe(), evaluate, dtype=dtype))
+    if dtype is None:
+        assert [seen_as for seen_as, _ in seen] == [torch.float32]
+        assert measured.float32_speedup is None
+        return
+    assert [seen_as for seen_as, _ in seen] == [torch.bfloat16] * 3 + [torch.float32] * 2
+    assert len({weights for _, weights in seen}) == 1, "always the same model"
+    assert (measured.float32_speedup is not None) == slow
+    if slow:
+        assert 1.5 < measured.float32_speedup < 4
 
 
 def test_recipes_that_cannot_be_merged_are_drawn_again(task: Task) -> None:
