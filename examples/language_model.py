@@ -41,21 +41,19 @@ recipe = mo.recipes.task_arithmetic(base, [ja, math], weight=mo.free(0, 1.5, per
 by_nats, by_answers = (mo.MergeObjective(recipe, score(dev)) for score in (nats, right))
 searches = {
     "best by likelihood": mo.MergeStudy("nats", by_nats, n_trials=100, pruner=pruner),
-    "best by answers": mo.MergeStudy("answers", by_answers, n_trials=60, pruner=pruner),
-    "best of M2N2 by likelihood": mo.presets.m2n2(None, [ja, math], nats(dev), n_trials=100),
+    "best by answers": mo.MergeStudy(
+        "answers", by_answers, n_trials=60, pruner=pruner, baselines=False
+    ),
+    "best of M2N2 by likelihood": mo.presets.m2n2(
+        None, [ja, math], nats(dev), n_trials=100, baselines=False
+    ),
 }
 studies = {name: s.run("sqlite:///language_model.db") for name, s in searches.items()}
 
-# Found and not searched for, on the data of the search (dev) and on other questions (test).
-scaled = [mo.recipes.task_arithmetic(base, [ja, math], weight=k / 10) for k in range(1, 11)]
-rows = {
-    "base": base,
-    "Japanese expert": ja,
-    "maths expert": math,
-    "average of the experts": mo.recipes.linear([ja, math]),
-    "task arithmetic, best λ": min(scaled, key=by_nats.score),
-    **{name: mo.recipe_of(study) for name, study in studies.items()},
-}
+# Beside what needs no search, on the data of the search (dev) and on other questions (test).
+baselines = mo.baselines(studies["best by likelihood"])
+rows = {row.name: row.recipe for row in baselines.headlines}
+rows |= {name: mo.recipe_of(study) for name, study in studies.items()}
 print(f"{'right answers in %':28}{'nats':>8}{'dev':>8}{'test':>8}  (Japanese and maths)")
 evaluators = nats(dev), right(dev), right(japanese), right(maths)
 for name, model in rows.items():

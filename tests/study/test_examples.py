@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import re
+import runpy
+import shutil
 import sqlite3
 import time
 from contextlib import closing
@@ -12,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertForSequenceClassification
 
 import merge_optuna as mo
 from tests import processes
-from tests.trained import Task, read_rows
+from tests.trained import Task, read_rows, right, write_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -149,6 +155,32 @@ def test_fisher(task: Task, tmp_path: Path) -> None:
     assert float(best) >= float(told["Fisher"]) > 0
 
 
+def test_several_tasks(task: Task, tmp_path: Path) -> None:
+    """The classes of the experts are their tasks here; their base has lost its head."""
+    base = BertForSequenceClassification.from_pretrained(task.root / "base")
+    base.bert.save_pretrained(tmp_path / "bare")
+    for file in task.root.glob("base/*token*"):
+        shutil.copy(file, tmp_path / "bare")
+    script = example("several_tasks.py", tmp_path, n_trials=(20, 3))
+    files = (task.dev, task.test)
+    done = processes.script(
+        script, tmp_path / "bare", *task.folders[1:], *files, cwd=tmp_path
+    ).wait()
+    assert done.code == 0, done.err
+    told = dict(line.split(": ", 1) for line in done.out.splitlines())
+    merged = {}
+    for name, file in zip("ab", files, strict=True):
+        alone, written = (
+            BertForSequenceClassification.from_pretrained(folder).eval()
+            for folder in (task.root / name, tmp_path / "merged" / name)
+        )
+        merged[name] = right(written, read_rows(file)).mean()
+        expert = right(alone, read_rows(file)).mean()
+        assert told[name] == f"expert {expert:.3f}, merged {merged[name]:.3f}"
+    assert float(told["mean of the merged"]) == pytest.approx(np.mean([*merged.values()]))
+    assert "The heads of a, b are left out: base has none." in done.err
+
+
 def test_keep_best(task: Task, tmp_path: Path) -> None:
     def start() -> processes.Result:
         arguments = (EXAMPLES / "keep_best.py", *task.folders, task.dev)
@@ -171,6 +203,81 @@ def test_keep_best(task: Task, tmp_path: Path) -> None:
     again = start()
     assert (again.code, again.out) == (0, done.out)
     assert len(finished(f"sqlite:///{tmp_path}/keep.db", "left-alone")) == len(trials)
+
+
+@pytest.fixture(scope="module")
+def language_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as examples/small_models.py makes it, with less training and fewer questions."""
+    folder = tmp_path_factory.mktemp("language_models")
+    threads = torch.get_num_threads()
+    with contextlib.chdir(folder), torch.random.fork_rng():
+        runpy.run_path(str(EXAMPLES / "small_models.py"))["main"](
+            {"base": 100, "japanese": 50, "math": 50}
+        )
+    torch.set_num_threads(threads)
+    for name in ("dev", "test"):
+        write_rows(folder / f"{name}.jsonl", read_rows(folder / f"{name}.jsonl")[::5])
+    return folder
+
+
+def right_answers(model: Path, rows: list[dict[str, str]]) -> int:
+    """How many questions transformers' own loop answers."""
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    asked = tokenizer(
+        [row["question"] for row in rows],
+        return_tensors="pt",
+        padding=True,
+        return_token_type_ids=False,
+    )
+    written = loaded.generate(**asked, max_new_tokens=12, do_sample=False)
+    replies = tokenizer.batch_decode(
+        written[:, asked["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    return sum(reply.strip() == row["answer"] for reply, row in zip(replies, rows, strict=True))
+
+
+def test_language_model(language_models: Path, tmp_path: Path) -> None:
+    shutil.copytree(language_models, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "small_models.py").write_text((EXAMPLES / "small_models.py").read_text())
+    text = (EXAMPLES / "language_model.py").read_text()
+    assert text.count("n_trials=") == 3
+    script = tmp_path / "language_model.py"
+    script.write_text(re.sub(r"n_trials=\d+", "n_trials=5", text))
+    done = processes.script(script, cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+    url = f"sqlite:///{tmp_path}/language_model.db"
+    assert [len(finished(url, name)) for name in ("nats", "answers", "m2n2")] == [5, 5, 5]
+
+    table = {line[:28].strip(): line[28:].split() for line in done.out.splitlines()}
+    dev = read_rows(tmp_path / "dev.jsonl")
+    for name, model in (("base", "models/base"), ("best by answers", "merged")):
+        right = right_answers(tmp_path / model, dev)
+        assert float(table[name][1]) == round(100 * right / len(dev), 1)
+    assert f"{right} of {len(dev)} right, as searched" in done.out
+    test = read_rows(tmp_path / "test.jsonl")
+    assert float(table["base"][2]) == pytest.approx(
+        100 * right_answers(tmp_path / "models/base", test) / len(test), abs=0.06
+    )
+
+
+def test_the_first_script_of_the_readme(language_models: Path, tmp_path: Path) -> None:
+    """As written but for the number of trials, on models and questions at the paths it names."""
+    shutil.copytree(language_models, tmp_path, dirs_exist_ok=True)
+    text = (EXAMPLES.parent / "README.md").read_text().partition("```python\n")[2]
+    script = tmp_path / "search.py"
+    script.write_text(re.sub(r"n_trials=\d+", "n_trials=6", text.partition("```")[0]))
+    done = processes.script(script, cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+    trials = finished(f"sqlite:///{tmp_path}/merge.db", "ja-math")
+    assert len(trials) == 6
+    best = max(t.value for t in trials if t.state == TrialState.COMPLETE)
+    dev = read_rows(tmp_path / "dev.jsonl")
+    assert right_answers(tmp_path / "merged", dev) == pytest.approx(best * len(dev))
+    base = re.search(r"^base +([\d.]+)", done.out, re.MULTILINE)
+    assert base is not None
+    right = right_answers(tmp_path / "models/base", dev)
+    assert float(base[1]) == pytest.approx(right / len(dev), abs=1e-4)
 
 
 README = """
@@ -207,7 +314,9 @@ def recipe(trial):
     [(FREE, "recipe.sampler(seed=0)"), (DEFINE_BY_RUN, "optuna.samplers.TPESampler(seed=0)")],
     ids=["free", "define-by-run"],
 )
-def test_the_script_of_the_readme(task: Task, space: str, sampler: str, tmp_path: Path) -> None:
+def test_a_script_like_that_of_the_readme(
+    task: Task, space: str, sampler: str, tmp_path: Path
+) -> None:
     base, a, b = task.folders
     text = README.format(base=base, a=a, b=b, dev=task.dev, space=space, sampler=sampler)
     for name in ("killed", "whole"):
