@@ -43,7 +43,7 @@ BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 UNKNOWN = Cost()
 OUT, RESULTS = Path("runs/two_skills"), Path(__file__).with_suffix("")
 SYSTEM = "Answer briefly."
-DEV, TEST = 48, 100  # examples of each skill
+DEV, TEST = 48, 300  # examples of each skill, or all there are
 REPLY = 24  # tokens
 
 Array = NDArray[np.float64]
@@ -314,19 +314,19 @@ def export(study: optuna.Study, folder: Path, setting: Setting, tester: Tester) 
 # -- Tables -------------------------------------------------------------------------------
 
 NOTE = """\
-The dev column is what searches minimise: nats per token of the right answers to {dev} dev
-examples, the mean of both skills. The test column is the share of right answers to {test} test
-examples, the mean of both skills, which stand behind it: word problems solved in the model's own
-words, at most {reply} tokens, of which the last number counts; and questions of which the right
-kind is the likeliest of six. A seed is one repetition of everything: training, dev examples,
-searches.
+What searches minimise, on dev: nats per token of the right answers to {dev} examples, the mean of
+both skills. What they are compared by, on test: the share of right answers to {test} examples, the
+mean of both skills. The last columns say what it is made of: word problems solved in the model's
+own words, of which the last number counts; the tokens of such a reply, at most {reply}, so that
+whoever explains before he answers is cut off; and questions of which the right kind is the
+likeliest of six. A seed is one repetition of everything: training, dev examples, searches.
 """
 
 
 def board(
     repetitions: dict[int, list[Found]], tester: Tester
 ) -> tuple[Leaderboard, dict[str, Row]]:
-    """All methods with their intervals, and the test values of each by skill."""
+    """All methods with their intervals, and what the test value of each is made of."""
     runs: dict[str, list[Run]] = {}
     kinds: dict[str, Any] = {}
     for seed, lines in repetitions.items():
@@ -335,34 +335,35 @@ def board(
             runs.setdefault(line.name, []).append(run)
             kinds[line.name] = line.kind
     entries = [Entry(name, some, kinds[name]) for name, some in runs.items()]
-    made = Leaderboard.of(entries, value=tester.test.value, metric="right answers")
+    made = Leaderboard.of(
+        entries, value=tester.test.value, metric="right answers", dev_metric="nats"
+    )
     parts = {n: [tester.test.breakdown(run.scores) for run in some] for n, some in runs.items()}
-    skills = {
-        name: {skill: float(np.mean([part[skill] for part in some])) for skill in SKILLS}
+    means = {
+        name: {part: float(np.mean([one[part] for one in some])) for part in some[0]}
         for name, some in parts.items()
     }
-    return made, skills
+    return made, means
 
 
-def write(folder: Path, made: Leaderboard, skills: dict[str, Row], about: Row) -> None:
+def write(folder: Path, made: Leaderboard, parts: dict[str, Row], about: Row) -> None:
     """Writes ``results.json`` and ``results.md``."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = {**about, **made.to_data(), "by skill": skills}
+    data = {**about, **made.to_data(), "parts": parts}
     (folder / "results.json").write_text(by_rows(data), encoding="utf-8")
     head, rows = made.table()
-    table = [[*head, *SKILLS], ["---"] * (len(head) + len(SKILLS))]
-    table += [[*row, *(f"{x:.2f}" for x in skills[row[0]].values())] for row in rows]
+    names = [*next(iter(parts.values()))]
+    table = [[*head, *names], ["---"] * (len(head) + len(names))]
+    table += [[*row, *(f"{x:.2f}" for x in parts[row[0]].values())] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in table]
-    same = [
-        f"Seed {seed}: {counts['same']} of {counts['of']} {split} examples"
+    same = "; ".join(
+        f"{counts['same']} of {counts['of']} {split} examples of seed {seed}"
         for seed, one in about["exports"].items()
         for split, counts in one.items()
-    ]
-    exports = (
-        f"Loaded by plain transformers, the exported merge scores the same. {'; '.join(same)}."
     )
-    parts = [NOTE.format(**about), "\n".join(lines), " ".join(made.notes), exports]
-    (folder / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    exports = f"Written, and loaded by plain transformers, the best merge scores the same: {same}."
+    blocks = [NOTE.format(**about).rstrip(), "\n".join(lines), " ".join(made.notes), exports]
+    (folder / "results.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -50,8 +50,8 @@ def named_as(checkpoint: Checkpoint, frame: Checkpoint) -> Checkpoint:
 
     So a classifier is seen beside a bare encoder, and a bare encoder beside a classifier.
     """
-    if base_model_prefix(checkpoint) == base_model_prefix(frame):
-        return checkpoint
+    if not set(checkpoint.names()).isdisjoint(frame.names()):
+        return checkpoint  # without transformers, which takes seconds to import
     names = body_in(checkpoint, frame)
     if names is None:
         return checkpoint

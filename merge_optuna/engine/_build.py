@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -165,20 +166,10 @@ def _generation_config(frame: Checkpoint, architecture: Any) -> Any:
 
 
 def _under_names_of(frame: Checkpoint, model: nn.Module) -> dict[str, Tensor]:
-    """The views of a model, and places for surplus tensors that transformers is right to ignore.
-
-    These are whole modules that the class lacks, such as the pooler of a BERT in a masked language
-    model; but not further layers, and not further tensors of a module that it has.
-    """
+    """The views of a model, and places for those that transformers is right to ignore."""
     views = checkpoint_views(model)
-    modules = {name.rpartition(".")[0] for name in views}
-    kinds = {_kind(name) for name in views}
-    ignored = [
-        name
-        for name in frame.names()
-        if name.rpartition(".")[0] not in modules and _kind(name) not in kinds
-    ]
-    if ignored and frame.module is None:
+    ignored = [] if frame.module is not None else _ignored(frame, views)
+    if ignored:
         warnings.warn(
             f"{type(model).__name__} has no place for {len(ignored)} tensors of {frame.name!r}: "
             f"{few(ignored)}. They are written to a merged checkpoint but not evaluated.",
@@ -186,6 +177,27 @@ def _under_names_of(frame: Checkpoint, model: nn.Module) -> dict[str, Tensor]:
         )
         views |= {name: torch.empty(frame.shape(name), device="meta") for name in ignored}
     return views
+
+
+def _ignored(frame: Checkpoint, views: Collection[str]) -> list[str]:
+    """Whole modules that the class lacks, such as the pooler of a BERT in a masked language model.
+
+    But not further layers, and not further tensors of a module that it has.
+    """
+    modules = {name.rpartition(".")[0] for name in views}
+    kinds = {_kind(name) for name in views}
+    return [
+        name
+        for name in frame.names()
+        if name.rpartition(".")[0] not in modules and _kind(name) not in kinds
+    ]
+
+
+def ignored_in(frame: Checkpoint) -> list[str]:
+    """The tensors of a checkpoint that have no place in its model, and so in no score."""
+    if frame.module is not None:
+        return []
+    return _ignored(frame, checkpoint_views(_unfilled(frame, None, torch.device("cpu"))))
 
 
 def _kind(name: str) -> str:

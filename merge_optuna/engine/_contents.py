@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from merge_optuna.checkpoints import Checkpoint, TensorSpec, body_in, configured, is_name
+from merge_optuna.engine._build import ignored_in
 from merge_optuna.engine._frame import Source, final_dtype, frame_of, origins
 from merge_optuna.errors import ExportError, few
 from merge_optuna.recipes import Recipe
@@ -97,8 +98,13 @@ def under_head(recipe: Source, head: Checkpoint, dtype: torch.dtype | None) -> C
 
 
 def _body(whole: Checkpoint, head: Checkpoint) -> dict[str, str]:
-    """The names in the merged model of the tensors that a model with a head takes from it."""
-    names = body_in(whole, head) or {}
+    """The names in the merged model of the tensors that a model with a head takes from it.
+
+    Not of those that nobody has scored, as the pooler in the file of a masked language model.
+    """
+    unscored = set(ignored_in(whole))
+    found = body_in(whole, head) or {}
+    names = {name: own for name, own in found.items() if own not in unscored}
     there = {name: whole.shape(own) for name, own in names.items()}
     takes = {n: own for n, own in names.items() if n in head.store.specs()}
     differing = [name for name in takes if there[name] != head.shape(name)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +29,10 @@ class LmEval:
 
     The numbers are those of lm-eval's own command line on the written checkpoint. A task is one
     batch, so that a pruner can stop a trial between tasks. Scores per sample are a row of four:
-    what the sample scores by itself, the number of its task, and what the metric keeps of it, one
-    number or two (e.g. log-likelihood and words). A sample scores, where the metric is no mean,
-    its negative log-likelihood per word or byte (perplexities), or whether its class is right (F1
-    and Matthews correlation). A log-likelihood that is NaN scores NaN.
+    what the sample scores by itself, the number of its task, and what the metric keeps of it, two
+    numbers (e.g. log-likelihood and words) or one and NaN. A sample scores, where the metric is
+    no mean, its negative log-likelihood per word or byte (perplexities), or whether its class is
+    right (F1 and Matthews correlation). A log-likelihood that is NaN scores NaN.
 
     Attributes:
         directions: As the metrics say.
@@ -100,6 +100,7 @@ class LmEval:
         self.metric_names = (_name(self._goals, is_sum=weights is not None),)
         self._starts = np.cumsum([0, *map(len, self._parts)])
         self._tokenizer = TokenizerOf(tokenizer)
+        self._own: tuple[Hashable, Any] | None = None
         self._batch_size, self._max_length = batch_size, max_length
         self._options = {
             "apply_chat_template": chat,
@@ -163,10 +164,15 @@ class LmEval:
         }
 
     def _as_lm(self, model: nn.Module) -> Any:
-        # a copy: lm-eval gives tokenizers a padding token and changes the side that is padded
-        tokenizer = copy.deepcopy(self._tokenizer.of(model))
+        key = self._tokenizer.key(model)
+        if self._own is None or self._own[0] != key:
+            # a copy: lm-eval gives a tokenizer a padding token
+            self._own = key, copy.deepcopy(self._tokenizer.of(model))
         return as_lm(
-            model.eval(), tokenizer, batch_size=self._batch_size, max_length=self._max_length
+            model.eval(),
+            self._own[1],
+            batch_size=self._batch_size,
+            max_length=self._max_length,
         )
 
     def _scores(self, lm: Any, number: int, part: Part) -> Scores:

@@ -41,16 +41,14 @@ def _under_one_name(
 ) -> Mapping[Checkpoint, Checkpoint]:
     """The same, and what is left out is said once."""
     seen = {leaf.origin: named_as(leaf, frame) for leaf in leaves}
-    if base_model_prefix(frame) is None:
-        heads = [leaf.name for leaf in leaves if seen[leaf.origin] is not leaf]
-        if heads:
-            what = "head of" if len(heads) == 1 else "heads of"
-            verb, them = ("is", "it") if len(heads) == 1 else ("are", "them")
-            warnings.warn(
-                f"The {what} {few(heads)} {verb} left out: {frame.name} has none. Evaluators take "
-                f"{them} as head=.",
-                stacklevel=2,
-            )
+    renamed = [leaf.name for leaf in leaves if seen[leaf.origin] is not leaf]
+    if renamed and base_model_prefix(frame) is None:
+        heads, are, them = ("heads", "are", "them") if len(renamed) > 1 else ("head", "is", "it")
+        warnings.warn(
+            f"The {heads} of {few(renamed)} {are} left out: {frame.name} has none. Evaluators "
+            f"take {them} as head=.",
+            stacklevel=2,
+        )
     return seen
 
 

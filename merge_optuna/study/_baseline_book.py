@@ -12,7 +12,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import check_type, decoding
 from merge_optuna._schema import BASELINE_OWNER
 from merge_optuna.samplers.plumbing import is_alive, this_process
-from merge_optuna.study._baselines import Baseline, Baselines, store, stored_baselines
+from merge_optuna.study._baselines import Baseline, Baselines, drop, store, stored_baselines
 from merge_optuna.study._objective import MergeObjective
 
 
@@ -24,6 +24,9 @@ class Book(Protocol):
 
     def put(self, row: Baseline) -> None:
         """Keeps one."""
+
+    def drop_others(self, of: str) -> None:
+        """Forgets those of other models or data than ``of`` is the digest of."""
 
     def taken(self, name: str, *, doubtful: bool) -> contextlib.AbstractContextManager[int | None]:
         """A block in which this process scores one.
@@ -50,6 +53,9 @@ class InMemory:
 
     def put(self, row: Baseline) -> None:
         self._rows[row.name] = row
+
+    def drop_others(self, of: str) -> None:
+        pass  # it was empty
 
     @contextlib.contextmanager
     def taken(self, name: str, *, doubtful: bool) -> Iterator[int | None]:
@@ -81,6 +87,11 @@ class InStudy:
     def put(self, row: Baseline) -> None:
         store(self._study, row)
         self._again.discard(row.name)
+
+    def drop_others(self, of: str) -> None:
+        for row in stored_baselines(self._study):
+            if row.of != of:
+                drop(self._study, row.name)
 
     @contextlib.contextmanager
     def taken(self, name: str, *, doubtful: bool) -> Iterator[int | None]:

@@ -272,6 +272,7 @@ class _Scorer:
         if family is None:
             return []
         of = hex_digest([json.dumps([family.digests, _digest(self._evaluator)]).encode()])
+        self._book.drop_others(of)
         made = [
             (c.kind, c.name, c.tuned, partial(self._candidate, family, c))
             for c in candidates(space, family)

@@ -254,7 +254,7 @@ def stored_baselines(study: optuna.Study) -> Baselines:
     rows = [
         Baseline.from_data(key.removeprefix(BASELINE), data)
         for key, data in attrs
-        if key.startswith(BASELINE)
+        if key.startswith(BASELINE) and data is not None
     ]
     directions = [direction.name.lower() for direction in study.directions]
     names = metric_names(study) or ["value"] * len(directions)
@@ -264,6 +264,11 @@ def stored_baselines(study: optuna.Study) -> Baselines:
 def store(study: optuna.Study, row: Baseline) -> None:
     """Keeps a baseline in its study, in place of an earlier one of this name."""
     compat.set_study_system_attr(study, BASELINE + row.name, row.to_data())
+
+
+def drop(study: optuna.Study, name: str) -> None:
+    """Forgets a baseline of other models or data; storages cannot delete an attribute."""
+    compat.set_study_system_attr(study, BASELINE + name, None)
 
 
 def beside(baselines: Baselines, value: float) -> str:

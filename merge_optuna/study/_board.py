@@ -133,6 +133,7 @@ class Leaderboard:
         metric: What is measured.
         direction: ``"maximize"`` or ``"minimize"``.
         on: ``"test"``, or ``"dev"`` if nothing is held out: what is compared and ordered by.
+        dev_metric: What searches have chosen by, where that is another metric.
         rows: The best first.
         best_baseline: The name of the best of all baselines, tuned or not, there; None if there
             is none.
@@ -142,6 +143,7 @@ class Leaderboard:
     metric: str
     direction: str
     on: Part
+    dev_metric: str
     rows: tuple[Row, ...]
     best_baseline: str | None
     notes: tuple[str, ...]
@@ -156,6 +158,7 @@ class Leaderboard:
         metric: str = "value",
         direction: str = "maximize",
         on: Part = "test",
+        dev_metric: str | None = None,
         draws: Draws | None = None,
     ) -> Leaderboard:
         """Compares runs whose scores are there already.
@@ -167,6 +170,7 @@ class Leaderboard:
             metric: What it is called.
             direction: ``"maximize"`` or ``"minimize"``.
             on: ``"test"``, or ``"dev"`` if the scores are of the dev examples.
+            dev_metric: What the dev values are called, if they are of another metric.
             draws: The resamples; 2,000 if omitted.
 
         Raises:
@@ -181,7 +185,7 @@ class Leaderboard:
         best = next((entry.name for entry in ordered if entry.kind != SEARCH), None)
         rows = tuple(_row(entry, samples, best, on) for entry in ordered)
         notes = tuple(_notes(rows, best, on, direction))
-        return cls(metric, direction, on, rows, best, notes, samples)
+        return cls(metric, direction, on, dev_metric or metric, rows, best, notes, samples)
 
     def difference(self, one: str, other: str) -> Estimate:
         """One method minus another where they are compared, paired over examples and seeds.
@@ -221,7 +225,7 @@ class Leaderboard:
     def to_data(self) -> dict[str, Any]:
         """As plain dictionaries, lists and numbers; None where there is no interval."""
         rows = [_plain(asdict(row)) for row in self.rows]
-        about = {name: getattr(self, name) for name in ("metric", "direction", "on")}
+        about = {name: getattr(self, name) for name in ("metric", "direction", "on", "dev_metric")}
         return {**about, "best_baseline": self.best_baseline, "rows": rows, "notes": self.notes}
 
     def __repr__(self) -> str:
@@ -367,7 +371,7 @@ _COLUMNS: Sequence[tuple[str, Callable[[Row, int], str]]] = (
     ("method", lambda row, digits: row.name),
     ("kind", lambda row, digits: row.kind),
     ("seeds", lambda row, digits: str(row.seeds or "")),
-    ("dev {self.metric}", lambda row, digits: _cell(row.dev, f".{digits}f")),
+    ("dev {self.dev_metric}", lambda row, digits: _cell(row.dev, f".{digits}f")),
     ("test {self.metric}", lambda row, digits: _cell(row.test, f".{digits}f")),
     ("− best baseline", lambda row, digits: _cell(row.difference, f"+.{digits}f")),
     ("evaluations", lambda row, digits: _number(row.cost.evaluations)),

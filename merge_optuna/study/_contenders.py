@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._schema import DEV, EXAMPLES, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
+from merge_optuna._schema import DEV, EXAMPLES, SAME_AS, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
 from merge_optuna._scores import unpack
 from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError
@@ -129,7 +129,8 @@ def _counted(study: optuna.Study) -> list[FrozenTrial]:
 
 def _cost(trials: Sequence[FrozenTrial]) -> Cost:
     return Cost(
-        evaluations=len(trials),
+        # what has taken over the result of another trial was not scored
+        evaluations=sum(SAME_AS not in trial.user_attrs for trial in trials),
         examples=_total(trials, EXAMPLES),
         seconds=_total(trials, SECONDS_MERGE, SECONDS_EVALUATE),
     )
@@ -233,18 +234,19 @@ class Scorer:
     sources: Sources
     known: dict[str, Array] = field(default_factory=dict)
 
-    def check(self, direction: str) -> None:
+    def check(self) -> None:
         """Checks the evaluator.
 
         Raises:
             EvaluationError: If it is none.
-            StudyError: If its direction is not that of the studies.
+            StudyError: If it has several objectives.
         """
         check_evaluator(self.test)
-        if [*self.test.directions] != [direction]:
+        if len(self.test.directions) > 1:
             raise StudyError(
-                f"{name_of(self.test)} is to {' and '.join(self.test.directions)} "
-                f"{', '.join(self.test.metric_names)}, but the studies {direction} theirs."
+                f"{name_of(self.test)} has {len(self.test.directions)} objectives, "
+                f"{', '.join(self.test.metric_names)}; a leaderboard orders by one. Pass an "
+                "evaluator with one as test=."
             )
 
     def value(self, scores: Array) -> float:

@@ -58,8 +58,9 @@ def leaderboard(
     Args:
         studies: A study, a list of studies, or lists of studies by the name of the search.
         trials: Trials of the one study, or their numbers: they are compared in place of searches.
-        test: Scores models on examples that no search has seen. Without it dev values are
-            compared, by which searches have chosen.
+        test: Scores models on examples that no search has seen, by the metric of the searches or
+            another, e.g. right answers where these have minimised a loss. Without it dev values
+            are compared, by which searches have chosen.
         engine: What loads the models, ``objective.engine``; on the CPU in the data type of the
             base when omitted.
         sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
@@ -72,7 +73,7 @@ def leaderboard(
 
     Raises:
         StudyError: If the studies have different metrics, one has several objectives or no
-            completed trial, or ``test`` has another direction.
+            completed trial, or ``test`` has several objectives.
         EvaluationError: If ``test`` cannot score the models.
     """
     searches = _searches(studies)
@@ -85,12 +86,13 @@ def leaderboard(
     if test is None:
         return _on_dev(contenders, metric, direction, Draws(seed=seed))
     scorer = Scorer(as_evaluator(test), engine or Engine(), sources or {})
-    scorer.check(direction)
+    scorer.check()
     return Leaderboard.of(
         [one.entry(scorer.scores) for one in contenders],
         value=scorer.value,
         metric=scorer.test.metric_names[0],
-        direction=direction,
+        direction=scorer.test.directions[0],
+        dev_metric=metric,
         draws=Draws(seed=seed),
     )
 

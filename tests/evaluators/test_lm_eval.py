@@ -54,19 +54,30 @@ def words(rng: np.random.Generator, n: int) -> str:
     return " ".join(rng.choice(WORDS, n))
 
 
-def write_tasks(folder: Path) -> None:
-    """Five kinds of tasks on local JSON lines, two of them in a group."""
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "question": words(rng, 4),
-            "choices": [words(rng, 1), words(rng, 2), words(rng, 3)],
-            "gold": int(rng.integers(3)),
-        }
-        for _ in range(17)
-    ]
-    for row in rows:
-        row["answer"] = row["choices"][0][0]
+def make_rows(model: Any) -> list[dict[str, Any]]:
+    """Questions with choices; every other answer is what the model says next."""
+    rng, known, rows = np.random.default_rng(0), tokenizer(), []
+    for number in range(17):
+        question = words(rng, 4)
+        with torch.no_grad():
+            ids = known(question, return_tensors="pt")["input_ids"]
+            said = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)[0]
+        reply = known.decode(said[ids.shape[1] :], skip_special_tokens=True)
+        letter = next((c for c in reply if c.isalpha()), "x")
+        rows.append(
+            {
+                "question": question,
+                "choices": [words(rng, 1), words(rng, 2), words(rng, 3)],
+                "gold": int(rng.integers(3)),
+                "answer": "q" if number % 2 else letter,
+                "next": "q" if number % 2 else known.decode(said[ids.shape[1]]),
+            }
+        )
+    return rows
+
+
+def write_tasks(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Kinds of tasks on local JSON lines, two of them in a group."""
     data = str(write_lines(folder / "rows.jsonl", rows))
     common = {
         "dataset_path": "json",
@@ -122,7 +133,8 @@ def write_tasks(folder: Path) -> None:
             **common,
             "output_type": "loglikelihood",
             "doc_to_text": "{{question}}",
-            "doc_to_target": " {{answer}}",
+            "doc_to_target": "{{next}}",
+            "target_delimiter": "",
             "metric_list": [{"metric": "acc"}],
         },
         "toy_perplexity": {
@@ -147,13 +159,6 @@ def write_tasks(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    write_tasks(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[mo.Checkpoint]:
     folder = tmp_path_factory.mktemp("models")
     return [
@@ -165,6 +170,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[mo.Checkpoint]:
 @pytest.fixture(scope="module")
 def recipe(models: list[mo.Checkpoint]) -> mo.Recipe:
     return mo.recipes.task_arithmetic(models[0], models[1:], weight=[0.6, 0.3])
+
+
+@pytest.fixture(scope="module")
+def rows(recipe: mo.Recipe) -> list[dict[str, Any]]:
+    return make_rows(mo.Engine().load(recipe))
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    write_tasks(folder, rows)
+    return folder
 
 
 @pytest.fixture
@@ -223,6 +240,7 @@ def test_a_task_equals_the_command_line(name: str, tasks: Path, theirs: Any, mod
         expected = [np.ravel(sample[short]).tolist() for sample in own]
         assert scores[:, 2 : 2 + len(expected[0])].tolist() == expected
         assert evaluator.value(scores) == results["results"][name][key]
+        assert metric.endswith("whole") or len(np.unique(scores[:, 2])) > 1  # some are right
         assert evaluator.breakdown(scores) == {name: evaluator.value(scores)}
         is_higher_better = results["higher_is_better"][name][short]
         assert evaluator.directions == ("maximize" if is_higher_better else "minimize",)
@@ -391,11 +409,11 @@ def test_nan_likelihoods_are_no_answer(tasks: Path, model: Any) -> None:
 
 
 @needs_lm_eval
-def test_digests(tasks: Path, tmp_path: Path) -> None:
+def test_digests(tasks: Path, rows: list[dict[str, Any]], tmp_path: Path) -> None:
     def digest(**options: Any) -> Any:
         return LmEval("toy_choice", **{"include_path": tasks, **options}).digest
 
-    write_tasks(tmp_path)
+    write_tasks(tmp_path, rows)
     assert digest() == digest(include_path=tmp_path)  # it is the content that counts
     others = [
         digest(metric="acc_norm"),
@@ -500,8 +518,8 @@ def test_the_tasks_of_a_file_of_mergekit_evolve(
 
 @needs_lm_eval
 def test_multiple_choice_equals_it(tasks: Path, model: Any) -> None:
-    """mo.evaluators.MultipleChoice on the rows of the task, and lm-eval's acc and acc_bytes."""
-    for normalize, metric in ((None, "acc"), ("bytes", "acc_bytes")):
+    """On the same rows; acc_norm counts characters, which are bytes in these words."""
+    for normalize, metric in ((None, "acc"), ("bytes", "acc_bytes"), ("bytes", "acc_norm")):
         own = mo.evaluators.MultipleChoice(
             tasks / "rows.jsonl", prompt="{question} in", answer="gold", normalize=normalize
         )

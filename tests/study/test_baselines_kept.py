@@ -100,6 +100,9 @@ def test_another_evaluator_or_family_is_scored_anew() -> None:
     found = mo.baselines(objective([b, a]), study, kinds=kinds, progress=False)
     assert near.calls == [1, 3, 2, 3, 1, 2], "an average in another order is another recipe"
     assert [row.name for row in found] == ["source b", "source a", "uniform average"]
+    found = mo.baselines(objective([a]), study, kinds=kinds, progress=False)
+    assert [row.name for row in found] == ["source a"], "those of other models are forgotten"
+    assert mo.baselines(study)[:] == found[:]
 
 
 def test_a_script_without_a_declared_study(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertForSequenceClassification
 
 import merge_optuna as mo
 from tests import processes
-from tests.trained import Task, read_rows, write_rows
+from tests.trained import Task, read_rows, right, write_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -153,6 +153,32 @@ def test_fisher(task: Task, tmp_path: Path) -> None:
     assert objective.score(recipe) == float(best)
     assert list(ast.literal_eval(params)) == ["share/a"]
     assert float(best) >= float(told["Fisher"]) > 0
+
+
+def test_several_tasks(task: Task, tmp_path: Path) -> None:
+    """The classes of the experts are their tasks here; their base has lost its head."""
+    base = BertForSequenceClassification.from_pretrained(task.root / "base")
+    base.bert.save_pretrained(tmp_path / "bare")
+    for file in task.root.glob("base/*token*"):
+        shutil.copy(file, tmp_path / "bare")
+    script = example("several_tasks.py", tmp_path, n_trials=(20, 3))
+    files = (task.dev, task.test)
+    done = processes.script(
+        script, tmp_path / "bare", *task.folders[1:], *files, cwd=tmp_path
+    ).wait()
+    assert done.code == 0, done.err
+    told = dict(line.split(": ", 1) for line in done.out.splitlines())
+    merged = {}
+    for name, file in zip("ab", files, strict=True):
+        alone, written = (
+            BertForSequenceClassification.from_pretrained(folder).eval()
+            for folder in (task.root / name, tmp_path / "merged" / name)
+        )
+        merged[name] = right(written, read_rows(file)).mean()
+        expert = right(alone, read_rows(file)).mean()
+        assert told[name] == f"expert {expert:.3f}, merged {merged[name]:.3f}"
+    assert float(told["mean of the merged"]) == pytest.approx(np.mean([*merged.values()]))
+    assert "The heads of a, b are left out: base has none." in done.err
 
 
 def test_keep_best(task: Task, tmp_path: Path) -> None:

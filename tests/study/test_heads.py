@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
@@ -124,3 +125,39 @@ def test_what_is_written_scores_as_its_trial(tmp_path: Path) -> None:
         assert (tmp_path / "again" / path).read_bytes() == (
             tmp_path / "merged" / path
         ).read_bytes()
+
+
+def test_a_pooler_in_the_file_of_a_masked_language_model(tmp_path: Path) -> None:
+    """As in bert-base-uncased: the model has no place for it, so heads bring their own."""
+    family = Family("Bert", tmp_path, base_head="MaskedLM")
+    file = tmp_path / "base" / "model.safetensors"
+    pooler = {
+        f"bert.pooler.dense.{n}": torch.randn(s) for n, s in (("weight", (32, 32)), ("bias", 32))
+    }
+    save_file({**load_file(file), **pooler}, file, metadata={"format": "pt"})
+    base, subj = mo.Checkpoint(tmp_path / "base", name="base"), family.checkpoints[2]
+    labels = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0))
+    recipe = mo.recipes.task_arithmetic(base, [subj], weight=mo.free(0, 1))
+    with pytest.warns(UserWarning, match="has no place for 2 tensors of 'base'"):
+        objective = mo.MergeObjective(recipe, Classification((TOKENS, labels), head=subj))
+    half = recipe.bind({"weight/subj": 0.5})
+    out = mo.write(half, tmp_path / "out", heads={"subj": subj})
+    written: Any = AutoModelForSequenceClassification.from_pretrained(out / "subj")
+    assert objective.score(half) == accuracy(written, labels)
+    own = family.experts["subj"].bert.pooler
+    assert torch.equal(written.bert.pooler.dense.weight, own.dense.weight)
+
+
+def test_the_best_trials_are_kept_under_heads(tmp_path: Path) -> None:
+    base, *experts = Family("Bert", tmp_path).checkpoints
+    labels = torch.arange(40) % 2
+    tasks = {e.name: Classification((TOKENS, labels), head=e) for e in experts[:2]}
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(-1, 1))
+    objective = mo.MergeObjective(recipe, Tasks(tasks))
+    kept = tmp_path / "kept"
+    study = mo.MergeStudy("kept", objective, 4, keep_best=1, folder=kept, baselines=False).run(
+        None, progress=False
+    )
+    [folder] = kept.glob("trial-*")
+    assert folder.name == f"trial-{study.best_trial.number:05}"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"mr", "subj"}

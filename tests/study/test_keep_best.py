@@ -425,6 +425,7 @@ def test_a_file_in_its_place(task: Task, tmp_path: Path) -> None:
 def test_several_objectives_have_no_best(task: Task, tmp_path: Path) -> None:
     class Two(mo.evaluators.Function):
         def __init__(self) -> None:
+            super().__init__(lambda model: 1.0)
             self.directions, self.metric_names = ("maximize", "minimize"), ("up", "down")
 
     with pytest.raises(StudyError, match=r"KeepBest follows the best trial, but .* 2 objectives"):

@@ -142,6 +142,12 @@ def test_without_a_test_it_compares_dev_and_says_so(
     assert np.isnan(other.dev.low)
 
 
+def test_a_trial_that_took_over_a_result_has_scored_nothing() -> None:
+    study = plain("a", [1.0, 2.0])
+    study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"same_as": 0}))
+    assert mo.leaderboard(study).rows[0].cost.evaluations == 2
+
+
 # -- which studies are one search ----------------------------------------------------------------
 
 
@@ -192,10 +198,34 @@ def test_what_cannot_be_compared() -> None:
         mo.leaderboard({"x": [plain("a, seed 1", [1.0]), plain("b, seed 1", [1.0])]})
 
 
-def test_a_test_of_another_direction_is_refused(task: Task) -> None:
-    study = plain("loss", [1.0])
-    with pytest.raises(StudyError, match="Classification is to maximize accuracy, but the stud"):
-        mo.leaderboard(study, test=mo.evaluators.Classification(task.test))
+def test_what_is_tested_may_be_another_metric(task: Task) -> None:
+    """Searches for a low loss, compared by right answers: more of them are better."""
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+    dev = mo.evaluators.Classification(task.dev)
+    loss = mo.evaluators.Function(
+        lambda model: 1 - mo.evaluators.value_of(dev, model), direction="minimize", name="loss"
+    )
+    objective = mo.MergeObjective(recipe, loss)
+    study = mo.MergeStudy("a", objective, n_trials=3, baselines=["base", "source"]).run()
+    board = mo.leaderboard(study, test=mo.evaluators.Classification(task.test))
+    assert (board.metric, board.direction, board.dev_metric) == ("accuracy", "maximize", "loss")
+    head, cells = board.table()
+    assert {"dev loss", "test accuracy"} <= {*head}
+    tests = [float(row[head.index("test accuracy")].split()[0]) for row in cells]
+    assert tests == sorted(tests, reverse=True)
+    assert len(tests) == 4
+    (found,) = [row for row in board.rows if row.kind == "search"]
+    assert found.dev.value == study.best_value == min(trial.value for trial in study.trials)
+    baselines = {row.name: row.test.value for row in board.rows if row.kind != "search"}
+    assert board.best_baseline == max(baselines, key=baselines.__getitem__)
+
+
+def test_a_test_of_several_objectives_is_refused(task: Task) -> None:
+    two = mo.evaluators.Classification(task.test)
+    two.directions, two.metric_names = ("maximize", "minimize"), ("accuracy", "cost")  # type: ignore[assignment]
+    with pytest.raises(StudyError, match="Classification has 2 objectives, accuracy, cost"):
+        mo.leaderboard(plain("loss", [1.0]), test=two)
 
 
 def test_entries_that_do_not_fit() -> None:
