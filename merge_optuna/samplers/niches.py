@@ -49,8 +49,11 @@ class Niches:
 
     Where the paper says nothing: an example on which the worst score of the archive is negative is
     shifted so that the worst is 0. This holds for losses, and for the negated scores of a study
-    that minimises. Scores that are not finite (NaN: not evaluated) count as 0 after that. Pruned
-    and infeasible members count as 0 on every example and are the first to go, the worst first.
+    that minimises: of an example's losses l a member has s_ij = max_k l_kj − l_ij, by how much it
+    is better than the worst of the archive. Neither their unit (nats, bits) nor what is the same
+    for everybody, as the entropy of a text, changes anybody's chances. Scores that are not finite
+    (NaN: not evaluated) count as 0 after that. Pruned and infeasible members count as 0 on every
+    example and are the first to go, the worst first.
 
     Attributes:
         archive_size: number P of members.
