@@ -39,17 +39,22 @@ def _under_one_name(
     leaves: tuple[Checkpoint, ...],
     stores: tuple[object, ...],  # only for the cache: equal weights may lie at another place
 ) -> Mapping[Checkpoint, Checkpoint]:
-    """The same, and what is left out is said once."""
+    """The same; what is left out is said."""
     seen = {leaf.origin: named_as(leaf, frame) for leaf in leaves}
-    renamed = [leaf.name for leaf in leaves if seen[leaf.origin] is not leaf]
+    renamed = [leaf for leaf in leaves if seen[leaf.origin] is not leaf]
     if renamed and base_model_prefix(frame) is None:
-        heads, are, them = ("heads", "are", "them") if len(renamed) > 1 else ("head", "is", "it")
-        warnings.warn(
-            f"The {heads} of {few(renamed)} {are} left out: {frame.name} has none. Evaluators "
-            f"take {them} as head=.",
-            stacklevel=2,
-        )
+        _say_left_out(frame, *renamed)
     return seen
+
+
+@lru_cache(maxsize=64)  # once, also where the same checkpoints are opened again
+def _say_left_out(frame: Checkpoint, *renamed: Checkpoint) -> None:
+    heads, are, them = ("heads", "are", "them") if len(renamed) > 1 else ("head", "is", "it")
+    warnings.warn(
+        f"The {heads} of {few([leaf.name for leaf in renamed])} {are} left out: {frame.name} has "
+        f"none. Evaluators take {them} as head=.",
+        stacklevel=2,
+    )
 
 
 def _check_names(frame: Checkpoint, leaves: Sequence[Checkpoint]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 import merge_optuna as mo
+from merge_optuna.recipes import _heads
 from tests import toys
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -47,6 +48,12 @@ class Family:
 
     def body(self, expert: str) -> dict[str, Tensor]:
         return dict(self.experts[expert].base_model.state_dict())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said() -> None:
+    """Another test may have had the same checkpoints."""
+    _heads._say_left_out.cache_clear()
 
 
 @pytest.fixture(params=FAMILIES)
@@ -188,6 +195,8 @@ def test_it_is_said_once(tmp_path: Path) -> None:
             engine.load(recipe.bind({"weight/mr": weight, "weight/subj": 0.3, "weight/ssec": 0.1}))
             engine.load(experts[0])
             engine.load(mo.recipes.linear(experts))
+        again = [mo.Checkpoint(one.ref, name=one.name) for one in family.checkpoints]
+        engine.load(mo.recipes.task_arithmetic(again[0], again[1:]))
     assert [str(one.message) for one in caught] == [
         "The heads of mr, subj, ssec are left out: base has none. Evaluators take them as head=."
     ]
