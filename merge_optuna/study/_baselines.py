@@ -277,7 +277,12 @@ def beside(baselines: Baselines, value: float) -> str:
     if row is None or row.values is None:
         return f"{value:.4g}"
     difference = value - row.values[0]
-    stands = f"+{difference:.2g} over" if difference >= 0 else f"{-difference:.2g} under"
+    if difference == 0:
+        stands = "as good as"
+    elif baselines.directions[0] == "minimize":  # "over" would sound good
+        stands = f"{abs(difference):.2g} {'worse' if difference > 0 else 'better'} than"
+    else:
+        stands = f"+{difference:.2g} over" if difference > 0 else f"{-difference:.2g} under"
     return f"{value:.4g}, {stands} the best baseline"
 
 

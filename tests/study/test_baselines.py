@@ -327,7 +327,7 @@ def test_a_search_that_finds_nothing_better_says_so(
     )
     study = declared.run(None)
     assert study.best_value == pytest.approx(sign * 8 * first)
-    stands = "+0 over" if beaten else "+2.4 over" if sign == 1 else "2.4 under"
+    stands = "as good as" if beaten else "+2.4 over" if sign == 1 else "2.4 better than"
     shown = f"{study.best_value:.4g}, {stands} the best baseline"
     assert f"best={shown}" in capfd.readouterr().err
     declared.run(study._storage, progress=False)
