@@ -16,7 +16,7 @@ from merge_optuna.evaluators._arguments import Arguments, logits_in, running
 from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Ids, Scores, check_counts
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -210,6 +210,7 @@ class Classification:
             "inputs": self.inputs.digest(),
             "labels": self._labels.digest(),
             **self.inputs.settings(),
+            BATCH_SIZE: self._batches.size,
         }
         if self._groups is not None:
             parts["groups"] = self._groups.digest()

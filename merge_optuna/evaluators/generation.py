@@ -20,7 +20,7 @@ from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply,
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._language import LanguageBatches, Reader
 from merge_optuna.evaluators._prompts import Prompt, Row, Template
-from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Scores, check_counts
 from merge_optuna.evaluators._reply_language import ReplyLanguage
 from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._scorers import Scorer, scoring
@@ -208,6 +208,7 @@ class Generation:
             "scorer": self._scoring.digest,
             "language": None if self._language is None else self._language.code,
             "tokenizer": self._tokenizer.digest(),
+            BATCH_SIZE: self._batches.size,
             **self._asked.digest(),
         }
         if not self._scoring.compares:  # it may look at all that is in a row

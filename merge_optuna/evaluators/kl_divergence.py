@@ -21,7 +21,7 @@ from merge_optuna.evaluators._head import architecture
 from merge_optuna.evaluators._inputs import Inputs, TokenizerOf
 from merge_optuna.evaluators._language import FLOATS_AT_ONCE, LanguageBatches, scored_logits
 from merge_optuna.evaluators._prompts import Row, Template
-from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Ids, Scores, check_counts
 from merge_optuna.evaluators._scored_texts import scored_texts
 
 _NEEDED = "of shape (batch, labels). Merge classifiers like the reference."
@@ -133,7 +133,7 @@ class KLDivergence:
             self._predicted = _Labels(inputs, batch_size)
         unit = f"KL divergence per {self._predicted.unit}"
         self.metric_names = (f"{unit} per {group}" if group else unit,)
-        self._pieces = Pieces(batch_size)
+        self._pieces, self._batch_size = Pieces(batch_size), batch_size
 
     def __len__(self) -> int:
         return self._predicted.examples
@@ -177,7 +177,11 @@ class KLDivergence:
     @property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of the inputs, of groups if there are any, and of the reference."""
-        parts = {**self._predicted.digest, "reference": self.reference.digest}
+        parts = {
+            **self._predicted.digest,
+            "reference": self.reference.digest,
+            BATCH_SIZE: self._batch_size,
+        }
         return parts if self._groups is None else {**parts, "groups": self._groups.digest()}
 
     def _scores(self, model: nn.Module, batch: _Compared) -> Scores:

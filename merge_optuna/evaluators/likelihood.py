@@ -16,7 +16,7 @@ from merge_optuna.evaluators._data import Groups, table_of
 from merge_optuna.evaluators._inputs import TokenizerOf
 from merge_optuna.evaluators._language import LanguageBatches, nats
 from merge_optuna.evaluators._prompts import Row, Template
-from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Ids, Scores, check_counts
 from merge_optuna.evaluators._scored_texts import scored_texts
 
 
@@ -166,6 +166,7 @@ class NegativeLogLikelihood:
             "per": self._per,
             "max_length": self._max_length,
             "tokenizer": self._tokenizer.digest(),
+            BATCH_SIZE: self._batches.size,
         }
         return parts if self._groups is None else {**parts, "groups": self._groups.digest()}
 

@@ -20,7 +20,7 @@ from merge_optuna.evaluators._data import Groups, table_of
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._language import LanguageBatches, Reader, answered, nats
 from merge_optuna.evaluators._prompts import Prompt, Row, Template
-from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Scores, check_counts
 
 
 class MultipleChoice:
@@ -182,6 +182,7 @@ class MultipleChoice:
             "normalize": self._normalize,
             "max_length": self._max_length,
             "tokenizer": self._tokenizer.digest(),
+            BATCH_SIZE: self._batches.size,
         }
         return parts if self._groups is None else {**parts, "groups": self._groups.digest()}
 
