@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._arguments import Arguments, logits_in, running
+from merge_optuna.evaluators._arguments import Arguments, live, logits_in, running
 from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
@@ -235,8 +235,7 @@ class Classification:
         return scores if self._groups is None else self._groups.beside(scores, ids)
 
     def _scored(self, model: nn.Module) -> nn.Module:
-        if model.training:
-            model.eval()
+        model = live(model)
         return model if self.head is None else self.head.on(model)
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints import Checkpoint, model_dtype, read_config
-from merge_optuna.errors import EvaluationError, few
-from merge_optuna.evaluators._arguments import Arguments, logits_in, place_of, placed, run
+from merge_optuna.errors import EvaluationError, few, shown
+from merge_optuna.evaluators._arguments import Arguments, live, logits_in, place_of, placed, run
 from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._beginnings import Window
-from merge_optuna.evaluators._data import Columns, Groups, read, table_of
+from merge_optuna.evaluators._data import Columns, groups_of, read, table_of
 from merge_optuna.evaluators._head import architecture
 from merge_optuna.evaluators._inputs import Inputs, TokenizerOf
 from merge_optuna.evaluators._language import FLOATS_AT_ONCE, LanguageBatches, scored_logits
@@ -101,9 +101,15 @@ class KLDivergence:
             EvaluationError: If the data cannot be read, is empty, or an argument is not valid.
         """
         check_counts(batch_size=batch_size, max_length=max_length, stride=stride)
+        if isinstance(data, Checkpoint):
+            raise EvaluationError(
+                "KLDivergence takes the data first and then the reference: "
+                "mo.evaluators.KLDivergence(data, checkpoint)."
+            )
         if not isinstance(reference, Checkpoint):
             raise EvaluationError(
-                f"reference must be a Checkpoint: reference=mo.Checkpoint({reference!r})."
+                "reference must be a Checkpoint: reference=mo.Checkpoint('...'), not "
+                f"{shown(reference)}."
             )
         self.reference = reference
         self._reference = _Reference(reference)
@@ -124,7 +130,7 @@ class KLDivergence:
             )
             source = TokenizerOf(tokenizer)
             batches = LanguageBatches(found.windows, source, max_length, batch_size)
-            self._groups = Groups(table.column(group)) if group else None
+            self._groups = groups_of(table, group)
             settings = {"max_length": max_length, "tokenizer": source.digest()}
             self._predicted = _Tokens(len(found.scored), batches, {**found.digest(), **settings})
         else:
@@ -150,7 +156,7 @@ class KLDivergence:
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
-        model.eval()
+        live(model)
         batches = self._predicted.of(model)
         for batch in batches:
             scores = self._scores(model, batch)
@@ -170,7 +176,7 @@ class KLDivergence:
         Raises:
             EvaluationError: If this model cannot be compared with the reference on them.
         """
-        model.eval()
+        live(model)
         _check_labels(model, self._reference.model)
         self._scores(model, min(self._predicted.of(model), key=lambda one: len(one.owners)))
 

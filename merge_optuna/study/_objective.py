@@ -159,7 +159,17 @@ class MergeObjective:
         Args:
             recipe: What to load.
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
+
+        Raises:
+            StudyError: If it is neither.
+            CheckpointError, RecipeError, EvaluationError: If it cannot be loaded or scored.
         """
+        if not isinstance(recipe, Recipe | Checkpoint):
+            kind = type(recipe).__name__  # a module would fill pages
+            raise StudyError(
+                f"score takes a recipe or a checkpoint, not a {kind}: pass a recipe, "
+                "mo.Checkpoint('...') or mo.Checkpoint.from_module(model)."
+            )
         evaluator = evaluator or self.evaluator
         value = value_of(evaluator, load_for(evaluator, self.engine, recipe))
         self.engine.look_again(recipe)
