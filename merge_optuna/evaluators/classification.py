@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators._arguments import Arguments, logits_in, running
+from merge_optuna.evaluators._arguments import Arguments, live, logits_in, running
 from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Columns, read
 from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Ids, Scores, check_counts
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -218,6 +218,7 @@ class Classification:
             "inputs": self.inputs.digest(),
             "labels": self._labels.digest(),
             **self.inputs.settings(),
+            BATCH_SIZE: self._batches.size,
         }
         if self._groups is not None:
             parts["groups"] = self._groups.digest()
@@ -242,8 +243,7 @@ class Classification:
         return scores if self._groups is None else self._groups.beside(scores, ids)
 
     def _scored(self, model: nn.Module) -> nn.Module:
-        if model.training:
-            model.eval()
+        model = live(model)
         return model if self.head is None else self.head.on(model)
 
 
