@@ -22,6 +22,7 @@ from merge_optuna.evaluators._head import Head, has_all_heads, heads_of
 from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import (
     ADDED_PARTS,
+    BATCH_SIZE,
     Evaluator,
     as_scores,
     batches_of,
@@ -31,6 +32,7 @@ from merge_optuna.evaluators._protocol import (
     check_metrics,
     is_deterministic,
     name_of,
+    part_name,
     value_of,
     value_over,
 )
@@ -48,6 +50,7 @@ from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
     "ADDED_PARTS",
+    "BATCH_SIZE",
     "Arguments",
     "Batches",
     "Classification",
@@ -84,6 +87,7 @@ __all__ = [
     "is_deterministic",
     "logits_of",
     "name_of",
+    "part_name",
     "placed",
     "read",
     "run",

@@ -12,7 +12,7 @@ from functools import singledispatch
 from typing import Any, TypeAlias
 
 from merge_optuna.errors import EvaluationError, shown
-from merge_optuna.evaluators._function import function_digest
+from merge_optuna.evaluators._function import calling, function_digest
 
 Extract: TypeAlias = str | re.Pattern[str] | Callable[[str], str | None] | None
 
@@ -96,7 +96,8 @@ class Extraction:
         Raises:
             EvaluationError: If a function returns anything but a text or None.
         """
-        found = self.find(reply)
+        with calling(f"{where}: extract", "(reply), a text"):
+            found = self.find(reply)
         if found is None:
             return ""
         if not isinstance(found, str):
@@ -138,7 +139,8 @@ def _(extract: str) -> Extraction:
         # It would find nothing but this very word, so it is a name that was misspelled.
         raise EvaluationError(
             f"Unknown extraction {extract!r}. Extractions: {', '.join(_NAMED)}, a regular "
-            "expression, or a function of the reply."
+            "expression, or a function of the reply. This very word as a regular expression is "
+            f'"({extract})".'
         )
     try:
         pattern = re.compile(extract)

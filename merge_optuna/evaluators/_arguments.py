@@ -51,6 +51,20 @@ def placed(arguments: Arguments, device: torch.device, dtype: torch.dtype) -> Ar
     return arguments.map(lambda t: t.to(device, dtype if t.is_floating_point() else None))
 
 
+def live(model: Any) -> nn.Module:
+    """A model, in eval mode.
+
+    Raises:
+        EvaluationError: If it is none, e.g. a checkpoint that is not loaded yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise EvaluationError(
+            f"An evaluator takes a live model, not a {type(model).__name__}: load a checkpoint or "
+            "a recipe first, mo.Engine().load(checkpoint)."
+        )
+    return model.eval() if model.training else model
+
+
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and data type of a model."""
     tensors = (t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point())

@@ -38,7 +38,7 @@ class Batches:
     """
 
     def __init__(self, inputs: Inputs, size: int) -> None:
-        self._inputs, self._size = inputs, size
+        self._inputs, self.size = inputs, size
         self._order: list[Ids] | None = None
         self._ready: tuple[Hashable, Sequence[ReadyBatch]] = None, ()
 
@@ -52,7 +52,7 @@ class Batches:
             self._ready = None, ()  # frees the old batches before the new ones are made
             encoded = self._inputs.encode(model)
             if self._order is None:
-                self._order = in_batches(encoded.lengths, self._size)
+                self._order = in_batches(encoded.lengths, self.size)
             found = [ReadyBatch(ids, placed(encoded.batch(ids), *place)) for ids in self._order]
             self._ready = key, found
         return self._ready[1]

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from merge_optuna.errors import EvaluationError, shown
-from merge_optuna.evaluators._arguments import Arguments, running
+from merge_optuna.evaluators._arguments import Arguments, live, running
 from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._data import Examples
 from merge_optuna.evaluators._inputs import Inputs, content_digest
@@ -96,7 +96,7 @@ class Correlation(ABC):
 
     def _scored(self, model: nn.Module) -> nn.Module:
         """What is run."""
-        return model.eval() if model.training else model
+        return live(model)
 
     @abstractmethod
     def _predicted(self, model: nn.Module, arguments: Arguments) -> Scores:

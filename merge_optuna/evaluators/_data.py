@@ -25,6 +25,7 @@ from merge_optuna.evaluators._protocol import Ids, Scores
 
 _LINE = Bounds(10_000_000)
 _MOST_PATH = 4000
+_NAME = "Name the columns with text=, text_pair=, image=, label= and group=."
 
 Where: TypeAlias = Callable[[int], str]
 
@@ -151,6 +152,15 @@ class Groups:
         return content_digest([self.numbers.tobytes()])
 
 
+def groups_of(table: Table, name: str | None) -> Groups | None:
+    """The groups that a column names, if one is asked for.
+
+    Raises:
+        EvaluationError: If there is no such column.
+    """
+    return Groups(table.column(name, "Name another with group=.")) if name else None
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which columns to read."""
@@ -176,8 +186,8 @@ class Table(ABC):
         return _row(row)
 
     @abstractmethod
-    def column(self, name: str) -> list[Any]:
-        """A column; an EvaluationError if a row lacks it."""
+    def column(self, name: str, remedy: str = _NAME) -> list[Any]:
+        """A column; an EvaluationError if a row lacks it, which says what to do then."""
 
     @abstractmethod
     def rows(self) -> list[Mapping[str, Any]]:
@@ -231,7 +241,7 @@ def read_examples(
     Raises:
         EvaluationError: As :func:`read`.
     """
-    if isinstance(data, (tuple, list)) and len(data) == 2:
+    if isinstance(data, (tuple, list)) and len(data) == 2 and not _are_rows(data):
         if columns.group is not None:
             raise EvaluationError(
                 f"A pair (inputs, labels) has no column {columns.group!r}. Groups are read from a "
@@ -243,7 +253,7 @@ def read_examples(
     values = names = None
     if columns.label is not None:
         values, names = table.column(columns.label), table.classes(columns.label)
-    groups = Groups(table.column(columns.group)) if columns.group else None
+    groups = groups_of(table, columns.group)
     if images is not None:
         return Examples(images, values, table.where, names, groups)
     pair = columns.text_pair or ("text2" if "text2" in table.names else None)
@@ -267,19 +277,28 @@ def table_of(data: Any) -> Table:
         raise EvaluationError(
             f"{type(data).__name__} holds {few(list(map(str, data)))}: pass one split of it."
         )
+    if _are_rows(data):
+        raise EvaluationError(
+            f"data is a {type(data).__name__} of rows: pass datasets.Dataset.from_list(rows), or "
+            "the path of a JSON lines file with one row a line."
+        )
     raise EvaluationError(
         "data must be a datasets.Dataset, the path of a JSON lines file, or a pair of arrays "
         f"(inputs, labels), not {type(data).__name__}."
     )
 
 
-def texts(table: Table, name: str) -> list[str]:
+def _are_rows(data: Any) -> bool:
+    return isinstance(data, (tuple, list)) and {*map(type, data)} == {dict}
+
+
+def texts(table: Table, name: str, remedy: str = _NAME) -> list[str]:
     """A column of texts.
 
     Raises:
-        EvaluationError: If one is something else.
+        EvaluationError: If one is something else, or there is no such column; then with a remedy.
     """
-    values = table.column(name)
+    values = table.column(name, remedy)
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise EvaluationError(f"{table.where(row)}: {shown(value)} is not a text.")
@@ -292,8 +311,8 @@ class _Dataset(Table):
         self._data = data.with_format(None)
         self.names = list(self._data.column_names)
 
-    def column(self, name: str) -> list[Any]:
-        return list(self._with(name)[name])
+    def column(self, name: str, remedy: str = _NAME) -> list[Any]:
+        return list(self._with(name, remedy)[name])
 
     def rows(self) -> list[Mapping[str, Any]]:
         return list(self._data)
@@ -304,11 +323,10 @@ class _Dataset(Table):
     def images(self, name: str) -> Images:
         return Images(self._with(name).select_columns([name]), name)
 
-    def _with(self, name: str) -> Any:
+    def _with(self, name: str, remedy: str = _NAME) -> Any:
         if name not in self.names:
             raise EvaluationError(
-                f"The data set has no column {name!r}, only {few(self.names)}. "
-                "Name the columns with text=, text_pair=, image=, label= and group=."
+                f"The data set has no column {name!r}, only {few(self.names)}. {remedy}"
             )
         return self._data
 
@@ -322,12 +340,11 @@ class _JsonLines(Table):
     def where(self, row: int) -> str:
         return f"{self._path}, line {self._lines[row]}"
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str, remedy: str = _NAME) -> list[Any]:
         for row, fields in enumerate(self._rows):
             if name not in fields:
                 raise EvaluationError(
-                    f"{self.where(row)}: no field {name!r}, only {few(list(fields))}. "
-                    "Name the fields with text=, text_pair=, label= and group=."
+                    f"{self.where(row)}: no field {name!r}, only {few(list(fields))}. {remedy}"
                 )
         return [fields[name] for fields in self._rows]
 
@@ -355,10 +372,19 @@ def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
                     rows.append(_parse(line, path, number))
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise EvaluationError(f"{path} cannot be read: {error}. Restore the file.") from error
+    if not rows:
+        raise EvaluationError(
+            f"{path}: the data set is empty: there is nothing to score a model on."
+        )
     return lines, rows
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    if line.lstrip().startswith("["):  # maybe over several lines
+        raise EvaluationError(
+            f'{path}, line {number}: not an object {{"text": ..., "label": ...}} but list, a JSON '
+            "array. One object a line is needed, without brackets and commas around them."
+        )
     fields = load_json(line, f"{path}, line {number}", error=EvaluationError, bounds=_LINE)
     if not isinstance(fields, dict):
         raise EvaluationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 import textwrap
@@ -151,6 +152,25 @@ def _one_per_example(result: Any, who: str) -> Scores:
             f"{scores.shape}."
         )
     return scores.astype(np.float64)
+
+
+@contextlib.contextmanager
+def calling(who: str, takes: str) -> Iterator[None]:
+    """A block that calls a function of a user's own.
+
+    Args:
+        who: The function, and where.
+        takes: What it is called with.
+
+    Raises:
+        EvaluationError: If it looks up what is not there, or takes something else.
+    """
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise EvaluationError(
+            f"{who} raises {type(error).__name__}: {error}. It is called with {takes}."
+        ) from error
 
 
 def as_evaluator(obj: Any) -> Evaluator:

@@ -83,7 +83,7 @@ class LanguageBatches:
         max_length: int | None,
         size: int,
     ) -> None:
-        self._windows, self._size = windows, size
+        self._windows, self.size = windows, size
         self._tokenizer, self._max_length = tokenizer, max_length
         self._order: list[Ids] | None = None
         self._ready: tuple[Hashable, list[LanguageBatch]] = None, []
@@ -103,7 +103,7 @@ class LanguageBatches:
             _check_vocabulary(model, tokenizer, windows)
             if self._order is None:
                 lengths = np.array([sum(len(one.tokens) for one in some) for some in windows])
-                self._order = in_batches(lengths, self._size)
+                self._order = in_batches(lengths, self.size)
             found = [LanguageBatch(ids, [windows[i] for i in ids]) for ids in self._order]
             self._ready = key, found
         return self._ready[1]

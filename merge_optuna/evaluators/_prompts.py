@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -14,6 +15,9 @@ from merge_optuna.evaluators._inputs import content_digest
 
 Row: TypeAlias = Mapping[str, Any]
 Template: TypeAlias = str | Callable[[Row], str]
+
+NAME_ASKED = "Name the columns with question=, answer= or prompt=."
+"""What to do where a column of questions or answers is missing."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,30 @@ class Prompt:
             answer: The answer to one.
 
         Raises:
-            EvaluationError: If one lacks a column.
+            EvaluationError: If they are no rows, or one lacks a column.
         """
         shots = []
+        if not _are_mappings(examples):
+            raise EvaluationError(
+                "examples must be rows like those of the data, [{column: value, ...}, ...], not "
+                f"{shown(examples)}."
+            )
         for number, row in enumerate(examples):
             where = f"Example {number}"
             with_answer = _called(answer, row, where, "answer")
             shots.append((self._text(row, where), with_answer))
         return replace(self, shots=tuple(shots))
+
+    def warn_of_spaces(self) -> None:
+        """Says once that answers would follow after two spaces, which models have seldom seen."""
+        template = self.template if isinstance(self.template, str) and not self.chat else ""
+        if template[-1:].isspace() and self.separator[:1].isspace():
+            warnings.warn(
+                f"The prompt ends with {template[-1:]!r} and the separator begins with "
+                f"{self.separator[:1]!r}: both stand before each answer. Leave out one: "
+                f'prompt={template.rstrip()!r} or separator="".',
+                stacklevel=2,
+            )
 
     def texts(self, table: Table) -> list[str]:
         """The template filled with each row.
@@ -154,6 +174,55 @@ class Prompt:
         return self.template.format_map(row)
 
 
+def template_of(
+    prompt: Template | None, question: str | None, *, default: str | None = "question"
+) -> Template | None:
+    """The template that ``prompt=`` says, or for which ``question=`` is short.
+
+    Args:
+        prompt: The template, if there is one.
+        question: A column, the whole prompt.
+        default: What ``question`` is where it is not given.
+
+    Raises:
+        EvaluationError: If both are given.
+    """
+    if prompt is None:
+        return f"{{{question}}}" if question else None
+    if question != default:
+        raise EvaluationError(
+            f'question={question!r} is short for prompt="{{{question}}}", but there is a prompt, '
+            f"{shown(prompt)}, too. Pass one of them."
+        )
+    return prompt
+
+
+def check_columns(template: Template) -> None:
+    """Checks that a template that is a text asks something else of each row.
+
+    Raises:
+        EvaluationError: If it names no column.
+    """
+    if not isinstance(template, str) or _columns(template):
+        return
+    meant = f"question={template!r} or " if template.isidentifier() else ""
+    example = f"{{{template}}}" if template.isidentifier() else "{question}"
+    raise EvaluationError(
+        f"prompt {shown(template)} names no column, so that every row would get the same prompt. "
+        f"Did you mean {meant}prompt={example!r}? (A function of the row may do as it likes.)"
+    )
+
+
+def as_answer(value: Any) -> Any:
+    """An answer of the data as it is written: numbers as texts, all else as it is."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _are_mappings(rows: Any) -> bool:
+    rows_of = rows if isinstance(rows, Iterable) and not isinstance(rows, str) else [None]
+    return all(isinstance(row, Mapping) for row in rows_of)
+
+
 def encode(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:
     """Token ids of a text that something may follow.
 
@@ -185,9 +254,10 @@ def conversation(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
     from jinja2 import TemplateError
 
     if getattr(tokenizer, "chat_template", None) is None:
+        place = getattr(tokenizer, "name_or_path", "")
         raise EvaluationError(
-            f"{type(tokenizer).__name__} has no chat template. Pass chat=False, or set "
-            "tokenizer.chat_template and pass it as tokenizer=."
+            f"{type(tokenizer).__name__}{f' of {place}' if place else ''} has no chat template. "
+            "Pass chat=False, or set tokenizer.chat_template and pass it as tokenizer=."
         )
     try:
         text: str = tokenizer.apply_chat_template(

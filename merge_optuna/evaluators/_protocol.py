@@ -25,7 +25,9 @@ DIRECTIONS = ("maximize", "minimize")
 _MOST_EXAMPLES = 10_000_000
 _REAL = "biuf"  # kinds of numpy's data types
 
-ADDED_PARTS = frozenset(("function", "head_content", "max_length", "tokenizer"))
+BATCH_SIZE = "batch_size"
+"""The part of a digest that changes no score, but which examples a batch holds."""
+ADDED_PARTS = frozenset((BATCH_SIZE, "function", "head_content", "max_length", "tokenizer"))
 """Parts of digests that earlier versions have not stored: without them, nothing is said."""
 
 
@@ -70,6 +72,11 @@ class Evaluator(Protocol):
 
     def value(self, scores: Scores) -> float | tuple[float, ...]:
         """The metric over the scores of any examples, in any order: shape (n,) or (n, k)."""
+
+
+def part_name(part: str) -> str:
+    """What a part of a digest is called, without the task that it is of: ``"task/part"``."""
+    return part.rpartition("/")[2]
 
 
 def name_of(evaluator: Evaluator) -> str:

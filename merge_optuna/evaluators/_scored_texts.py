@@ -6,12 +6,26 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from merge_optuna.errors import EvaluationError
+from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._beginnings import Window
 from merge_optuna.evaluators._data import Table, texts
 from merge_optuna.evaluators._inputs import content_digest
 from merge_optuna.evaluators._language import Reader, answered
-from merge_optuna.evaluators._prompts import Prompt, Row, Template, encode
+from merge_optuna.evaluators._prompts import (
+    NAME_ASKED,
+    Prompt,
+    Row,
+    Template,
+    as_answer,
+    check_columns,
+    encode,
+    template_of,
+)
+
+_NAME_TEXT = (
+    "Pass question='question' (and answer='answer'), or prompt=, to score answers to questions; "
+    "or name the column of documents with text=."
+)
 
 
 def scored_texts(
@@ -33,18 +47,30 @@ def scored_texts(
         EvaluationError: If a column is missing, there is no row, or a prompt is meant but none
             is named.
     """
-    template = f"{{{question}}}" if question and prompt is None else prompt
+    template = template_of(prompt, question, default=None)
     found: ScoredTexts
     if template is None:
         _check_no_prompt(answer=answer, chat=chat, system=system, examples=examples)
-        found = _Documents(texts(table, text), table, stride)
+        found = _Documents(texts(table, text, _NAME_TEXT), table, stride)
     else:
         name = answer or "answer"
         asked = Prompt(template, separator, chat, system)
-        asked = asked.with_shots(examples, lambda row: row[name])
-        found = _Answers(asked, texts(table, name), table)
+        check_columns(template)
+        asked.warn_of_spaces()
+        asked = asked.with_shots(examples, lambda row: as_answer(row[name]))
+        found = _Answers(asked, _answers(table, name), table)
     if not found.scored:
         raise EvaluationError("The data set is empty: there is nothing to score a model on.")
+    return found
+
+
+def _answers(table: Table, name: str) -> list[str]:
+    found = [as_answer(value) for value in table.column(name, NAME_ASKED)]
+    for row, value in enumerate(found):
+        if not isinstance(value, str):
+            raise EvaluationError(
+                f"{table.where(row)}: the answer {shown(value)} is no text or number."
+            )
     return found
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from merge_optuna.errors import EvaluationError, shown
+import numpy as np
+
+from merge_optuna.errors import EvaluationError, few, shown
 from merge_optuna.evaluators._answers import number_in, readable
-from merge_optuna.evaluators._function import function_digest
+from merge_optuna.evaluators._function import calling, function_digest
 from merge_optuna.evaluators._prompts import Row
 from merge_optuna.evaluators._protocol import as_number
 
@@ -126,13 +128,13 @@ class Scoring:
 
     Attributes:
         name: Of the metric.
-        score: The score of an answer, given the references and the row.
+        score: The score of an answer, given the references, the row and where it stands.
         compares: Whether it compares with references.
         digest: What a search is not continued without.
     """
 
     name: str
-    score: Callable[[str, Sequence[str], Row], float]
+    score: Callable[[str, Sequence[str], Row, str], float]
     compares: bool
     digest: str
 
@@ -140,9 +142,9 @@ class Scoring:
         """The score of an answer, a finite number.
 
         Raises:
-            EvaluationError: If a function returns anything else.
+            EvaluationError: If a function returns anything else, or cannot be called so.
         """
-        score = as_number(self.score(answer, references, row), f"{where}: the scorer")
+        score = as_number(self.score(answer, references, row, where), f"{where}: the scorer")
         if not math.isfinite(score):
             raise EvaluationError(
                 f"{where}: the scorer returns {score} for {shown(answer)}. Scores must be finite."
@@ -161,13 +163,13 @@ def scoring(scorer: Scorer) -> Scoring:
     if scorer not in SCORERS:
         raise EvaluationError(
             f"Unknown scorer {scorer!r}. Scorers: {', '.join(SCORERS)}, or a function "
-            "(reply, example) -> number."
+            "(answer, row) -> number."
         )
     named = SCORERS[scorer]
     if named.package is not None:
         needed(named.package, f"scorer={scorer!r}")
 
-    def best(answer: str, references: Sequence[str], row: Row) -> float:
+    def best(answer: str, references: Sequence[str], row: Row, where: str) -> float:
         return max(named.compare(answer, reference) for reference in references)
 
     return Scoring(scorer, best, True, scorer)
@@ -176,13 +178,16 @@ def scoring(scorer: Scorer) -> Scoring:
 def _own(scorer: Any) -> Scoring:
     if not callable(scorer):
         raise EvaluationError(
-            f"scorer must be one of {', '.join(SCORERS)}, or a function (reply, example) -> "
+            f"scorer must be one of {', '.join(SCORERS)}, or a function (answer, row) -> "
             f"number, not {shown(scorer)}."
         )
     name = getattr(scorer, "__name__", type(scorer).__name__)
 
-    def score(answer: str, references: Sequence[str], row: Row) -> float:
-        return scorer(answer, dict(row))  # type: ignore[no-any-return]
+    def score(answer: str, references: Sequence[str], row: Row, where: str) -> float:
+        takes = f"(answer, row), and this row has {few(list(row))}"
+        with calling(f"{where}: the scorer", takes):
+            found = scorer(answer, dict(row))
+        return int(found) if isinstance(found, bool | np.bool_) else found
 
     return Scoring(name, score, False, function_digest(scorer))
 

@@ -12,15 +12,24 @@ from torch import nn
 
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._answers import Extract, extraction
+from merge_optuna.evaluators._arguments import live
 from merge_optuna.evaluators._asked import Asked, ImagePrompts, ProcessorOf, TextPrompts, room
 from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._beginnings import Window
-from merge_optuna.evaluators._data import Table, table_of
+from merge_optuna.evaluators._data import Table, groups_of, table_of
 from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply, Request
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._language import LanguageBatches, Reader
-from merge_optuna.evaluators._prompts import Prompt, Row, Template
-from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
+from merge_optuna.evaluators._prompts import (
+    NAME_ASKED,
+    Prompt,
+    Row,
+    Template,
+    as_answer,
+    check_columns,
+    template_of,
+)
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Scores, check_counts
 from merge_optuna.evaluators._reply_language import ReplyLanguage
 from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._scorers import Scorer, scoring
@@ -36,14 +45,15 @@ class Generation:
     count, no other setting of generation. White space around a reply is left out.
 
     Scores per example are rows: the score, and the number of tokens of the reply, without an end
-    token. What has no answer, or is in another language than the one asked for, scores 0
-    (a function given as ``scorer`` is called with an empty text where there is no answer, and says
-    what it is worth). Logits that are not finite score NaN. The value is the mean score.
+    token; with groups the number of its group, in sorted order, comes last. What has no answer, or
+    is in another language than the one asked for, scores 0 (a function given as ``scorer`` is
+    called with an empty text where there is no answer, and says what it is worth). Logits that are
+    not finite score NaN. The value is the mean score.
 
     Attributes:
         directions: ``("maximize",)``.
         metric_names: The name of the scorer, e.g. ``("numeric",)``, with a language
-            ``("numeric in ja",)``.
+            ``("numeric in ja",)``, with groups e.g. ``("numeric per domain",)``.
         prompt: How a row becomes a prompt.
     """
 
@@ -67,6 +77,7 @@ class Generation:
         scorer: Scorer = "exact_match",
         language: str | None = None,
         image: str | None = None,
+        group: str | None = None,
         tokenizer: Any = None,
         batch_size: int = 8,
     ) -> None:
@@ -97,6 +108,8 @@ class Generation:
                 it; a reply that is too short to tell passes.
             image: Column of images, for vision-language models. In a chat an image stands before
                 the prompt of its row, else where the prompt has the processor's token for it.
+            group: Column of groups, e.g. domains or languages: the value is the mean over the
+                groups, whatever their sizes.
             tokenizer: A tokenizer, or the folder or hub id of one; by default the one in the
                 model's own checkpoint. No padding token is needed. With images, a processor.
             batch_size: Most examples of a batch.
@@ -108,19 +121,29 @@ class Generation:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if not all(isinstance(text, str) and text for text in stops):
             raise EvaluationError(f"stop must be texts that are not empty, not {shown(stop)}.")
+        if not isinstance(sampling, Sampling | None):
+            raise EvaluationError(
+                "sampling must be a Sampling, e.g. mo.evaluators.Sampling(temperature=0.7, "
+                f"seed=0), or None, not {shown(sampling)}."
+            )
         table = table_of(data)
-        template = f"{{{question}}}" if prompt is None else prompt
-        self.prompt = Prompt(template, separator, chat, system).with_shots(
-            examples, lambda row: str(row[answer])
-        )
+        template = template_of(prompt, question) or ""
+        if image is None:  # else it is the image that tells rows apart
+            check_columns(template)
+        asked = Prompt(template, separator, chat, system)
+        self.prompt = asked.with_shots(examples, lambda row: as_answer(row[answer]))
+        if self.prompt.shots:
+            asked.warn_of_spaces()
         self._extract, self._scoring = extraction(extract), scoring(scorer)
         self.deterministic = isinstance(scorer, str)  # a function may ask somebody
         self._language = None if language is None else ReplyLanguage(language)
         in_language = "" if language is None else f" in {language}"
-        self.metric_names = (f"{self._scoring.name}{in_language}",)
+        per_group = f" per {group}" if group else ""
+        self.metric_names = (f"{self._scoring.name}{in_language}{per_group}",)
         self._rows, self._where = table.rows(), table.where
         if not self._rows:
             raise EvaluationError("The data set is empty: there is nothing to score a model on.")
+        self._groups = groups_of(table, group)
         self._references = self._read_references(table, answer)
         self._asked: Asked
         if image is None:
@@ -143,18 +166,21 @@ class Generation:
             model: Put into eval mode if it is not.
 
         Yields:
-            Example ids, shape (b,), and scores, shape (b, 2): the score and the tokens of a reply.
+            Example ids, shape (b,), and scores, shape (b, 2): the score and the tokens of a
+            reply; with groups (b, 3).
 
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
         for judged in self._judged(model):
             ids = np.array([one.example for one in judged])
-            yield ids, np.array([(one.score, one.tokens) for one in judged])
+            scores = np.array([(one.score, one.tokens) for one in judged])
+            yield ids, scores if self._groups is None else self._groups.beside(scores, ids)
 
     def value(self, scores: Scores) -> float:
-        """The mean score; NaN if one is NaN."""
-        return float(np.mean(np.asarray(scores)[:, 0]))
+        """The mean score, with groups the mean of theirs; NaN if one is NaN."""
+        scores = np.asarray(scores)
+        return _mean(scores) if self._groups is None else self._groups.mean(_mean, scores)
 
     def breakdown(self, scores: Scores) -> dict[str, float]:
         """The mean number of tokens of a reply."""
@@ -188,7 +214,7 @@ class Generation:
         Raises:
             EvaluationError: If this model cannot be scored on these examples.
         """
-        batches = self._batches.of(model)
+        batches = self._batches.of(live(model))
         rows = [(row, one) for ids, some in batches for row, (one,) in zip(ids, some, strict=True)]
         longest = sorted(rows, key=lambda row: len(row[1].tokens))[-2:]
         self._ask(model, self._asked.reader, longest, most=_PROBED)
@@ -208,17 +234,21 @@ class Generation:
             "scorer": self._scoring.digest,
             "language": None if self._language is None else self._language.code,
             "tokenizer": self._tokenizer.digest(),
+            BATCH_SIZE: self._batches.size,
             **self._asked.digest(),
         }
         if not self._scoring.compares:  # it may look at all that is in a row
             rows = json.dumps(self._rows, default=lambda value: type(value).__name__)
             parts["rows"] = content_digest([rows.encode()])
+        if self._groups is not None:
+            parts["groups"] = self._groups.digest()
         return parts
 
     def _read_references(self, table: Table, answer: str) -> list[list[str]]:
         if not self._scoring.compares:
             return [[] for _ in self._rows]
-        return [self._reference(v, self._where(n)) for n, v in enumerate(table.column(answer))]
+        answers = table.column(answer, NAME_ASKED)
+        return [self._reference(v, self._where(n)) for n, v in enumerate(answers)]
 
     def _reference(self, value: Any, where: str) -> list[str]:
         values = value if isinstance(value, list) else [value]
@@ -226,11 +256,15 @@ class Generation:
             raise EvaluationError(
                 f"{where}: the answer {shown(value)} is no text, number, or list of them."
             )
+        if not any(str(one).strip() for one in values):
+            raise EvaluationError(
+                f"{where}: the answer is empty, and no reply would be right. Leave such rows out."
+            )
         return [self._extract(text, where) or text for text in map(str, values)]
 
     def _judged(self, model: nn.Module) -> Iterator[list[_Judged]]:
         """The examples, batch by batch."""
-        batches = self._batches.of(model)
+        batches = self._batches.of(live(model))
         reader = self._asked.reader  # of this model, even if another is scored in turns
         for ids, windows in batches:
             rows = [(row, window) for row, (window,) in zip(ids, windows, strict=True)]
@@ -244,8 +278,6 @@ class Generation:
     def _ask(
         self, model: nn.Module, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
     ) -> list[Reply]:
-        if model.training:
-            model.eval()
         requests = [
             Request(
                 int(row),
@@ -275,6 +307,10 @@ class Generation:
             if self._language is not None and not self._language.allows(text):
                 score = 0.0
         return _Judged(row, score, len(reply.ids), text, answer)
+
+
+def _mean(scores: Scores) -> float:
+    return float(scores[:, 0].mean())
 
 
 class _Judged(NamedTuple):

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints import Checkpoint, model_dtype, read_config
-from merge_optuna.errors import EvaluationError, few
-from merge_optuna.evaluators._arguments import Arguments, logits_in, place_of, placed, run
+from merge_optuna.errors import EvaluationError, few, shown
+from merge_optuna.evaluators._arguments import Arguments, live, logits_in, place_of, placed, run
 from merge_optuna.evaluators._batches import Batches, Pieces
 from merge_optuna.evaluators._beginnings import Window
-from merge_optuna.evaluators._data import Columns, Groups, read, table_of
+from merge_optuna.evaluators._data import Columns, groups_of, read, table_of
 from merge_optuna.evaluators._head import architecture
 from merge_optuna.evaluators._inputs import Inputs, TokenizerOf
 from merge_optuna.evaluators._language import FLOATS_AT_ONCE, LanguageBatches, scored_logits
 from merge_optuna.evaluators._prompts import Row, Template
-from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Ids, Scores, check_counts
 from merge_optuna.evaluators._scored_texts import scored_texts
 
 _NEEDED = "of shape (batch, labels). Merge classifiers like the reference."
@@ -101,9 +101,15 @@ class KLDivergence:
             EvaluationError: If the data cannot be read, is empty, or an argument is not valid.
         """
         check_counts(batch_size=batch_size, max_length=max_length, stride=stride)
+        if isinstance(data, Checkpoint):
+            raise EvaluationError(
+                "KLDivergence takes the data first and then the reference: "
+                "mo.evaluators.KLDivergence(data, checkpoint)."
+            )
         if not isinstance(reference, Checkpoint):
             raise EvaluationError(
-                f"reference must be a Checkpoint: reference=mo.Checkpoint({reference!r})."
+                "reference must be a Checkpoint: reference=mo.Checkpoint('...'), not "
+                f"{shown(reference)}."
             )
         self.reference = reference
         self._reference = _Reference(reference)
@@ -124,7 +130,7 @@ class KLDivergence:
             )
             source = TokenizerOf(tokenizer)
             batches = LanguageBatches(found.windows, source, max_length, batch_size)
-            self._groups = Groups(table.column(group)) if group else None
+            self._groups = groups_of(table, group)
             settings = {"max_length": max_length, "tokenizer": source.digest()}
             self._predicted = _Tokens(len(found.scored), batches, {**found.digest(), **settings})
         else:
@@ -133,7 +139,7 @@ class KLDivergence:
             self._predicted = _Labels(inputs, batch_size)
         unit = f"KL divergence per {self._predicted.unit}"
         self.metric_names = (f"{unit} per {group}" if group else unit,)
-        self._pieces = Pieces(batch_size)
+        self._pieces, self._batch_size = Pieces(batch_size), batch_size
 
     def __len__(self) -> int:
         return self._predicted.examples
@@ -150,7 +156,7 @@ class KLDivergence:
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
-        model.eval()
+        live(model)
         batches = self._predicted.of(model)
         for batch in batches:
             scores = self._scores(model, batch)
@@ -170,14 +176,18 @@ class KLDivergence:
         Raises:
             EvaluationError: If this model cannot be compared with the reference on them.
         """
-        model.eval()
+        live(model)
         _check_labels(model, self._reference.model)
         self._scores(model, min(self._predicted.of(model), key=lambda one: len(one.owners)))
 
     @property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of the inputs, of groups if there are any, and of the reference."""
-        parts = {**self._predicted.digest, "reference": self.reference.digest}
+        parts = {
+            **self._predicted.digest,
+            "reference": self.reference.digest,
+            BATCH_SIZE: self._batch_size,
+        }
         return parts if self._groups is None else {**parts, "groups": self._groups.digest()}
 
     def _scores(self, model: nn.Module, batch: _Compared) -> Scores:

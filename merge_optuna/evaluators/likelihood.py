@@ -10,13 +10,14 @@ import numpy as np
 from torch import nn
 
 from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._arguments import live
 from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._beginnings import Window
-from merge_optuna.evaluators._data import Groups, table_of
+from merge_optuna.evaluators._data import groups_of, table_of
 from merge_optuna.evaluators._inputs import TokenizerOf
 from merge_optuna.evaluators._language import LanguageBatches, nats
 from merge_optuna.evaluators._prompts import Row, Template
-from merge_optuna.evaluators._protocol import Batch, Ids, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Ids, Scores, check_counts
 from merge_optuna.evaluators._scored_texts import scored_texts
 
 
@@ -109,7 +110,7 @@ class NegativeLogLikelihood:
         self.prompt = self._texts.prompt
         self.metric_names = (f"{self._name} per {per}{f' per {group}' if group else ''}",)
         self._per, self._max_length = per, max_length
-        self._groups = Groups(table.column(group)) if group else None
+        self._groups = groups_of(table, group)
         self._tokenizer = TokenizerOf(tokenizer)
         self._pieces = Pieces(batch_size)
         self._batches = LanguageBatches(
@@ -131,7 +132,7 @@ class NegativeLogLikelihood:
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
-        model.eval()
+        live(model)
         for ids, windows in self._batches.of(model):
             total = self._nats(model, windows)
             tokens = np.array([sum(one.scored for one in some) for some in windows])
@@ -152,7 +153,7 @@ class NegativeLogLikelihood:
         Raises:
             EvaluationError: If this model cannot be scored on these examples.
         """
-        model.eval()
+        live(model)
         windows = [one for _, some in self._batches.of(model) for each in some for one in each]
         self._nats(
             model, [sorted(windows, key=lambda one: len(one.tokens) + len(one.source))[-2:]]
@@ -166,6 +167,7 @@ class NegativeLogLikelihood:
             "per": self._per,
             "max_length": self._max_length,
             "tokenizer": self._tokenizer.digest(),
+            BATCH_SIZE: self._batches.size,
         }
         return parts if self._groups is None else {**parts, "groups": self._groups.digest()}
 

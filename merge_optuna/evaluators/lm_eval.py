@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merge_optuna.errors import EvaluationError, few, shown
+from merge_optuna.evaluators._arguments import live
 from merge_optuna.evaluators._harness import Goal, Item, Part, as_lm, facts, load
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
@@ -164,12 +165,12 @@ class LmEval:
         }
 
     def _as_lm(self, model: nn.Module) -> Any:
-        key = self._tokenizer.key(model)
+        key = self._tokenizer.key(live(model))
         if self._own is None or self._own[0] != key:
             # a copy: lm-eval gives a tokenizer a padding token
             self._own = key, copy.deepcopy(self._tokenizer.of(model))
         return as_lm(
-            model.eval(),
+            model,
             self._own[1],
             batch_size=self._batch_size,
             max_length=self._max_length,

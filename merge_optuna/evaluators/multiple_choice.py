@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from merge_optuna.errors import EvaluationError, few, shown
+from merge_optuna.evaluators._arguments import live
 from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._beginnings import Window
-from merge_optuna.evaluators._data import Groups, table_of
+from merge_optuna.evaluators._data import groups_of, table_of
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._language import LanguageBatches, Reader, answered, nats
-from merge_optuna.evaluators._prompts import Prompt, Row, Template
-from merge_optuna.evaluators._protocol import Batch, Scores, check_counts
+from merge_optuna.evaluators._prompts import Prompt, Row, Template, check_columns, template_of
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Scores, check_counts
 
 
 class MultipleChoice:
@@ -97,7 +98,10 @@ class MultipleChoice:
             )
         check_counts(batch_size=batch_size, max_length=max_length)
         table = table_of(data)
-        asked = Prompt(f"{{{question}}}" if prompt is None else prompt, separator, chat, system)
+        template = template_of(prompt, question) or ""
+        check_columns(template)
+        asked = Prompt(template, separator, chat, system)
+        asked.warn_of_spaces()
         self.prompt = asked.with_shots(
             examples, lambda row: _item(row, choices, answer, "An example").right
         )
@@ -110,7 +114,7 @@ class MultipleChoice:
             raise EvaluationError("The data set is empty: there is nothing to score a model on.")
         self.metric_names = (f"accuracy per {group}" if group else "accuracy",)
         self._normalize, self._max_length = normalize, max_length
-        self._groups = Groups(table.column(group)) if group else None
+        self._groups = groups_of(table, group)
         self._tokenizer = TokenizerOf(tokenizer)
         self._pieces = Pieces(batch_size)
         self._batches = LanguageBatches(self._windows, self._tokenizer, max_length, batch_size)
@@ -144,7 +148,7 @@ class MultipleChoice:
         Yields:
             Example ids, shape (b,), and for each an array over its choices.
         """
-        model.eval()
+        live(model)
         for ids, windows in self._batches.of(model):
             lengths = [
                 _LENGTHS[self._normalize](some, self._items[i].choices)
@@ -166,7 +170,7 @@ class MultipleChoice:
         Raises:
             EvaluationError: If this model cannot be scored on these questions.
         """
-        model.eval()
+        live(model)
         windows = [some for _, batch in self._batches.of(model) for some in batch]
         self._nats(model, [max(windows, key=lambda some: sum(len(one.tokens) for one in some))])
 
@@ -182,6 +186,7 @@ class MultipleChoice:
             "normalize": self._normalize,
             "max_length": self._max_length,
             "tokenizer": self._tokenizer.digest(),
+            BATCH_SIZE: self._batches.size,
         }
         return parts if self._groups is None else {**parts, "groups": self._groups.digest()}
 

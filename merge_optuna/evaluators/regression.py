@@ -13,7 +13,7 @@ from merge_optuna.evaluators._arguments import Arguments, logits_in
 from merge_optuna.evaluators._correlation import Correlation, targets_digest, targets_of
 from merge_optuna.evaluators._data import Columns, read_examples
 from merge_optuna.evaluators._head import Head
-from merge_optuna.evaluators._protocol import Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Scores, check_counts
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -86,6 +86,7 @@ class Regression(Correlation):
             "labels": targets_digest(self._targets),
             "logit": self._logit,
             **self.inputs.settings(),
+            BATCH_SIZE: self._batches.size,
             **({} if self.head is None else self.head.digest()),
         }
 

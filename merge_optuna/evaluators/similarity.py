@@ -15,7 +15,7 @@ from merge_optuna.evaluators._arguments import Arguments, token_mask
 from merge_optuna.evaluators._correlation import Correlation, targets_digest, targets_of
 from merge_optuna.evaluators._data import Columns, read_examples
 from merge_optuna.evaluators._inputs import Encoded, Texts
-from merge_optuna.evaluators._protocol import Ids, Scores, check_counts
+from merge_optuna.evaluators._protocol import BATCH_SIZE, Ids, Scores, check_counts
 
 
 class Similarity(Correlation):
@@ -88,6 +88,7 @@ class Similarity(Correlation):
             "labels": targets_digest(self._targets),
             "pooling": self._pooling,
             **self.inputs.settings(),
+            BATCH_SIZE: self._batches.size,
         }
 
     def _scored(self, model: nn.Module) -> nn.Module:

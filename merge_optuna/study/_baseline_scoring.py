@@ -21,7 +21,14 @@ from tqdm import tqdm
 from merge_optuna.checkpoints import Checkpoint, hex_digest
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
-from merge_optuna.evaluators import Evaluator, batches_of, breakdown_over, value_over
+from merge_optuna.evaluators import (
+    BATCH_SIZE,
+    Evaluator,
+    batches_of,
+    breakdown_over,
+    part_name,
+    value_over,
+)
 from merge_optuna.fitted import chosen_greedily
 from merge_optuna.recipes import Recipe
 from merge_optuna.study import _interrupt as interrupt
@@ -395,7 +402,9 @@ def _has_ensemble(objective: MergeObjective, family: Family) -> bool:
 
 def _digest(evaluator: Evaluator) -> dict[str, str] | None:
     digest = getattr(evaluator, "digest", None)
-    return None if digest is None else {part: str(digest[part]) for part in sorted(digest)}
+    if digest is None:
+        return None
+    return {p: str(digest[p]) for p in sorted(digest) if part_name(p) != BATCH_SIZE}
 
 
 def _drawn(objective: MergeObjective) -> Family | None:

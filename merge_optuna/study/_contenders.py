@@ -17,10 +17,12 @@ from merge_optuna._scores import unpack
 from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import (
+    BATCH_SIZE,
     Evaluator,
     batches_of,
     check_evaluator,
     name_of,
+    part_name,
     value_over,
 )
 from merge_optuna.recipes import Recipe
@@ -67,8 +69,9 @@ class Found:
 
     @property
     def data(self) -> Any:
-        """What the dev data are, as far as the study says it."""
-        return self.study.user_attrs.get(DEV)
+        """What the dev data are, as far as the study says it, however they were batched."""
+        data = self.study.user_attrs.get(DEV) or {}
+        return {part: data[part] for part in data if part_name(part) != BATCH_SIZE}
 
     @property
     def addable_scores(self) -> Array | None:

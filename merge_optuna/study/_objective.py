@@ -51,7 +51,7 @@ from merge_optuna.study._checks import check_order, check_study, warn_of_taken
 from merge_optuna.study._identical import Scored, take_over
 from merge_optuna.study._loading import load_for
 from merge_optuna.study._outcome import outcome, pruned
-from merge_optuna.study._recorded import DECLARED, SearchSpace, record
+from merge_optuna.study._recorded import DECLARED, SearchSpace, reads_batches, record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,7 +159,17 @@ class MergeObjective:
         Args:
             recipe: What to load.
             evaluator: Another one, e.g. on test data; the objective's own when omitted.
+
+        Raises:
+            StudyError: If it is neither.
+            CheckpointError, RecipeError, EvaluationError: If it cannot be loaded or scored.
         """
+        if not isinstance(recipe, Recipe | Checkpoint):
+            kind = type(recipe).__name__  # a module would fill pages
+            raise StudyError(
+                f"score takes a recipe or a checkpoint, not a {kind}: pass a recipe, "
+                "mo.Checkpoint('...') or mo.Checkpoint.from_module(model)."
+            )
         evaluator = evaluator or self.evaluator
         value = value_of(evaluator, load_for(evaluator, self.engine, recipe))
         self.engine.look_again(recipe)
@@ -295,7 +305,7 @@ class MergeObjective:
         self, trial: optuna.Trial, step: int, parts: list[NDArray[np.float64]], *, last: bool
     ) -> None:
         """Reports what the pruner reads, and prunes; never once everything is evaluated."""
-        if _in_batches(trial.study):
+        if reads_batches(trial.study):
             report, at = float(np.mean(_first_column(parts[-1]))), step
         else:
             report, at = self._running(parts), sum(map(len, parts))
@@ -320,7 +330,7 @@ def _template(space: Recipe | Space) -> Recipe | Checkpoint:
 
 def _candidate(trial: optuna.Trial, recipe: Recipe, engine: Engine) -> str:
     """What is scored, and how."""
-    reports = "batches" if _in_batches(trial.study) else "running"
+    reports = "batches" if reads_batches(trial.study) else "running"
     return f"{recipe.digest} {engine.dtype} {engine.device.type} {reports}"
 
 
@@ -332,11 +342,6 @@ def _parents(trial: optuna.Trial) -> dict[str, Any]:
 
 def _path(recipe: Recipe) -> dict[str, str]:
     return {} if recipe.path is None else {PATH: f"{recipe.path:.2f}"}
-
-
-def _in_batches(study: optuna.Study) -> bool:
-    """Whether its pruner reads the mean scores of single batches."""
-    return isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
 
 
 def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:

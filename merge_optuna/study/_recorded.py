@@ -11,7 +11,7 @@ import optuna
 from merge_optuna._records import decoding, metric_names
 from merge_optuna._schema import DEV, EXAMPLES, SPACE
 from merge_optuna.errors import StudyError
-from merge_optuna.evaluators import ADDED_PARTS, Evaluator
+from merge_optuna.evaluators import ADDED_PARTS, BATCH_SIZE, Evaluator, part_name
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Declaration, Space, read
 
@@ -69,14 +69,16 @@ def check_data(study: optuna.Study, evaluator: Evaluator) -> None:
     """Checks that the trials of a study were scored on an evaluator's data.
 
     Raises:
-        StudyError: If they were scored on others, or by another function.
+        StudyError: If they were scored on others, by another function, or in other batches where
+            the pruner compares these.
     """
     before, now, name = study.user_attrs.get(DEV), data_of(evaluator), study.study_name
     if before is None or now is None:
         return
     with decoding(f"description of the dev data of the study {name!r}"):
-        compared = before.keys() | (now.keys() - ADDED_PARTS)
-        parts = sorted(part for part in compared if before.get(part) != now.get(part))
+        compared = before.keys() | {part for part in now if part_name(part) not in ADDED_PARTS}
+        differ = sorted(part for part in compared if before.get(part) != now.get(part))
+        parts = [part for part in differ if part_name(part) != BATCH_SIZE]
         examples = before[EXAMPLES]
     if "function" in parts:
         raise StudyError(
@@ -91,6 +93,18 @@ def check_data(study: optuna.Study, evaluator: Evaluator) -> None:
             f"{', '.join(parts)} differ ({examples} examples, now "
             f"{now[EXAMPLES]}). Go on with the old data, or use another study_name."
         )
+    if differ and reads_batches(study):
+        was, now_is = (", ".join(f"{p}={d.get(p)}" for p in differ) for d in (before, now))
+        raise StudyError(
+            f"The trials of the study {name!r} were scored with {was}, now it is {now_is}. Its "
+            "WilcoxonPruner compares trials batch by batch, and other batches hold other "
+            f"examples. Go on with {was}, or use another study_name."
+        )
+
+
+def reads_batches(study: optuna.Study) -> bool:
+    """Whether its pruner reads the mean scores of single batches, not the running value."""
+    return isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
 
 
 def data_of(evaluator: Evaluator) -> dict[str, Any] | None:

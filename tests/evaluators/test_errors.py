@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import BertModel
 
+import merge_optuna as mo
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators import Classification
 
@@ -220,3 +221,44 @@ def test_models_that_do_not_classify(bert_folder: Path, tmp_path: Path) -> None:
 
     with pytest.raises(EvaluationError, match=r"PerToken returns \(2, 1, 2\), not logits"):
         Classification(PAIR).check(PerToken())
+
+
+def test_rows_in_a_list_an_array_in_a_file_and_an_empty_file(tmp_path: Path) -> None:
+    rows = make_rows(2)
+    for data in (rows, tuple(rows), rows * 3):
+        with pytest.raises(EvaluationError, match=r"datasets\.Dataset\.from_list\(rows\)"):
+            Classification(data)
+    path = tmp_path / "dev.jsonl"
+    for text in (json.dumps(rows), json.dumps(rows, indent=1)):
+        path.write_text(text)
+        with pytest.raises(
+            EvaluationError, match=r"dev.jsonl, line 1: .* but list, a JSON array\. One object"
+        ):
+            Classification(path)
+    path.write_text("\n")
+    with pytest.raises(EvaluationError, match=r"dev.jsonl: the data set is empty"):
+        Classification(path)
+
+
+def test_evaluators_take_live_models_only(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_list(
+        [
+            {"text": "w1 w2", "text2": "w3", "label": n, "question": "w1", "answer": "w2"}
+            for n in range(2)
+        ]
+    )
+    given = mo.Checkpoint.from_module(Net(2, 2), name="net")
+    made: list[Any] = [
+        Classification(data),
+        mo.evaluators.Regression(data),
+        mo.evaluators.Similarity(data),
+        mo.evaluators.NegativeLogLikelihood(data),
+        mo.evaluators.Generation(data),
+        mo.evaluators.Tasks({"a": Classification(data)}),
+    ]
+    for evaluator in made:
+        for call in (evaluator.check, lambda one: list(evaluator(one))):  # noqa: B023
+            with pytest.raises(EvaluationError, match=r"not a Checkpoint: .*Engine\(\)\.load"):
+                call(given)
+    with pytest.raises(EvaluationError, match="live model, not a Checkpoint"):
+        made[4].replies(given)

@@ -369,6 +369,8 @@ def test_a_search_is_pruned_by_it_and_keeps_its_parts(words: Any, tmp_path: Path
         ({"extract": 3}, "extract must be None"),
         ({"extract": lambda text: 3}, "row 0: extract must return a text"),
         ({"stop": ["", "x"]}, "stop must be texts"),
+        ({"extract": "zzz"}, r'regular expression is "\(zzz\)"'),
+        ({"sampling": {"temperature": 1}}, r"must be a Sampling, e\.g\. .*not \{'temperature'"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"answer": "anwser"}, "no column 'anwser'"),
@@ -386,6 +388,49 @@ def test_data_are_checked(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "dev.jsonl", [{"question": "a", "answer": {"x": 1}}])
     with pytest.raises(EvaluationError, match=r"line 1: the answer .* is no text, number"):
         Generation(path)
+    with pytest.raises(EvaluationError, match=r"row 1: the answer is empty, and no reply"):
+        Generation(datasets.Dataset.from_dict({"question": ["a", "b"], "answer": ["1", " "]}))
+
+
+def test_functions_of_ones_own_that_do_not_fit_are_named(words: Any) -> None:
+    data, model = dev(["w1", "w2"]), constant(7)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        (
+            {"scorer": lambda answer, row: float(answer == row["solution"])},
+            r"row 0: the scorer raises KeyError: 'solution'.*\(answer, row\).* question, answer",
+        ),
+        ({"scorer": lambda answer: 1.0}, r"row 0: the scorer raises TypeError"),
+        ({"extract": lambda reply, row: reply}, r"row 0: extract raises TypeError: .*\(reply\)"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(EvaluationError, match=message):
+            list(Generation(data, tokenizer=words, max_new_tokens=2, **options)(model))
+
+
+def test_whether_a_reply_is_right_is_a_number(words: Any) -> None:
+    evaluator = Generation(
+        dev(["w1", "w2"], right=[True, False]),
+        scorer=lambda answer, row: row["right"],
+        tokenizer=words,
+        max_new_tokens=2,
+    )
+    assert evaluator.value(np.concatenate([s for _, s in evaluator(constant(7))])) == 0.5
+
+
+def test_groups_count_alike(words: Any) -> None:
+    options: dict[str, Any] = {
+        "scorer": lambda answer, row: row["points"],
+        "tokenizer": words,
+        "max_new_tokens": 2,
+    }
+    data = dev(["w1", "w2", "w3"], domain=["b", "a", "b"], points=[1.0, 4.0, 2.0])
+    evaluator = Generation(data, group="domain", **options)
+    assert evaluator.metric_names[0].endswith(" per domain")
+    scores = np.concatenate([some for _, some in evaluator(constant(7))])
+    assert scores.shape == (3, 3)
+    assert evaluator.value(scores) == ((1.0 + 2.0) / 2 + 4.0) / 2
+    assert evaluator.breakdown(scores) == {"reply_tokens": 2}
+    assert evaluator.digest.keys() - Generation(data, **options).digest.keys() == {"groups"}
 
 
 @pytest.mark.parametrize(
@@ -434,7 +479,8 @@ def test_the_digest_covers_what_changes_a_score(words: Any) -> None:
     made = [json.dumps(Generation(data, **options).digest) for options in variants]
     made.append(json.dumps(Generation(dev(["w1", "w3"])).digest))
     assert len(set(made)) == len(made)
-    assert made[0] == json.dumps(Generation(data, batch_size=1).digest)
+    in_ones = {**Generation(data).digest, "batch_size": 1}
+    assert in_ones == Generation(data, batch_size=1).digest
     own = [
         Generation(dev(["w1"], extra=[n]), scorer=lambda reply, example: 1.0).digest
         for n in (1, 2)

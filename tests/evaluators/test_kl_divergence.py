@@ -196,6 +196,8 @@ def test_models_that_cannot_be_compared(words: Any, tokenizer: Any, tmp_path: Pa
     with pytest.raises(EvaluationError, match="reference must be a Checkpoint"):
         KLDivergence(data(text=texts(2)), "models/base")
     checkpoint = saved(toys.llama(1, vocab_size=50), tmp_path / "a")
+    with pytest.raises(EvaluationError, match="the data first and then the reference"):
+        KLDivergence(checkpoint, data(text=texts(2)))
     evaluator = KLDivergence(data(text=texts(2)), checkpoint, tokenizer=words)
     message = "The reference predicts 50 classes or tokens, the model 64"
     with pytest.raises(EvaluationError, match=message):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
+import merge_optuna as mo
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._data import table_of
 from merge_optuna.evaluators._prompts import Prompt, encode
@@ -118,6 +121,77 @@ def test_a_column_that_the_data_lack(tmp_path: Path) -> None:
 def test_a_chat_template_that_is_missing_or_refuses(words: Any) -> None:
     with pytest.raises(EvaluationError, match=r"no chat template\. Pass chat=False"):
         Prompt(chat=True).ids(words, "a")
+    words.name_or_path = "models/base"
+    with pytest.raises(EvaluationError, match="of models/base has no chat template"):
+        Prompt(chat=True).ids(words, "a")
     words.chat_template = "{{ raise_exception('no system here') }}"
     with pytest.raises(EvaluationError, match=r"refuses the turns system, user: no system here"):
         Prompt(chat=True, system="be kind").ids(words, "a")
+
+
+ASKING = {
+    "Generation": mo.evaluators.Generation,
+    "NegativeLogLikelihood": mo.evaluators.NegativeLogLikelihood,
+    "MultipleChoice": partial(mo.evaluators.MultipleChoice, choices=["question", "answer"]),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_mistakes_with_prompts_are_named(name: str, tmp_path: Path) -> None:
+    make, data = ASKING[name], datasets.Dataset.from_list(ROWS)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"prompt": "question"}, r"question='question' or prompt='\{question\}'\?"),
+        ({"prompt": "Answer: "}, r"names no column.* mean prompt='\{question\}'\?"),
+        ({"prompt": "{question}", "question": "q"}, r"question='q' is short for prompt=\"\{q\}\""),
+        *(
+            ({"prompt": "{question}", "examples": examples}, "examples must be rows like those")
+            for examples in ("shots.jsonl", 3, [("a", "b")])
+        ),
+    ]
+    for options, message in wrong:
+        with pytest.raises(EvaluationError, match=message):
+            make(data, **options)
+    make(data, prompt=lambda row: "the same")
+
+
+def test_two_spaces_before_the_answer_are_said_once() -> None:
+    data = datasets.Dataset.from_list(ROWS)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        mo.evaluators.NegativeLogLikelihood(data, prompt="{question} ")
+        mo.evaluators.Generation(data, prompt="{question}\n", examples=SHOTS)
+        mo.evaluators.Generation(data, prompt="{question} ")  # nothing comes after it
+        mo.evaluators.NegativeLogLikelihood(data, prompt="{question} ", separator="")
+        mo.evaluators.NegativeLogLikelihood(data, prompt="{question} ", chat=True)
+    assert len(said) == 2
+    assert "prompt='{question}' or separator=\"\"" in str(said[0].message)
+
+
+def test_a_missing_column_names_the_arguments_at_hand() -> None:
+    data = datasets.Dataset.from_list([{"question": "a", "solution": "b"}])
+    likelihood, generation = mo.evaluators.Perplexity, mo.evaluators.Generation
+    with pytest.raises(EvaluationError, match=r"no column 'text'.*Pass question='question'"):
+        likelihood(data)
+    for make in (likelihood, generation):
+        with pytest.raises(
+            EvaluationError, match=r"no column 'answer'.*question=, answer= or pro"
+        ):
+            make(data, prompt="{question}")
+    with pytest.raises(EvaluationError, match=r"no column 'domain'.*Name another with group="):
+        generation(data, answer="solution", group="domain")
+
+
+def test_numbers_are_answers() -> None:
+    made = [
+        mo.evaluators.NegativeLogLikelihood(
+            datasets.Dataset.from_dict({"question": ["a", "b"], "answer": answers}),
+            question="question",
+            examples=[{"question": "c", "answer": answers[0]}],
+        )
+        for answers in ([3, 4], ["3", "4"])
+    ]
+    assert made[0].digest == made[1].digest
+    with pytest.raises(EvaluationError, match=r"row 0: the answer \[3\] is no text or number"):
+        mo.evaluators.NegativeLogLikelihood(
+            datasets.Dataset.from_dict({"question": ["a"], "answer": [[3]]}), question="question"
+        )

@@ -123,8 +123,8 @@ def test_parts_of_data_that_were_not_recorded_are_no_difference(tmp_path: Path) 
     now = objective(base)
     study.optimize(now, n_trials=1)
     stored = dict(study.user_attrs["dev"])
-    assert stored.keys() == {"examples", "inputs", "labels", "head", "head_content"}
-    del stored["head_content"]  # as d128686 has stored it
+    assert stored.keys() == {"examples", "inputs", "labels", "head", "head_content", "batch_size"}
+    del stored["head_content"], stored["batch_size"]  # as d128686 has stored it
     study.set_user_attr("dev", stored)
     objective(base).check_study(study)
     with pytest.raises(StudyError, match=r"other dev data: head differ \(4 examples"):

@@ -403,6 +403,16 @@ def test_other_dev_data_are_refused(task: Task, tmp_path: Any) -> None:
     run(rows[1:])  # of a study that was made before data had digests
 
 
+def test_what_can_be_scored_is_said_without_printing_a_model(task: Task) -> None:
+    objective = mo.MergeObjective(task.recipe(), lambda model: 0.0)
+    for given in ("models/base", mo.Engine().load(task.checkpoints()[0])):
+        with pytest.raises(
+            StudyError, match=r"pass a recipe, mo\.Checkpoint\('\.\.\.'\)"
+        ) as found:
+            objective.score(given)  # type: ignore[arg-type]
+        assert len(str(found.value)) < 200
+
+
 def test_swapped_arguments(task: Task) -> None:
     evaluator = mo.evaluators.Classification(task.dev)
     order = r"the space first and then the evaluator: .* not \(Classification, Recipe\)"

@@ -13,6 +13,7 @@ from torch import nn
 
 import merge_optuna as mo
 from merge_optuna._schema import PARTIAL
+from merge_optuna.errors import StudyError
 from tests.trained import Task
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -162,3 +163,32 @@ def test_nothing_is_pruned_once_everything_is_evaluated(
     assert study.trials[0].intermediate_values == reported
     if state == TrialState.COMPLETE:
         assert study.trials[0].value == 1.5
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+def test_batches_of_another_size_are_refused_where_the_pruner_compares_batches(
+    task: Task, tasks: bool
+) -> None:
+    base, *experts = task.checkpoints()
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+
+    def objective(size: int) -> mo.MergeObjective:
+        evaluator: Any = mo.evaluators.Classification(task.dev, batch_size=size)
+        return mo.MergeObjective(
+            recipe, mo.evaluators.Tasks({"mr": evaluator}) if tasks else evaluator
+        )
+
+    def study(pruner: optuna.pruners.BasePruner, size: int) -> optuna.Study:
+        made = optuna.create_study(direction="maximize", pruner=pruner)
+        objective(size).store_space(made)
+        return made
+
+    objective(30).check_study(study(optuna.pruners.MedianPruner(), 50))
+    wilcoxon = study(optuna.pruners.WilcoxonPruner(), 50)
+    objective(50).check_study(wilcoxon)
+    message = r"with (mr/)?batch_size=50, now it is (mr/)?batch_size=30.*Go on with (mr/)?batch"
+    with pytest.raises(StudyError, match=message):
+        objective(30).check_study(wilcoxon)
+    dev = wilcoxon.user_attrs["dev"]  # as it was before batches were recorded
+    wilcoxon.set_user_attr("dev", {k: v for k, v in dev.items() if "batch_size" not in k})
+    objective(30).check_study(wilcoxon)
