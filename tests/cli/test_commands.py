@@ -310,15 +310,15 @@ S = lambda name: mo.MergeStudy(name, mo.MergeObjective(recipe, lambda model: 1.0
 def test_a_mistake_in_the_file_is_shown_from_there_on(
     command: str, cli: Cli, tmp_path: Path
 ) -> None:
-    (tmp_path / "search.py").write_text("import helper\n\nhelper.read('{')")
-    (tmp_path / "helper.py").write_text("import json\n\ndef read(x): return json.loads(x)")
+    (tmp_path / "search.py").write_text("import beside\n\nbeside.read('{')")
+    (tmp_path / "beside.py").write_text("import json\n\ndef read(x): return json.loads(x)")
     code, out, err = cli(command, "search.py")
     assert (code, out) == (1, "")
     error, head, first, *others = err[err.index("Error: ") :].splitlines()
     assert error == "Error: search.py fails:"
     assert head == "Traceback (most recent call last):"
     assert first == '  File "search.py", line 3, in <module>'
-    assert any("helper.py" in line for line in others)
+    assert any("beside.py" in line for line in others)
     assert others[-1].startswith("json.decoder.JSONDecodeError: Expecting property name")
     (tmp_path / "search.py").write_text("import json\n\nx = (")
     code, out, err = cli(command, "search.py")
