@@ -103,7 +103,8 @@ class Generation:
                 answers of the data, so that ``"... #### 18"`` counts as 18; one in which it finds
                 nothing counts as it is.
             scorer: ``"exact_match"``, ``"numeric"``, ``"math_verify"``, ``"rouge_l"``,
-                ``"token_f1"``, or a function (answer in the reply, row) that returns a number.
+                ``"token_f1"``, or a function ``(answer, row)``, of the answer in the reply and
+                the row of the data, that returns a number or whether it is right.
             language: Code of the language that replies must be in, e.g. ``"ja"``, as lingua tells
                 it; a reply that is too short to tell passes.
             image: Column of images, for vision-language models. In a chat an image stands before

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import decoding
 from merge_optuna._schema import DEV, EXAMPLES, SAME_AS, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
 from merge_optuna._scores import unpack
 from merge_optuna.engine import Engine
@@ -71,7 +72,8 @@ class Found:
     def data(self) -> Any:
         """What the dev data are, as far as the study says it, however they were batched."""
         data = self.study.user_attrs.get(DEV) or {}
-        return {part: data[part] for part in data if part_name(part) != BATCH_SIZE}
+        with decoding(f"description of the dev data of the study {self.study.study_name!r}"):
+            return {part: data[part] for part in data if part_name(part) != BATCH_SIZE}
 
     @property
     def addable_scores(self) -> Array | None:
