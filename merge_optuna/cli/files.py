@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import typer
 from merge_optuna._records import metric_names
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
-from merge_optuna.errors import StudyError
+from merge_optuna.errors import MergeOptunaError, StudyError
 from merge_optuna.evaluators import (
     Classification,
     Evaluator,
@@ -46,10 +47,15 @@ def load(file: Path) -> MergeStudy:
     ``if __name__ == "__main__"`` does not run.
 
     Raises:
-        StudyError: If there is none, or several.
+        StudyError: If there is none, or several, or the file raises something.
     """
     sys.path.insert(0, str(file.absolute().parent))
-    variables = runpy.run_path(str(file), run_name="__merge_study__")
+    try:
+        variables = runpy.run_path(str(file), run_name="__merge_study__")
+    except MergeOptunaError:
+        raise
+    except Exception as error:
+        raise StudyError(f"{file} fails:\n{_told(error, file)}") from error
     found = {name: value for name, value in variables.items() if isinstance(value, MergeStudy)}
     if not found:
         raise StudyError(
@@ -61,6 +67,14 @@ def load(file: Path) -> MergeStudy:
             f"{file} defines several mo.MergeStudy: {', '.join(found)}. Keep one per file."
         )
     return next(iter(found.values()))
+
+
+def _told(error: Exception, file: Path) -> str:
+    """The traceback of a mistake in a file, without what has executed that."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != str(file):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
 
 
 def held_out(

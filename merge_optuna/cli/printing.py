@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from merge_optuna.study import Leaderboard, Lineage
 
 _SHOWN_PARAMETERS = 6
+_ENDLESS = 100_000  # columns
 
 
 def show(data: dict[str, Any], tables: Callable[[dict[str, Any]], None], *, as_json: bool) -> None:
@@ -33,10 +36,33 @@ def print_json(data: dict[str, Any]) -> None:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     table = Table(*columns, box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.show_header = any(columns)
-    for row in rows:
-        table.add_row(*map(_in_words, row))
+    cells = [[*map(_in_words, row)] for row in rows]
+    for row in cells:
+        table.add_row(*row)
+    for column, head, its in zip(table.columns, columns, zip(*cells, strict=True), strict=False):
+        column.overflow = "fold"
+        if not any(map(_is_text, its)):
+            column.no_wrap, column.min_width = True, max(map(cell_len, (head, *its)))
     # Names of tensors and studies may hold brackets and colons.
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.width = _width(console, table)
+    console.print(table)
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns that a table gets, so many that no number is cut short.
+
+    Texts are folded to fit a terminal, but where that is too narrow nevertheless, or there is none
+    (a pipe, a file), a table is as wide as it likes.
+    """
+    endless = console.options.update(width=_ENDLESS)
+    least, most = console.measure(table, options=endless)
+    return console.width if console.is_terminal and least <= console.width else most
+
+
+def _is_text(cell: str) -> bool:
+    """Whether a cell may be folded: numbers, with their intervals, may not."""
+    return not re.match(r"[+\-−]?[\d.]|nan|$", cell)
 
 
 def run(result: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from tqdm import tqdm
 
@@ -71,7 +73,7 @@ def wanted_dtype(source: Source, dtype: torch.dtype | str | None) -> torch.dtype
 
 
 def check_finite(recipe: Recipe) -> None:
-    """Reads every tensor that enters a merge once and looks for NaN and infinity.
+    """Looks for NaN and infinity in every tensor that enters a merge, once per process.
 
     Raises:
         CheckpointError: Naming the first such tensor.
@@ -84,6 +86,7 @@ def check_finite(recipe: Recipe) -> None:
         for name in leaf.names()
         if (leaf == frame or name in merged or routed) and leaf.dtype(name).is_floating_point
     ]
+    todo = [(leaf, name) for leaf, name in todo if name not in _found_finite(leaf)]
     for leaf, name in tqdm(todo, "Checking sources", delay=2, leave=False, unit="tensor"):
         bad = int((~torch.isfinite(leaf.tensor(name).float())).sum())
         if bad:
@@ -91,3 +94,11 @@ def check_finite(recipe: Recipe) -> None:
                 f"{name} of {leaf.name!r} ({leaf.ref}) has {bad} values that are NaN or "
                 "infinite. Use another checkpoint, or leave the tensor out with exclude=[...]."
             )
+        if leaf.module is None:  # which may change
+            _found_finite(leaf).add(name)
+
+
+@lru_cache(maxsize=64)
+def _found_finite(leaf: Checkpoint) -> set[str]:
+    """The tensors of a content that have been looked at, also where it is opened again."""
+    return set()

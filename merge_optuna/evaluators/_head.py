@@ -12,6 +12,7 @@ from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import EvaluationError, few
 
 _POOLER = "pooler"
+_SHAPES = "model_type", "hidden_size"  # of a config: what a head sits on
 
 
 class Head:
@@ -42,7 +43,8 @@ class Head:
         """Returns a model that runs this head on the encoder of ``model``, which it shares.
 
         Raises:
-            EvaluationError: If ``model`` has no encoder, i.e. is not a transformers model.
+            EvaluationError: If ``model`` has no encoder, i.e. is not a transformers model, or one
+                that the head was not made for.
         """
         encoder = getattr(model, "base_model", None)
         if not isinstance(encoder, nn.Module):
@@ -50,6 +52,7 @@ class Head:
                 f"head={self.checkpoint.name!r} needs a transformers model to sit on, but the "
                 f"live model is a {type(model).__name__}."
             )
+        self._check_fits(encoder)
         parameter = next(encoder.parameters())
         frame = self._placed(parameter.device, parameter.dtype)
         # Shells of their own for every call, so that two models can be scored in turns.
@@ -58,6 +61,17 @@ class Head:
         if pooler is not None and getattr(encoder, _POOLER, None) is None:
             encoder = _with(encoder, _POOLER, pooler)
         return _with(frame, prefix, encoder)
+
+    def _check_fits(self, encoder: nn.Module) -> None:
+        mine, live = self._frame.config, getattr(encoder, "config", None)
+        for name in _SHAPES:
+            wanted, found = getattr(mine, name, None), getattr(live, name, None)
+            if None not in (wanted, found) and wanted != found:
+                raise EvaluationError(
+                    f"The head of {self.checkpoint.name!r} ({self.checkpoint.ref}) is for models "
+                    f"with {name}={wanted!r}, but the merged model has {found!r}. Heads are those "
+                    "of models of one architecture."
+                )
 
     def _placed(self, device: torch.device, dtype: torch.dtype) -> Any:
         if self._copy is None or self._copy[0] != (device, dtype):

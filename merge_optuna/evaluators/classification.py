@@ -51,7 +51,7 @@ class Classification:
         data: Any,
         *,
         metric: str = "accuracy",
-        positive: int | str = 1,
+        positive: int | str | None = None,
         text: str = "text",
         text_pair: str | None = None,
         image: str | None = None,
@@ -72,7 +72,8 @@ class Classification:
             metric: ``"accuracy"``; ``"macro_f1"``, the mean of F1 over the classes; ``"f1"`` of
                 one class, as MRPC is scored; or ``"mcc"``, the Matthews correlation of any number
                 of classes, as CoLA is scored.
-            positive: The class whose F1 ``"f1"`` is: a number or a name, as labels are.
+            positive: The class whose F1 ``"f1"`` is: a number or a name, as labels are. When
+                omitted, class 1 of two; of more classes it has to be said.
             text: Column of texts.
             text_pair: Column of second texts; ``"text2"`` where the data has it.
             image: Column of images. If given, the model is an image model.
@@ -93,7 +94,7 @@ class Classification:
         """
         if metric not in _METRICS:
             raise EvaluationError(f"Unknown metric {metric!r}. Metrics: {', '.join(_METRICS)}.")
-        if positive != 1 and metric != "f1":
+        if positive is not None and metric != "f1":
             raise EvaluationError(
                 f"positive={positive!r} is the class that metric='f1' looks at; {metric!r} looks "
                 "at all of them. Leave it out."
@@ -101,7 +102,8 @@ class Classification:
         check_counts(batch_size=batch_size, max_length=max_length)
         self.metric_names = (metric if group is None else f"{metric} per {group}",)
         self._metric = _METRICS[metric]
-        self._positive = positive
+        self._positive = 1 if positive is None else positive
+        self._is_binary = metric == "f1" and positive is None
         columns = Columns(text, text_pair, image, label, group)
         self.inputs, self._labels, self._groups = read(data, columns, tokenizer, max_length)
         self._batches, self._pieces = Batches(self.inputs, batch_size), Pieces(batch_size)
@@ -190,10 +192,16 @@ class Classification:
             EvaluationError: If this model cannot be scored on these examples.
         """
         scored = self._scored(model)
-        classes, probe = self._labels.ids(scored), self._batches.probe(model)
-        with running(scored, probe):
+        probe = self._batches.probe(model)
+        with running(scored, probe):  # first: the labels of a model without a head mean nothing
             width = _logits(scored, probe).shape[1]
+        classes = self._labels.ids(scored)
         self._labels.check_range(classes, width)
+        if self._is_binary and width > 2:
+            raise EvaluationError(
+                f"metric='f1' is the F1 of one class, and the model has {width}: say which with "
+                "positive=, or pass metric='macro_f1'."
+            )
         if self._metric is _METRICS["f1"] and self._positive_in(scored) not in classes:
             raise EvaluationError(
                 f"No example is of the class {self._positive!r}, whose F1 is asked for: it is 0 "

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 class Tasks:
     """Several evaluators as one, each a task: one value of their values.
 
-    A batch holds examples of one task. The next one is always of the task of whose examples the
+    The first batch holds one of every task, so that a pruner never judges by a part of them; each
+    further one holds examples of one task. The next is always of the task of whose examples the
     smallest share is done: so tasks alternate in proportion to their numbers of batches, in the
-    same order for every model. The first batch of every task is scored before any is handed on.
+    same order for every model.
 
     Scores per example are a row: what the example scores in its task; the further columns of that
     task, filled up with zeros where another task has more; how many further columns are its own
@@ -103,8 +104,15 @@ class Tasks:
             first = list(islice(batches, len(self._parts)))  # one of each: whose rows are longest?
             width = max(_further(scores) for _, _, scores in first)
             starts = np.cumsum([0, *map(len, self._parts)])  # some have not known it before
-            for number, ids, scores in chain(first, batches):
-                yield starts[number] + ids, _row(number, scores, width)
+
+            def numbered(number: int, ids: Ids, scores: Scores) -> Batch:
+                return starts[number] + ids, _row(number, scores, width)
+
+            # All tasks at once, so that no pruner ever judges by a part of them.
+            begun = [numbered(*batch) for batch in first]
+            yield np.concatenate([b[0] for b in begun]), np.concatenate([b[1] for b in begun])
+            for batch in batches:
+                yield numbered(*batch)
 
     def value(self, scores: Scores) -> float:
         """The aggregate of the tasks' values over the scores of any examples.

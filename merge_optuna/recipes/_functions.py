@@ -90,6 +90,7 @@ def function_of(method: Method) -> Callable[..., Recipe]:
     own = [parameter.name for parameter in method.parameters]
 
     def make(*args: Any, **kwargs: Any) -> Recipe:
+        _check_listed(method, args)
         given = _bound(method.name, signature, args, kwargs)
         base = given.pop("base", None)
         merged = [given.pop(name) for name in models_as]
@@ -166,6 +167,22 @@ def _documentation(method: Method, arguments: Sequence[Argument]) -> Iterator[st
     lacks = ", or a model lacks statistics" if method.statistics else ""
     yield f"\nRaises:\n    RecipeError: If an argument is none of what it may be{lacks}."
     yield "\n" + _filled(f"Source: {method.source}.")
+
+
+def _check_listed(method: Method, args: Sequence[Any]) -> None:
+    """Checks that models are not given one by one to a method that takes a list.
+
+    Raises:
+        RecipeError: If they are.
+    """
+    models = args[1:] if method.base else args
+    if _takes_each(method) or len(models) < 2:
+        return
+    if all(isinstance(model, (Checkpoint, Recipe)) for model in models):
+        listed = ", ".join(model.name or model.method for model in models)
+        raise RecipeError(
+            f"{method.name} takes a list of models: [{listed}], not one after the other."
+        )
 
 
 def _bound(

@@ -163,7 +163,9 @@ class Baselines(Sequence[Baseline]):
         return len(self._rows)
 
     def best_in(self, objective: int, *, tuned: bool = True) -> Baseline | None:
-        """The best one in an objective, the first among equals; ensembles do not count.
+        """The best one in an objective; ensembles do not count.
+
+        Among equals an untuned one comes before a tuned one, then the first.
 
         Args:
             objective: Its number.
@@ -172,7 +174,11 @@ class Baselines(Sequence[Baseline]):
         sign = -1 if self.directions[objective] == "maximize" else 1
         scored = [row for row in self._rows if row.values is not None and row.is_checkpoint]
         those = [row for row in scored if tuned or not row.tuned]
-        return min(those, key=lambda row: sign * row.values[objective], default=None)  # type: ignore[index]
+        return min(
+            those,
+            key=lambda row: (sign * row.values[objective], row.tuned),  # type: ignore[index]
+            default=None,
+        )
 
     @property
     def best(self) -> Baseline | None:

@@ -180,8 +180,11 @@ class Leaderboard:
         samples = _samples(entries, value, draws or Draws())
         sign = -1 if direction == "maximize" else 1
         values = {name: sign * sample.value for name, sample in samples.items()}
-        # NaN last, in either direction
-        ordered = sorted(entries, key=lambda entry: np.nan_to_num(values[entry.name], nan=np.inf))
+        # NaN last, in either direction; among equals what is tuned after what needs no tuning
+        ordered = sorted(
+            entries,
+            key=lambda e: (np.nan_to_num(values[e.name], nan=np.inf), e.kind == TUNED),
+        )
         best = next((entry.name for entry in ordered if entry.kind != SEARCH), None)
         rows = tuple(_row(entry, samples, best, on) for entry in ordered)
         notes = tuple(_notes(rows, best, on, direction))

@@ -41,6 +41,8 @@ def check_study(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -
         _check_stored(study, sampler, space)
     if isinstance(sampler, NichesSampler) and sampler.needs_examples:
         _check_examples(evaluator)
+    if isinstance(space, Genealogy) or isinstance(sampler, NichesSampler):
+        _warn_of_pruning(study, evaluator)
     check_space(study, space)
     check_data(study, evaluator)
     if isinstance(sampler, StoredSampler):
@@ -113,6 +115,18 @@ def _check_breeds(sampler: optuna.samplers.BaseSampler, space: Genealogy[Any]) -
         raise StudyError(
             f"{name} was made without the space, and so does not know that the individuals of "
             f"{type(space).__name__} have parents. {remedy}"
+        )
+
+
+def _warn_of_pruning(study: optuna.Study, evaluator: Evaluator) -> None:
+    """Warns of a pruner that ends the trials of individuals."""
+    if len(evaluator) > 1 and not isinstance(study.pruner, optuna.pruners.NopPruner):
+        warnings.warn(
+            f"{type(study.pruner).__name__} ends trials on their first examples, and an "
+            "individual that is good where few are is just what looks bad there; of a pruned one "
+            "some examples have no score. Switch pruning off: "
+            "pruner=optuna.pruners.NopPruner().",
+            stacklevel=2,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import breakdown_of, decoding, metric_names, values_of
-from merge_optuna._schema import RECIPE
+from merge_optuna._schema import DEV, RECIPE
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError, shown
 from merge_optuna.recipes import Recipe
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from merge_optuna.checkpoints import Checkpoint
+
+_HEAD = "head_content"  # of the dev data of a task that brings a head
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -154,6 +157,8 @@ def export(
         StudyError: If the study holds no recipes, or there is no such trial or baseline.
     """
     one = _trial(study, trial) if baseline is None else _baseline(study, trial, baseline)
+    if heads is None:
+        _say_missing_heads(study)
     names = metric_names(study) or ["value"] * len(study.directions)
     values = {**dict(zip(names, one.values, strict=False)), **one.breakdown}
     dev = {f"{name} (dev)": value for name, value in values.items()}
@@ -175,6 +180,19 @@ def export(
             score={**dev, **(score or {}), **about},
             command=command,
             heads=heads,
+        )
+
+
+def _say_missing_heads(study: optuna.Study) -> None:
+    """What is written would lack what its trials were scored under."""
+    parts = [part.partition("/") for part in study.user_attrs.get(DEV) or {}]
+    tasks = [task for task, _, part in parts if part == _HEAD]
+    if tasks:
+        warnings.warn(
+            f"The trials of {study.study_name!r} were scored under heads for {', '.join(tasks)}, "
+            "which are not written. For a model with each of them pass heads=evaluator.heads, or "
+            f"--head {tasks[0]}=CHECKPOINT.",
+            stacklevel=3,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import optuna
@@ -25,6 +26,7 @@ from merge_optuna.study._contenders import (
     of_trial,
 )
 from merge_optuna.study._export import frozen_trial
+from merge_optuna.study._recorded import data_of
 
 Studies: TypeAlias = (
     optuna.Study | Sequence[optuna.Study] | Mapping[str, optuna.Study | Sequence[optuna.Study]]
@@ -87,7 +89,7 @@ def leaderboard(
         return _on_dev(contenders, metric, direction, Draws(seed=seed))
     scorer = Scorer(as_evaluator(test), engine or Engine(), sources or {})
     scorer.check()
-    return Leaderboard.of(
+    board = Leaderboard.of(
         [one.entry(scorer.scores) for one in contenders],
         value=scorer.value,
         metric=scorer.test.metric_names[0],
@@ -95,6 +97,19 @@ def leaderboard(
         dev_metric=metric,
         draws=Draws(seed=seed),
     )
+    return replace(board, notes=(*board.notes, *_seen(contenders, scorer.test)))
+
+
+def _seen(contenders: Sequence[Contender], test: Evaluator) -> list[str]:
+    """What is to be said where the held-out examples are none."""
+    described = data_of(test)
+    among = [one.data == described for contender in contenders for one in contender.found]
+    if described is None or not any(among):
+        return []
+    return [
+        "The test data are the dev data: these are the examples that the searches have seen, so "
+        "that the values are too good. Give others as test=."
+    ]
 
 
 def _of_searches(searches: Searches, baselines: Sequence[str]) -> list[Contender]:
@@ -221,6 +236,9 @@ def _alike(studies: Sequence[optuna.Study]) -> tuple[str, str]:
         kinds.setdefault((*names, study.direction.name.lower()), study.study_name)
     if len(kinds) != 1:
         there = ", ".join(f"{n!r} is to {d} {m}" for (m, d), n in kinds.items())
-        raise StudyError(f"Only studies of one metric can be compared, but {there}.")
+        raise StudyError(
+            f"Only studies of one metric can be compared, but {there}. Choose those of one: "
+            "mo.leaderboard([study, ...]), on the command line with --study, once for each."
+        )
     ((metric, direction),) = kinds
     return metric, direction

@@ -16,6 +16,8 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import REASON, SURPLUS
 from merge_optuna._whole import whole
 from merge_optuna.errors import StudyError, shown
+from merge_optuna.evaluators import Evaluator
+from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import (
     PATIENCE,
     age,
@@ -24,6 +26,7 @@ from merge_optuna.samplers.plumbing import (
     owner_of,
     sign_once,
 )
+from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._callbacks import MaxFailures, StopRule
 from merge_optuna.study._counts import COUNTED, remaining
@@ -195,10 +198,12 @@ class _Plain:
     """Anybody's objective, which fails a trial and not the search by what it raises."""
 
     def __init__(self, objective: Objective) -> None:
-        if not callable(objective):
+        # evaluators and recipes can be called, and would fail only in the trials
+        if isinstance(objective, (Evaluator, Recipe, Space)) or not callable(objective):
             raise StudyError(
                 "An objective is a mo.MergeObjective or a function from a trial to a number, not "
-                f"{objective!r}: mo.optimize(study, objective, n_trials)."
+                f"{shown(objective)}: mo.optimize(study, objective, n_trials), with "
+                "objective = mo.MergeObjective(space, evaluator)."
             )
         self._objective = objective
 

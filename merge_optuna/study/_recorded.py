@@ -39,7 +39,7 @@ def record(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -> Non
             study.set_metric_names(list(evaluator.metric_names))
     if isinstance(space, DECLARED) and SPACE not in study.user_attrs:
         study.set_user_attr(SPACE, space.to_yaml())
-    if (data := _data(evaluator)) is not None and DEV not in study.user_attrs:
+    if (data := data_of(evaluator)) is not None and DEV not in study.user_attrs:
         study.set_user_attr(DEV, data)
 
 
@@ -72,7 +72,7 @@ def check_data(study: optuna.Study, evaluator: Evaluator) -> None:
         StudyError: If they were scored on others, by another function, or in other batches where
             the pruner compares these.
     """
-    before, now, name = study.user_attrs.get(DEV), _data(evaluator), study.study_name
+    before, now, name = study.user_attrs.get(DEV), data_of(evaluator), study.study_name
     if before is None or now is None:
         return
     with decoding(f"description of the dev data of the study {name!r}"):
@@ -107,7 +107,7 @@ def reads_batches(study: optuna.Study) -> bool:
     return isinstance(study.pruner, optuna.pruners.WilcoxonPruner)
 
 
-def _data(evaluator: Evaluator) -> dict[str, Any] | None:
+def data_of(evaluator: Evaluator) -> dict[str, Any] | None:
     """What the dev data are, if the evaluator says it."""
     digest = getattr(evaluator, "digest", None)
     return None if digest is None else {EXAMPLES: len(evaluator), **digest}

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import merge_optuna as mo
+from merge_optuna.cli import printing
 from merge_optuna.samplers.plumbing import owner_of
 from tests import processes, toys
 from tests.cli.conftest import Cli
@@ -305,10 +306,55 @@ S = lambda name: mo.MergeStudy(name, mo.MergeObjective(recipe, lambda model: 1.0
     assert not list(tmp_path.glob("*.db"))
 
 
-def test_other_exceptions_keep_their_traceback(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "search.py").write_text("import json\njson.loads('{')")
-    with pytest.raises(json.JSONDecodeError):
-        cli("run", "search.py")
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_mistake_in_the_file_is_shown_from_there_on(
+    command: str, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "search.py").write_text("import helper\n\nhelper.read('{')")
+    (tmp_path / "helper.py").write_text("import json\n\ndef read(x): return json.loads(x)")
+    code, out, err = cli(command, "search.py")
+    assert (code, out) == (1, "")
+    error, head, first, *others = err[err.index("Error: ") :].splitlines()
+    assert error == "Error: search.py fails:"
+    assert head == "Traceback (most recent call last):"
+    assert first == '  File "search.py", line 3, in <module>'
+    assert any("helper.py" in line for line in others)
+    assert others[-1].startswith("json.decoder.JSONDecodeError: Expecting property name")
+    (tmp_path / "search.py").write_text("import json\n\nx = (")
+    code, out, err = cli(command, "search.py")
+    assert (code, err.count("File")) == (1, 1)
+    assert "line 3" in err
+    assert err.splitlines()[-1] == "SyntaxError: '(' was never closed"
+
+
+@pytest.mark.parametrize("width", [80, 30])
+def test_numbers_are_never_cut_short(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    numbers = [f"0.{i}23 [-0.0{i}1, +0.{i}56]" for i in range(1, 5)]
+    head = ["method", *("a column" for _ in numbers)]
+    row = ["a search with a name of some length", *numbers]
+
+    def printed() -> str:
+        printing._table(head, [row], "")
+        return capsys.readouterr().out
+
+    lines = printed().splitlines()
+    assert sum("  ".join(row) in re.sub(" {3,}", "  ", line) for line in lines) == 1, "a pipe"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
+    assert all(number in printed() for number in numbers)
+
+
+def test_texts_are_folded_to_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    printing._table(["", "", "note"], [["uniform average", 0.123456, "many words " * 9]])
+    lines = re.sub("\x1b[^m]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "0.1235" in "".join(lines)
 
 
 @pytest.mark.parametrize("argv", [["run", "gone.py"], ["run"], ["runs"], ["run", "-n", "0", "x"]])

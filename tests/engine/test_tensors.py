@@ -184,5 +184,31 @@ def test_values_that_are_not_finite(tmp_path: Path, bad: float) -> None:
         mo.recipes.ties(base, [ja, math]),
         mo.recipes.linear([mo.recipes.linear([ja, math]), base]),
     ):
-        with pytest.raises(CheckpointError, match=words):
-            mo.engine.check_finite(recipe)
+        for _ in range(2):  # the second time as well
+            with pytest.raises(CheckpointError, match=words):
+                mo.engine.check_finite(recipe)
+
+
+def test_a_content_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    tensor = mo.Checkpoint.tensor
+
+    def spied(self: mo.Checkpoint, name: str) -> torch.Tensor:
+        read.append(name)
+        return tensor(self, name)
+
+    monkeypatch.setattr(mo.Checkpoint, "tensor", spied)
+    folders = [one.ref for one in toys.family(tmp_path, experts=1)]
+    # names of their own: other tests have made the same contents
+    sources = [mo.Checkpoint(folder, name=f"once {i}") for i, folder in enumerate(folders)]
+    mo.engine.check_finite(mo.recipes.linear(sources, exclude=["layers.1.mlp.up_proj"]))
+    assert read
+    read.clear()
+    again = [mo.Checkpoint(one.ref, name=one.name) for one in sources]
+    mo.engine.check_finite(mo.recipes.linear(again))
+    assert read == ["model.layers.1.mlp.up_proj.weight"], "of the expert, not looked at before"
+    module = mo.Checkpoint.from_module(torch.nn.Linear(2, 2), name="memory")
+    for _ in range(2):
+        read.clear()
+        mo.engine.check_finite(mo.recipes.linear([module]))
+        assert read == ["weight", "bias"], "a module may change"

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BertModel, ViTForImageClassification
+from transformers import (
+    BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ViTForImageClassification,
+)
 
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import EvaluationError
@@ -147,7 +152,28 @@ def test_models_that_a_head_does_not_fit(
     evaluator = Classification(topics[0], head=Checkpoint(expert), tokenizer=tokenizer)
     with pytest.raises(EvaluationError, match=r"needs a transformers model .* is a Net"):
         evaluator.check(Net(3, 3))
-    with pytest.raises(EvaluationError, match="BertForSequenceClassification cannot be run on"):
+    with pytest.raises(EvaluationError, match="hidden_size=32, but the merged model has 16"):
         evaluator.check(bert(0, hidden_size=16))
-    with pytest.raises(EvaluationError, match="cannot be run on input_ids"):
+    with pytest.raises(EvaluationError, match="model_type='bert', but the merged model has 'vit'"):
         evaluator.check(ViTForImageClassification.from_pretrained(vit_folder))
+
+
+def test_heads_of_other_architectures(topics: Any, model: nn.Module) -> None:
+    """They would run where only the names of widths agree, and mean nothing."""
+    path, _ = topics
+    wide = Checkpoint.from_module(bert(11, TOPICS, hidden_size=48), name="wide")
+    with pytest.raises(EvaluationError, match=r"'wide' .*hidden_size=48, .* has 32"):
+        Classification(path, head=wide).check(model)
+    other = DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=44, dim=32, hidden_dim=64, n_layers=1, n_heads=2, num_labels=3)
+    )
+    other = Checkpoint.from_module(other, name="other")
+    with pytest.raises(EvaluationError, match=r"'other' .*model_type='distilbert', .* has 'bert'"):
+        Classification(path, head=other).check(model)
+
+
+def test_a_head_that_was_forgotten(topics: Any, bert_folder: Path) -> None:
+    """The labels of a config without a head are those of nobody."""
+    path, _ = topics
+    with pytest.raises(EvaluationError, match=r"BertModel returns .* or pass head="):
+        Classification(path).check(BertModel.from_pretrained(bert_folder))

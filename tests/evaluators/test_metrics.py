@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef
+from torch import nn
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators import Classification
@@ -138,3 +139,10 @@ def test_the_positive_class_is_part_of_the_digest() -> None:
     digests = [Classification(pair, metric="f1", positive=p).digest for p in (0, 1)]
     assert digests[0] != digests[1]
     assert "positive" not in Classification(pair).digest
+
+
+def test_the_f1_of_one_of_many_classes() -> None:
+    data = (np.eye(3), [0, 1, 2])
+    with pytest.raises(EvaluationError, match=r"the model has 3: say which with positive="):
+        Classification(data, metric="f1").check(nn.Identity())
+    Classification(data, metric="f1", positive=2).check(nn.Identity())

@@ -164,6 +164,15 @@ def test_sources(family: Family, make: Make, words: str) -> None:
         make(family)
 
 
+def test_models_one_after_the_other(family: Family) -> None:
+    base, a, b, *_ = family
+    listed = rf"takes a list of models: \[{a.name}, {b.name}\], not one after the other"
+    with pytest.raises(RecipeError, match=rf"^task_arithmetic {listed}"):
+        mo.recipes.task_arithmetic(base, a, b)  # type: ignore[arg-type, call-arg]
+    with pytest.raises(RecipeError, match=rf"^linear {listed}"):
+        mo.recipes.linear(a, b, weight=0.5)  # type: ignore[arg-type, call-arg]
+
+
 def test_names_are_unique(family: Family, tmp_path: Path) -> None:
     base, ja, math_, code = family
     other = mo.Checkpoint(shutil.copytree(code.ref, tmp_path / "code"), name="ja")

@@ -325,6 +325,22 @@ def test_a_parent_that_failed_or_was_deleted(
         search(kind, make_storage("sqlite", tmp_path), 12)
 
 
+@pytest.mark.parametrize("kind", ["niches", "evolver"])
+def test_pruning_is_warned_of(kind: str) -> None:
+    space, sampler = make_space(kind)
+    objective = mo.MergeObjective(space, Waves())
+    for pruner in (optuna.pruners.WilcoxonPruner(), optuna.pruners.MedianPruner()):
+        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        with pytest.warns(UserWarning, match=r"Switch pruning off: .*NopPruner\(\)") as told:
+            objective.check_study(study)
+        assert len(told) == 1
+        assert str(told[0].message).startswith(type(pruner).__name__)
+    study.pruner = optuna.pruners.NopPruner()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective.check_study(study)
+
+
 # -- the cache folder -------------------------------------------------------------------------
 
 

@@ -277,6 +277,8 @@ def test_which_is_the_best(direction: str, sign: int) -> None:
     assert [r.name for r in found.headlines] == ["none", "first", "equal", "λ", "all together"]
     assert found.gain([sign * 3.5]) == 0.5
     assert found.gain([sign * 2.0]) == -1.0
+    tie = Baselines([row("soup", sign * 2.0, tuned=True), *rows[:3]], [direction], ["x"])
+    assert tie.best is tie["first"], "which owes nothing to the dev data"
     nothing = Baselines(rows[:1], [direction], ["x"])
     assert (nothing.best, nothing.best_untuned, nothing.gain([1.0])) == (None, None, None)
     with pytest.raises(StudyError, match=r"No baseline is called 'soup'; there are none, first,"):

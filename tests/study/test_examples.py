@@ -9,6 +9,8 @@ import re
 import runpy
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -272,12 +274,28 @@ def test_the_first_script_of_the_readme(language_models: Path, tmp_path: Path) -
     trials = finished(f"sqlite:///{tmp_path}/merge.db", "ja-math")
     assert len(trials) == 6
     best = max(t.value for t in trials if t.state == TrialState.COMPLETE)
+    assert done.out.splitlines()[-1] == str(best)
     dev = read_rows(tmp_path / "dev.jsonl")
     assert right_answers(tmp_path / "merged", dev) == pytest.approx(best * len(dev))
     base = re.search(r"^base +([\d.]+)", done.out, re.MULTILINE)
     assert base is not None
     right = right_answers(tmp_path / "models/base", dev)
     assert float(base[1]) == pytest.approx(right / len(dev), abs=1e-4)
+
+
+def test_the_search_file_of_the_readme(language_models: Path, tmp_path: Path) -> None:
+    shutil.copytree(language_models, tmp_path, dirs_exist_ok=True)
+    text = (EXAMPLES.parent / "README.md").read_text()
+    lines = text.partition("`search.py`:\n\n```python\n")[2].partition("```")[0].splitlines()
+    assert len(lines) <= 12
+    (tmp_path / "search.py").write_text("\n".join(lines))
+    check = [sys.executable, "-m", "merge_optuna", "check", "search.py", "--no-trial", "--json"]
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["study"], found["n_trials"]) == ("ja-math", 100)
+    rows = [len(read_rows(tmp_path / f"{name}.jsonl")) for name in ("dev", "test")]
+    assert [found["dev_examples"], found["test_examples"]] == rows
 
 
 README = """

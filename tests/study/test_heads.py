@@ -116,6 +116,9 @@ def test_what_is_written_scores_as_its_trial(tmp_path: Path) -> None:
     )
     made = command("export", url, "again", *heads, cwd=tmp_path).wait()
     assert made.code == 0, made.err
+    assert "which are not written" not in made.err
+    with pytest.warns(UserWarning, match="under heads for mr, subj, ssec, which are not written"):
+        mo.export(study, tmp_path / "bare")
     files = [
         path.relative_to(tmp_path / "again")
         for path in (tmp_path / "again").rglob("*.safetensors")

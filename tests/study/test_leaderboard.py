@@ -142,6 +142,23 @@ def test_without_a_test_it_compares_dev_and_says_so(
     assert np.isnan(other.dev.low)
 
 
+def test_dev_data_as_test_are_told(task: Task, studies: list[optuna.Study]) -> None:
+    seen = "these are the examples that the searches have seen"
+    board = mo.leaderboard(studies, test=mo.evaluators.Classification(task.dev))
+    assert seen in board.notes[-1]
+    assert seen in board.to_markdown()
+    board = mo.leaderboard(studies, test=mo.evaluators.Classification(task.test))
+    assert not any(seen in note for note in board.notes)
+
+
+def test_of_equal_baselines_the_untuned_one_is_the_best() -> None:
+    entries = [
+        Entry("soup", [Run(1.0, 1.0)], "tuned baseline"),
+        Entry("average", [Run(1.0, 1.0)], "baseline"),
+    ]
+    assert Leaderboard.of(entries).best_baseline == "average"
+
+
 def test_a_trial_that_took_over_a_result_has_scored_nothing() -> None:
     study = plain("a", [1.0, 2.0])
     study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"same_as": 0}))
@@ -180,7 +197,8 @@ def test_seeds_are_those_of_the_names() -> None:
 
 def test_what_cannot_be_compared() -> None:
     low, high = plain("low", [1.0]), plain("high", [1.0], direction="maximize")
-    with pytest.raises(StudyError, match="'low' is to minimize value, 'high' is to maximize"):
+    message = "'low' is to minimize value, 'high' is to maximize value. Choose .* --study"
+    with pytest.raises(StudyError, match=message):
         mo.leaderboard([low, high])
     with pytest.raises(StudyError, match="has no completed trial"):
         mo.leaderboard(plain("empty", []))

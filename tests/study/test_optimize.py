@@ -198,6 +198,7 @@ def test_no_line_per_trial(capfd: pytest.CaptureFixture[str]) -> None:
         ({"timeout": 0}, "timeout must be a positive number of seconds, not 0"),
         ({"trial_timeout": float("nan")}, "trial_timeout must be a positive number"),
         ({"objective": 3}, "a function from a trial to a number, not 3"),
+        ({"objective": mo.evaluators.Function(len)}, r"to a number, not .*Function.*MergeObj"),
     ],
 )
 def test_refused(arguments: dict[str, Any], message: str) -> None:
