@@ -18,12 +18,10 @@ from merge_optuna._scores import unpack
 from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import (
-    BATCH_SIZE,
     Evaluator,
     batches_of,
     check_evaluator,
     name_of,
-    part_name,
     value_over,
 )
 from merge_optuna.recipes import Recipe
@@ -34,6 +32,7 @@ from merge_optuna.study._bootstrap import Array
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial, recipe_of
 from merge_optuna.study._loading import load_for
+from merge_optuna.study._recorded import without_batches
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -71,9 +70,8 @@ class Found:
     @property
     def data(self) -> Any:
         """What the dev data are, as far as the study says it, however they were batched."""
-        data = self.study.user_attrs.get(DEV) or {}
         with decoding(f"description of the dev data of the study {self.study.study_name!r}"):
-            return {part: data[part] for part in data if part_name(part) != BATCH_SIZE}
+            return without_batches(self.study.user_attrs.get(DEV))
 
     @property
     def addable_scores(self) -> Array | None:

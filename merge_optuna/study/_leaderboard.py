@@ -26,7 +26,7 @@ from merge_optuna.study._contenders import (
     of_trial,
 )
 from merge_optuna.study._export import frozen_trial
-from merge_optuna.study._recorded import data_of
+from merge_optuna.study._recorded import data_of, without_batches
 
 Studies: TypeAlias = (
     optuna.Study | Sequence[optuna.Study] | Mapping[str, optuna.Study | Sequence[optuna.Study]]
@@ -102,9 +102,9 @@ def leaderboard(
 
 def _seen(contenders: Sequence[Contender], test: Evaluator) -> list[str]:
     """What is to be said where the held-out examples are none."""
-    described = data_of(test)
+    described = without_batches(data_of(test))
     among = [one.data == described for contender in contenders for one in contender.found]
-    if described is None or not any(among):
+    if not described or not any(among):
         return []
     return [
         "The test data are the dev data: these are the examples that the searches have seen, so "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import optuna
@@ -111,6 +111,11 @@ def data_of(evaluator: Evaluator) -> dict[str, Any] | None:
     """What the dev data are, if the evaluator says it."""
     digest = getattr(evaluator, "digest", None)
     return None if digest is None else {EXAMPLES: len(evaluator), **digest}
+
+
+def without_batches(data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the data are, or a digest, however the examples are batched, which is no part of it."""
+    return {part: value for part, value in (data or {}).items() if part_name(part) != BATCH_SIZE}
 
 
 def check_space(study: optuna.Study, space: SearchSpace) -> None:
