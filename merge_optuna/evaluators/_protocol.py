@@ -40,7 +40,8 @@ class Evaluator(Protocol):
     - ``check(model)``, called once before a search: it raises
       :class:`~merge_optuna.errors.EvaluationError` if it cannot score this model;
     - ``digest``, a mapping from the parts of its data, e.g. inputs and labels, to digests or plain
-      values: with it a search is not continued on other data than it began with;
+      values: with it a search is not continued on other data than it began with. The part
+      ``batch_size`` may be another, unless the pruner compares trials batch by batch;
     - ``deterministic``, whether the same model always gets the same scores: if it says so, and has
       a digest, a model that a complete trial has scored is not scored again;
     - ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to

@@ -103,7 +103,8 @@ class Generation:
                 answers of the data, so that ``"... #### 18"`` counts as 18; one in which it finds
                 nothing counts as it is.
             scorer: ``"exact_match"``, ``"numeric"``, ``"math_verify"``, ``"rouge_l"``,
-                ``"token_f1"``, or a function (answer in the reply, row) that returns a number.
+                ``"token_f1"``, or a function ``(answer, row)``, of the answer in the reply and
+                the row of the data, that returns a number or whether it is right.
             language: Code of the language that replies must be in, e.g. ``"ja"``, as lingua tells
                 it; a reply that is too short to tell passes.
             image: Column of images, for vision-language models. In a chat an image stands before
@@ -131,7 +132,9 @@ class Generation:
         if image is None:  # else it is the image that tells rows apart
             check_columns(template)
         asked = Prompt(template, separator, chat, system)
-        self.prompt = asked.with_shots(examples, lambda row: as_answer(row[answer]))
+        self.prompt = asked.with_shots(
+            examples, lambda row: as_answer([*_several(row[answer]), None][0])
+        )
         if self.prompt.shots:
             asked.warn_of_spaces()
         self._extract, self._scoring = extraction(extract), scoring(scorer)
@@ -251,7 +254,7 @@ class Generation:
         return [self._reference(v, self._where(n)) for n, v in enumerate(answers)]
 
     def _reference(self, value: Any, where: str) -> list[str]:
-        values = value if isinstance(value, list) else [value]
+        values = _several(value)
         if not values or not all(isinstance(one, (str, int, float)) for one in values):
             raise EvaluationError(
                 f"{where}: the answer {shown(value)} is no text, number, or list of them."
@@ -307,6 +310,11 @@ class Generation:
             if self._language is not None and not self._language.allows(text):
                 score = 0.0
         return _Judged(row, score, len(reply.ids), text, answer)
+
+
+def _several(value: Any) -> list[Any]:
+    """The answers of a row, of which the first stands in an example."""
+    return value if isinstance(value, list) else [value]
 
 
 def _mean(scores: Scores) -> float:

@@ -22,11 +22,9 @@ from merge_optuna.checkpoints import Checkpoint, hex_digest
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
 from merge_optuna.evaluators import (
-    BATCH_SIZE,
     Evaluator,
     batches_of,
     breakdown_over,
-    part_name,
     value_over,
 )
 from merge_optuna.fitted import chosen_greedily
@@ -55,7 +53,7 @@ from merge_optuna.study._limit import Deadline, Overdue, limited
 from merge_optuna.study._loading import load_for
 from merge_optuna.study._objective import MergeObjective, by_example
 from merge_optuna.study._progress import quiet
-from merge_optuna.study._recorded import DECLARED
+from merge_optuna.study._recorded import DECLARED, without_batches
 
 _Batch: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -404,7 +402,7 @@ def _digest(evaluator: Evaluator) -> dict[str, str] | None:
     digest = getattr(evaluator, "digest", None)
     if digest is None:
         return None
-    return {p: str(digest[p]) for p in sorted(digest) if part_name(p) != BATCH_SIZE}
+    return {part: str(value) for part, value in sorted(without_batches(digest).items())}
 
 
 def _drawn(objective: MergeObjective) -> Family | None:

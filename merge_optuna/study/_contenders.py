@@ -12,17 +12,16 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import decoding
 from merge_optuna._schema import DEV, EXAMPLES, SAME_AS, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
 from merge_optuna._scores import unpack
 from merge_optuna.engine import Engine
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import (
-    BATCH_SIZE,
     Evaluator,
     batches_of,
     check_evaluator,
     name_of,
-    part_name,
     value_over,
 )
 from merge_optuna.recipes import Recipe
@@ -33,6 +32,7 @@ from merge_optuna.study._bootstrap import Array
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import best_trial, recipe_of
 from merge_optuna.study._loading import load_for
+from merge_optuna.study._recorded import without_batches
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -70,8 +70,8 @@ class Found:
     @property
     def data(self) -> Any:
         """What the dev data are, as far as the study says it, however they were batched."""
-        data = self.study.user_attrs.get(DEV) or {}
-        return {part: data[part] for part in data if part_name(part) != BATCH_SIZE}
+        with decoding(f"description of the dev data of the study {self.study.study_name!r}"):
+            return without_batches(self.study.user_attrs.get(DEV))
 
     @property
     def addable_scores(self) -> Array | None:

@@ -127,6 +127,11 @@ def _data(evaluator: Evaluator) -> dict[str, Any] | None:
     return None if digest is None else {EXAMPLES: len(evaluator), **digest}
 
 
+def without_batches(data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the data are, or a digest, however the examples are batched, which is no part of it."""
+    return {part: value for part, value in (data or {}).items() if part_name(part) != BATCH_SIZE}
+
+
 def check_space(study: optuna.Study, space: SearchSpace) -> None:
     """Checks that a study was made with this space, as far as it says it.
 

@@ -181,6 +181,16 @@ def test_a_missing_column_names_the_arguments_at_hand() -> None:
         generation(data, answer="solution", group="domain")
 
 
+def test_the_first_of_several_answers_stands_in_an_example() -> None:
+    rows = [{"question": "a", "answer": ["b", "c"]}]
+    evaluator = mo.evaluators.Generation(datasets.Dataset.from_list(rows), examples=rows)
+    assert evaluator.prompt.shots == (("a", "b"),)
+    with pytest.raises(EvaluationError, match="Example 0: the answer is None, not a text"):
+        mo.evaluators.Generation(
+            datasets.Dataset.from_list(rows), examples=[{"question": "a", "answer": []}]
+        )
+
+
 def test_numbers_are_answers() -> None:
     made = [
         mo.evaluators.NegativeLogLikelihood(
