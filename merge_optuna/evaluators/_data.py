@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import sys
 import zlib
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ from merge_optuna.evaluators._protocol import Ids, Scores
 
 _LINE = Bounds(10_000_000)
 _MOST_PATH = 4000
+_ARRAY = re.compile(r"\s*\[\s*(\{|$)")  # of objects, maybe over several lines
 _NAME = "Name the columns with text=, text_pair=, image=, label= and group=."
 
 Where: TypeAlias = Callable[[int], str]
@@ -380,7 +382,7 @@ def _read_json_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
-    if line.lstrip().startswith("["):  # maybe over several lines
+    if _ARRAY.match(line):
         raise EvaluationError(
             f'{path}, line {number}: not an object {{"text": ..., "label": ...}} but list, a JSON '
             "array. One object a line is needed, without brackets and commas around them."

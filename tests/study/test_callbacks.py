@@ -259,6 +259,7 @@ def test_several_objectives_have_no_best(task: Task) -> None:
 
     class Two(mo.evaluators.Function):
         def __init__(self) -> None:
+            super().__init__(lambda model: 0.0)
             self.directions, self.metric_names = ("maximize", "minimize"), ("up", "down")
 
     objective = mo.MergeObjective(task.recipe(), Two())

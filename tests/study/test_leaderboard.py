@@ -121,9 +121,10 @@ def test_trials_of_a_study(task: Task, studies: list[optuna.Study]) -> None:
     assert one.dev.value == study.trials[1].value
     assert (one.cost.evaluations, one.cost.examples) == (1, 160)
     assert board.difference("trial 1", "trial 3").examples == 160
-    study.ask()
-    with pytest.raises(StudyError, match="Trials 4 of the study 'cma, seed 0' are not complete"):
-        mo.leaderboard(study, trials=[4])
+    asked = optuna.create_study(study_name="asked")
+    asked.ask()
+    with pytest.raises(StudyError, match="Trials 0 of the study 'asked' are not complete"):
+        mo.leaderboard(asked, trials=[0])
     with pytest.raises(StudyError, match="are of one study, but there are 2"):
         mo.leaderboard(studies[:2], trials=[0])
 
