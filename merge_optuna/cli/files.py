@@ -54,7 +54,7 @@ def load(file: Path) -> MergeStudy:
         variables = runpy.run_path(str(file), run_name="__merge_study__")
     except MergeOptunaError:
         raise
-    except Exception as error:
+    except Exception as error:  # the file is anybody's code; its traceback is shown
         raise StudyError(f"{file} fails:\n{_told(error, file)}") from error
     found = {name: value for name, value in variables.items() if isinstance(value, MergeStudy)}
     if not found:

@@ -248,7 +248,7 @@ def _attempt(task: _Task, trial_timeout: float | None) -> Baseline:
         raise
     except Overdue as overdue:
         reason = str(overdue)
-    except Exception as error:
+    except Exception as error:  # evaluators are anybody's code; the row keeps the reason
         if interrupt.noted():  # and came out of something as this error
             raise KeyboardInterrupt from error
         own = isinstance(error, (InfeasibleRecipe, EvaluationError))

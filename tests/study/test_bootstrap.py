@@ -83,7 +83,7 @@ def test_any_metric_is_computed_on_rows_drawn_with_multiplicity(metric: object) 
     for resample, ids in enumerate(drawn, 1):
         repeated = np.repeat(rows, np.bincount(ids, minlength=60), axis=0)  # spelled out
         assert len(repeated) == 60
-        assert found[0, resample] == pytest.approx(metric(repeated), abs=1e-12)  # type: ignore
+        assert found[0, resample] == pytest.approx(metric(repeated), abs=1e-12)
 
 
 def test_draws_depend_on_nothing_but_their_key() -> None:
