@@ -20,6 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 
 from merge_optuna.samplers import ArchiveSampler, PopulationSampler, StoredSampler
 from merge_optuna.samplers.algorithm import (
@@ -232,7 +233,8 @@ class AlgorithmSuite:
 
     def study(self, *, maximize: bool = False, **options: Any) -> optuna.Study:
         """A study in memory with this sampler."""
-        directions = ["maximize" if maximize else "minimize"] * self.objectives
+        direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+        directions = [direction] * self.objectives
         return optuna.create_study(directions=directions, sampler=self.sampler(**options))
 
     def evaluate(self, params: Params) -> float | tuple[float, ...]:
