@@ -8,16 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._answers import Extract, extraction
-from merge_optuna.evaluators._arguments import live
+from merge_optuna.evaluators._arguments import live_or_served
 from merge_optuna.evaluators._asked import Asked, ImagePrompts, ProcessorOf, TextPrompts, room
-from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._beginnings import Window
 from merge_optuna.evaluators._data import Table, groups_of, table_of
-from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply, Request
+from merge_optuna.evaluators._generator import Reply, Request
+from merge_optuna.evaluators._generators import Writers
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._language import LanguageBatches, Reader
 from merge_optuna.evaluators._prompts import (
@@ -34,6 +33,7 @@ from merge_optuna.evaluators._reply_language import ReplyLanguage
 from merge_optuna.evaluators._reply_objectives import Judged, ReplyObjectives
 from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._scorers import Scorer, scoring
+from merge_optuna.evaluators._serving import Model
 
 _PROBED = 2  # tokens that a check lets a model write
 
@@ -74,6 +74,7 @@ class Generation:
         max_new_tokens: int = 256,
         stop: str | Sequence[str] = (),
         sampling: Sampling | None = None,
+        generator: str = "batch",
         extract: Extract = None,
         scorer: Scorer = "exact_match",
         language: str | None = None,
@@ -99,6 +100,8 @@ class Generation:
             max_new_tokens: Most tokens of a reply; fewer where the context of the model ends.
             stop: Texts at which a reply is cut off.
             sampling: How to draw replies; None for the likeliest tokens.
+            generator: What generates with a live model: ``"batch"``, static batches. A model that
+                an engine serves, e.g. what ``mo.engine.VLLM`` loads, generates by itself.
             extract: What of a reply is its answer: None for all, ``"last_number"``, a regular
                 expression (its last match; group 1 if it has groups), or a function of the reply
                 that returns a text, or None where there is no answer. It also goes over the
@@ -160,14 +163,13 @@ class Generation:
             self._asked = ImagePrompts(self.prompt, table, image)
             self._tokenizer = ProcessorOf(tokenizer)
         self._most, self._stop, self._sampling = max_new_tokens, stops, sampling
-        self._generator: Generator = BatchGenerator(stops, sampling)
-        self._pieces = Pieces(batch_size)
+        self._writers = Writers(generator, stops, sampling, batch_size)
         self._batches = LanguageBatches(self._asked.windows, self._tokenizer, None, batch_size)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+    def __call__(self, model: Model) -> Iterator[Batch]:
         """Scores the examples batch by batch.
 
         Args:
@@ -196,7 +198,7 @@ class Generation:
         """The mean number of tokens of a reply."""
         return {"reply_tokens": self._objectives.tokens(np.asarray(scores))}
 
-    def replies(self, model: nn.Module) -> list[dict[str, Any]]:
+    def replies(self, model: Model) -> list[dict[str, Any]]:
         """What a model writes and how it is scored, to look at: a dict per row of the data.
 
         With the keys ``question`` (the prompt without examples and chat template), ``reply``,
@@ -218,13 +220,13 @@ class Generation:
             for one in judged
         ]
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: Model) -> None:
         """Makes all prompts, lets the model begin two replies, and scores an empty one.
 
         Raises:
             EvaluationError: If this model cannot be scored on these examples.
         """
-        batches = self._batches.of(live(model))
+        batches = self._batches.of(live_or_served(model))
         rows = [(row, one) for ids, some in batches for row, (one,) in zip(ids, some, strict=True)]
         longest = sorted(rows, key=lambda row: len(row[1].tokens))[-2:]
         self._ask(model, self._asked.reader, longest, most=_PROBED)
@@ -272,21 +274,22 @@ class Generation:
             )
         return [self._extract(text, where) or text for text in map(str, values)]
 
-    def _judged(self, model: nn.Module) -> Iterator[list[Judged]]:
+    def _judged(self, model: Model) -> Iterator[list[Judged]]:
         """The examples, batch by batch."""
-        batches = self._batches.of(live(model))
+        batches = self._batches.of(live_or_served(model))
         reader = self._asked.reader  # of this model, even if another is scored in turns
-        for ids, windows in batches:
-            rows = [(row, window) for row, (window,) in zip(ids, windows, strict=True)]
-            replies = self._ask(model, reader, rows, self._most)
-            texts = [self._text(self._asked.tokenizer(reader), reply) for reply in replies]
-            yield [
-                self._judge(int(row), text, reply)
-                for row, text, reply in zip(ids, texts, replies, strict=True)
+        tokenizer = self._asked.tokenizer(reader)
+        for some in self._writers.together(model, batches):
+            rows = [
+                (n, one) for ids, windows in some for n, (one,) in zip(ids, windows, strict=True)
             ]
+            replies = iter(self._ask(model, reader, rows, self._most))
+            for ids, _ in some:
+                found = [(int(row), next(replies)) for row in ids]
+                yield [self._judge(row, self._text(tokenizer, one), one) for row, one in found]
 
     def _ask(
-        self, model: nn.Module, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
+        self, model: Model, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
     ) -> list[Reply]:
         requests = [
             Request(
@@ -297,11 +300,7 @@ class Generation:
             )
             for row, window in rows
         ]
-        tokenizer = self._asked.tokenizer(reader)
-        pieces = self._pieces.run(
-            len(requests), lambda some: self._generator(model, tokenizer, requests[some])
-        )
-        return [reply for piece in pieces for reply in piece]
+        return self._writers(model, self._asked.tokenizer(reader), requests)
 
     def _text(self, tokenizer: Any, reply: Reply) -> str:
         text = tokenizer.decode(reply.ids, skip_special_tokens=True)
