@@ -83,7 +83,7 @@ def warn_of_taken(names: Collection[str]) -> None:
 
 
 def _check_stored(study: optuna.Study, sampler: StoredSampler, space: SearchSpace) -> None:
-    """Checks a sampler that has one objective and a space, and must see all trials."""
+    """Checks a sampler that may have a space, and one objective, and must see all trials."""
     name, given = type(sampler).__name__, sampler.search_space
     if given is not None and isinstance(space, DECLARED) and given != space.distributions():
         what = "recipe" if isinstance(space, Recipe) else "space"
@@ -96,10 +96,10 @@ def _check_stored(study: optuna.Study, sampler: StoredSampler, space: SearchSpac
             "HyperbandPruner hides trials from population samplers. Use MedianPruner, "
             "SuccessiveHalvingPruner or WilcoxonPruner."
         )
-    if len(study.directions) > 1:
+    if len(study.directions) > 1 and not sampler.multi_objective:
         raise StudyError(
             f"{name} has one objective, this study {len(study.directions)}. Use "
-            "optuna.samplers.NSGAIISampler."
+            "mo.samplers.NSGA2Sampler or optuna.samplers.NSGAIISampler."
         )
 
 
