@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from merge_optuna.evaluators._prompts import (
 )
 from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Scores, check_counts
 from merge_optuna.evaluators._reply_language import ReplyLanguage
+from merge_optuna.evaluators._reply_objectives import Judged, ReplyObjectives
 from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._scorers import Scorer, scoring
 from merge_optuna.evaluators._serving import Model
@@ -45,19 +46,19 @@ class Generation:
     count, no other setting of generation. White space around a reply is left out.
 
     Scores per example are rows: the score, and the number of tokens of the reply, without an end
-    token; with groups the number of its group, in sorted order, comes last. What has no answer, or
-    is in another language than the one asked for, scores 0 (a function given as ``scorer`` is
-    called with an empty text where there is no answer, and says what it is worth). Logits that are
-    not finite score NaN. The value is the mean score.
+    token, in the order of the objectives; with groups the number of its group, in sorted order,
+    comes last. What has no answer, or is in another language than the one asked for, scores 0 (a
+    function given as ``scorer`` is called with an empty text where there is no answer, and says
+    what it is worth). Logits that are not finite score NaN. The value is the mean score, or what
+    ``objectives`` says.
 
     Attributes:
-        directions: ``("maximize",)``.
+        directions: ``("maximize",)``; one per objective.
         metric_names: The name of the scorer, e.g. ``("numeric",)``, with a language
-            ``("numeric in ja",)``, with groups e.g. ``("numeric per domain",)``.
+            ``("numeric in ja",)``, with groups e.g. ``("numeric per domain",)``; one per
+            objective, e.g. ``("numeric", "tokens")``.
         prompt: How a row becomes a prompt.
     """
-
-    directions = ("maximize",)
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Generation:
         language: str | None = None,
         image: str | None = None,
         group: str | None = None,
+        objectives: str | Sequence[str] = ("accuracy",),
         tokenizer: Any = None,
         batch_size: int = 8,
     ) -> None:
@@ -115,6 +117,8 @@ class Generation:
                 the prompt of its row, else where the prompt has the processor's token for it.
             group: Column of groups, e.g. domains or languages: the value is the mean over the
                 groups, whatever their sizes.
+            objectives: What is searched for, in this order: ``"accuracy"``, the mean score, to be
+                maximized, and ``"tokens"``, the mean number of tokens of a reply, to be minimized.
             tokenizer: A tokenizer, or the folder or hub id of one; by default the one in the
                 model's own checkpoint. No padding token is needed. With images, a processor.
             batch_size: Most examples of a batch.
@@ -145,8 +149,9 @@ class Generation:
         self.deterministic = isinstance(scorer, str)  # a function may ask somebody
         self._language = None if language is None else ReplyLanguage(language)
         in_language = "" if language is None else f" in {language}"
-        per_group = f" per {group}" if group else ""
-        self.metric_names = (f"{self._scoring.name}{in_language}{per_group}",)
+        self._objectives = ReplyObjectives(objectives, self._scoring.name + in_language, group)
+        self.directions = self._objectives.directions
+        self.metric_names = self._objectives.metric_names
         self._rows, self._where = table.rows(), table.where
         if not self._rows:
             raise EvaluationError("The data set is empty: there is nothing to score a model on.")
@@ -173,24 +178,26 @@ class Generation:
 
         Yields:
             Example ids, shape (b,), and scores, shape (b, 2): the score and the tokens of a
-            reply; with groups (b, 3).
+            reply, the first objective first; with groups (b, 3).
 
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
         for judged in self._judged(model):
             ids = np.array([one.example for one in judged])
-            scores = np.array([(one.score, one.tokens) for one in judged])
+            scores = self._objectives.scores(judged)
             yield ids, scores if self._groups is None else self._groups.beside(scores, ids)
 
-    def value(self, scores: Scores) -> float:
-        """The mean score, with groups the mean of theirs; NaN if one is NaN."""
-        scores = np.asarray(scores)
-        return _mean(scores) if self._groups is None else self._groups.mean(_mean, scores)
+    def value(self, scores: Scores) -> float | tuple[float, ...]:
+        """The mean score, with groups the mean of theirs; NaN if one is NaN.
+
+        Of several objectives a tuple of such means, in their order.
+        """
+        return self._objectives.value(np.asarray(scores), self._groups)
 
     def breakdown(self, scores: Scores) -> dict[str, float]:
         """The mean number of tokens of a reply."""
-        return {"reply_tokens": float(np.mean(np.asarray(scores)[:, 1]))}
+        return {"reply_tokens": self._objectives.tokens(np.asarray(scores))}
 
     def replies(self, model: Model) -> list[dict[str, Any]]:
         """What a model writes and how it is scored, to look at: a dict per row of the data.
@@ -268,7 +275,7 @@ class Generation:
             )
         return [self._extract(text, where) or text for text in map(str, values)]
 
-    def _judged(self, model: Model) -> Iterator[list[_Judged]]:
+    def _judged(self, model: Model) -> Iterator[list[Judged]]:
         """The examples, batch by batch."""
         batches = self._batches.of(live_or_served(model))
         reader = self._asked.reader  # of this model, even if another is scored in turns
@@ -301,7 +308,7 @@ class Generation:
         end = min((text.find(stop) for stop in self._stop if stop in text), default=None)
         return str(text[:end]).strip()
 
-    def _judge(self, row: int, text: str, reply: Reply) -> _Judged:
+    def _judge(self, row: int, text: str, reply: Reply) -> Judged:
         where = self._where(row)
         answer = self._extract(text, where) if text else ""
         score = np.nan
@@ -309,23 +316,9 @@ class Generation:
             score = self._scoring(answer, self._references[row], self._rows[row], where)
             if self._language is not None and not self._language.allows(text):
                 score = 0.0
-        return _Judged(row, score, len(reply.ids), text, answer)
+        return Judged(row, score, len(reply.ids), text, answer)
 
 
 def _several(value: Any) -> list[Any]:
     """The answers of a row, of which the first stands in an example."""
     return value if isinstance(value, list) else [value]
-
-
-def _mean(scores: Scores) -> float:
-    return float(scores[:, 0].mean())
-
-
-class _Judged(NamedTuple):
-    """A reply to an example."""
-
-    example: int
-    score: float
-    tokens: int
-    reply: str
-    answer: str
