@@ -347,3 +347,19 @@ def test_a_sampler_that_can_is_put_in(task: Task) -> None:
     swarm = mo.spaces.SplitSlerp(task.checkpoints())
     with pytest.raises(StudyError, match="SplitSlerp are evolved for one objective, not for 2"):
         mo.MergeStudy("s", mo.MergeObjective(swarm, Halves(task)), n_trials=1)
+
+
+def test_points_behind_a_baseline_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The smallest model is the base: a trial near it is no better in anything."""
+    objective = around(0, 1, 3, evaluate=Two(2.0, 3.0, 4.0))
+    declared = mo.MergeStudy(
+        "two", objective, n_trials=8, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    study = declared.run(progress=False)
+    front = mo.pareto(study)
+    behind = [point for point in front if point.no_better_than]
+    assert behind
+    first = f"{behind[0].name} than {behind[0].no_better_than[0]!r}"
+    told = f"In no objective better than a baseline: {len(behind)} of {len(front)} points"
+    assert told in caplog.text
+    assert first in caplog.text
