@@ -59,15 +59,8 @@ def own_sampler(space: Recipe | Space, objectives: int) -> optuna.samplers.BaseS
     Raises:
         StudyError: If there are several, and nothing searches this space for them.
     """
-    if objectives == 1:
-        return space.sampler(seed=0)
-    if isinstance(space, Genealogy):
-        raise StudyError(
-            f"The individuals of {type(space).__name__} are evolved for one objective, not for "
-            f"{objectives}. Use an evaluator with one, e.g. mo.evaluators.Tasks(..., "
-            "aggregate='mean'), or search a recipe with free numbers."
-        )
-    return optuna.samplers.NSGAIISampler(seed=0)
+    # A space of somebody's own need not know that there can be several.
+    return space.sampler(seed=0, **({"objectives": objectives} if objectives > 1 else {}))
 
 
 def check_objectives(
@@ -83,12 +76,12 @@ def check_objectives(
     if objectives == 1:
         return
     single = isinstance(sampler, optuna.samplers.CmaEsSampler) or (
-        isinstance(sampler, StoredSampler) and not getattr(sampler, "multi_objective", False)
+        isinstance(sampler, StoredSampler) and not sampler.multi_objective
     )
     if single:
         raise StudyError(
             f"{type(sampler).__name__} has one objective, this study {objectives}. Use "
-            "mo.samplers.NSGA2Sampler, optuna.samplers.NSGAIISampler or TPESampler."
+            "mo.samplers.NSGA2Sampler, or NSGAIISampler or TPESampler of optuna.samplers."
         )
     if not isinstance(pruner, optuna.pruners.NopPruner):
         raise StudyError(
@@ -134,7 +127,7 @@ def _pruner_of(study: optuna.Study) -> optuna.pruners.BasePruner:
 
 
 def _check_stored(study: optuna.Study, sampler: StoredSampler, space: SearchSpace) -> None:
-    """Checks a sampler that has a space, and must see all trials."""
+    """Checks a sampler that may have a space, and must see all trials."""
     name, given = type(sampler).__name__, sampler.search_space
     if given is not None and isinstance(space, DECLARED) and given != space.distributions():
         what = "recipe" if isinstance(space, Recipe) else "space"

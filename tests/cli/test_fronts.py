@@ -94,7 +94,7 @@ objective = mo.MergeObjective(recipe, Halves(task))
     assert "model right (dev) errors (dev)" in words(out)
     facts = json.loads(cli("check", file, "--json")[1])
     assert facts["metrics"] == {"right": "maximize", "errors": "minimize"}
-    assert "NSGA" in facts["sampler"]
+    assert facts["sampler"] == "NSGA2Sampler"
 
 
 def test_no_trial_is_feasible(cli: Cli, tmp_path: Path) -> None:

@@ -342,10 +342,10 @@ def test_refused_before_anything_starts(task: Task) -> None:
 
 def test_a_sampler_that_can_is_put_in(task: Task) -> None:
     declared = mo.MergeStudy("s", halves.objective(task), n_trials=2, baselines=False)
-    assert "NSGA" in type(declared.sampler).__name__
+    assert isinstance(declared.sampler, mo.samplers.NSGA2Sampler)
     assert len(declared.run(progress=False).trials) == 2
     swarm = mo.spaces.SplitSlerp(task.checkpoints())
-    with pytest.raises(StudyError, match="SplitSlerp are evolved for one objective, not for 2"):
+    with pytest.raises(StudyError, match="SplitSlerp has one objective, not 2"):
         mo.MergeStudy("s", mo.MergeObjective(swarm, Halves(task)), n_trials=1)
 
 
@@ -363,3 +363,13 @@ def test_points_behind_a_baseline_are_told(caplog: pytest.LogCaptureFixture) -> 
     told = f"In no objective better than a baseline: {len(behind)} of {len(front)} points"
     assert told in caplog.text
     assert first in caplog.text
+
+
+def test_one_model_is_one_point(task: Task) -> None:
+    declared = mo.MergeStudy(
+        "s", halves.objective(task), n_trials=2, first=[task.recipe().start()] * 2, baselines=False
+    )
+    study = declared.run(progress=False)
+    assert [t.user_attrs.get("same_as") for t in study.trials] == [None, 0]
+    assert len(study.best_trials) == 2
+    assert [point.number for point in mo.pareto(study)] == [0]
