@@ -16,7 +16,7 @@ from merge_optuna.evaluators import Evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import NichesSampler, StoredSampler
 from merge_optuna.samplers.plumbing import check_numbers
-from merge_optuna.spaces import Genealogy, Space, check_families
+from merge_optuna.spaces import Genealogy, check_families
 from merge_optuna.study._recorded import (
     DECLARED,
     SearchSpace,
@@ -53,16 +53,6 @@ def check_study(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -
         check_families(study)
 
 
-def own_sampler(space: Recipe | Space, objectives: int) -> optuna.samplers.BaseSampler:
-    """The sampler that a space makes for so many objectives.
-
-    Raises:
-        StudyError: If there are several, and nothing searches this space for them.
-    """
-    # A space of somebody's own need not know that there can be several.
-    return space.sampler(seed=0, **({"objectives": objectives} if objectives > 1 else {}))
-
-
 def check_objectives(
     sampler: optuna.samplers.BaseSampler | None,
     pruner: optuna.pruners.BasePruner,
@@ -81,7 +71,7 @@ def check_objectives(
     if single:
         raise StudyError(
             f"{type(sampler).__name__} has one objective, this study {objectives}. Use "
-            "mo.samplers.NSGA2Sampler, or NSGAIISampler or TPESampler of optuna.samplers."
+            "mo.samplers.NSGA2Sampler, optuna.samplers.NSGAIISampler or TPESampler."
         )
     if not isinstance(pruner, optuna.pruners.NopPruner):
         raise StudyError(
@@ -127,7 +117,7 @@ def _pruner_of(study: optuna.Study) -> optuna.pruners.BasePruner:
 
 
 def _check_stored(study: optuna.Study, sampler: StoredSampler, space: SearchSpace) -> None:
-    """Checks a sampler that may have a space, and must see all trials."""
+    """Checks a sampler that has a space, and must see all trials."""
     name, given = type(sampler).__name__, sampler.search_space
     if given is not None and isinstance(space, DECLARED) and given != space.distributions():
         what = "recipe" if isinstance(space, Recipe) else "space"

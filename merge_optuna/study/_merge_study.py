@@ -19,7 +19,7 @@ from merge_optuna.spaces import Space
 from merge_optuna.study._baseline_recipes import check_kinds
 from merge_optuna.study._baseline_scoring import keep
 from merge_optuna.study._callbacks import StopRule
-from merge_optuna.study._checks import check_objectives, own_sampler
+from merge_optuna.study._checks import check_objectives
 from merge_optuna.study._counts import remaining
 from merge_optuna.study._first import enqueue
 from merge_optuna.study._keep_best import KeepBest
@@ -90,7 +90,7 @@ class MergeStudy:
                 callback.check(self.objective.directions)
         space = self.objective.space
         if self.sampler is None and isinstance(space, Recipe | Space):
-            own = own_sampler(space, len(self.objective.directions))
+            own = space.sampler(seed=0, objectives=len(self.objective.directions))
             object.__setattr__(self, "sampler", own)
         check_objectives(self.sampler, self._pruner, len(self.objective.directions))
         if self.test is not None:
