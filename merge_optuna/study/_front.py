@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from merge_optuna import _markdown as markdown
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of
+from merge_optuna._records import breakdown_of, decoding
 from merge_optuna._schema import SAME_AS
 from merge_optuna.errors import StudyError, few, shown
 from merge_optuna.study._baselines import Baseline, Baselines, aligned, stored_baselines
@@ -275,10 +275,12 @@ def front_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials of :func:`pareto`, in the order of their numbers.
 
     Raises:
-        StudyError: If a completed one has more or fewer values than the study has objectives.
+        StudyError: If a completed one has more or fewer values than the study has objectives, or
+            constraints that are no numbers.
     """
     complete_trials(study)  # Optuna takes it for granted that they have their values
-    return [t for t in compat.pareto_trials(study) if SAME_AS not in t.user_attrs]
+    with decoding(f"list of constraints of a trial of the study {study.study_name!r}"):
+        return [t for t in compat.pareto_trials(study) if SAME_AS not in t.user_attrs]
 
 
 def front_of(study: optuna.Study) -> Front:

@@ -373,3 +373,11 @@ def test_one_model_is_one_point(task: Task) -> None:
     assert [t.user_attrs.get("same_as") for t in study.trials] == [None, 0]
     assert len(study.best_trials) == 2
     assert [point.number for point in mo.pareto(study)] == [0]
+
+
+def test_damaged_constraints() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.add_trial(create_trial(values=[1.0, 2.0], system_attrs={"constraints:safe": "much"}))
+    assert study.trials[0].constraints == {"safe": "much"}
+    with pytest.raises(StudyError, match="constraints of a trial .* is damaged"):
+        mo.pareto(study)
