@@ -379,5 +379,5 @@ def test_damaged_constraints() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     study.add_trial(create_trial(values=[1.0, 2.0], system_attrs={"constraints:safe": "much"}))
     assert study.trials[0].constraints == {"safe": "much"}
-    with pytest.raises(StudyError, match="constraints of a trial .* is damaged"):
+    with pytest.raises(StudyError, match=r"constraints of a trial .* is damaged"):
         mo.pareto(study)
