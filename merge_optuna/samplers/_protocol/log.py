@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-from merge_optuna._records import check_type, decoding, values_of
+from merge_optuna._records import check_type, decoding, values_of, violation_of
 from merge_optuna._schema import CLAIM, KILLED, PARTIAL, SCORES, SURPLUS
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._protocol.claim import Claim, Place, held_claim
@@ -307,7 +307,7 @@ def check_numbers(trials: Sequence[FrozenTrial], until: int) -> None:
 def _rank(trial: FrozenTrial, sign: int) -> Rank:
     if trial.state == TrialState.FAIL:
         return Rank(2, 0.0, math.inf)
-    violation = sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
+    violation = violation_of(trial)
     if trial.state == TrialState.COMPLETE:
         return Rank(0, violation, sign * values_of(trial, 1)[0])
     step = trial.last_step
