@@ -10,6 +10,8 @@ from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, Unc
 from merge_optuna.study._constraints import in_words, infeasible
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
+from merge_optuna.study._export_front import export_front
+from merge_optuna.study._front import Front, Point, front_of, pareto, why_empty
 from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._leaderboard import leaderboard
 from merge_optuna.study._limit import fail_overdue
@@ -30,6 +32,7 @@ __all__ = [
     "Draws",
     "Entry",
     "Estimate",
+    "Front",
     "KeepBest",
     "Kind",
     "Leaderboard",
@@ -37,6 +40,7 @@ __all__ = [
     "MaxFailures",
     "MergeObjective",
     "MergeStudy",
+    "Point",
     "Rehearsal",
     "Row",
     "Run",
@@ -49,13 +53,16 @@ __all__ = [
     "complete_trials",
     "counts",
     "export",
+    "export_front",
     "fail_overdue",
     "failure",
+    "front_of",
     "in_words",
     "infeasible",
     "leaderboard",
     "lineage",
     "optimize",
+    "pareto",
     "ranked",
     "recipe_of",
     "rehearse",
@@ -63,4 +70,5 @@ __all__ = [
     "scores",
     "set_scores",
     "storage",
+    "why_empty",
 ]

@@ -52,8 +52,9 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """
     if len(study.directions) > 1:
         raise StudyError(
-            f"The study {study.study_name!r} has {len(study.directions)} objectives. Choose one "
-            "of study.best_trials and pass trial= (--trial)."
+            f"The study {study.study_name!r} has {len(study.directions)} objectives, and so no "
+            "single best trial. Choose one of mo.pareto(study) (merge-optuna pareto), and pass "
+            "trial= (--trial)."
         )
     complete = complete_trials(study)
     if not complete:
