@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial
 
 from merge_optuna import _markdown as markdown
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of
+from merge_optuna._records import breakdown_of, violation_of
 from merge_optuna._schema import SAME_AS
 from merge_optuna.errors import StudyError, few, shown
 from merge_optuna.study._baselines import Baseline, Baselines, aligned, stored_baselines
-from merge_optuna.study._export import complete_trials, violation_of
+from merge_optuna.study._export import complete_trials
 
 _WIDTH = 80
 

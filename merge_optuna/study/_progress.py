@@ -18,8 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import violation_of
 from merge_optuna.samplers.plumbing import owner_alive, owner_of
 from merge_optuna.study._baselines import beside, stored_baselines
+from merge_optuna.study._constraints import infeasible
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._objective import MergeObjective
@@ -79,7 +81,12 @@ class Bar:
         self._bar.n = min(self._total, number["complete"] + number["pruned"])
         shown: dict[str, Any] = {}
         if len(study.directions) == 1 and number["complete"]:
-            shown["best"] = beside(self._baselines, best_trial(study).values[0])
+            best = best_trial(study)
+            shown["best"] = (
+                f"{best.values[0]:.4g}, infeasible"
+                if violation_of(best)
+                else beside(self._baselines, best.values[0])
+            )
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
 
     def say(self, line: str) -> None:
@@ -94,10 +101,13 @@ class Bar:
 
 
 def beaten(study: optuna.Study) -> str | None:
-    """What is said of a search that has found nothing better than the best baseline."""
+    """What is said of a search that has found nothing feasible, or no better than a baseline."""
+    if len(study.directions) > 1 or not counts(study)["complete"]:
+        return None
+    if said := infeasible(study, best_trial(study)):
+        return said
     baselines = stored_baselines(study)
-    single = len(study.directions) == 1
-    if not (single and counts(study)["complete"]) or (row := baselines.best) is None:
+    if (row := baselines.best) is None:
         return None
     best = best_trial(study).values
     gain = baselines.gain(best)
