@@ -73,6 +73,7 @@ def run(result: dict[str, Any]) -> None:
         for metric, value in zip(result["metrics"], best["values"], strict=True):
             rows.append((f"{metric} (dev)", value))
         rows += [(f"{name} (dev)", value) for name, value in best.get("breakdown", {}).items()]
+        rows += [(name, one["note"]) for name, one in best.get("constraints", {}).items()]
     if "test" in result:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
@@ -85,6 +86,7 @@ def run(result: dict[str, Any]) -> None:
     _table(["", ""], rows, title=result["study"])
     if "front" in result:
         _points(result)
+    _infeasible(result)
     beside(result)
     print(f"To look at it: {_dashboard(result['storage'])}")
 
@@ -121,19 +123,22 @@ def _values_of_best(result: dict[str, Any]) -> Any:
 def study(result: dict[str, Any]) -> None:
     """The best trials of a study, and why others were pruned or have failed."""
     parts = _parts(result["best"], result["metrics"])
+    kept = list(dict.fromkeys(name for b in result["best"] for name in b.get("constraints", ())))
     rows = [
         (
             b["trial"],
             *_numbers(b, parts),
+            *(b.get("constraints", {}).get(name, {}).get("note", "") for name in kept),
             b.get("path") or _few_params(b["params"]),
         )
         for b in result["best"]
     ]
     title = f"{result['study']}: {_counts(result['trials'])}"
     what = "path" if any("path" in b for b in result["best"]) else "parameters"
-    _table(["trial", *result["metrics"], *parts, what], rows, title=title)
+    _table(["trial", *result["metrics"], *parts, *kept, what], rows, title=title)
     if "front" in result:
         print("\n".join(result["front"]["notes"]))
+    _infeasible(result)
     beside(result)
     reasons = [
         (state, count, reason)
@@ -142,6 +147,12 @@ def study(result: dict[str, Any]) -> None:
     ]
     if reasons:
         _table(["", "trials", "reason"], reasons)
+
+
+def _infeasible(result: dict[str, Any]) -> None:
+    """That no trial keeps the constraints, where the first one shown does not."""
+    if said := next((b.get("infeasible") for b in result["best"]), None):
+        print(said)
 
 
 def beside(result: dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of, metric_names
+from merge_optuna._records import breakdown_of, constrained_of, metric_names
 from merge_optuna._schema import PATH, REASON
 from merge_optuna.errors import StudyError, few
 from merge_optuna.study import (
@@ -22,6 +22,8 @@ from merge_optuna.study import (
     counts,
     failure,
     front_of,
+    in_words,
+    infeasible,
     ranked,
     recipe_of,
     why_empty,
@@ -87,6 +89,7 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
             {"trial": t.number, "values": t.values, "params": t.params}
             | ({PATH: t.user_attrs[PATH]} if PATH in t.user_attrs else {})
             | ({"breakdown": parts} if (parts := breakdown_of(t)) else {})
+            | _constrained(study, t)
             for t in top
         ],
         **beside(baselines(study)),
@@ -114,6 +117,22 @@ def _about(front: Front, study: optuna.Study) -> dict[str, Any]:
     complete = counts(study)["complete"]
     notes = front.notes if front else [why_empty(study)] if complete else []
     return {"front": {**kept, "notes": notes}}
+
+
+def _constrained(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+    """Whether a trial is feasible, and how it keeps its constraints, if there are any."""
+    if not (words := in_words(study, trial)):
+        return {}
+    values = constrained_of(trial)
+    constraints = {
+        name: {
+            "value": values.get(name),
+            "violation": trial.constraints[name],
+            "note": words[name],
+        }
+        for name in words
+    }
+    return {"constraints": constraints, "infeasible": infeasible(study, trial)}
 
 
 def beside(found: Baselines) -> dict[str, Any]:

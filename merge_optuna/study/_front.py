@@ -14,11 +14,12 @@ from optuna.trial import FrozenTrial
 
 from merge_optuna import _markdown as markdown
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of, decoding
+from merge_optuna._records import breakdown_of, decoding, violation_of
 from merge_optuna._schema import SAME_AS
-from merge_optuna.errors import StudyError, few, shown
+from merge_optuna.errors import StudyError, shown
 from merge_optuna.study._baselines import Baseline, Baselines, aligned, stored_baselines
-from merge_optuna.study._export import complete_trials, violation_of
+from merge_optuna.study._constraints import infeasible
+from merge_optuna.study._export import complete_trials
 
 _WIDTH = 80
 
@@ -328,13 +329,10 @@ def why_empty(study: optuna.Study) -> str:
     if not complete:
         return f"The study {study.study_name!r} has no completed trial yet."
     nearest = min(complete, key=lambda trial: (violation_of(trial), trial.number))
-    violated = {name: value for name, value in nearest.constraints.items() if value > 0}
-    by = few([f"{name} by {value:.4g}" for name, value in violated.items()])
+    values = ", ".join(f"{value:.4g}" for value in nearest.values)
     return (
-        f"None of the {len(complete)} completed trials of the study {study.study_name!r} meets "
-        f"its constraints. Trial {nearest.number} is the least infeasible: it violates {by}, with "
-        f"the values {', '.join(f'{value:.4g}' for value in nearest.values)}. Give the "
-        f"constraints more slack, or take it nevertheless by trial={nearest.number} (--trial)."
+        f"{infeasible(study, nearest)} It is the least infeasible one, with the values {values}: "
+        f"to take it nevertheless say trial={nearest.number} (--trial)."
     )
 
 

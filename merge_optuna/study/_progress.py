@@ -18,9 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import violation_of
 from merge_optuna.errors import few
 from merge_optuna.samplers.plumbing import owner_alive, owner_of
 from merge_optuna.study._baselines import beside, stored_baselines
+from merge_optuna.study._constraints import infeasible
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
 from merge_optuna.study._front import front_of, front_trials, why_empty
@@ -83,7 +85,12 @@ class Bar:
         if len(study.directions) > 1:
             shown["front"] = len(front_trials(study))
         elif number["complete"]:
-            shown["best"] = beside(self._baselines, best_trial(study).values[0])
+            best = best_trial(study)
+            shown["best"] = (
+                f"{best.values[0]:.4g}, infeasible"
+                if violation_of(best)
+                else beside(self._baselines, best.values[0])
+            )
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
 
     def say(self, line: str) -> None:
@@ -98,11 +105,15 @@ class Bar:
 
 
 def beaten(study: optuna.Study) -> str | None:
-    """What is said of a search that has found nothing better than the best baseline."""
+    """What is said of a search that has found nothing feasible, or no better than a baseline."""
+    if not counts(study)["complete"]:
+        return None
     if len(study.directions) > 1:
         return _front_beaten(study)
+    if said := infeasible(study, best_trial(study)):
+        return said
     baselines = stored_baselines(study)
-    if not counts(study)["complete"] or (row := baselines.best) is None:
+    if (row := baselines.best) is None:
         return None
     best = best_trial(study).values
     gain = baselines.gain(best)
@@ -120,8 +131,6 @@ def beaten(study: optuna.Study) -> str | None:
 
 def _front_beaten(study: optuna.Study) -> str | None:
     """The same of the points of a front: each should be better than any baseline somewhere."""
-    if not counts(study)["complete"]:
-        return None
     if not (front := front_of(study)):
         return why_empty(study)
     behind = {f"{p.name} than {p.no_better_than[0]!r}": p for p in front if p.no_better_than}
