@@ -8,6 +8,7 @@ from merge_optuna.engine._frame import check_finite
 from merge_optuna.engine._live import Engine
 from merge_optuna.engine._live_path import LivePath, branches_of
 from merge_optuna.engine._tensors import Merger, tensors
+from merge_optuna.engine._vllm import VLLM, ServedModel
 from merge_optuna.engine._write import write
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Inputs",
     "LivePath",
     "Merger",
+    "ServedModel",
+    "VLLM",
     "branches_of",
     "build",
     "check_finite",
