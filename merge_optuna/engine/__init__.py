@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
+from merge_optuna.engine._any import AnyEngine
 from merge_optuna.engine._arrays import Inputs, gram
 from merge_optuna.engine._build import build
 from merge_optuna.engine._frame import check_finite
@@ -12,9 +11,6 @@ from merge_optuna.engine._live_path import LivePath, branches_of
 from merge_optuna.engine._tensors import Merger, tensors
 from merge_optuna.engine._vllm import VLLM, ServedModel
 from merge_optuna.engine._write import write
-
-AnyEngine: TypeAlias = Engine | VLLM
-"""What holds the one model of a search: a live model, or one that an engine of its own serves."""
 
 __all__ = [
     "VLLM",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from merge_optuna.engine import AnyEngine
 from merge_optuna.evaluators import Evaluator, has_all_heads, name_of
@@ -21,5 +21,5 @@ def load_for(evaluator: Evaluator, engine: AnyEngine, recipe: Recipe | Checkpoin
 
     Where it has heads of its own, that of the live model need not be that of what is loaded.
     """
-    model = engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))
-    return cast("nn.Module", model)
+    model: nn.Module = engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))
+    return model

@@ -331,7 +331,7 @@ def _engine(
     if engine is None:
         return Engine("cpu" if device is None else device, dtype)
     if not isinstance(engine, AnyEngine):
-        raise StudyError(f"engine must be a mo.Engine or a mo.engine.VLLM, not {engine!r}.")
+        raise StudyError(f"engine must be e.g. a mo.Engine or a mo.engine.VLLM, not {engine!r}.")
     if device is not None or dtype is not None:
         raise StudyError("device= and dtype= are the engine's: give them to it, not beside it.")
     return engine
