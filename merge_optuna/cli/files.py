@@ -15,7 +15,7 @@ import typer
 
 from merge_optuna._records import metric_names
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine import Engine
+from merge_optuna.engine import AnyEngine, Engine
 from merge_optuna.errors import MergeOptunaError, StudyError
 from merge_optuna.evaluators import (
     Classification,
@@ -69,6 +69,21 @@ def load(file: Path) -> MergeStudy:
     return next(iter(found.values()))
 
 
+def check_one_best(declared: MergeStudy) -> None:
+    """Refuses to write the best trial of a search that has no single best one.
+
+    Raises:
+        StudyError: If it has several objectives.
+    """
+    if len(declared.objective.directions) > 1:
+        raise StudyError(
+            f"--out writes the best merge, but {declared.name!r} has "
+            f"{len(declared.objective.directions)} objectives and so a front of them. Run it "
+            "without --out, then merge-optuna export-front STORAGE DIR, or merge-optuna export "
+            "STORAGE DIR --trial N for a point of merge-optuna pareto STORAGE."
+        )
+
+
 def _told(error: Exception, file: Path) -> str:
     """The traceback of a mistake in a file, without what has executed that."""
     frames = error.__traceback__
@@ -79,7 +94,7 @@ def _told(error: Exception, file: Path) -> str:
 
 def held_out(
     file: Path | None, test_file: Path | None, studies: Sequence[optuna.Study]
-) -> tuple[Evaluator | None, Engine | None]:
+) -> tuple[Evaluator | None, AnyEngine | None]:
     """What scores the models of studies on held-out data, and what loads them; None if nothing.
 
     Args:
@@ -161,7 +176,7 @@ def evaluated(declared: MergeStudy, models: Sequence[str], *, test: bool) -> lis
 
 
 def _values(
-    engine: Engine, model: Recipe | Checkpoint, evaluators: Mapping[str, Evaluator]
+    engine: AnyEngine, model: Recipe | Checkpoint, evaluators: Mapping[str, Evaluator]
 ) -> dict[str, float]:
     """The metrics of a model, which may be of another architecture than the search has."""
     own = Engine(engine.device, engine.dtype)

@@ -19,7 +19,6 @@ from torch import nn
 from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, hex_digest
-from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
 from merge_optuna.evaluators import (
     Evaluator,
@@ -49,15 +48,15 @@ from merge_optuna.study._baselines import (
     packed_scores,
     stored_baselines,
 )
+from merge_optuna.study._constraints import Judged, declaration_of, settled, stored_scores
 from merge_optuna.study._limit import Deadline, Overdue, limited
-from merge_optuna.study._loading import load_for
+from merge_optuna.study._loading import load_alone
 from merge_optuna.study._objective import MergeObjective, by_example
 from merge_optuna.study._progress import quiet
 from merge_optuna.study._recorded import DECLARED, without_batches
 
 _Batch: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-_DRAWS = 10
 _DEATHS = 2  # of processes that have scored the same baseline, until it is left alone
 _POLL_SECONDS = 0.2
 
@@ -72,6 +71,7 @@ class Found:
         scores: Per example, shape (n,).
         examples: How many were scored for it.
         breakdown: What the values are made of, by name.
+        judged: How it keeps the constraints of the search.
     """
 
     recipe: Recipe | None
@@ -79,6 +79,7 @@ class Found:
     scores: NDArray[np.float32]
     examples: int
     breakdown: Mapping[str, float] = field(default_factory=dict)
+    judged: Judged = field(default_factory=Judged)
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,15 @@ class _Task:
             tuned=self.tuned,
             values=None if found is None else found.values,
             reason=reason,
-            examples=0 if found is None else found.examples,
+            examples=0 if found is None else found.examples + found.judged.examples,
             seconds=round(seconds, 4),
             document=None if recipe is None else recipe.to_json(),
             packed=None if found is None else packed_scores(found.scores),
             of=self.of,
             place=self.place,
             breakdown={} if found is None else found.breakdown,
+            constrained={} if found is None else found.judged.values,
+            violations={} if found is None else found.judged.violations,
         )
         row.__dict__["recipe"] = recipe  # with its modules in memory, which no text can name
         return row
@@ -267,17 +270,22 @@ class _Scorer:
     def __init__(self, objective: MergeObjective, book: Book) -> None:
         self._objective = objective
         self._evaluator = objective.evaluator
+        self._constraints = objective.constraints
         self._book = book
 
     def tasks(self, kinds: Sequence[str]) -> list[_Task]:
         """The baselines of some kinds; none if nothing is known of who is merged."""
         space = self._objective.space
         with interrupt.interruptible():
-            family = family_of(space) if isinstance(space, DECLARED) else _drawn(self._objective)
+            family = self._objective.family()
         if family is None:
             return []
-        of = hex_digest([json.dumps([family.digests, _digest(self._evaluator)]).encode()])
+        held_to = [declaration_of(one) for one in self._constraints]
+        made_of = [family.digests, _digest(self._evaluator), *([held_to] if held_to else [])]
+        of = hex_digest([json.dumps(made_of).encode()])
         self._book.drop_others(of)
+        engine = self._objective.engine
+        self._references = settled(self._book.study, self._constraints, family, engine)
         made = [
             (c.kind, c.name, c.tuned, partial(self._candidate, family, c))
             for c in candidates(space, family)
@@ -287,14 +295,24 @@ class _Scorer:
         if _has_ensemble(self._objective, family):
             made.append((ENSEMBLE, ENSEMBLE, False, partial(self._ensemble, family)))
         return [
-            _Task(kind, name, tuned, place, of, run)
+            _Task(kind, name, tuned, place, of, partial(self._held, family, kind, name, run))
             for place, (kind, name, tuned, run) in enumerate(made)
             if kind in kinds
         ]
 
     def _candidate(self, family: Family, candidate: Candidate) -> Found:
-        own = family.is_alike or candidate.kind == UNTUNED
-        return self._measured(candidate.make(), own=own)
+        return self._measured(candidate.make(), own=_is_own(family, candidate.kind))
+
+    def _held(self, family: Family, kind: str, name: str, run: Callable[[], Found]) -> Found:
+        """What a baseline comes to, with how it keeps the constraints if it is a checkpoint."""
+        found = run()
+        if found.recipe is not None:
+            known = stored_scores(self._book.study, name)
+            engine, own = self._objective.engine, _is_own(family, kind)
+            found.judged.ask(
+                found.recipe, self._constraints, self._references, engine, own=own, known=known
+            )
+        return found
 
     def _soup(self, family: Family, of: str) -> Found:
         """The greedy soup; the scores of its members alone are known if they are baselines."""
@@ -308,7 +326,7 @@ class _Scorer:
             if row is not None and row.values is None:
                 return -math.inf
             if row is not None:
-                found = _found_before(row)
+                found = _found_before(row, family.source(models[0]))
             else:
                 recipe = family.average(models) if len(models) > 1 else family.source(models[0])
                 found = self._measured(recipe, own=family.is_alike)
@@ -351,9 +369,7 @@ class _Scorer:
 
     def _load(self, recipe: Recipe, *, own: bool) -> nn.Module:
         """The live model of the search, or one of another shape than its merges have."""
-        engine = self._objective.engine
-        used = engine if own else Engine(engine.device, engine.dtype)
-        return load_for(self._evaluator, used, recipe)
+        return load_alone(self._evaluator, self._objective.engine, recipe, own=own)
 
     def _measured(self, recipe: Recipe, *, own: bool) -> Found:
         with interrupt.interruptible():
@@ -383,11 +399,16 @@ def _found(evaluator: Evaluator, recipe: Recipe | None, batches: Iterable[_Batch
     return Found(recipe, values, by_example(ids, parts, total), total, parted)
 
 
-def _found_before(row: Baseline) -> Found:
-    """What scoring a baseline has come to, as it is kept."""
+def _found_before(row: Baseline, recipe: Recipe) -> Found:
+    """What scoring a baseline has come to, as it is kept; its recipe with modules in memory."""
     values = row.values or ()
     scores = np.array(values, np.float32) if row.scores is None else row.scores
-    return Found(row.recipe, values, scores, row.examples, row.breakdown)
+    return Found(recipe, values, scores, row.examples, row.breakdown)
+
+
+def _is_own(family: Family, kind: str) -> bool:
+    """Whether a baseline has the shape of the merges of the search."""
+    return family.is_alike or kind == UNTUNED
 
 
 def _has_soup(objective: MergeObjective, family: Family) -> bool:
@@ -403,13 +424,3 @@ def _digest(evaluator: Evaluator) -> dict[str, str] | None:
     if digest is None:
         return None
     return {part: str(value) for part, value in sorted(without_batches(digest).items())}
-
-
-def _drawn(objective: MergeObjective) -> Family | None:
-    """Who is merged in a space that is a function, by the first recipe that it gives."""
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    study = optuna.create_study(directions=objective.directions, sampler=sampler)
-    for _ in range(_DRAWS):
-        with contextlib.suppress(InfeasibleRecipe, optuna.TrialPruned):
-            return Family.of(objective.recipe(study.ask()))
-    return None

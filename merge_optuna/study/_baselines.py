@@ -40,6 +40,8 @@ class Baseline:
         of: Digest of what was scored, and on what.
         place: In the table.
         breakdown: What the values are made of, e.g. by task; mostly nothing.
+        constrained: What it scores in the constraints of the search, by their names.
+        violations: How far that is beyond their bounds; 0 or less where they are kept.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Baseline:
     of: str
     place: int
     breakdown: Mapping[str, float] = field(default_factory=dict)
+    constrained: Mapping[str, float] = field(default_factory=dict)
+    violations: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -67,6 +71,11 @@ class Baseline:
     def is_checkpoint(self) -> bool:
         """Whether it can be written as a checkpoint; an ensemble is for reference only."""
         return self.kind != ENSEMBLE
+
+    @property
+    def violation(self) -> float:
+        """The sum of what is beyond the bounds of constraints; 0 if it is feasible."""
+        return sum(max(0.0, one) for one in self.violations.values())
 
     @property
     def value(self) -> float | tuple[float, ...] | None:
@@ -87,6 +96,8 @@ class Baseline:
         """What is to be known of it, in a few words."""
         words = ["tuned on dev"] if self.tuned else []
         words += [] if self.is_checkpoint else ["not a checkpoint"]
+        broken = [(name, by) for name, by in self.violations.items() if by > 0]
+        words += [f"violates {name!r} by {by:.2g}" for name, by in broken]
         return short(self.reason, 100) if self.reason else ", ".join(words)
 
     def to_data(self) -> dict[str, Any]:
@@ -97,6 +108,11 @@ class Baseline:
             "breakdown": dict(self.breakdown),
             "scores": None if self.packed is None else dict(self.packed),
         }
+        if self.violations:
+            fields["constraints"] = {
+                name: {"value": self.constrained[name], "violation": violation}
+                for name, violation in self.violations.items()
+            }
         kept = ("place", "kind", "tuned", "reason", "examples", "seconds", "of")
         return {**{name: getattr(self, name) for name in kept}, **fields}
 
@@ -108,7 +124,7 @@ class Baseline:
             StudyError: If it is not what that writes.
         """
         with decoding(f"baseline {name!r}"):
-            values = data["values"]
+            values, held = data["values"], data.get("constraints", {})
             check_type("its place", data["place"], int)
             return cls(
                 name=name,
@@ -123,6 +139,8 @@ class Baseline:
                 of=str(data["of"]),
                 place=data["place"],
                 breakdown={str(name): float(x) for name, x in data["breakdown"].items()},
+                constrained={str(name): float(one["value"]) for name, one in held.items()},
+                violations={str(name): float(one["violation"]) for name, one in held.items()},
             )
 
 
@@ -163,7 +181,7 @@ class Baselines(Sequence[Baseline]):
         return len(self._rows)
 
     def best_in(self, objective: int, *, tuned: bool = True) -> Baseline | None:
-        """The best one in an objective; ensembles do not count.
+        """The best one in an objective: feasible before infeasible; ensembles do not count.
 
         Among equals an untuned one comes before a tuned one, then the first.
 
@@ -176,7 +194,7 @@ class Baselines(Sequence[Baseline]):
         those = [row for row in scored if tuned or not row.tuned]
         return min(
             those,
-            key=lambda row: (sign * row.values[objective], row.tuned),  # type: ignore[index]
+            key=lambda row: (row.violation, sign * row.values[objective], row.tuned),  # type: ignore[index]
             default=None,
         )
 
@@ -211,9 +229,14 @@ class Baselines(Sequence[Baseline]):
     def gain(self, values: Sequence[float]) -> float | None:
         """How much better than the best baseline something is; negative if it is worse.
 
-        None if there is no baseline, or several objectives.
+        None if there is no baseline that is feasible, or several objectives.
+
+        Args:
+            values: Of something feasible.
         """
         if len(self.directions) != 1 or (best := self.best) is None or best.values is None:
+            return None
+        if best.violation:
             return None
         sign = 1 if self.directions[0] == "maximize" else -1
         return sign * (values[0] - best.values[0])
@@ -223,18 +246,10 @@ class Baselines(Sequence[Baseline]):
 
     def __str__(self) -> str:
         """A table."""
-        parts = [*dict.fromkeys(name for row in self._rows for name in row.breakdown)]
+        names = dict.fromkeys(name for row in self._rows for name in row.breakdown)
+        parts = [name for name in names if name not in self.metrics]
         head = ("", *self.metrics, *parts, "", "examples", "seconds")
-        lines = [head, *(self._line(row, parts) for row in self._rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        left = 0, len(head) - 3  # names and notes; all others are numbers
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i in left else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return aligned(head, [self._line(row, parts) for row in self._rows], texts=(0, -3))
 
     def _line(self, row: Baseline, parts: Sequence[str]) -> tuple[str, ...]:
         numbers = [None] * len(self.metrics) if row.values is None else row.values
@@ -248,6 +263,26 @@ class Baselines(Sequence[Baseline]):
                 f"There are {len(self.directions)} objectives, and each has its best baseline: "
                 f"best_in(0) in {self.metrics[0]}."
             )
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Sequence[int]) -> str:
+    """A table as text: texts to the left, numbers to the right.
+
+    Args:
+        head: Of the columns.
+        rows: Cells.
+        texts: Places of the columns that hold names and notes.
+    """
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = {range(len(head))[place] for place in texts}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def stored_baselines(study: optuna.Study) -> Baselines:
@@ -282,6 +317,8 @@ def beside(baselines: Baselines, value: float) -> str:
     row = baselines.best
     if row is None or row.values is None:
         return f"{value:.4g}"
+    if row.violation:
+        return f"{value:.4g}, no baseline is feasible"
     difference = value - row.values[0]
     if difference == 0:
         stands = "as good as"

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._records import metric_names
-from merge_optuna.engine import Engine
+from merge_optuna.engine import AnyEngine, Engine
 from merge_optuna.errors import StudyError, few, shown
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.study._board import SEARCH, TUNED, Leaderboard
@@ -39,7 +39,7 @@ def leaderboard(
     *,
     trials: Sequence[FrozenTrial | int] | None = None,
     test: Evaluator | None = None,
-    engine: Engine | None = None,
+    engine: AnyEngine | None = None,
     sources: Sources | None = None,
     baselines: Sequence[str] = (),
     seed: int = 0,
@@ -230,7 +230,9 @@ def _alike(studies: Sequence[optuna.Study]) -> tuple[str, str]:
         if len(names) > 1:
             raise StudyError(
                 f"The study {study.study_name!r} has {len(names)} objectives; a leaderboard "
-                "orders by one. Score trials of its front by a test evaluator with one."
+                "orders by one. mo.pareto(study) shows its front beside the baselines; what a "
+                "point of it scores on test is told by "
+                "objective.score(mo.recipe_of(study, trial=...), test)."
             )
         kinds.setdefault((*names, study.direction.name.lower()), study.study_name)
     if len(kinds) != 1:
