@@ -90,49 +90,54 @@ def _stories(options: argparse.Namespace, prompts: int) -> Setting:
 
 
 def _chat(options: argparse.Namespace, prompts: int) -> Setting:
-    """A chat model and its adapters as whole models, asked word problems."""
+    """A chat model and its adapters, asked word problems; without end tokens.
+
+    So every reply has as many tokens as are asked for. (Those of these adapters are very short.)
+    """
     if options.lm is None or not options.adapters:
         raise SystemExit("--lm and --adapters are needed for this model; or leave it out.")
     base = mo.Checkpoint(options.lm, name="base")
-    whole = []
-    for adapter in options.adapters:
-        written = options.folder / "experts" / adapter.name
-        if not (written / "config.json").is_file():
-            mo.write(mo.Checkpoint(adapter, name=adapter.name, base=base), written)
-        whole.append(mo.Checkpoint(written, name=adapter.name))
+    adapters = [mo.Checkpoint(a, name=a.name, base=base) for a in options.adapters]
+    whole = [_endless(one, options.folder / "chat" / str(one.name)) for one in (base, *adapters)]
     with gzip.open(_data(options) / "math_svamp/train.jsonl.gz", "rt", encoding="utf-8") as file:
         problems = [json.loads(line)["question"] for line in itertools.islice(file, prompts)]
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.lm)
+    tokenizer.eos_token = None
     asking = {"chat": True, "system": SYSTEM}
-    return Setting([base, *whole], tokenizer, _rows(problems), asking)
+    return Setting(whole, tokenizer, _rows(problems), asking)
 
 
-def _made(options: argparse.Namespace, prompts: int) -> Setting:
-    """Qwen2 with random weights: another family, with biases and a head of its own."""
-    root, words = options.folder / "made", [f"w{i}" for i in range(250)]
+def _endless(source: mo.Checkpoint, folder: Path) -> mo.Checkpoint:
+    """A copy of a model that no token ends."""
+    if not (folder / "generation_config.json").is_file():
+        mo.write(source, folder)
+        (folder / "generation_config.json").write_text('{"pad_token_id": 2}', encoding="utf-8")
+    return mo.Checkpoint(folder, name=source.name)
+
+
+def _made(
+    options: argparse.Namespace, prompts: int, family: str, settings: dict[str, Any]
+) -> Setting:
+    """Models with random weights, and words as tokens."""
+    root, words = options.folder / family, [f"w{i}" for i in range(250)]
     vocabulary = {w: i for i, w in enumerate(["<pad>", "<unk>", "</s>", *words])}
     splitting = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
     splitting.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=splitting, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
     )
-    config = transformers.Qwen2Config(
+    config = transformers.AutoConfig.for_model(
+        family,
         vocab_size=len(vocabulary),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
         bos_token_id=None,
         eos_token_id=2,
         pad_token_id=0,
-        tie_word_embeddings=False,
         initializer_range=0.2,
+        **settings,
     )
     for number, name in enumerate(("base", "one", "two")):
         torch.manual_seed(0)
-        model = transformers.Qwen2ForCausalLM(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
         torch.manual_seed(number)
         for parameter in model.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
@@ -144,7 +149,21 @@ def _made(options: argparse.Namespace, prompts: int) -> Setting:
     return Setting(sources, tokenizer, _rows(texts))
 
 
-SETTINGS = {"stories": _stories, "chat": _chat, "made": _made}
+def _qwen2(options: argparse.Namespace, prompts: int) -> Setting:
+    """With biases, and a head of its own. Heads have 32 numbers, the fewest of vLLM on a CPU."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 256}
+    return _made(options, prompts, "qwen2", {**heads, **sizes, "tie_word_embeddings": False})
+
+
+def _gpt2(options: argparse.Namespace, prompts: int) -> Setting:
+    """With learned positions and a head that is tied to the embedding."""
+    return _made(
+        options, prompts, "gpt2", {"n_embd": 64, "n_head": 2, "n_layer": 3, "n_positions": 256}
+    )
+
+
+SETTINGS = {"stories": _stories, "chat": _chat, "qwen2": _qwen2, "gpt2": _gpt2}
 
 
 def _data(options: argparse.Namespace) -> Path:

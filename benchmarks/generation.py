@@ -5,7 +5,8 @@
     python benchmarks/generation.py ... --ways vllm-refilled vllm-written      # where vLLM is
 
 In every round there is another recipe (TIES of two experts, other weights and densities), and the
-model writes --tokens tokens at most after each of --prompts prompts, greedily.
+model writes --tokens tokens at most after each of --prompts prompts, greedily. (``chat`` has no
+token that ends a reply.)
 
 - ``refilled`` fills the live model and asks ``mo.evaluators.Generation``; ``continuous`` does so
   with transformers' continuous batching, ``vllm-refilled`` with a running vLLM engine.
@@ -164,6 +165,8 @@ def _written(setting: _replies.Setting, options: Any) -> Round:
             folder = write(x)
         with noted(seconds, "load"):
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        if setting.tokenizer.eos_token is None:
+            model.generation_config.eos_token_id = None
         replies = [""] * len(prompts)
         with noted(seconds, "generate"), torch.inference_mode():
             for start in range(0, len(order), options.batch_size):
@@ -191,7 +194,8 @@ def _vllm_written(setting: _replies.Setting, options: Any) -> Round:
     import vllm
 
     write, prompts = _writer(setting, options), setting.prompts()
-    how = vllm.SamplingParams(temperature=0, max_tokens=options.tokens)
+    endless = setting.tokenizer.eos_token is None
+    how = vllm.SamplingParams(temperature=0, max_tokens=options.tokens, ignore_eos=endless)
 
     def run(x: float, seconds: Seconds) -> Sequence[str]:
         with noted(seconds, "write"):

@@ -1,7 +1,7 @@
 """Do all generators write the same tokens? Greedy, against a checkpoint on the disk.
 
     python benchmarks/generators.py --data DIR --lm FOLDER --adapters FOLDER FOLDER
-    python benchmarks/generators.py --models stories made --generators vllm   # where vLLM is
+    python benchmarks/generators.py --models qwen2 gpt2 --generators vllm   # where vLLM is
 
 For every model a number of recipes (five methods, other numbers each time) is loaded one after
 another into one engine: the same live model, or the same running vLLM engine, refilled in place.
@@ -12,7 +12,9 @@ Where a reply differs, what came before is given to the model from the disk, and
 two tokens are compared. Sums in another order round otherwise, so tokens that are equally likely
 but for rounding may change places: such a tie is counted with its gap, which must be below --tie.
 After a tie the reply is another text, and is not compared further. Any other difference is an
-error, and the program says so in the end. Every model has a process of its own.
+error, and the program says so in the end. Every model has a process of its own. (vLLM on a CPU
+needs heads of at least 32 numbers: it cannot run ``stories``, whose heads have 8. Where its threads
+cannot be bound to cores, set VLLM_CPU_OMP_THREADS_BIND=nobind.)
 """
 
 from __future__ import annotations
