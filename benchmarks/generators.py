@@ -13,8 +13,8 @@ two tokens are compared. Sums in another order round otherwise, so tokens that a
 but for rounding may change places: such a tie is counted with its gap, which must be below --tie.
 After a tie the reply is another text, and is not compared further. Any other difference is an
 error, and the program says so in the end. Every model has a process of its own. (vLLM on a CPU
-needs heads of at least 32 numbers: it cannot run ``stories``, whose heads have 8. Where its threads
-cannot be bound to cores, set VLLM_CPU_OMP_THREADS_BIND=nobind.)
+needs heads of at least 32 numbers: it cannot run ``stories``, whose heads have 8. Where its
+threads cannot be bound to cores, set VLLM_CPU_OMP_THREADS_BIND=nobind.)
 """
 
 from __future__ import annotations
