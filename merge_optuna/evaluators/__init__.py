@@ -37,6 +37,7 @@ from merge_optuna.evaluators._protocol import (
     value_over,
 )
 from merge_optuna.evaluators._sampling import Sampling
+from merge_optuna.evaluators._serving import Serving
 from merge_optuna.evaluators._unlabelled import batches
 from merge_optuna.evaluators.classification import Classification
 from merge_optuna.evaluators.generation import Generation
@@ -70,6 +71,7 @@ __all__ = [
     "Prompt",
     "Regression",
     "Sampling",
+    "Serving",
     "Similarity",
     "Tasks",
     "as_evaluator",

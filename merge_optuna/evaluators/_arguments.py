@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from merge_optuna.checkpoints import bytes_of, hex_digest
 from merge_optuna.errors import EvaluationError
+from merge_optuna.evaluators._serving import Model, Serving
 
 
 class Arguments(NamedTuple):
@@ -55,14 +56,30 @@ def live(model: Any) -> nn.Module:
     """A model, in eval mode.
 
     Raises:
-        EvaluationError: If it is none, e.g. a checkpoint that is not loaded yet.
+        EvaluationError: If it is none, e.g. a checkpoint that is not loaded yet, or if an engine
+            serves it.
     """
+    if isinstance(model, Serving):
+        raise EvaluationError(
+            f"{type(model).__name__} gives replies, not logits, which this evaluator needs. Use "
+            "an evaluator of replies, mo.evaluators.Generation, or a live model: leave out "
+            "engine=, or pass engine=mo.Engine(...)."
+        )
     if not isinstance(model, nn.Module):
         raise EvaluationError(
             f"An evaluator takes a live model, not a {type(model).__name__}: load a checkpoint or "
             "a recipe first, mo.Engine().load(checkpoint)."
         )
     return model.eval() if model.training else model
+
+
+def live_or_served(model: Any) -> Model:
+    """A live model, in eval mode, or one that an engine serves.
+
+    Raises:
+        EvaluationError: If it is neither.
+    """
+    return model if isinstance(model, Serving) else live(model)
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:

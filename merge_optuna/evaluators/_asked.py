@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._beginnings import Window
@@ -14,6 +14,7 @@ from merge_optuna.evaluators._data import Table
 from merge_optuna.evaluators._inputs import TokenizerOf, origin
 from merge_optuna.evaluators._language import Reader
 from merge_optuna.evaluators._prompts import Prompt, conversation
+from merge_optuna.evaluators._serving import Model
 
 _TOKENS = ("input_ids", "attention_mask")
 
@@ -168,7 +169,7 @@ class ImagePrompts(TextPrompts):
 class ProcessorOf(TokenizerOf):
     """The processor of texts and images that is given, or else that of the model's checkpoint."""
 
-    def of(self, model: nn.Module) -> Any:
+    def of(self, model: Model) -> Any:
         """The processor for a model.
 
         Raises:

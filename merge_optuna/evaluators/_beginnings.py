@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.evaluators._arguments import Arguments, place_of, placed, running
+from merge_optuna.evaluators._serving import Model
 
 _TOKENS_OF_A_CALL = 32  # so many more tokens cost about as much as running the model once more
 
@@ -101,7 +102,7 @@ def padded(rows: Sequence[Sequence[int]], model: nn.Module | None = None) -> tup
     return torch.tensor(tokens), mask.long()
 
 
-def is_encoder_decoder(model: nn.Module) -> bool:
+def is_encoder_decoder(model: Model) -> bool:
     """Whether a model reads with an encoder what its decoder answers."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 

@@ -140,6 +140,12 @@ class Function:
 
 
 def _one_for_all(result: Any, who: str) -> Scores:
+    if isinstance(result, tuple | list):
+        raise EvaluationError(
+            f"{who} must return a number, not {shown(result)}. Scores of examples: "
+            "mo.evaluators.Function(f, per_example=True). Several objectives: a function for "
+            "each, mo.evaluators.Tasks({'a': f, 'b': g}, aggregate='each')."
+        )
     return np.full(1, as_number(result, who))
 
 

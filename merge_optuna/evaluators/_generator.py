@@ -1,12 +1,13 @@
 """How models write: token ids of prompts in, token ids of replies out.
 
 What generates stands behind :class:`Generator`: evaluators ask for replies, not for an engine.
+This one runs static batches; ``_generators`` says which others there are.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments, place_of, placed, running
 from merge_optuna.evaluators._beginnings import Beginning, Window, beginning, is_encoder_decoder
 from merge_optuna.evaluators._sampling import Sampling
+from merge_optuna.evaluators._serving import Model
 
 # What of a model's generation config says which tokens there are, not how to choose among them.
 _SPECIAL = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
@@ -39,11 +41,16 @@ class Reply(NamedTuple):
 
 
 class Generator(Protocol):
-    """What generates: an engine that holds the live model, or runs it."""
+    """What generates: it runs a live model, or asks the engine that serves one.
 
-    def __call__(
-        self, model: nn.Module, tokenizer: Any, requests: Sequence[Request]
-    ) -> list[Reply]:
+    Attributes:
+        at_once: How many requests it should be asked for together, where there are so many.
+    """
+
+    @property
+    def at_once(self) -> int: ...
+
+    def __call__(self, model: Any, tokenizer: Any, requests: Sequence[Request]) -> list[Reply]:
         """The replies to some requests, in their order; the same whatever stands beside them.
 
         Raises:
@@ -65,6 +72,8 @@ class BatchGenerator:
         stop: Texts that end a reply, also where they span tokens.
         sampling: How to draw; None for the likeliest tokens.
     """
+
+    at_once = 1  # a batch alone, of texts of about the same length
 
     def __init__(self, stop: Sequence[str] = (), sampling: Sampling | None = None) -> None:
         self._stop, self._sampling = tuple(stop), sampling
@@ -96,7 +105,7 @@ class BatchGenerator:
         arguments = placed(_padded(model, requests, after), *place_of(model))
         examples = [request.example for request in requests]
         drawn = [] if self._sampling is None else self._sampling.processors(examples)
-        watch, stop = _Watch(), _StopTexts(tokenizer, self._stop)
+        watch, stop = _Watch(), StopTexts(tokenizer, self._stop)
         with running(model, arguments):
             output = writer.generate(
                 **arguments.kwargs,
@@ -109,11 +118,24 @@ class BatchGenerator:
         start = 1 if is_encoder_decoder(model) else arguments.kwargs["input_ids"].shape[1]
         written, bad = output[:, start:].tolist(), watch.first_bad()
         return [
-            _reply(ids[: stop.ended.get(row)], ends, bad[row]) for row, ids in enumerate(written)
+            reply_of(ids[: stop.ended.get(row)], ends, bad[row]) for row, ids in enumerate(written)
         ]
 
 
-def _reply(ids: list[int], ends: set[int], first_bad: int) -> Reply:
+def refuse_images(requests: Sequence[Request], what: str) -> None:
+    """Checks that prompts are nothing but tokens.
+
+    Raises:
+        EvaluationError: If there are images.
+    """
+    if any(request.features for request in requests):
+        raise EvaluationError(
+            f"{what} is given token ids, but these prompts have images. Let mo.Engine run the "
+            'model with generator="batch".'
+        )
+
+
+def reply_of(ids: list[int], ends: Collection[int], first_bad: int) -> Reply:
     """What stands before the first end token, and whether the steps up to there were fine."""
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     steps = min(length + 1, len(ids))  # an end token is a step, too
@@ -131,7 +153,7 @@ def _writer(model: nn.Module, tokenizer: Any, most: int) -> tuple[Any, set[int]]
     from transformers import GenerationConfig
 
     own: Any = model.generation_config or GenerationConfig()
-    ends = {*_ids(own.eos_token_id), *_ids(getattr(tokenizer, "eos_token_id", None))}
+    ends = end_tokens(model, tokenizer)
     # A shell of its own, so that nothing of the live model is changed: generate() would fill what
     # a config leaves open from the model's.
     shell: Any = copy.copy(model)
@@ -143,6 +165,12 @@ def _writer(model: nn.Module, tokenizer: Any, most: int) -> tuple[Any, set[int]]
         **{name: getattr(own, name) for name in _SPECIAL},
     )
     return shell, ends
+
+
+def end_tokens(model: Model, tokenizer: Any) -> set[int]:
+    """The tokens that end a reply: those of the model's generation config and the tokenizer's."""
+    sources = getattr(model, "generation_config", None), tokenizer
+    return {token for one in sources for token in _ids(getattr(one, "eos_token_id", None))}
 
 
 def _ids(token: int | Sequence[int] | None) -> Sequence[int]:
@@ -206,7 +234,7 @@ class _Watch:
         return fine.int().argmin(0).tolist()
 
 
-class _StopTexts:
+class StopTexts:
     """Ends rows whose last tokens hold a stop text, and knows after how many tokens."""
 
     def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
@@ -219,13 +247,18 @@ class _StopTexts:
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         if self._start is None:
             self._start = input_ids.shape[1] - 1
-        first = max(self._start, input_ids.shape[1] - self._window)
-        for row, ids in enumerate(input_ids[:, first:].tolist()):
-            if row not in self.ended and self._holds(ids):
+        for row, ids in enumerate(input_ids[:, self._start :].tolist()):
+            if row not in self.ended and self.holds(ids):
                 self.ended[row] = input_ids.shape[1] - self._start
         done = [row in self.ended for row in range(len(input_ids))]
         return torch.tensor(done, device=input_ids.device)
 
-    def _holds(self, ids: list[int]) -> bool:
-        text = self._tokenizer.decode(ids)
+    def cut(self, ids: list[int]) -> list[int]:
+        """A reply up to the token that completes a stop text."""
+        lengths = range(1, len(ids) + 1) if self._texts else ()
+        return ids[: next((n for n in lengths if self.holds(ids[:n])), len(ids))]
+
+    def holds(self, ids: list[int]) -> bool:
+        """Whether a stop text stands in the last tokens of a reply."""
+        text = self._tokenizer.decode(ids[-self._window :])
         return any(stop in text for stop in self._texts)

@@ -17,6 +17,7 @@ from merge_optuna.checkpoints import bytes_of, hex_digest, texts_digest
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators._arguments import Arguments
 from merge_optuna.evaluators._protocol import Ids
+from merge_optuna.evaluators._serving import Model, Serving
 
 # A folder without a tokenizer gives an empty one in transformers 5, not an error: special tokens
 # and at most two others. (An alphabet of DNA bases has four.)
@@ -59,11 +60,11 @@ class TokenizerOf:
     def __init__(self, given: Any = None) -> None:
         self._given = given
 
-    def key(self, model: nn.Module) -> Hashable:
+    def key(self, model: Model) -> Hashable:
         """Models with equal keys get the same tokenizer."""
         return origin(model) if self._given is None else None
 
-    def of(self, model: nn.Module) -> Any:
+    def of(self, model: Model) -> Any:
         """The tokenizer for a model; it is loaded anew for each call, so keep what it gives.
 
         Raises:
@@ -247,20 +248,22 @@ def _no_tokenizer(source: str, reason: str) -> EvaluationError:
     )
 
 
-def origin(model: nn.Module) -> str:
+def origin(model: Model) -> str:
     """Folder or hub id that the model was loaded from; empty if it was not."""
     config = getattr(model, "config", None)
     return str(getattr(config, "_name_or_path", "") or getattr(model, "name_or_path", ""))
 
 
-def longest(model: nn.Module, tokenizer: Any, max_length: int | None) -> int | None:
+def longest(model: Model, tokenizer: Any, max_length: int | None) -> int | None:
     """The most tokens of a text: what is asked for, or else what model and tokenizer can take."""
     limits = (max_length or _positions(model), getattr(tokenizer, "model_max_length", None))
     # transformers writes "no limit" as 1e30
     return min((n for n in limits if n is not None and n < 1e9), default=None)
 
 
-def _positions(model: nn.Module) -> int | None:
+def _positions(model: Model) -> int | None:
+    if isinstance(model, Serving):
+        return model.most_tokens
     config = getattr(model, "config", None)
     own = getattr(config, "max_position_embeddings", None)  # of a vision-language model, its text
     return own or getattr(getattr(config, "text_config", None), "max_position_embeddings", None)

@@ -27,6 +27,7 @@ from merge_optuna.evaluators._beginnings import (
 from merge_optuna.evaluators._inputs import TokenizerOf, longest
 from merge_optuna.evaluators._prompts import Prompt
 from merge_optuna.evaluators._protocol import Ids
+from merge_optuna.evaluators._serving import Model
 
 _NEEDED = "of shape (batch, tokens, vocabulary). Merge models with a language head."
 FLOATS_AT_ONCE = 1 << 22  # 16 MB in float32: what a processor's cache can nearly hold
@@ -88,12 +89,12 @@ class LanguageBatches:
         self._order: list[Ids] | None = None
         self._ready: tuple[Hashable, list[LanguageBatch]] = None, []
 
-    def key(self, model: nn.Module) -> Hashable:
+    def key(self, model: Model) -> Hashable:
         """Models with equal keys get equal batches."""
         limit = longest(model, None, self._max_length)
         return self._tokenizer.key(model), limit, is_encoder_decoder(model)
 
-    def of(self, model: nn.Module) -> list[LanguageBatch]:
+    def of(self, model: Model) -> list[LanguageBatch]:
         """The batches; their order is fixed by the first tokenizer and the same for all models."""
         key = self.key(model)
         if self._ready[0] != key:
@@ -147,9 +148,7 @@ def answered(
     return window
 
 
-def _check_vocabulary(
-    model: nn.Module, tokenizer: Any, windows: Sequence[Sequence[Window]]
-) -> None:
+def _check_vocabulary(model: Model, tokenizer: Any, windows: Sequence[Sequence[Window]]) -> None:
     rows = getattr(getattr(model, "config", None), "vocab_size", None)
     most = max(max((*one.tokens, *one.source)) for some in windows for one in some)
     if rows is not None and most >= rows:

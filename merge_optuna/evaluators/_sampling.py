@@ -70,6 +70,24 @@ class Sampling:
         return [*found, _Noise([mask_key(self.seed or 0, "reply", str(e)) for e in examples])]
 
 
+def refuse_drawing(sampling: Sampling | None, what: str) -> None:
+    """Checks that replies are not to be drawn by a generator that has no keyed random numbers.
+
+    Args:
+        sampling: How to draw, if at all.
+        what: What generates, for the message.
+
+    Raises:
+        EvaluationError: If they are.
+    """
+    if sampling is not None:
+        raise EvaluationError(
+            f"{what} draws replies by random numbers of its own, not by seed, example and step: "
+            "a search that is continued would not be the one that was stopped. Pass "
+            'sampling=None, or let mo.Engine run the model with generator="batch".'
+        )
+
+
 class _Noise:
     """Standard Gumbel noise by key (one per row), step and token."""
 

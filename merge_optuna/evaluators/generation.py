@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from torch import nn
 
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._answers import Extract, extraction
-from merge_optuna.evaluators._arguments import live
+from merge_optuna.evaluators._arguments import live_or_served
 from merge_optuna.evaluators._asked import Asked, ImagePrompts, ProcessorOf, TextPrompts, room
-from merge_optuna.evaluators._batches import Pieces
 from merge_optuna.evaluators._beginnings import Window
 from merge_optuna.evaluators._data import Table, groups_of, table_of
-from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply, Request
+from merge_optuna.evaluators._generator import Reply, Request
+from merge_optuna.evaluators._generators import Writers
 from merge_optuna.evaluators._inputs import TokenizerOf, content_digest
 from merge_optuna.evaluators._language import LanguageBatches, Reader
 from merge_optuna.evaluators._prompts import (
@@ -31,8 +30,10 @@ from merge_optuna.evaluators._prompts import (
 )
 from merge_optuna.evaluators._protocol import BATCH_SIZE, Batch, Scores, check_counts
 from merge_optuna.evaluators._reply_language import ReplyLanguage
+from merge_optuna.evaluators._reply_objectives import Judged, ReplyObjectives
 from merge_optuna.evaluators._sampling import Sampling
 from merge_optuna.evaluators._scorers import Scorer, scoring
+from merge_optuna.evaluators._serving import Model
 
 _PROBED = 2  # tokens that a check lets a model write
 
@@ -45,19 +46,19 @@ class Generation:
     count, no other setting of generation. White space around a reply is left out.
 
     Scores per example are rows: the score, and the number of tokens of the reply, without an end
-    token; with groups the number of its group, in sorted order, comes last. What has no answer, or
-    is in another language than the one asked for, scores 0 (a function given as ``scorer`` is
-    called with an empty text where there is no answer, and says what it is worth). Logits that are
-    not finite score NaN. The value is the mean score.
+    token, in the order of the objectives; with groups the number of its group, in sorted order,
+    comes last. What has no answer, or is in another language than the one asked for, scores 0 (a
+    function given as ``scorer`` is called with an empty text where there is no answer, and says
+    what it is worth). Logits that are not finite score NaN. The value is the mean score, or what
+    ``objectives`` says.
 
     Attributes:
-        directions: ``("maximize",)``.
+        directions: ``("maximize",)``; one per objective.
         metric_names: The name of the scorer, e.g. ``("numeric",)``, with a language
-            ``("numeric in ja",)``, with groups e.g. ``("numeric per domain",)``.
+            ``("numeric in ja",)``, with groups e.g. ``("numeric per domain",)``; one per
+            objective, e.g. ``("numeric", "tokens")``.
         prompt: How a row becomes a prompt.
     """
-
-    directions = ("maximize",)
 
     def __init__(
         self,
@@ -73,11 +74,13 @@ class Generation:
         max_new_tokens: int = 256,
         stop: str | Sequence[str] = (),
         sampling: Sampling | None = None,
+        generator: str = "batch",
         extract: Extract = None,
         scorer: Scorer = "exact_match",
         language: str | None = None,
         image: str | None = None,
         group: str | None = None,
+        objectives: str | Sequence[str] = ("accuracy",),
         tokenizer: Any = None,
         batch_size: int = 8,
     ) -> None:
@@ -97,6 +100,8 @@ class Generation:
             max_new_tokens: Most tokens of a reply; fewer where the context of the model ends.
             stop: Texts at which a reply is cut off.
             sampling: How to draw replies; None for the likeliest tokens.
+            generator: What generates with a live model: ``"batch"``, static batches. A model that
+                an engine serves, e.g. what ``mo.engine.VLLM`` loads, generates by itself.
             extract: What of a reply is its answer: None for all, ``"last_number"``, a regular
                 expression (its last match; group 1 if it has groups), or a function of the reply
                 that returns a text, or None where there is no answer. It also goes over the
@@ -111,6 +116,8 @@ class Generation:
                 the prompt of its row, else where the prompt has the processor's token for it.
             group: Column of groups, e.g. domains or languages: the value is the mean over the
                 groups, whatever their sizes.
+            objectives: What is searched for, in this order: ``"accuracy"``, the mean score, to be
+                maximized, and ``"tokens"``, the mean number of tokens of a reply, to be minimized.
             tokenizer: A tokenizer, or the folder or hub id of one; by default the one in the
                 model's own checkpoint. No padding token is needed. With images, a processor.
             batch_size: Most examples of a batch.
@@ -141,8 +148,9 @@ class Generation:
         self.deterministic = isinstance(scorer, str)  # a function may ask somebody
         self._language = None if language is None else ReplyLanguage(language)
         in_language = "" if language is None else f" in {language}"
-        per_group = f" per {group}" if group else ""
-        self.metric_names = (f"{self._scoring.name}{in_language}{per_group}",)
+        self._objectives = ReplyObjectives(objectives, self._scoring.name + in_language, group)
+        self.directions = self._objectives.directions
+        self.metric_names = self._objectives.metric_names
         self._rows, self._where = table.rows(), table.where
         if not self._rows:
             raise EvaluationError("The data set is empty: there is nothing to score a model on.")
@@ -155,14 +163,13 @@ class Generation:
             self._asked = ImagePrompts(self.prompt, table, image)
             self._tokenizer = ProcessorOf(tokenizer)
         self._most, self._stop, self._sampling = max_new_tokens, stops, sampling
-        self._generator: Generator = BatchGenerator(stops, sampling)
-        self._pieces = Pieces(batch_size)
+        self._writers = Writers(generator, stops, sampling, batch_size)
         self._batches = LanguageBatches(self._asked.windows, self._tokenizer, None, batch_size)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+    def __call__(self, model: Model) -> Iterator[Batch]:
         """Scores the examples batch by batch.
 
         Args:
@@ -170,26 +177,28 @@ class Generation:
 
         Yields:
             Example ids, shape (b,), and scores, shape (b, 2): the score and the tokens of a
-            reply; with groups (b, 3).
+            reply, the first objective first; with groups (b, 3).
 
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
         for judged in self._judged(model):
             ids = np.array([one.example for one in judged])
-            scores = np.array([(one.score, one.tokens) for one in judged])
+            scores = self._objectives.scores(judged)
             yield ids, scores if self._groups is None else self._groups.beside(scores, ids)
 
-    def value(self, scores: Scores) -> float:
-        """The mean score, with groups the mean of theirs; NaN if one is NaN."""
-        scores = np.asarray(scores)
-        return _mean(scores) if self._groups is None else self._groups.mean(_mean, scores)
+    def value(self, scores: Scores) -> float | tuple[float, ...]:
+        """The mean score, with groups the mean of theirs; NaN if one is NaN.
+
+        Of several objectives a tuple of such means, in their order.
+        """
+        return self._objectives.value(np.asarray(scores), self._groups)
 
     def breakdown(self, scores: Scores) -> dict[str, float]:
         """The mean number of tokens of a reply."""
-        return {"reply_tokens": float(np.mean(np.asarray(scores)[:, 1]))}
+        return {"reply_tokens": self._objectives.tokens(np.asarray(scores))}
 
-    def replies(self, model: nn.Module) -> list[dict[str, Any]]:
+    def replies(self, model: Model) -> list[dict[str, Any]]:
         """What a model writes and how it is scored, to look at: a dict per row of the data.
 
         With the keys ``question`` (the prompt without examples and chat template), ``reply``,
@@ -211,13 +220,13 @@ class Generation:
             for one in judged
         ]
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: Model) -> None:
         """Makes all prompts, lets the model begin two replies, and scores an empty one.
 
         Raises:
             EvaluationError: If this model cannot be scored on these examples.
         """
-        batches = self._batches.of(live(model))
+        batches = self._batches.of(live_or_served(model))
         rows = [(row, one) for ids, some in batches for row, (one,) in zip(ids, some, strict=True)]
         longest = sorted(rows, key=lambda row: len(row[1].tokens))[-2:]
         self._ask(model, self._asked.reader, longest, most=_PROBED)
@@ -265,21 +274,22 @@ class Generation:
             )
         return [self._extract(text, where) or text for text in map(str, values)]
 
-    def _judged(self, model: nn.Module) -> Iterator[list[_Judged]]:
+    def _judged(self, model: Model) -> Iterator[list[Judged]]:
         """The examples, batch by batch."""
-        batches = self._batches.of(live(model))
+        batches = self._batches.of(live_or_served(model))
         reader = self._asked.reader  # of this model, even if another is scored in turns
-        for ids, windows in batches:
-            rows = [(row, window) for row, (window,) in zip(ids, windows, strict=True)]
-            replies = self._ask(model, reader, rows, self._most)
-            texts = [self._text(self._asked.tokenizer(reader), reply) for reply in replies]
-            yield [
-                self._judge(int(row), text, reply)
-                for row, text, reply in zip(ids, texts, replies, strict=True)
+        tokenizer = self._asked.tokenizer(reader)
+        for some in self._writers.together(model, batches):
+            rows = [
+                (n, one) for ids, windows in some for n, (one,) in zip(ids, windows, strict=True)
             ]
+            replies = iter(self._ask(model, reader, rows, self._most))
+            for ids, _ in some:
+                found = [(int(row), next(replies)) for row in ids]
+                yield [self._judge(row, self._text(tokenizer, one), one) for row, one in found]
 
     def _ask(
-        self, model: nn.Module, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
+        self, model: Model, reader: Reader, rows: Sequence[tuple[int, Window]], most: int
     ) -> list[Reply]:
         requests = [
             Request(
@@ -290,18 +300,14 @@ class Generation:
             )
             for row, window in rows
         ]
-        tokenizer = self._asked.tokenizer(reader)
-        pieces = self._pieces.run(
-            len(requests), lambda some: self._generator(model, tokenizer, requests[some])
-        )
-        return [reply for piece in pieces for reply in piece]
+        return self._writers(model, self._asked.tokenizer(reader), requests)
 
     def _text(self, tokenizer: Any, reply: Reply) -> str:
         text = tokenizer.decode(reply.ids, skip_special_tokens=True)
         end = min((text.find(stop) for stop in self._stop if stop in text), default=None)
         return str(text[:end]).strip()
 
-    def _judge(self, row: int, text: str, reply: Reply) -> _Judged:
+    def _judge(self, row: int, text: str, reply: Reply) -> Judged:
         where = self._where(row)
         answer = self._extract(text, where) if text else ""
         score = np.nan
@@ -309,23 +315,9 @@ class Generation:
             score = self._scoring(answer, self._references[row], self._rows[row], where)
             if self._language is not None and not self._language.allows(text):
                 score = 0.0
-        return _Judged(row, score, len(reply.ids), text, answer)
+        return Judged(row, score, len(reply.ids), text, answer)
 
 
 def _several(value: Any) -> list[Any]:
     """The answers of a row, of which the first stands in an example."""
     return value if isinstance(value, list) else [value]
-
-
-def _mean(scores: Scores) -> float:
-    return float(scores[:, 0].mean())
-
-
-class _Judged(NamedTuple):
-    """A reply to an example."""
-
-    example: int
-    score: float
-    tokens: int
-    reply: str
-    answer: str

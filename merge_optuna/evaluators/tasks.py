@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_optuna.errors import EvaluationError, few, shown
+from merge_optuna.errors import EvaluationError, shown
+from merge_optuna.evaluators._aggregates import aggregate_of, names_of
 from merge_optuna.evaluators._function import as_evaluator
 from merge_optuna.evaluators._head import heads_of
 from merge_optuna.evaluators._protocol import (
@@ -20,7 +19,6 @@ from merge_optuna.evaluators._protocol import (
     Evaluator,
     Ids,
     Scores,
-    as_number,
     batches_of,
     breakdown_over,
     check_length,
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Tasks:
-    """Several evaluators as one, each a task: one value of their values.
+    """Several evaluators as one, each a task: one value of their values, or a value of each.
 
     The first batch holds one of every task, so that a pruner never judges by a part of them; each
     further one holds examples of one task. The next is always of the task of whose examples the
@@ -49,8 +47,9 @@ class Tasks:
 
     Attributes:
         tasks: The evaluators by name.
-        directions: That of all tasks, e.g. ``("maximize",)``.
-        metric_names: Aggregate and tasks, e.g. ``("mean of mr, maths",)``.
+        directions: That of all tasks, e.g. ``("maximize",)``; of an objective each, theirs.
+        metric_names: Aggregate and tasks, e.g. ``("mean of mr, maths",)``; of an objective each,
+            the tasks, ``("mr", "maths")``, and ``"maths/tokens"`` of one that has several.
     """
 
     def __init__(
@@ -63,15 +62,19 @@ class Tasks:
         Args:
             tasks: Evaluators, or functions from the live model to a number, by name, e.g.
                 ``{"mr": Classification(mr_dev, head=mr), "subj": Classification(subj_dev,
-                head=subj)}``. Each has one objective, and all have the same direction.
+                head=subj)}``. Each has one objective, and all have the same direction, unless
+                each is an objective.
             aggregate: What their values add up to: ``"mean"``; a weight above 0 per task, e.g.
                 ``{"mr": 2, "subj": 1}``, for the weighted mean; ``"geometric"``, the geometric
                 mean: 0 as soon as a value is 0, NaN, with which a trial is pruned, if one is
-                negative; ``"worst"``, the worst value.
+                negative; ``"worst"``, the worst value. With ``"each"`` they are not added up:
+                every task is an objective of the search, or several if it has several, in its own
+                direction.
 
         Raises:
-            EvaluationError: If there is no task, a name cannot be one, a part is no evaluator, has
-                several objectives or another direction, or there is no such aggregate.
+            EvaluationError: If there is no task, a name cannot be one, a part is no evaluator, or
+                there is no such aggregate, or none of tasks with several objectives or another
+                direction.
         """
         if not isinstance(tasks, Mapping) or not tasks:
             raise EvaluationError(
@@ -79,11 +82,11 @@ class Tasks:
                 f"not {shown(tasks)}."
             )
         self.tasks = {_checked_name(name): _part(name, part) for name, part in tasks.items()}
-        self.directions = (_direction(self.tasks),)
+        self._aggregate = aggregate_of(aggregate, self.tasks)
+        self.directions = self._aggregate.directions
+        self.metric_names = self._aggregate.metric_names
         self.deterministic = all(map(is_deterministic, self.tasks.values()))
         self._names, self._parts = [*self.tasks], [*self.tasks.values()]
-        self._aggregate, self._weights = _chosen(aggregate, self._names)
-        self.metric_names = (f"{self._aggregate.name} of {', '.join(self._names)}",)
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
@@ -114,26 +117,27 @@ class Tasks:
             for batch in batches:
                 yield numbered(*batch)
 
-    def value(self, scores: Scores) -> float:
+    def value(self, scores: Scores) -> float | tuple[float, ...]:
         """The aggregate of the tasks' values over the scores of any examples.
 
-        Tasks without an example among them are left out, with their weights.
+        Tasks without an example among them are left out, with their weights; where each is an
+        objective, its value is NaN.
         """
-        own = self._own(scores)
-        values = np.array([self._value(number, part) for number, part in own.items()])
-        return self._aggregate.value(values, self._weights[[*own]], self.directions[0])
+        own = self._own(scores).items()
+        return self._aggregate.value({self._names[n]: self._values(n, some) for n, some in own})
 
     def breakdown(self, scores: Scores) -> dict[str, float]:
         """The value of every task that has an example among the scores, by its name.
 
-        What a task itself breaks down follows as ``"task/part"``.
+        Those of one with several objectives are called ``"task/metric"``. What a task itself
+        breaks down follows as ``"task/part"``.
         """
         found: dict[str, float] = {}
         for number, own in self._own(scores).items():
-            name = self._names[number]
-            found[name] = self._value(number, own)
-            inner = breakdown_over(self._parts[number], own)
-            found |= {f"{name}/{part}": value for part, value in inner.items()}
+            name, task = self._names[number], self._parts[number]
+            found |= zip(names_of(name, task), self._values(number, own), strict=True)
+            for part, value in breakdown_over(task, own).items():
+                found.setdefault(f"{name}/{part}", value)
         return found
 
     def check(self, model: nn.Module) -> None:
@@ -158,8 +162,7 @@ class Tasks:
     @cached_property
     def digest(self) -> dict[str, Any]:
         """The aggregate, and what digests the tasks have, as ``"task/part"``."""
-        weights = dict(zip(self._names, self._weights.tolist(), strict=True))
-        found: dict[str, Any] = {"aggregate": f"{self._aggregate.name} {weights}"}
+        found: dict[str, Any] = {"aggregate": self._aggregate.digest}
         for name, part in self.tasks.items():
             own = getattr(part, "digest", None) or {}
             found |= {f"{name}/{key}": value for key, value in own.items()}
@@ -193,10 +196,10 @@ class Tasks:
             found[number] = rows[:, 0] if further < 0 else rows[:, : 1 + further]
         return found
 
-    def _value(self, number: int, own: Scores) -> float:
-        name = self._names[number]
-        with _of_task(name):
-            return as_number(value_over(self._parts[number], own), name)
+    def _values(self, number: int, own: Scores) -> tuple[float, ...]:
+        with _of_task(self._names[number]):
+            value = value_over(self._parts[number], own)
+        return value if isinstance(value, tuple) else (value,)
 
 
 # -- scores -----------------------------------------------------------------------------------
@@ -214,68 +217,6 @@ def _row(number: int, scores: Scores, width: int) -> Scores:
     filling = np.zeros((len(scores), max(width, 0) - max(further, 0)))
     ends = np.tile([float(further), float(number)], (len(scores), 1))
     return np.hstack([columns, filling, ends])
-
-
-# -- aggregates -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Aggregate:
-    """What values add up to, given their weights and the direction."""
-
-    name: str
-    value: Callable[[Scores, Scores, str], float]
-
-
-def _mean(values: Scores, weights: Scores, direction: str) -> float:
-    return float(np.average(values, weights=weights))
-
-
-def _geometric(values: Scores, weights: Scores, direction: str) -> float:
-    if (values < 0).any():
-        return float("nan")
-    with np.errstate(divide="ignore"):  # log 0
-        return float(np.exp(np.mean(np.log(values))))
-
-
-def _worst(values: Scores, weights: Scores, direction: str) -> float:
-    return float({"maximize": np.min, "minimize": np.max}[direction](values))
-
-
-_AGGREGATES = {
-    "mean": _Aggregate("mean", _mean),
-    "geometric": _Aggregate("geometric mean", _geometric),
-    "worst": _Aggregate("worst", _worst),
-}
-_WEIGHTED = _Aggregate("weighted mean", _mean)
-
-
-def _chosen(aggregate: str | Mapping[str, float], names: list[str]) -> tuple[_Aggregate, Scores]:
-    """The aggregate that is asked for, and the weights of the tasks."""
-    if isinstance(aggregate, Mapping):
-        return _WEIGHTED, _weights(aggregate, names)
-    if aggregate not in _AGGREGATES:
-        raise EvaluationError(
-            f"Unknown aggregate {shown(aggregate)}. Aggregates: {', '.join(_AGGREGATES)}, or a "
-            "weight per task."
-        )
-    return _AGGREGATES[aggregate], np.ones(len(names))
-
-
-def _weights(given: Mapping[str, float], names: list[str]) -> Scores:
-    unknown, missing = [n for n in given if n not in names], [n for n in names if n not in given]
-    if unknown or missing:
-        wrong = [f"no task {few([*map(repr, unknown)])}"] if unknown else []
-        wrong += [f"no weight for {few([*map(repr, missing)])}"] if missing else []
-        raise EvaluationError(
-            f"aggregate= needs one weight per task ({', '.join(names)}), but there is "
-            f"{' and '.join(wrong)}."
-        )
-    weights = [as_number(given[name], f"The weight of task {name!r}") for name in names]
-    for name, weight in zip(names, weights, strict=True):
-        if not 0 < weight < math.inf:
-            raise EvaluationError(f"The weight of task {name!r} must be above 0, not {weight}.")
-    return np.array(weights)
 
 
 # -- tasks ------------------------------------------------------------------------------------
@@ -309,22 +250,4 @@ def _part(name: str, part: Any) -> Evaluator:
     with _of_task(name):
         evaluator = as_evaluator(part)
         check_metrics(evaluator)
-    if len(evaluator.directions) != 1:
-        raise EvaluationError(
-            f"Task {name!r} has {len(evaluator.directions)} objectives: "
-            f"{', '.join(evaluator.metric_names)}. A task has one; pass an evaluator for each."
-        )
     return evaluator
-
-
-def _direction(tasks: Mapping[str, Evaluator]) -> str:
-    """The direction that all have."""
-    (first, one), *others = tasks.items()
-    for name, other in others:
-        if other.directions[0] != one.directions[0]:
-            raise EvaluationError(
-                f"Task {first!r} is to {one.directions[0]} {one.metric_names[0]}, task {name!r} "
-                f"to {other.directions[0]} {other.metric_names[0]}: one value of both has no "
-                "direction. Use metrics of one direction, e.g. a loss for each."
-            )
-    return one.directions[0]

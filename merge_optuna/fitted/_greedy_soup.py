@@ -54,7 +54,8 @@ def greedy_soup(
     if len(evaluator.directions) != 1:
         raise EvaluationError(
             f"A greedy soup needs one objective, not {len(evaluator.directions)}: "
-            f"{', '.join(evaluator.metric_names)}."
+            f"{', '.join(evaluator.metric_names)} of {name_of(evaluator)}. Pass an evaluator of "
+            "one of them, or of one value of all, as mo.evaluators.Tasks({...}, aggregate='mean')."
         )
     sign = -1.0 if evaluator.directions[0] == "minimize" else 1.0
     soup = linear(experts, exclude=exclude, name=name)

@@ -82,6 +82,17 @@ def test_anything_else_is_an_error(result: Any) -> None:
         Function(score, per_example=True).check(nn.Identity())
 
 
+@pytest.mark.parametrize("result", [(0.5, 12.0), [0.5, 12.0]])
+def test_several_numbers_are_told_what_takes_them(result: Any) -> None:
+    def score(model: nn.Module) -> Any:
+        return result
+
+    with pytest.raises(
+        EvaluationError, match=r"score must return a number, not .*per_example=True.*'each'"
+    ):
+        list(Function(score)(nn.Identity()))
+
+
 def test_arguments() -> None:
     with pytest.raises(EvaluationError, match=r"examples=3 .* add per_example=True"):
         Function(distances, examples=3)

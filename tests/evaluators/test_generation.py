@@ -19,7 +19,7 @@ from torch import nn
 
 import merge_optuna as mo
 from merge_optuna.errors import EvaluationError
-from merge_optuna.evaluators import Generation, Sampling
+from merge_optuna.evaluators import Generation, Sampling, value_of
 from merge_optuna.evaluators._generator import BatchGenerator, Request
 from tests import toys
 from tests.evaluators.conftest import bert, write_lines
@@ -375,6 +375,12 @@ def test_a_search_is_pruned_by_it_and_keeps_its_parts(words: Any, tmp_path: Path
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"answer": "anwser"}, "no column 'anwser'"),
         ({"question": "q"}, "the prompt names q"),
+        (
+            {"objectives": ("accuracy", "speed")},
+            r"objectives must be one or more of accuracy, tokens, each once.*'speed'",
+        ),
+        ({"objectives": ["tokens", "tokens"]}, "each once"),
+        ({"objectives": ()}, "one or more of accuracy, tokens"),
     ],
 )
 def test_arguments_are_checked(options: dict[str, Any], message: str) -> None:
@@ -431,6 +437,57 @@ def test_groups_count_alike(words: Any) -> None:
     assert evaluator.value(scores) == ((1.0 + 2.0) / 2 + 4.0) / 2
     assert evaluator.breakdown(scores) == {"reply_tokens": 2}
     assert evaluator.digest.keys() - Generation(data, **options).digest.keys() == {"groups"}
+
+
+@pytest.mark.parametrize("group", [None, "domain"])
+@pytest.mark.parametrize(
+    "names", [("accuracy", "tokens"), ("tokens", "accuracy"), ("tokens",), "tokens"]
+)
+def test_objectives_are_means_of_what_a_loop_writes(words: Any, names: Any, group: Any) -> None:
+    model, most = toys.llama(seed=3), 6
+    texts, domains = ["w1 w2 w3", "w4 w5", "w6", "w7 w8", "w9"], [*"baaba"]
+    ids = [words(text)["input_ids"] for text in texts]
+    stop = by_hand(model, ids[0], 2, {2})[1]  # so that replies end early, one of them at least
+    model.generation_config.eos_token_id = [2, stop]
+    replies = [by_hand(model, prompt, most, {2, stop}) for prompt in ids]
+    right = [True, False, True, True, False]
+    data = dev(
+        texts,
+        domain=domains,
+        answer=[
+            words.decode(reply) if one else "w0" for reply, one in zip(replies, right, strict=True)
+        ],
+    )
+    evaluator = Generation(
+        data, objectives=names, group=group, tokenizer=words, max_new_tokens=most, batch_size=2
+    )
+    order = [names] if isinstance(names, str) else [*names]
+    per = " per domain" if group else ""
+    metrics = {"accuracy": f"exact_match{per}", "tokens": f"tokens{per}"}
+    assert evaluator.metric_names == tuple(metrics[name] for name in order)
+    assert evaluator.directions == tuple(
+        {"accuracy": "maximize", "tokens": "minimize"}[name] for name in order
+    )
+    facts = {"accuracy": np.array(right, float), "tokens": np.array([*map(len, replies)])}
+    assert facts["tokens"].min() < facts["tokens"].max()
+    members = [np.array([*map(d.__eq__, domains)]) for d in "ab"] if group else [slice(None)]
+    wanted = [np.mean([facts[name][some].mean() for some in members]) for name in order]
+    found, scores = value_of(evaluator, model), np.empty((5, 3 if group else 2))
+    assert found == pytest.approx(wanted[0] if len(order) == 1 else tuple(wanted), abs=1e-12)
+    for some, rows in evaluator(model):
+        scores[some] = rows
+    np.testing.assert_array_equal(scores[:, 0], facts[order[0]])
+    assert evaluator.breakdown(scores) == {"reply_tokens": facts["tokens"].mean()}
+    assert (
+        evaluator.digest
+        == Generation(data, group=group, tokenizer=words, max_new_tokens=most, batch_size=2).digest
+    ), "it is the same data"
+
+
+@pytest.mark.parametrize("names", [("tokens",), ("accuracy", "tokens")])
+def test_replies_of_a_broken_model_are_not_short(words: Any, names: Any) -> None:
+    evaluator = Generation(dev(["w1", "w2"]), objectives=names, tokenizer=words, max_new_tokens=4)
+    assert np.isnan(value_of(evaluator, constant(7, float("nan")))).all()
 
 
 @pytest.mark.parametrize(

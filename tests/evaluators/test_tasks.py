@@ -209,6 +209,52 @@ def test_the_breakdown_of_a_part() -> None:
     assert evaluator.breakdown(scores) == {"a": 0.5, "a/group 0": 0.25, "a/group 1": 0.75, "b": 1}
 
 
+class Costs(Groups):
+    """Two objectives, and what they are made of."""
+
+    directions = ("maximize", "minimize")
+    metric_names = ("share", "size")
+
+    def value(self, scores: np.ndarray) -> Any:
+        return tuple(map(float, scores.mean(axis=0)))
+
+
+def test_each_task_is_an_objective(
+    parts: Any, expected: dict[str, float], model: nn.Module
+) -> None:
+    """In its own direction; of several objectives, each is."""
+    loss = Function(lambda model: 3.0, direction="minimize", name="loss")
+    evaluator = Tasks({**parts, "loss": loss, "cost": Costs()}, aggregate="each")
+    evaluator.check(model)
+    assert evaluator.directions == (*["maximize"] * 3, "minimize", "maximize", "minimize")
+    assert evaluator.metric_names == (*parts, "loss", "cost/share", "cost/size")
+    first, *_ = batches = list(batches_of(evaluator, model))
+    assert [*np.unique(first[1][:, -1])] == [0, 1, 2, 3, 4], "one of each"
+    scores = np.concatenate([scores for _, scores in batches])
+    wanted = (*expected.values(), 3, 0.5, 0.5)
+    assert evaluator.value(scores) == pytest.approx(wanted, abs=1e-12)
+    assert evaluator.value(np.random.default_rng(0).permutation(scores)) == pytest.approx(wanted)
+    values = dict(zip(evaluator.metric_names, evaluator.value(scores), strict=True))
+    assert evaluator.breakdown(scores) == {
+        **values,
+        "cost/group 0": 0.25,
+        "cost/group 1": 0.75,
+    }
+    assert evaluator.heads == Tasks(parts).heads | {"loss": None, "cost": None}
+    without = scores[scores[:, -1] != 1]
+    left = (wanted[0], np.nan, *wanted[2:])
+    assert evaluator.value(without) == pytest.approx(left, abs=1e-12, nan_ok=True)
+    assert "topics" not in evaluator.breakdown(without)
+    as_mean = Tasks(parts).digest
+    assert Tasks(parts, "each").digest == {**as_mean, "aggregate": "each"}
+
+
+def test_one_task_of_its_own_is_one_objective() -> None:
+    evaluator = Tasks({"a": Groups()}, "each")
+    assert value_of(evaluator, nn.Linear(1, 1)) == 0.5
+    assert evaluator.metric_names == ("a",)
+
+
 def test_digest_names_the_tasks(parts: Any) -> None:
     digest = Tasks(parts).digest
     assert digest["topics/head_content"] == parts["topics"].digest["head_content"]
@@ -231,8 +277,6 @@ def test_check_names_the_task(parts: Any, tmp_path: Path, model: nn.Module) -> N
 
 def test_what_is_refused(parts: Any) -> None:
     loss = Function(lambda model: 1.0, direction="minimize", name="loss")
-    two = Groups()
-    two.directions, two.metric_names = ("maximize", "minimize"), ("share", "size")
     for tasks, aggregate, message in [
         ({}, "mean", "by name"),
         ([*parts.values()], "mean", "by name"),
@@ -244,9 +288,13 @@ def test_what_is_refused(parts: Any) -> None:
             "mean",
             "'a' is to maximize share, task 'b' to minimize loss",
         ),
-        ({"a": two}, "mean", "Task 'a' has 2 objectives: share, size"),
+        ({"a": Costs()}, "mean", "Task 'a' has 2 objectives: share, size.*aggregate=\"each\""),
         ({"a": Tasks({"b": loss})}, "mean", "Task 'a' is itself several tasks: b"),
-        ({"a": loss}, "median", "Unknown aggregate 'median'. Aggregates: mean, geometric, worst"),
+        (
+            {"a": loss},
+            "median",
+            "Unknown aggregate 'median'. Aggregates: mean, geometric, worst, .*each",
+        ),
         ({"a": loss, "b": loss}, {"a": 1, "c": 2}, "no task 'c' and no weight for 'b'"),
         ({"a": loss}, {"a": 0}, "The weight of task 'a' must be above 0, not 0"),
         ({"a": loss}, {"a": "2"}, "weight of task 'a' must return a number"),
@@ -265,7 +313,7 @@ def test_a_task_that_does_not_score_all_its_examples(model: nn.Module) -> None:
 # -- in a search ------------------------------------------------------------------------------
 
 
-def nets() -> tuple[mo.Recipe, Tasks]:
+def nets(aggregate: Any = "mean") -> tuple[mo.Recipe, Tasks]:
     """Two tasks, each of which one of two small networks was made for."""
     models = [toys.noised(nn.Linear(4, 3), seed, scale=2) for seed in range(2)]
     inputs = torch.randn(160, 4, generator=torch.Generator().manual_seed(0))
@@ -276,7 +324,8 @@ def nets() -> tuple[mo.Recipe, Tasks]:
         )
     }
     sources = [Checkpoint.from_module(m, name=f"n{i}") for i, m in enumerate(models)]
-    return mo.recipes.linear(sources, weight=mo.free(-2, 2), normalize=False), Tasks(parts)
+    recipe = mo.recipes.linear(sources, weight=mo.free(-2, 2), normalize=False)
+    return recipe, Tasks(parts, aggregate)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +350,27 @@ def test_pruners(pruner: Any) -> None:
             assert trial.value == pytest.approx(np.mean([trial.user_attrs[k] for k in values]))
             scores = mo.scores(study, trial)
             assert trial.user_attrs["value/a"] == pytest.approx(scores[:100].mean())
+
+
+def test_a_search_for_each_task() -> None:
+    """Every trial has the values that each task by itself gives the model of its recipe."""
+    recipe, evaluator = nets("each")
+    objective = mo.MergeObjective(recipe, evaluator)
+    study = optuna.create_study(
+        directions=objective.directions, sampler=optuna.samplers.NSGAIISampler(seed=0)
+    )
+    study.optimize(objective, n_trials=4)
+    assert study.metric_names == ["a", "b"]
+    sources = {one.name: one for one in recipe.checkpoints()}
+    for trial in study.trials:
+        merged = mo.recipe_of(study, trial.number, sources=sources)
+        alone = [
+            mo.MergeObjective(recipe, part).score(merged) for part in evaluator.tasks.values()
+        ]
+        assert trial.values == alone
+        assert [trial.user_attrs[f"value/{name}"] for name in "ab"] == alone
+        assert not trial.intermediate_values
+    assert len({*map(tuple, (trial.values for trial in study.trials))}) > 1
 
 
 def test_values_of_tasks_are_shown(tmp_path: Path) -> None:
