@@ -36,7 +36,17 @@ from merge_optuna.samplers._protocol import waiting
 from merge_optuna.samplers.plumbing import owner_alive
 from merge_optuna.testing import kill_at, on_write, textbook
 from tests.samplers import replay
-from tests.samplers.driver import SAMPLERS, SPACE, WRITES, done, fork, objective, search, wait
+from tests.samplers.driver import (
+    SAMPLERS,
+    SPACE,
+    WRITES,
+    create,
+    done,
+    fork,
+    objective_of,
+    search,
+    wait,
+)
 from tests.samplers.storages import make_storage
 
 WORKERS = 4
@@ -142,8 +152,8 @@ def _together(
     """Four workers, each killed every few seconds and replaced by a new one."""
     kills: dict[str, int] = {}
 
-    def evaluate(trial: optuna.Trial) -> float:
-        value = objective(trial)
+    def evaluate(trial: optuna.Trial) -> Any:
+        value = objective_of(sampler)(trial)
         time.sleep(0.01 + 0.05 * (trial.number % 4 == 1))
         if trial.number % 7 == 3:
             raise ValueError("injected")
@@ -162,7 +172,7 @@ def _together(
     def life() -> float:
         return time.monotonic() + 1 + rng.expovariate(1 / options.lifetime)
 
-    optuna.create_study(study_name=name, storage=make())
+    create(sampler, make(), name)
     end = time.monotonic() + options.seconds
     alive = {fork(work): life() for _ in range(WORKERS)}
     while time.monotonic() < end:
@@ -217,8 +227,8 @@ def _found(study: optuna.Study, sampler: str, *, alone: bool) -> dict[str, Any]:
 def _different(mine: list[dict[str, Any]], sampler: str) -> list[int]:
     """Indices of the trials that an undisturbed search would not have made."""
 
-    def evaluate(params: dict[str, Any]) -> float:
-        return objective(optuna.trial.FixedTrial(params))
+    def evaluate(params: dict[str, Any]) -> Any:
+        return objective_of(sampler)(optuna.trial.FixedTrial(params))
 
     algorithm = SAMPLERS[sampler]()._algorithm
     expected = textbook(algorithm, SPACE, evaluate, seed=1, n_trials=len(mine))

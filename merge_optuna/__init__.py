@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from merge_optuna.study import MergeStudy as MergeStudy
     from merge_optuna.study import baselines as baselines
     from merge_optuna.study import export as export
+    from merge_optuna.study import export_front as export_front
     from merge_optuna.study import leaderboard as leaderboard
     from merge_optuna.study import lineage as lineage
     from merge_optuna.study import optimize as optimize
+    from merge_optuna.study import pareto as pareto
     from merge_optuna.study import recipe_of as recipe_of
     from merge_optuna.study import remaining as remaining
     from merge_optuna.study import scores as scores
@@ -58,7 +60,7 @@ _NAMES = {
     **dict.fromkeys(("adamerging", "greedy_soup"), "fitted"),
     **dict.fromkeys(("Recipe", "depth", "free", "per_group"), "recipes"),
     **dict.fromkeys(("MergeObjective", "MergeStudy", "export", "lineage", "optimize"), "study"),
-    **dict.fromkeys(("baselines", "leaderboard"), "study"),
+    **dict.fromkeys(("baselines", "export_front", "leaderboard", "pareto"), "study"),
     **dict.fromkeys(("recipe_of", "remaining", "scores", "set_scores", "storage"), "study"),
 }
 """Public name -> the package that it is imported from."""

@@ -9,7 +9,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
+from optuna._hypervolume.hssp import _solve_hssp
+from optuna._hypervolume.wfg import compute_hypervolume
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
@@ -17,6 +21,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._storage import NOT_FOUND_MSG, JournalOperation
+from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
@@ -101,6 +106,41 @@ def trials_at_hand(study: Study, until: int) -> Sequence[FrozenTrial] | None:
         )
         return _AtHand(until + 1, lambda n: known._trials[ids[n] if n < len(ids) else -1])
     return None
+
+
+# -- several objectives ------------------------------------------------------------------------
+
+
+def pareto_trials(study: Study) -> list[FrozenTrial]:
+    """As ``study.best_trials``, of any number of objectives, and not copied: never change them.
+
+    A trial without constraints counts as feasible; a trial is one if none of its are above 0.
+    """
+    trials = all_trials(study)
+    return _get_pareto_front_trials_by_trials(trials, study.directions, consider_constraint=True)
+
+
+def hypervolume(losses: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """The volume that points (n, d) dominate below a reference (d,); all are to be minimised.
+
+    None of them may lie beyond the reference.
+    """
+    return float(compute_hypervolume(losses, reference))
+
+
+def hypervolume_subset(
+    losses: NDArray[np.float64], size: int, reference: NDArray[np.float64]
+) -> list[int]:
+    """Which ``size`` of n ≥ size points dominate most together, chosen greedily.
+
+    At least 1 - 1/e of what the best subset dominates (Guerreiro et al. 2016, Greedy Hypervolume
+    Subset Selection in Low Dimensions).
+    """
+    chosen = _solve_hssp(losses, np.arange(len(losses)), size, reference)
+    return [int(i) for i in chosen]
+
+
+# -- trials and their attributes ----------------------------------------------------------------
 
 
 def suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, TypeAlias
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -19,6 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 
 from merge_optuna.samplers import ArchiveSampler, PopulationSampler, StoredSampler
 from merge_optuna.samplers.algorithm import (
@@ -38,7 +40,7 @@ WriteHook: TypeAlias = Callable[[int, str, bool], None]
 def textbook(
     algorithm: DistributionAlgorithm | PopulationAlgorithm,
     search_space: Mapping[str, BaseDistribution],
-    evaluate: Callable[[Params], float],
+    evaluate: Callable[[Params], float | Sequence[float]],
     *,
     seed: int,
     n_trials: int,
@@ -50,7 +52,7 @@ def textbook(
     Args:
         algorithm: What to run.
         search_space: Parameter name -> distribution.
-        evaluate: Parameters -> value.
+        evaluate: Parameters -> value, or one value per objective.
         seed: The sampler's seed.
         n_trials: Number of evaluations.
         maximize: Whether larger values are better.
@@ -74,7 +76,7 @@ class _Loop:
         self,
         algorithm: Any,
         search_space: Mapping[str, BaseDistribution],
-        evaluate: Callable[[Params], float],
+        evaluate: Callable[[Params], float | Sequence[float]],
         seed: int,
         n_trials: int,
         maximize: bool,
@@ -140,7 +142,9 @@ class _Loop:
         if len(self.history) == self.n_trials:
             raise _Enough
         params = self.box.params(candidate.x)
-        rank = Rank(0, 0.0, self.sign * self.evaluate_params(params))
+        values = np.atleast_1d(self.evaluate_params(params)).tolist()
+        loss, *further = (self.sign * value for value in values)
+        rank = Rank(0, 0.0, loss, tuple(further))
         self.history.append(params)
         individual = len(self.history) - 1
         return Member(
@@ -203,7 +207,8 @@ class AlgorithmSuite:
     """What every algorithm must pass as a sampler; for pytest.
 
     Inherit it and override :meth:`algorithm`; for a sampler with arguments of its own override
-    :meth:`sampler` too. ``n_trials`` should take the algorithm through several generations.
+    :meth:`sampler` too. ``n_trials`` should take the algorithm through several generations. One
+    that can search several objectives is inherited with ``objectives = 2`` as well.
     """
 
     search_space: Mapping[str, BaseDistribution] = {
@@ -213,6 +218,7 @@ class AlgorithmSuite:
         "d": CategoricalDistribution(["left", "right", "none"]),
     }
     n_trials = 40
+    objectives = 1
 
     def algorithm(self) -> DistributionAlgorithm | PopulationAlgorithm:
         """The algorithm under test."""
@@ -225,13 +231,18 @@ class AlgorithmSuite:
         kind = PopulationSampler if slots else ArchiveSampler
         return kind(algorithm, self.search_space, seed=7, **options)
 
-    @staticmethod
-    def evaluate(params: Params) -> float:
-        """A bowl with many ties in it."""
-        bowl = (params["a"] - 1) ** 2 + abs(params["b"] - 0.1) + (params["c"] - 3) ** 2 / 9
-        return float(round(bowl, 1)) + (params.get("d") == "left")
+    def study(self, *, maximize: bool = False, **options: Any) -> optuna.Study:
+        """A study in memory with this sampler."""
+        direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+        directions = [direction] * self.objectives
+        return optuna.create_study(directions=directions, sampler=self.sampler(**options))
 
-    def objective(self, trial: optuna.Trial) -> float:
+    def evaluate(self, params: Params) -> float | tuple[float, ...]:
+        """A bowl with many ties in it; the further ones are elsewhere."""
+        values = tuple(_bowl(params, 1.0 - i) for i in range(self.objectives))
+        return values[0] if self.objectives == 1 else values
+
+    def objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """:meth:`evaluate` as an Optuna objective."""
         params: Params = {
             "a": trial.suggest_float("a", -1, 2),
@@ -257,15 +268,13 @@ class AlgorithmSuite:
     def test_one_worker_is_the_textbook(self) -> None:
         """Bit for bit, in both directions."""
         for maximize in (False, True):
-            study = optuna.create_study(
-                direction="maximize" if maximize else "minimize", sampler=self.sampler()
-            )
+            study = self.study(maximize=maximize)
             study.optimize(self.objective, n_trials=self.n_trials)
             assert [t.params for t in study.trials] == self.reference(maximize=maximize)
 
     def test_nothing_is_kept_in_the_sampler(self) -> None:
         """A new sampler for every trial."""
-        study = optuna.create_study()
+        study = self.study()
         for _ in range(self.n_trials):
             study.sampler = pickle.loads(pickle.dumps(self.sampler()))
             study.optimize(self.objective, n_trials=1)
@@ -274,13 +283,13 @@ class AlgorithmSuite:
     def test_failed_candidates_are_proposed_again(self) -> None:
         """Failures between them change nothing about the completed trials."""
 
-        def flaky(trial: optuna.Trial) -> float:
+        def flaky(trial: optuna.Trial) -> float | tuple[float, ...]:
             value = self.objective(trial)
             if trial.number % 5 in (1, 2):
                 raise OSError
             return value
 
-        study = optuna.create_study(sampler=self.sampler())
+        study = self.study()
         completed: list[Params] = []
         while len(completed) < self.n_trials:
             study.optimize(flaky, n_trials=1, catch=OSError)
@@ -295,7 +304,7 @@ class AlgorithmSuite:
             {"a": -1.0, "b": 0.1, "c": 9, "d": "right"},
         ]
         initial = [{k: v for k, v in p.items() if k in self.search_space} for p in initial]
-        study = optuna.create_study(sampler=self.sampler(initial_population=initial))
+        study = self.study(initial_population=initial)
         study.optimize(self.objective, n_trials=self.n_trials)
         for trial, params in zip(study.trials, initial, strict=False):
             assert all(_same(trial.params[name], value) for name, value in params.items())
@@ -304,8 +313,7 @@ class AlgorithmSuite:
 
     def test_many_in_flight(self) -> None:
         """No place twice, the stored parameters are the candidate's, and the search moves on."""
-        sampler = self.sampler()
-        study = optuna.create_study(sampler=sampler)
+        study = self.study()
         flying: list[optuna.Trial] = []
         for i in range(3 * self.n_trials):
             flying.append(study.ask())
@@ -318,6 +326,11 @@ class AlgorithmSuite:
         for stored, claim in zip(study.trials, claims, strict=True):
             assert stored.params.items() <= box.params(claim.candidate.x).items()
         assert max(claim.generation for claim in claims) > 0
+
+
+def _bowl(params: Params, a: float) -> float:
+    bowl = (params["a"] - a) ** 2 + abs(params["b"] - 0.1) + (params["c"] - 3) ** 2 / 9
+    return float(round(bowl, 1)) + (params.get("d") == "left")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -17,7 +17,7 @@ from rich.table import Table
 from merge_optuna.errors import few
 
 if TYPE_CHECKING:
-    from merge_optuna.study import Leaderboard, Lineage
+    from merge_optuna.study import Front, Leaderboard, Lineage
 
 _SHOWN_PARAMETERS = 6
 _ENDLESS = 100_000  # columns
@@ -175,6 +175,12 @@ def lineage(found: Lineage, depth: int) -> None:
     if found.shares is not None:
         print("shares: " + ", ".join(f"{name} {x:.1%}" for name, x in found.shares.items()))
     print(f"\n{found.tree(depth)}")
+
+
+def front(found: Front) -> None:
+    """The points of a front, and the baselines beside them."""
+    _table(*found.table(), title=found.study)
+    print("\n".join(found.notes))
 
 
 def leaderboard(board: Leaderboard) -> None:

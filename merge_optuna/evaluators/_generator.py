@@ -142,16 +142,25 @@ def reply_of(ids: list[int], ends: Collection[int], first_bad: int) -> Reply:
     return Reply(ids[:length], first_bad >= steps)
 
 
-def _writer(model: nn.Module, tokenizer: Any, most: int) -> tuple[Any, set[int]]:
-    """The model with a generation config of our own, and the tokens that end a reply."""
+def check_generates(model: nn.Module) -> None:
+    """Checks that transformers can generate with a model.
+
+    Raises:
+        EvaluationError: If not.
+    """
     can_generate = getattr(model, "can_generate", None)
     if can_generate is None or not can_generate():
         raise EvaluationError(
             f"{type(model).__name__} does not generate text. Use models that transformers can "
             "generate with, e.g. of a class ...ForCausalLM."
         )
+
+
+def _writer(model: nn.Module, tokenizer: Any, most: int) -> tuple[Any, set[int]]:
+    """The model with a generation config of our own, and the tokens that end a reply."""
     from transformers import GenerationConfig
 
+    check_generates(model)
     own: Any = model.generation_config or GenerationConfig()
     ends = end_tokens(model, tokenizer)
     # A shell of its own, so that nothing of the live model is changed: generate() would fill what
@@ -244,6 +253,11 @@ class StopTexts:
         self._window = 4 * max(map(len, texts), default=0) + 1
         self._start: int | None = None
 
+    @property
+    def watches(self) -> bool:
+        """Whether there are stop texts."""
+        return bool(self._texts)
+
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         if self._start is None:
             self._start = input_ids.shape[1] - 1
@@ -255,7 +269,7 @@ class StopTexts:
 
     def cut(self, ids: list[int]) -> list[int]:
         """A reply up to the token that completes a stop text."""
-        lengths = range(1, len(ids) + 1) if self._texts else ()
+        lengths = range(1, len(ids) + 1) if self.watches else ()
         return ids[: next((n for n in lengths if self.holds(ids[:n])), len(ids))]
 
     def holds(self, ids: list[int]) -> bool:

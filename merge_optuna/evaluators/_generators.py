@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._batches import Pieces
+from merge_optuna.evaluators._continuous import ContinuousGenerator
 from merge_optuna.evaluators._generator import BatchGenerator, Generator, Reply, Request
 from merge_optuna.evaluators._language import LanguageBatch
 from merge_optuna.evaluators._sampling import Sampling
@@ -15,6 +16,7 @@ from merge_optuna.evaluators._serving import Model, Serving
 
 GENERATORS: Mapping[str, Callable[[Sequence[str], Sampling | None], Generator]] = {
     "batch": BatchGenerator,
+    "continuous": ContinuousGenerator,
 }
 """Those of live models, by name."""
 

@@ -100,7 +100,8 @@ class Generation:
             max_new_tokens: Most tokens of a reply; fewer where the context of the model ends.
             stop: Texts at which a reply is cut off.
             sampling: How to draw replies; None for the likeliest tokens.
-            generator: What generates with a live model: ``"batch"``, static batches. A model that
+            generator: What generates with a live model: ``"batch"``, static batches, or
+                ``"continuous"``, transformers' continuous batching, for accelerators. A model that
                 an engine serves, e.g. what ``mo.engine.VLLM`` loads, generates by itself.
             extract: What of a reply is its answer: None for all, ``"last_number"``, a regular
                 expression (its last match; group 1 if it has groups), or a function of the reply

@@ -101,21 +101,30 @@ class SearchSpace(Document):
         """
         return self.changed(self.numbers.freed(names, per, low, high))
 
-    def sampler(self, *, seed: int | None = None, **overrides: Any) -> BaseSampler:
+    def sampler(
+        self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
+    ) -> BaseSampler:
         """The sampler for this space: CMA-ES from its start, one dimension per free number.
+
+        For several objectives NSGA-II, with the start in its first population.
 
         Args:
             seed: Of all random numbers; fixed in the study when omitted.
-            overrides: Arguments of :class:`merge_optuna.samplers.CmaEsSampler`.
+            objectives: How many the study has.
+            overrides: Arguments of :class:`merge_optuna.samplers.CmaEsSampler`, or of
+                :class:`merge_optuna.samplers.NSGA2Sampler`.
 
         Raises:
             RecipeError: If nothing is free.
         """
-        from merge_optuna.samplers import CmaEsSampler
+        from merge_optuna.samplers import CmaEsSampler, NSGA2Sampler
 
         if not self.slots:
             raise RecipeError("Nothing is free in this recipe. Use mo.free for some parameter.")
-        arguments: dict[str, Any] = {"x0": self.start(), **overrides}
+        if objectives > 1:
+            arguments: dict[str, Any] = {"initial_population": [self.start()], **overrides}
+            return NSGA2Sampler(self.distributions(), seed=seed, **arguments)
+        arguments = {"x0": self.start(), **overrides}
         return CmaEsSampler(self.distributions(), seed=seed, **arguments)
 
 

@@ -63,6 +63,7 @@ from merge_optuna.samplers.map_elites import Descriptor as Descriptor
 from merge_optuna.samplers.map_elites import MAPElites as MAPElites
 from merge_optuna.samplers.niches import NaturalNiches as NaturalNiches
 from merge_optuna.samplers.niches import Niches as Niches
+from merge_optuna.samplers.nsga2 import NSGA2 as NSGA2
 from merge_optuna.samplers.pso import Absorb as Absorb
 from merge_optuna.samplers.pso import Bounce as Bounce
 from merge_optuna.samplers.pso import ClipPosition as ClipPosition
@@ -118,6 +119,8 @@ __all__ = [
     "MAPElitesSampler",
     "Member",
     "Midpoint",
+    "NSGA2",
+    "NSGA2Sampler",
     "NaturalNiches",
     "Niches",
     "NichesSampler",
@@ -199,7 +202,7 @@ class CmaEsSampler(ArchiveSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, variant: Literal['full', 'separable', 'margin'] = ..., x0: Mapping[str, float] | None = ..., sigma0: float | Mapping[str, float] | None = ..., population_size: int | None = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
@@ -240,7 +243,7 @@ class CrossEntropySampler(ArchiveSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, population_size: int = ..., elites: int = ..., smoothing: float = ..., sigma: float = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
@@ -284,7 +287,7 @@ class DESampler(PopulationSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     @classmethod
     def lshade(cls, budget: int, search_space: Mapping[str, BaseDistribution], *, population_size: int | None = ..., bounds: Bounds = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> DESampler: ...
@@ -326,7 +329,7 @@ class EvolverSampler(ArchiveSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     def __init__(self, search_space: Mapping[str, BaseDistribution], *, F: float = ..., CR: float = ..., scoring: Literal['individual', 'merged'] = ..., adaptation: Adaptation | None = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
@@ -370,7 +373,7 @@ class GASampler(ArchiveSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, selection: Selection = ..., crossover: Variation = ..., mutation: Variation = ..., survival: Survival = ..., population_size: int = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
@@ -421,10 +424,59 @@ class MAPElitesSampler(ArchiveSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     def archive(self, study: Study) -> dict[tuple[int, ...], FrozenTrial]: ...
     def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, descriptors: Mapping[str, tuple[float, float, int]] | tuple[Descriptor, ...], initial: int = ..., variation: Variation = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
+
+class NSGA2Sampler(ArchiveSampler):
+    """NSGA-II, whose population is nothing but the stored trials; for one objective or several.
+
+    How it differs from :class:`optuna.samplers.NSGAIISampler`:
+
+    - A search that is killed and started again goes on exactly as if nothing had happened, and
+      workers neither wait nor lose results: whenever ``population_size`` results are in, they are
+      the children of the next replacement, whichever generation they were drawn from.
+    - Crossover and mutation are the paper's, SBX and polynomial mutation, not uniform crossover
+      and uniform values.
+    - Failed trials are proposed again; pruned ones rank below completed ones.
+
+    Two parents, each the winner of a tournament of two, make one child (of crossover's two), which
+    is then mutated. Constraints set by ``trial.set_constraint`` are used: who violates less
+    dominates. ``study.best_trials`` of Optuna is the front that has been found.
+
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        population_size: how many are parents, and how many children a generation has.
+        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
+        mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
+        initial_population: parameters of the first candidates, name -> value each; the middle of
+            the range where a name is not given.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a study of more objectives than it can search or a Hyperband pruner.
+    """
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, population_size: int = ..., crossover: Variation = ..., mutation: Variation = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class NichesSampler(ArchiveSampler):
     """M2N2's evolution on any search space; its archive is nothing but the stored trials.
@@ -483,7 +535,7 @@ class NichesSampler(ArchiveSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     @property
     def needs_examples(self) -> bool: ...
@@ -539,7 +591,7 @@ class PSOSampler(PopulationSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, coefficients: Coefficients = ..., topology: Topology = ..., random: Literal['dimension', 'scalar'] = ..., population_size: int = ..., initial_velocity: float = ..., max_velocity: float | None = ..., bounds: Walls = ..., raw: bool = ..., initial_population: Sequence[Mapping[str, Any]] = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
@@ -576,6 +628,6 @@ class SwarmSampler(PopulationSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
     def __init__(self, search_space: Mapping[str, BaseDistribution], *, topology: Topology = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...

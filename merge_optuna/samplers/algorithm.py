@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -61,18 +61,21 @@ class Rank(NamedTuple):
     """How good a finished candidate is; smaller is better.
 
     Complete trials come before pruned ones, pruned before failed. Within a state Deb's rule
-    (2000): no violation before some, less before more, then by loss.
+    (2000): no violation before some, less before more, then by loss. Several losses are compared
+    one after the other, which is an order but says nothing of which is better.
 
     Attributes:
         state: 0 complete, 1 pruned, 2 failed.
         violation: sum of the violated constraints.
         loss: the objective's value, negated if it is maximised; a pruned trial's partial value,
-            inf if it has none.
+            inf if it has none. With several objectives that of the first.
+        further: those of the other objectives.
     """
 
     state: int
     violation: float
     loss: float
+    further: tuple[float, ...] = ()
 
     def worse_by(self, better: Rank) -> float:
         """Difference of the losses; inf where they cannot be compared."""
@@ -94,7 +97,7 @@ class Member:
         trial: number of its trial.
         best: the best that its slot has seen, for algorithms that move on from it (PSO).
         packed_scores: ``scores`` as stored.
-        sign: 1 if the study minimises, -1 if it maximises.
+        sign: 1 if the study minimises, -1 if it maximises; the first of several objectives.
         parents: see :class:`Candidate`.
     """
 
@@ -110,6 +113,11 @@ class Member:
     packed_scores: Any = field(default=None, repr=False)
     sign: int = -1
     parents: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """One per objective, smaller is better; see :class:`Rank`."""
+        return self.rank.loss, *self.rank.further
 
     @cached_property
     def scores(self) -> Vector:
@@ -176,6 +184,9 @@ class Algorithm(ABC):
     the strategies among these, whose ``repr`` is part of it. The results of the methods must
     depend on nothing but the arguments.
     """
+
+    multi_objective: ClassVar[bool] = False
+    """Whether it can search several objectives: it looks at :attr:`Member.losses`."""
 
     def for_space(self, space: Mapping[str, BaseDistribution] | None) -> Self:
         """The algorithm in a search space, or in one that is inferred later.

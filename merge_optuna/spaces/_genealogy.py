@@ -83,6 +83,20 @@ class Genealogy(Space, Generic[One]):
         """See :meth:`Space.distributions`; they hand over the breeding."""
         return self.breeding.distributions()
 
+    def check_objectives(self, objectives: int) -> None:
+        """Checks that there is one: no sampler of several knows parents.
+
+        Raises:
+            StudyError: If there are several.
+        """
+        if objectives > 1:
+            raise StudyError(
+                f"{type(self).__name__} has one objective, not {objectives}: its individuals are "
+                "named by their parents, of which NSGA-II knows nothing. Search a recipe with "
+                "free numbers or mo.spaces.LayerPath for a front, or make one number of the "
+                "objectives."
+            )
+
     # -- trials -----------------------------------------------------------------------------
 
     def __call__(self, trial: Trial) -> Recipe:

@@ -74,11 +74,14 @@ class Space(ABC):
         """Optuna's distribution of every parameter that a trial may have."""
 
     @abstractmethod
-    def sampler(self, *, seed: int | None = None, **overrides: Any) -> BaseSampler:
+    def sampler(
+        self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
+    ) -> BaseSampler:
         """The sampler for this space.
 
         Args:
             seed: Of all random numbers; fixed in the study when omitted.
+            objectives: How many the study has.
             overrides: Further arguments of the sampler.
         """
 

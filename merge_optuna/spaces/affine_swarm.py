@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.recipes import Recipe, free, linear
-from merge_optuna.samplers import PSOSampler
+from merge_optuna.samplers import Gaussian, NSGA2Sampler, PSOSampler
 from merge_optuna.spaces._space import ParameterSpace
 from merge_optuna.spaces._swarm import DROP_RATE, INERTIA, first_models
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 LIMIT = 1000.0
 """Coefficients stay within ± this."""
+_STEP = 0.05  # of a coefficient in a mutation
 
 
 class AffineSwarm(ParameterSpace):
@@ -89,11 +92,16 @@ class AffineSwarm(ParameterSpace):
             {f"weight/{name}": float(name == one) for name in self.names} for one in self.names
         ]
 
-    def sampler(self, *, seed: int | None = None, **overrides: Any) -> PSOSampler:
+    def sampler(
+        self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
+    ) -> PSOSampler | NSGA2Sampler:
         """The paper's swarm: w = 0.2, c1 = c2 = 2, scalar r1 and r2, from the models at rest.
 
         A coefficient that would leave ±1000 stays there, with velocity 0, and is warned about.
+        For several objectives NSGA-II, from the models and random averages of them.
         """
+        if objectives > 1:
+            return self._front(seed, **overrides)
         arguments: dict[str, Any] = {
             "coefficients": INERTIA,
             "random": "scalar",
@@ -103,6 +111,24 @@ class AffineSwarm(ParameterSpace):
             **overrides,
         }
         return PSOSampler(self.distributions(), seed=seed, **arguments)
+
+    def _front(
+        self, seed: int | None, *, population_size: int = 50, **overrides: Any
+    ) -> NSGA2Sampler:
+        # Uniform points of ±1000 are no models, and neither are steps of a share of that.
+        shares = np.random.default_rng(0).dirichlet(np.ones(len(self.names)), population_size)
+        averages = [
+            {f"weight/{n}": float(s) for n, s in zip(self.names, row, strict=True)}
+            for row in shares
+        ]
+        arguments: dict[str, Any] = {
+            "initial_population": [*self.initial_population(), *averages][:population_size],
+            "mutation": Gaussian(_STEP / (2 * LIMIT)),
+            **overrides,
+        }
+        return NSGA2Sampler(
+            self.distributions(), seed=seed, population_size=population_size, **arguments
+        )
 
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:

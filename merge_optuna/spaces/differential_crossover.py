@@ -106,8 +106,11 @@ class DifferentialCrossover(Genealogy[Population]):
         )
         self._ancestors = Ancestors(self.recipe, cache_bytes, cache_folder)
 
-    def sampler(self, *, seed: int | None = None, **overrides: Any) -> EvolverSampler:
+    def sampler(
+        self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
+    ) -> EvolverSampler:
         """Evolver; see :class:`mo.samplers.EvolverSampler` for the options."""
+        self.check_objectives(objectives)
         options = {"scoring": self.breeding.scoring, **overrides}
         return EvolverSampler(self.distributions(), seed=seed, **options)
 

@@ -23,7 +23,7 @@ from merge_optuna.recipes import (
     check_sources,
     frame_of,
 )
-from merge_optuna.samplers import CmaEsSampler, GASampler
+from merge_optuna.samplers import CmaEsSampler, GASampler, NSGA2Sampler
 from merge_optuna.spaces._indicators import INDICATORS
 from merge_optuna.spaces._scales import SCALES
 from merge_optuna.spaces._space import ParameterSpace
@@ -163,22 +163,28 @@ class LayerPath(ParameterSpace):
         taken = self._indicators.places(self.init.hops)
         return {**self._indicators.start(taken), **self._scales.start(taken)}
 
-    def sampler(self, *, seed: int | None = None, **overrides: Any) -> CmaEsSampler | GASampler:
+    def sampler(
+        self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
+    ) -> CmaEsSampler | GASampler | NSGA2Sampler:
         """CMA-ES from the start; a genetic algorithm around it for categorical indicators.
+
+        For several objectives NSGA-II, with the start in its first population.
 
         The first path of CMA-ES is near the start but not it, which can be enqueued:
         ``study.enqueue_trial(space.start())``.
 
         Args:
             seed: Of all random numbers; fixed in the study when omitted.
+            objectives: How many the study has.
             overrides: Further arguments of the sampler, e.g. ``population_size=128``, the paper's.
         """
-        if any(not isinstance(d, FloatDistribution) for d in self._distributions.values()):
-            return GASampler(
-                self.distributions(),
-                seed=seed,
-                **{"initial_population": [self.start()], **overrides},
-            )
+        categorical = any(
+            not isinstance(d, FloatDistribution) for d in self._distributions.values()
+        )
+        if objectives > 1 or categorical:
+            kind = NSGA2Sampler if objectives > 1 else GASampler
+            around: dict[str, Any] = {"initial_population": [self.start()], **overrides}
+            return kind(self.distributions(), seed=seed, **around)
         parts = self._indicators, self._scales
         sigmas = {name: part.sigma for part in parts for name in part.distributions()}
         arguments: dict[str, Any] = {

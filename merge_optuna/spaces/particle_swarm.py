@@ -96,8 +96,11 @@ class ParticleSwarm(Genealogy[Ancestor]):
         self.breeding = Particles(self.names)
         self._ancestors = Ancestors(self.recipe, cache_bytes, cache_folder)
 
-    def sampler(self, *, seed: int | None = None, **overrides: Any) -> SwarmSampler:
+    def sampler(
+        self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
+    ) -> SwarmSampler:
         """A synchronous swarm; see :class:`mo.samplers.SwarmSampler` for the options."""
+        self.check_objectives(objectives)
         return SwarmSampler(self.distributions(), seed=seed, **overrides)
 
     @classmethod

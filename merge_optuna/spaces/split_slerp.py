@@ -125,8 +125,11 @@ class SplitSlerp(Genealogy[Any]):
         if mutation_std:
             _ = self._ancestors  # finds a folder that cannot be written to
 
-    def sampler(self, *, seed: int | None = None, **overrides: Any) -> NichesSampler:
+    def sampler(
+        self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
+    ) -> NichesSampler:
         """Natural niches; see :class:`mo.samplers.NichesSampler` for the options."""
+        self.check_objectives(objectives)
         return NichesSampler(self.distributions(), seed=seed, **overrides)
 
     @classmethod

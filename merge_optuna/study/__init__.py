@@ -9,6 +9,8 @@ from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
+from merge_optuna.study._export_front import export_front
+from merge_optuna.study._front import Front, Point, front_of, pareto, why_empty
 from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._leaderboard import leaderboard
 from merge_optuna.study._limit import fail_overdue
@@ -29,6 +31,7 @@ __all__ = [
     "Draws",
     "Entry",
     "Estimate",
+    "Front",
     "KeepBest",
     "Kind",
     "Leaderboard",
@@ -36,6 +39,7 @@ __all__ = [
     "MaxFailures",
     "MergeObjective",
     "MergeStudy",
+    "Point",
     "Rehearsal",
     "Row",
     "Run",
@@ -48,11 +52,14 @@ __all__ = [
     "complete_trials",
     "counts",
     "export",
+    "export_front",
     "fail_overdue",
     "failure",
+    "front_of",
     "leaderboard",
     "lineage",
     "optimize",
+    "pareto",
     "ranked",
     "recipe_of",
     "rehearse",
@@ -60,4 +67,5 @@ __all__ = [
     "scores",
     "set_scores",
     "storage",
+    "why_empty",
 ]

@@ -225,16 +225,7 @@ class Baselines(Sequence[Baseline]):
         """A table."""
         parts = [*dict.fromkeys(name for row in self._rows for name in row.breakdown)]
         head = ("", *self.metrics, *parts, "", "examples", "seconds")
-        lines = [head, *(self._line(row, parts) for row in self._rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        left = 0, len(head) - 3  # names and notes; all others are numbers
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i in left else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return aligned(head, [self._line(row, parts) for row in self._rows], texts=(0, -3))
 
     def _line(self, row: Baseline, parts: Sequence[str]) -> tuple[str, ...]:
         numbers = [None] * len(self.metrics) if row.values is None else row.values
@@ -248,6 +239,26 @@ class Baselines(Sequence[Baseline]):
                 f"There are {len(self.directions)} objectives, and each has its best baseline: "
                 f"best_in(0) in {self.metrics[0]}."
             )
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Sequence[int]) -> str:
+    """A table as text: texts to the left, numbers to the right.
+
+    Args:
+        head: Of the columns.
+        rows: Cells.
+        texts: Places of the columns that hold names and notes.
+    """
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = {range(len(head))[place] for place in texts}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def stored_baselines(study: optuna.Study) -> Baselines:

@@ -31,8 +31,9 @@ class FollowsTheBest:
         if len(directions) > 1:
             raise StudyError(
                 f"{type(self).__name__} follows the best trial, but this study has "
-                f"{len(directions)} objectives and so no single best one. Leave it out, or look "
-                "at study.best_trials yourself."
+                f"{len(directions)} objectives and so no single best one. Leave it out; when "
+                "the search is over, mo.pareto(study) shows its front, and mo.export_front writes "
+                "it."
             )
 
 

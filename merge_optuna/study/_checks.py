@@ -37,6 +37,7 @@ def check_study(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -
     sampler = study.sampler
     if isinstance(space, Genealogy):
         _check_breeds(sampler, space)
+    check_objectives(sampler, _pruner_of(study), len(study.directions))
     if isinstance(sampler, StoredSampler):
         _check_stored(study, sampler, space)
     if isinstance(sampler, NichesSampler) and sampler.needs_examples:
@@ -50,6 +51,33 @@ def check_study(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -
         check_numbers(trials, len(trials))
     if isinstance(space, Genealogy):
         check_families(study)
+
+
+def check_objectives(
+    sampler: optuna.samplers.BaseSampler | None,
+    pruner: optuna.pruners.BasePruner,
+    objectives: int,
+) -> None:
+    """Checks that several objectives have a sampler that searches for all of them, and no pruner.
+
+    Raises:
+        StudyError: If not.
+    """
+    if objectives == 1:
+        return
+    single = isinstance(sampler, optuna.samplers.CmaEsSampler) or (
+        isinstance(sampler, StoredSampler) and not sampler.multi_objective
+    )
+    if single:
+        raise StudyError(
+            f"{type(sampler).__name__} has one objective, this study {objectives}. Use "
+            "mo.samplers.NSGA2Sampler, optuna.samplers.NSGAIISampler or TPESampler."
+        )
+    if not isinstance(pruner, optuna.pruners.NopPruner):
+        raise StudyError(
+            f"{type(pruner).__name__} compares unfinished trials by one value, but there are "
+            f"{objectives} objectives. Switch pruning off: pruner=optuna.pruners.NopPruner()."
+        )
 
 
 def check_order(space: object, evaluator: object) -> None:
@@ -82,8 +110,14 @@ def warn_of_taken(names: Collection[str]) -> None:
         )
 
 
+def _pruner_of(study: optuna.Study) -> optuna.pruners.BasePruner:
+    """The pruner of a study; none if it is the one that Optuna puts in unasked."""
+    unasked = type(study.pruner) is optuna.pruners.MedianPruner and len(study.directions) > 1
+    return optuna.pruners.NopPruner() if unasked else study.pruner
+
+
 def _check_stored(study: optuna.Study, sampler: StoredSampler, space: SearchSpace) -> None:
-    """Checks a sampler that has one objective and a space, and must see all trials."""
+    """Checks a sampler that has a space, and must see all trials."""
     name, given = type(sampler).__name__, sampler.search_space
     if given is not None and isinstance(space, DECLARED) and given != space.distributions():
         what = "recipe" if isinstance(space, Recipe) else "space"
@@ -95,11 +129,6 @@ def _check_stored(study: optuna.Study, sampler: StoredSampler, space: SearchSpac
         raise StudyError(
             "HyperbandPruner hides trials from population samplers. Use MedianPruner, "
             "SuccessiveHalvingPruner or WilcoxonPruner."
-        )
-    if len(study.directions) > 1:
-        raise StudyError(
-            f"{name} has one objective, this study {len(study.directions)}. Use "
-            "optuna.samplers.NSGAIISampler."
         )
 
 

@@ -43,6 +43,11 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     return trials
 
 
+def violation_of(trial: FrozenTrial) -> float:
+    """By how much a trial violates its constraints, all together; 0 if it is feasible."""
+    return sum(max(0.0, c) for c in trial.constraints.values())
+
+
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """The completed trials, best first: feasible before infeasible, the earliest among equals.
 
@@ -51,8 +56,9 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """
     if len(study.directions) > 1:
         raise StudyError(
-            f"The study {study.study_name!r} has {len(study.directions)} objectives. Choose one "
-            "of study.best_trials and pass trial= (--trial)."
+            f"The study {study.study_name!r} has {len(study.directions)} objectives, and so no "
+            "single best trial. Choose one of mo.pareto(study) (merge-optuna pareto), and pass "
+            "trial= (--trial)."
         )
     complete = complete_trials(study)
     if not complete:
@@ -60,8 +66,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
 
     def key(trial: FrozenTrial) -> tuple[float, float, int]:
-        violation = sum(max(0.0, c) for c in trial.constraints.values())
-        return violation, sign * trial.values[0], trial.number
+        return violation_of(trial), sign * trial.values[0], trial.number
 
     return sorted(complete, key=key)
 

@@ -16,7 +16,8 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.checkpoints import clear_leftovers, remove_written
 from merge_optuna.errors import CheckpointError, ExportError, StudyError
 from merge_optuna.study._callbacks import FollowsTheBest, positive
-from merge_optuna.study._export import export, ranked, recipe_of
+from merge_optuna.study._export import export, ranked
+from merge_optuna.study._trial_folders import TrialFolders
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -62,6 +63,7 @@ class KeepBest(FollowsTheBest):
         self.k = positive(k, "KeepBest")
         self.folder = Path(folder).expanduser().absolute()
         self._sources, self._heads = dict(sources or {}), dict(heads or {})
+        self._folders = TrialFolders(self.folder, self._sources)
         self._known: set[int] = set()  # folders that are known to be of this study
         self._failed: set[int] = set()
         self._left: set[int] = set()  # fallen, but somebody's files are in them
@@ -104,21 +106,15 @@ class KeepBest(FollowsTheBest):
 
     def _missing(self, order: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The best trials that are not there."""
-        done = (self._there().keys() & self._known) | self._failed
+        done = (self._folders.there().keys() & self._known) | self._failed
         return [trial for trial in order[: self.k] if trial.number not in done]
 
     def _fallen(self, order: Sequence[FrozenTrial]) -> dict[int, Path]:
         """Folders of trials that are not among the best ``k`` of those that are there."""
-        there = self._there()
+        there = self._folders.there()
         kept = [trial.number for trial in order if trial.number in there][: self.k]
         kept += self._left
         return {number: folder for number, folder in there.items() if number not in kept}
-
-    def _there(self) -> dict[int, Path]:
-        """The folders that are there, by trial number."""
-        found = self.folder.glob("trial-*")
-        names = ((re.fullmatch(r"trial-(\d{5,})", path.name), path) for path in found)
-        return {int(match[1]): path for match, path in names if match}
 
     # -- putting it right, under the lock --------------------------------------------------
 
@@ -128,7 +124,7 @@ class KeepBest(FollowsTheBest):
             clear_leftovers(self.folder / name, alone=True)  # we have the lock
         for trial in self._missing(self._ranked(study)):  # others may have gone on meanwhile
             try:
-                folder = self.folder / f"trial-{trial.number:05}"
+                folder = self._folders.of(trial.number)
                 export(study, folder, trial=trial, sources=self._sources, heads=self._heads)
                 self._known.add(trial.number)
             except Exception as error:  # whatever it is, the search has nothing to do with it
@@ -143,21 +139,13 @@ class KeepBest(FollowsTheBest):
 
     def _check_folder(self, study: optuna.Study) -> None:
         """Refuses trials that are not this study's: removing them could be a loss."""
-        trials = compat.all_trials(study)
-        for number, folder in self._there().items():
-            if number in self._known:
-                continue
-            there = folder / "recipe.yaml"
-            done = number < len(trials) and trials[number].state == TrialState.COMPLETE
-            if not done or not there.is_file() or there.read_text() != self._yaml(study, number):
+        for number, folder in self._folders.there().items():
+            if number not in self._known and not self._folders.is_of(study, number):
                 raise StudyError(
                     f"{str(folder)!r} is not trial {number} of the study {study.study_name!r}. "
                     "Choose another folder for KeepBest, or remove this one yourself."
                 )
             self._known.add(number)
-
-    def _yaml(self, study: optuna.Study, number: int) -> str:
-        return recipe_of(study, number, sources=self._sources).to_yaml()
 
 
 def _warn(problem: str, study: optuna.Study) -> None:

@@ -19,6 +19,7 @@ from merge_optuna.spaces import Space
 from merge_optuna.study._baseline_recipes import check_kinds
 from merge_optuna.study._baseline_scoring import keep
 from merge_optuna.study._callbacks import StopRule
+from merge_optuna.study._checks import check_objectives
 from merge_optuna.study._counts import remaining
 from merge_optuna.study._first import enqueue
 from merge_optuna.study._keep_best import KeepBest
@@ -42,8 +43,9 @@ class MergeStudy:
         name: Name of the study in the storage.
         objective: What a trial does.
         n_trials: Completed and pruned trials in total, however often it is started.
-        sampler: Of Optuna or of ``mo.samplers``; the space's own with seed 0 when omitted.
-        pruner: Of Optuna; none when omitted.
+        sampler: Of Optuna or of ``mo.samplers``; the space's own with seed 0 when omitted, for
+            several objectives NSGA-II.
+        pruner: Of Optuna; none when omitted. With several objectives there is none.
         test: Scores the result on data that the search does not see.
         timeout: Seconds after which a run starts no further trial; every start has as many.
         trial_timeout: Seconds after which a trial is ended from outside; it fails, the search
@@ -88,7 +90,9 @@ class MergeStudy:
                 callback.check(self.objective.directions)
         space = self.objective.space
         if self.sampler is None and isinstance(space, Recipe | Space):
-            object.__setattr__(self, "sampler", space.sampler(seed=0))
+            own = space.sampler(seed=0, objectives=len(self.objective.directions))
+            object.__setattr__(self, "sampler", own)
+        check_objectives(self.sampler, self._pruner, len(self.objective.directions))
         if self.test is not None:
             object.__setattr__(self, "test", as_evaluator(self.test))
             self.objective.check_evaluator(self.test)
@@ -184,7 +188,7 @@ class MergeStudy:
                 study_name=self.name,
                 storage=open_storage(storage) if isinstance(storage, str) else storage,
                 sampler=self.sampler,
-                pruner=self.pruner or optuna.pruners.NopPruner(),
+                pruner=self._pruner,
                 directions=self.objective.directions,
                 load_if_exists=True,
             )
@@ -234,6 +238,10 @@ class MergeStudy:
             keep(study, self.objective, kinds, deadline, limit, progress=progress)
         search(study, self.objective, total, deadline, limit, self._callbacks(), progress=progress)
         return study
+
+    @property
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        return self.pruner or optuna.pruners.NopPruner()
 
     def _callbacks(self) -> list[Callback]:
         """Those declared, and what keeps the best trials."""

@@ -77,7 +77,7 @@ def rehearse(objective: MergeObjective) -> Rehearsal:
     space = objective.space
     sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=0)
     if isinstance(space, Space):
-        sampler = space.sampler(seed=0)
+        sampler = space.sampler(seed=0, objectives=len(objective.directions))
     with quiet():
         study = optuna.create_study(directions=objective.directions, sampler=sampler)
     with _AnonymousMemory() as memory:

@@ -29,6 +29,7 @@ from merge_optuna.samplers import (
     GASampler,
     MAPElitesSampler,
     NichesSampler,
+    NSGA2Sampler,
     PSOSampler,
     StoredSampler,
 )
@@ -55,32 +56,62 @@ SAMPLERS: dict[str, Callable[[], StoredSampler]] = {
     "ga": lambda: GASampler(SPACE, population_size=5, seed=1),
     "map-elites": lambda: MAPElitesSampler(SPACE, descriptors=GRID, initial=5, seed=1),
     "niches": lambda: NichesSampler(SPACE, archive_size=4, initial=5, seed=1),
+    "nsga2": lambda: NSGA2Sampler(SPACE, population_size=5, seed=1),
 }
 
 
 def objective(trial: optuna.Trial) -> float:
-    x = trial.suggest_float("x", -1, 2)
-    y = trial.suggest_float("y", 1e-3, 1, log=True)
-    k = trial.suggest_int("k", 0, 9)
+    x, y, k = suggested(trial)
     trial.report(x, 0)
     trial.set_user_attr("note", "a user attribute")
     trial.set_constraint("c", x - 2)
     return round((x - 1) ** 2 + abs(y - 0.1) + (k - 3) ** 2 / 9, 1)
 
 
+def two_objectives(trial: optuna.Trial) -> tuple[float, float]:
+    x, y, k = suggested(trial)
+    trial.set_user_attr("instead of a report", x)  # as many writes, at the same places
+    trial.set_user_attr("note", "a user attribute")
+    trial.set_constraint("c", x - 2)
+    return round((x - 1) ** 2 + abs(y - 0.1), 1), round(x**2 + (k - 3) ** 2 / 9, 1)
+
+
+def suggested(trial: optuna.Trial) -> tuple[float, float, int]:
+    return (
+        trial.suggest_float("x", -1, 2),
+        trial.suggest_float("y", 1e-3, 1, log=True),
+        trial.suggest_int("k", 0, 9),
+    )
+
+
+SEVERAL: dict[str, Callable[[Any], tuple[float, ...]]] = {"nsga2": two_objectives}
+
+
+def objective_of(sampler: str) -> Callable[[Any], Any]:
+    return SEVERAL.get(sampler, objective)
+
+
+def create(sampler: str, storage: BaseStorage, name: str = "s") -> optuna.Study:
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=SAMPLERS[sampler](),
+        load_if_exists=True,
+        directions=["minimize"] * (2 if sampler in SEVERAL else 1),
+    )
+
+
 def search(
     sampler: str,
     storage: BaseStorage,
     total: int,
-    evaluate: Callable[..., float] = objective,
+    evaluate: Callable[..., Any] | None = None,
     name: str = "s",
 ) -> None:
     """One worker: the same command, however often it is started."""
-    study = optuna.create_study(
-        study_name=name, storage=storage, sampler=SAMPLERS[sampler](), load_if_exists=True
-    )
+    study = create(sampler, storage, name)
     while len(done(study)) < total:
-        study.optimize(evaluate, n_trials=1, catch=ValueError)
+        study.optimize(evaluate or objective_of(sampler), n_trials=1, catch=ValueError)
 
 
 def done(study: optuna.Study) -> list[dict[str, Any]]:
@@ -162,7 +193,8 @@ def workers(folder: Path, sampler: str, kind: str, total: int) -> list[int]:
     """
     waiting._PATIENCE_UNOWNED = 2.0  # the person's trial costs every worker that much
     make = lambda: make_storage(kind, folder)  # noqa: E731
-    study = optuna.create_study(study_name="s", storage=make())
+    study = create(sampler, make())
+    study.sampler = optuna.samplers.RandomSampler()
     study.ask()  # a person's trial, running for ever
 
     def hesitate(k: int, method: str, after: bool) -> None:
@@ -173,8 +205,8 @@ def workers(folder: Path, sampler: str, kind: str, total: int) -> list[int]:
     hooks: list[WriteHook | None] = [None, hesitate, None, kill]
 
     def worker(i: int) -> None:
-        def evaluate(trial: optuna.Trial) -> float:
-            value = objective(trial)
+        def evaluate(trial: optuna.Trial) -> Any:
+            value = objective_of(sampler)(trial)
             time.sleep(0.2 if i == 2 else 0.02)
             if trial.number % 7 == 3:
                 raise ValueError("injected")

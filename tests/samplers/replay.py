@@ -94,6 +94,7 @@ class _Replay(ABC):
         self.box = sampler._algorithm.box(sampler.search_space)
         self.size = self.algorithm.population_size(len(self.box))
         self.initial = [self.box.point(params) for params in sampler._initial]
+        self.objectives = max([len(t.values or ()) for t in trials], default=1)
         self.max_attempts = sampler._max_attempts
         self.results: list[tuple[Place, Member]] = []
         self.failed: list[int] = []  # trials whose candidate has to be proposed again
@@ -129,15 +130,17 @@ class _Replay(ABC):
             if self.failures[place] < self.max_attempts:
                 self.failed.append(number)
                 return
+        unknown = (np.inf,) * (self.objectives - 1)
         violation = sum(max(0.0, c) for c in trial.constraints.values())
         if failed:
-            rank = Rank(2, 0.0, np.inf)
+            rank = Rank(2, 0.0, np.inf, unknown)
         elif trial.state == TrialState.PRUNED:
             last = trial.intermediate_values[trial.last_step] if trial.intermediate_values else 0
             loss = self.sign * last if trial.intermediate_values else np.inf
-            rank = Rank(1, violation, loss)
+            rank = Rank(1, violation, loss, unknown)
         else:
-            rank = Rank(0, violation, self.sign * trial.value)
+            loss, *further = (self.sign * value for value in trial.values)
+            rank = Rank(0, violation, loss, tuple(further))
         candidate = claim.candidate
         self.pending.discard(place)
         self.results.append(

@@ -19,6 +19,7 @@ from merge_optuna.samplers import (
     GASampler,
     MAPElitesSampler,
     NichesSampler,
+    NSGA2Sampler,
     Population,
     PopulationAlgorithm,
     PopulationSampler,
@@ -30,6 +31,7 @@ from tests.samplers.stub import FILE, stub
 SPACE = {"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
 OPTIONS = {
     DESampler: ["mutation", "adaptation", "population_size", "reduction", "bounds"],
+    NSGA2Sampler: ["population_size", "crossover", "mutation"],
     GASampler: ["selection", "crossover", "mutation", "survival", "population_size"],
     PSOSampler: [
         "coefficients",

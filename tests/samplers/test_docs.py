@@ -53,7 +53,9 @@ def test_it_optimises_and_resumes(tmp_path: Path) -> None:
     assert [t.params for t in resumed.trials] == [t.params for t in study.trials[:55]]
 
 
-@pytest.mark.parametrize("name", ["DESampler", "PSOSampler", "GASampler", "NichesSampler"])
+@pytest.mark.parametrize(
+    "name", ["DESampler", "PSOSampler", "GASampler", "NSGA2Sampler", "NichesSampler"]
+)
 def test_every_sampler_of_the_table_exists(name: str) -> None:
     assert f"`{name}`" in PAGE
     assert name in mo.samplers.__all__
@@ -63,7 +65,7 @@ def test_the_other_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)  # it makes a database
     blocks = [part.partition("```")[0] for part in PAGE.split("```python\n")[1:]]
     others = [block for block in blocks if block != CODE]
-    assert len(others) == 3
+    assert len(others) == 4
     space = {name: FloatDistribution(0, 1) for name in "xyz"}
     names: dict[str, Any] = {"mo": mo, "optuna": optuna, "space": space}
     for block in others:

@@ -9,6 +9,7 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
     SingleOnlySamplerTestCase,
 )
@@ -27,6 +28,7 @@ from merge_optuna.samplers import (
     IsoLine,
     MAPElitesSampler,
     NichesSampler,
+    NSGA2Sampler,
     PSOSampler,
     Reflect,
     Ring,
@@ -86,3 +88,9 @@ class TestNiches(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySample
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         options = {"attraction": request.param, "split_point": request.param}
         return lambda: NichesSampler(archive_size=3, seed=0, **options)
+
+
+class TestNSGA2(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture(params=[{}, {"crossover": IsoLine()}], ids=["sbx", "iso-line"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return lambda: NSGA2Sampler(population_size=3, seed=0, **request.param)

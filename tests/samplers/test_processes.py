@@ -17,7 +17,7 @@ import pytest
 from merge_optuna.samplers import Box
 from merge_optuna.testing import textbook
 from tests.samplers import replay
-from tests.samplers.driver import SAMPLERS, SPACE, WRITES, objective
+from tests.samplers.driver import SAMPLERS, SPACE, WRITES, objective_of
 from tests.samplers.storages import make_storage
 
 ROOT = Path(__file__).parents[2]
@@ -69,8 +69,8 @@ def size(sampler: str) -> int:
 def reference(sampler: str, n_trials: int) -> list[dict[str, Any]]:
     """The textbook loop on the driver's objective, whose constraint always holds."""
 
-    def evaluate(params: dict[str, Any]) -> float:
-        return objective(optuna.trial.FixedTrial(params))
+    def evaluate(params: dict[str, Any]) -> Any:
+        return objective_of(sampler)(optuna.trial.FixedTrial(params))
 
     algorithm = SAMPLERS[sampler]()._algorithm
     return textbook(algorithm, SPACE, evaluate, seed=1, n_trials=n_trials)

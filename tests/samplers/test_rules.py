@@ -118,7 +118,7 @@ def test_complete_before_pruned_before_failed(direction: str) -> None:
     finish(value=-5.0 * sign, constraints=[0.5, -3.0])  # 5: infeasible by 0.5
     finish(value=-9.0 * sign, constraints=[0.5, 0.5])  # 6: infeasible by 1
     finish(value=1.0 * sign, constraints=[-1.0])  # 7: feasible, the best
-    log = Log(sign, max_attempts=1)
+    log = Log([sign], max_attempts=1)
     log.follow(study.trials, 8)
     log.see(study.trials, log.unread(study.trials, 8))
     (population,) = log.books.values()
@@ -245,7 +245,7 @@ def test_a_clone_that_fails_before_it_claims_gives_its_slot_back() -> None:
     study, _ = make_study()
     study.tell(study.ask(), state=TrialState.FAIL)
     RetryHeartbeatStaleTrialCallback()(study, study.trials[0])  # trial 1 waits
-    log = Log(1, 3)
+    log = Log([1], 3)
 
     def retries() -> list[tuple[int, ...]]:
         assert log.follow(study.trials, 2)
@@ -388,7 +388,7 @@ def check_a_race_was_resolved(study: optuna.Study, n: int) -> None:
     study.optimize(lambda t: sum(point(t)), n_trials=20)
     known = study.sampler._notes.log.books  # type: ignore[attr-defined]
     (mine,) = known.values()
-    fresh = Log(sign=1, max_attempts=3)
+    fresh = Log([1], max_attempts=3)
     fresh.follow(study.trials, len(study.trials))
     (theirs,) = fresh.books.values()
     assert [r.claim for r in mine.records] == [r.claim for r in theirs.records][
@@ -467,8 +467,8 @@ def test_torn_reads_are_noticed() -> None:
     trials = study.trials
     trials[0].state = TrialState.RUNNING
     assert claims_of(study)[1].seen == (0,)  # type: ignore[union-attr]
-    assert not Log(1, 3).follow(trials, 2)
-    assert Log(1, 3).follow(study.trials, 2)
+    assert not Log([1], 3).follow(trials, 2)
+    assert Log([1], 3).follow(study.trials, 2)
 
 
 # -- State and cost (rules 4, 10, 12) ---------------------------------------------------------
@@ -543,7 +543,7 @@ def test_an_ask_reads_new_trials_only() -> None:
     study, _ = make_study()
     study.optimize(lambda t: sum(point(t)), n_trials=300)
     trials = Counting(study.trials)
-    log = Log(1, 3)
+    log = Log([1], 3)
     log.follow(trials, 299)
     log.see(trials, log.unread(trials, 299))
     trials.reads = 0

@@ -84,12 +84,12 @@ def check_initial(initial: Sequence[Mapping[str, Any]], box: Box | None, size: i
                 )
 
 
-def check_study(study: Study, sampler: str) -> None:
+def check_study(study: Study, sampler: str, *, multi_objective: bool) -> None:
     """Checks that a sampler of this name can search the study."""
-    if len(study.directions) > 1:
+    if len(study.directions) > 1 and not multi_objective:
         raise StudyError(
             f"{sampler} needs one objective, the study has {len(study.directions)}: use NSGA-II, "
-            "or one value per trial."
+            "merge_optuna.samplers.NSGA2Sampler, or one value per trial."
         )
     if isinstance(study.pruner, HyperbandPruner):
         raise StudyError(

@@ -42,7 +42,7 @@ class Record:
         claim: who proposed it.
         rank: how good it is.
         trial: the finished trial.
-        sign: 1 if the study minimises, -1 if it maximises.
+        sign: 1 if the study minimises, -1 if it maximises; the first of several objectives.
     """
 
     claim: Claim
@@ -139,7 +139,9 @@ class Book:
         """Give a place back whose result cannot be used."""
         self.open.pop(claim.place, None)
 
-    def finish(self, claim: Claim, trial: FrozenTrial, sign: int, max_attempts: int) -> None:
+    def finish(
+        self, claim: Claim, trial: FrozenTrial, signs: Sequence[int], max_attempts: int
+    ) -> None:
         """Log a finished trial, or queue its candidate to be proposed again if it failed."""
         place = claim.place
         if trial.state == TrialState.FAIL:
@@ -151,14 +153,14 @@ class Book:
                 self.retries.append(claim)
                 return
         self.open.pop(place, None)
-        self.records.append(Record(claim, _rank(trial, sign), trial, sign))
+        self.records.append(Record(claim, _rank(trial, signs), trial, signs[0]))
 
 
 class Log:
     """The log of one study.
 
     Args:
-        sign: 1 if the study minimises, -1 if it maximises.
+        signs: per objective 1 if the study minimises it, -1 if it maximises it.
         max_attempts: how often a candidate that fails is proposed before it ranks last.
 
     Attributes:
@@ -168,8 +170,8 @@ class Log:
         seed: the seed of the first claim.
     """
 
-    def __init__(self, sign: int, max_attempts: int) -> None:
-        self._sign = sign
+    def __init__(self, signs: Sequence[int], max_attempts: int) -> None:
+        self._signs = tuple(signs)
         self._max_attempts = max_attempts
         self._boxes: dict[str, Box] = {}
         self.reset()
@@ -259,7 +261,7 @@ class Log:
             if self._foreign(claim, trials[number]):
                 book.drop(claim)
             else:
-                book.finish(claim, trials[number], self._sign, self._max_attempts)
+                book.finish(claim, trials[number], self._signs, self._max_attempts)
 
     def take(self, claim: Claim) -> None:
         """Register a claim; one whose slot is taken is dropped, and its result with it."""
@@ -304,16 +306,19 @@ def check_numbers(trials: Sequence[FrozenTrial], until: int) -> None:
         )
 
 
-def _rank(trial: FrozenTrial, sign: int) -> Rank:
+def _rank(trial: FrozenTrial, signs: Sequence[int]) -> Rank:
+    unknown = (math.inf,) * (len(signs) - 1)
     if trial.state == TrialState.FAIL:
-        return Rank(2, 0.0, math.inf)
+        return Rank(2, 0.0, math.inf, unknown)
     violation = sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
     if trial.state == TrialState.COMPLETE:
-        return Rank(0, violation, sign * values_of(trial, 1)[0])
+        values = values_of(trial, len(signs))
+        loss, *further = (sign * value for sign, value in zip(signs, values, strict=True))
+        return Rank(0, violation, loss, tuple(further))
     step = trial.last_step
     last = math.nan if step is None else trial.intermediate_values[step]
     with decoding(f"partial value of trial {trial.number}"):
         partial = trial.system_attrs.get(PARTIAL, last)
         check_type("it", partial, (int, float))
-    loss = sign * partial
-    return Rank(1, violation, loss if loss == loss else math.inf)
+    loss = signs[0] * partial
+    return Rank(1, violation, loss if loss == loss else math.inf, unknown)

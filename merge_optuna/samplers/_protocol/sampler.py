@@ -103,7 +103,7 @@ class StoredSampler(BaseSampler):
 
     Raises:
         StudyError: for options that are out of range or do not fit the search space, and later
-            for a multi-objective study or a Hyperband pruner.
+            for a study of more objectives than it can search or a Hyperband pruner.
     """
 
     breeds: ClassVar[bool] = False
@@ -183,12 +183,17 @@ class StoredSampler(BaseSampler):
         """How the individuals of its space are bred; None if they are points."""
         return self._breeding
 
+    @property
+    def multi_objective(self) -> bool:
+        """Whether it can search several objectives."""
+        return bool(self._algorithm.multi_objective)
+
     # -- Optuna's interface -------------------------------------------------------------------
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Sign and claim; everything else is derived from what this stores."""
         try:
-            checks.check_study(study, type(self).__name__)
+            self._check(study)
             # Trial(study, id) in another process comes here a second time.
             if compat.FIXED_PARAMS in trial.system_attrs or own_claim(trial) is not None:
                 _owner.sign(study, trial)
@@ -203,7 +208,7 @@ class StoredSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """What the algorithm searches of the space given or, without one, inferred."""
-        checks.check_study(study, type(self).__name__)
+        self._check(study)
         if self._search_space is not None:
             return dict(self._box(self._search_space).space)
         with self._lock:
@@ -218,7 +223,7 @@ class StoredSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The claimed candidate, as parameter values."""
-        checks.check_study(study, type(self).__name__)
+        self._check(study)
         box = self._box(search_space)
         claim = self._claim_of(study, trial)
         if claim is not None and claim.population == self._digest(box):
@@ -238,7 +243,7 @@ class StoredSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """A uniform value; a candidate proposed again gets the same."""
-        checks.check_study(study, type(self).__name__)
+        self._check(study)
         if self._search_space is not None and param_name not in self._search_space:
             warnings.warn(
                 f"{param_name!r} is not in the search_space of {type(self).__name__}: its values "
@@ -332,12 +337,15 @@ class StoredSampler(BaseSampler):
 
     # -- The study ----------------------------------------------------------------------------
 
+    def _check(self, study: Study) -> None:
+        name = type(self).__name__
+        checks.check_study(study, name, multi_objective=self.multi_objective)
+
     def _notes_of(self, study: Study) -> _Notes:
         storage, study_id = compat.storage_of(study), compat.study_id(study)
         notes = self._notes
         if notes is None or notes.storage is not storage or notes.study_id != study_id:
-            sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
-            log = Log(sign, self._max_attempts)
+            log = Log(_signs(study), self._max_attempts)
             waiting = Waiting(log, self._lock)
             self._notes = notes = _Notes(storage, study_id, log, waiting)
         return notes
@@ -402,15 +410,14 @@ class ArchiveSampler(StoredSampler):
 
     def _memory_of(self, study: Study) -> Any:
         """What the algorithm knows after all finished trials, also those no claim has listed."""
-        checks.check_study(study, type(self).__name__)
+        self._check(study)
         space = self._search_space
         if space is None:
             space = IntersectionSearchSpace().calculate(study)
         box, digest = self._box(space), self._digest(self._box(space))
-        sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
         while True:
             trials = compat.all_trials(study)
-            log = Log(sign, self._max_attempts)
+            log = Log(_signs(study), self._max_attempts)
             log.know(digest, box)
             if log.follow(trials, len(trials)):
                 break
@@ -424,6 +431,10 @@ class ArchiveSampler(StoredSampler):
         book = log.book(digest)
         self._places.catch_up(book, box)
         return self._algorithm.start(box) if book.memory is None else book.memory
+
+
+def _signs(study: Study) -> list[int]:
+    return [1 if one == StudyDirection.MINIMIZE else -1 for one in study.directions]
 
 
 def sign_once(study: Study, trial: Trial) -> None:
