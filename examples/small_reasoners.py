@@ -15,7 +15,8 @@ import torch
 from small_models import japanese, make_model, make_tokenizer, train, write_rows
 from transformers import LlamaForCausalLM
 
-TRAINING = {"base": (500, 3e-3), "thinker": (60, 5e-4), "fast": (120, 5e-4)}  # steps, learning rate
+# Steps and learning rate.
+TRAINING = {"base": (500, 3e-3), "thinker": (60, 5e-4), "fast": (120, 5e-4)}
 HELD_OUT = 400  # questions that no model is trained on, for dev and test
 POINTS = ["north", "east", "south", "west"]
 TURNS = {"ahead": 0, "right": 1, "left": 3}
