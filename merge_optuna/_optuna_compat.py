@@ -21,6 +21,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._storage import NOT_FOUND_MSG, JournalOperation
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
 from optuna.trial import TrialState
 
@@ -194,6 +195,14 @@ def _append(
                 refused = error
         if refused is not None:
             raise refused
+
+
+def constraint_attrs(violations: Mapping[str, float]) -> dict[str, float]:
+    """The system attributes as which ``trial.set_constraint`` keeps constraints.
+
+    It keeps the first value: that of a trial whose copy a retry has made, with its attributes.
+    """
+    return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in violations.items()}
 
 
 def study_system_attrs(study: Study) -> dict[str, Any]:

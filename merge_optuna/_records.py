@@ -8,11 +8,12 @@ sentence that names the study or trial.
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from merge_optuna._schema import VALUE
+from merge_optuna._schema import CONSTRAINT, VALUE
 from merge_optuna.errors import MergeOptunaError, NotImported, RecipeError, StudyError
 
 if TYPE_CHECKING:
@@ -86,8 +87,26 @@ def values_of(trial: FrozenTrial, directions: int) -> list[float]:
 
 def breakdown_of(trial: FrozenTrial) -> dict[str, float]:
     """What the value of a trial is made of, by name, e.g. of the task; mostly nothing."""
+    return _behind(VALUE, trial)
+
+
+def constrained_of(trial: FrozenTrial) -> dict[str, float]:
+    """What a trial scores in its constraints, by their names; mostly nothing."""
+    return _behind(CONSTRAINT, trial)
+
+
+def violation_of(trial: FrozenTrial) -> float:
+    """The sum of what is beyond the bounds of its constraints, 0 if it is feasible.
+
+    Of two trials the one with less comes first, whatever their values, which decide among
+    feasible ones: the rule of Deb (2000).
+    """
+    return sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
+
+
+def _behind(prefix: str, trial: FrozenTrial) -> dict[str, float]:
     attrs = trial.user_attrs.items()
-    return {key.removeprefix(VALUE): number for key, number in attrs if key.startswith(VALUE)}
+    return {key.removeprefix(prefix): number for key, number in attrs if key.startswith(prefix)}
 
 
 def metric_names(study: Study) -> list[str] | None:

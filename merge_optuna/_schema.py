@@ -14,6 +14,7 @@ from merge_optuna._markdown import page, table
 
 SPACE = "space"
 DEV = "dev"
+CONSTRAINTS = "constraints"
 FIRST = "first"
 REASON = "reason"
 ERROR = "error"
@@ -23,9 +24,11 @@ SECONDS_MERGE = "seconds_merge"
 SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
 SAME_AS = "same_as"
+REFERENCE = "merge_optuna:reference:"
 BASELINE = "merge_optuna:baseline:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
 VALUE = "value/"
+CONSTRAINT = "constraint/"
 OWNER = "merge_optuna:owner"
 CLAIM = "merge_optuna:claim"
 KILLED = "merge_optuna:killed"
@@ -78,8 +81,23 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             f"{_OBJECTIVE}, once, if its evaluator has digests",
             "`mo.MergeObjective` refuses others",
         ),
+        Attribute(
+            CONSTRAINTS,
+            "What its trials must keep, by the names of the constraints.",
+            '`{name: {"than": text or number, "slack": number, "direction": text, "dev": as above '
+            "or null}, ...}`",
+            f"{_OBJECTIVE}, once, if it has constraints",
+            "`mo.MergeObjective` refuses others; whoever shows a trial",
+        ),
     ),
     ("study", "system"): (
+        Attribute(
+            REFERENCE,
+            "With the name of a constraint behind it: what its merges must be no worse than.",
+            '`{"value": number, "of": {name of a source: its value, ...}}`',
+            f"{_OBJECTIVE}, once, before the first trial",
+            f"{_OBJECTIVE} of all processes; whoever shows a trial",
+        ),
         Attribute(
             BASELINE,
             "With a name behind it: a merge that needs no search, which a result is compared "
@@ -153,8 +171,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
         ),
         Attribute(
             EXAMPLES,
-            "On how many dev examples it was evaluated; fewer than all if it was pruned, none if "
-            "it is the `same_as` another.",
+            "On how many dev examples it was evaluated, those of constraints included; fewer than "
+            "all if it was pruned, none if it is the `same_as` another.",
             "a number",
             _OBJECTIVE,
             f"`mo.leaderboard`, {_PEOPLE}",
@@ -173,6 +191,14 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "evaluated on all examples is made of.",
             "a number in the units of the evaluator",
             f"{_OBJECTIVE}, if its evaluator breaks its values down",
+            f"`merge-optuna show`, `mo.export` for the model card, {_PEOPLE}",
+        ),
+        Attribute(
+            CONSTRAINT,
+            "With the name of a constraint behind it: what its merge scores there. How far that "
+            "is beyond the bound is where Optuna keeps it, in `trial.constraints`.",
+            "a number in the units of the constraint's evaluator",
+            f"{_OBJECTIVE}, if it has constraints",
             f"`merge-optuna show`, `mo.export` for the model card, {_PEOPLE}",
         ),
     ),
@@ -250,7 +276,7 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
 def taken(names: Collection[str]) -> list[str]:
     """Which names of somebody's user attributes of a trial are this package's."""
     keys = [own.key for own in ATTRIBUTES["trial", "user"] if own.key in names]
-    return keys + sorted(name for name in names if name.startswith(VALUE))
+    return keys + sorted(name for name in names if name.startswith((VALUE, CONSTRAINT)))
 
 
 _INTRODUCTION = """\

@@ -140,7 +140,6 @@ def run(
     from merge_optuna.checkpoints import check_target
     from merge_optuna.cli import files, studies
     from merge_optuna.study import export as export_trial
-    from merge_optuna.study import recipe_of
     from merge_optuna.study import storage as open_storage
 
     if push is not None and out is None:
@@ -148,6 +147,7 @@ def run(
     _check_push(push)
     declared = files.declared(file, dev)
     if out is not None:
+        files.check_one_best(declared)
         check_target(out, force=force)
     url = storage or f"sqlite:///{re.sub(_UNSAFE, '-', declared.name)}.db"
     opened = open_storage(url)
@@ -161,9 +161,8 @@ def run(
     except KeyboardInterrupt:
         _interrupted(study, total)
     result = {"storage": where, **studies.result(study, best=1)}
-    if declared.test is not None and result["best"] and len(result["metrics"]) == 1:
-        recipe = recipe_of(study, result["best"][0]["trial"], sources=declared.sources)
-        result["test"] = declared.test_value(study, recipe)
+    if declared.test is not None:
+        studies.add_test(result, declared, study)
     if declared.folder is not None:
         result["kept"] = [str(path) for path in sorted(Path(declared.folder).glob("trial-*"))]
     if out is not None:

@@ -69,6 +69,21 @@ def load(file: Path) -> MergeStudy:
     return next(iter(found.values()))
 
 
+def check_one_best(declared: MergeStudy) -> None:
+    """Refuses to write the best trial of a search that has no single best one.
+
+    Raises:
+        StudyError: If it has several objectives.
+    """
+    if len(declared.objective.directions) > 1:
+        raise StudyError(
+            f"--out writes the best merge, but {declared.name!r} has "
+            f"{len(declared.objective.directions)} objectives and so a front of them. Run it "
+            "without --out, then merge-optuna export-front STORAGE DIR, or merge-optuna export "
+            "STORAGE DIR --trial N for a point of merge-optuna pareto STORAGE."
+        )
+
+
 def _told(error: Exception, file: Path) -> str:
     """The traceback of a mistake in a file, without what has executed that."""
     frames = error.__traceback__

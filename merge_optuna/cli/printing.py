@@ -68,11 +68,12 @@ def _is_text(cell: str) -> bool:
 def run(result: dict[str, Any]) -> None:
     """What a search has come to."""
     rows: list[tuple[str, Any]] = []
-    for best in result["best"]:
+    for best in [] if "front" in result else result["best"]:
         rows.append(("best trial", best["trial"]))
         for metric, value in zip(result["metrics"], best["values"], strict=True):
             rows.append((f"{metric} (dev)", value))
         rows += [(f"{name} (dev)", value) for name, value in best.get("breakdown", {}).items()]
+        rows += [(name, one["note"]) for name, one in best.get("constraints", {}).items()]
     if "test" in result:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
     rows.append(("trials", _counts(result["trials"])))
@@ -83,8 +84,24 @@ def run(result: dict[str, Any]) -> None:
     if "pushed" in result:
         rows.append(("pushed to", result["pushed"]))
     _table(["", ""], rows, title=result["study"])
+    if "front" in result:
+        _points(result)
+    _infeasible(result)
     beside(result)
     print(f"To look at it: {_dashboard(result['storage'])}")
+
+
+def _points(result: dict[str, Any]) -> None:
+    """The front, with what its points score on test data."""
+    parts, best = _parts(result["best"], result["metrics"]), result["best"]
+    tests = list(dict.fromkeys(name for b in best for name in b.get("test", ())))
+    rows = [
+        (b["trial"], *_numbers(b, parts), *(b.get("test", {}).get(name, "") for name in tests))
+        for b in best
+    ]
+    names = [f"{name} (dev)" for name in (*result["metrics"], *parts)]
+    _table(["trial", *names, *(f"{name} (test)" for name in tests)], rows)
+    print("\n".join(result["front"]["notes"]))
 
 
 def studies(results: dict[str, Any]) -> None:
@@ -105,19 +122,23 @@ def _values_of_best(result: dict[str, Any]) -> Any:
 
 def study(result: dict[str, Any]) -> None:
     """The best trials of a study, and why others were pruned or have failed."""
-    parts = list(dict.fromkeys(name for b in result["best"] for name in b.get("breakdown", ())))
+    parts = _parts(result["best"], result["metrics"])
+    kept = list(dict.fromkeys(name for b in result["best"] for name in b.get("constraints", ())))
     rows = [
         (
             b["trial"],
-            *b["values"],
-            *(b.get("breakdown", {}).get(name, "") for name in parts),
+            *_numbers(b, parts),
+            *(b.get("constraints", {}).get(name, {}).get("note", "") for name in kept),
             b.get("path") or _few_params(b["params"]),
         )
         for b in result["best"]
     ]
     title = f"{result['study']}: {_counts(result['trials'])}"
     what = "path" if any("path" in b for b in result["best"]) else "parameters"
-    _table(["trial", *result["metrics"], *parts, what], rows, title=title)
+    _table(["trial", *result["metrics"], *parts, *kept, what], rows, title=title)
+    if "front" in result:
+        print("\n".join(result["front"]["notes"]))
+    _infeasible(result)
     beside(result)
     reasons = [
         (state, count, reason)
@@ -128,10 +149,17 @@ def study(result: dict[str, Any]) -> None:
         _table(["", "trials", "reason"], reasons)
 
 
+def _infeasible(result: dict[str, Any]) -> None:
+    """That no trial keeps the constraints, where the first one shown does not."""
+    if said := next((b.get("infeasible") for b in result["best"]), None):
+        print(said)
+
+
 def beside(result: dict[str, Any]) -> None:
     """The baselines beside the best trial; of task arithmetic the best coefficient only."""
     rows = [row for row in result.get("baselines", ()) if row["headline"]]
-    best = [{"name": f"best trial {b['trial']}", "note": "", **b} for b in result["best"][:1]]
+    single = result["best"][:1] if "front" not in result else []
+    best = [{"name": f"best trial {b['trial']}", "note": "", **b} for b in single]
     _baselines(result["metrics"], [*best, *rows] if rows else [])
 
 
@@ -144,18 +172,25 @@ def baselines(result: dict[str, Any]) -> None:
 
 
 def _baselines(metrics: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    parts = list(dict.fromkeys(name for row in rows for name in row.get("breakdown", ())))
+    parts = _parts(rows, metrics)
+    blank = [""] * len(metrics)
     cells = [
-        (
-            row["name"],
-            *(row["values"] or [""] * len(metrics)),
-            *(row.get("breakdown", {}).get(name, "") for name in parts),
-            row["note"],
-        )
+        (row["name"], *_numbers({**row, "values": row["values"] or blank}, parts), row["note"])
         for row in rows
     ]
     if cells:
         _table(["against what", *metrics, *parts, ""], cells)
+
+
+def _parts(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
+    """What values are made of, unless it is an objective of its own."""
+    names = dict.fromkeys(name for row in rows for name in row.get("breakdown", ()))
+    return [name for name in names if name not in metrics]
+
+
+def _numbers(row: dict[str, Any], parts: Sequence[str]) -> list[Any]:
+    """The values of a row, and what they are made of."""
+    return [*row["values"], *(row.get("breakdown", {}).get(name, "") for name in parts)]
 
 
 def evaluated(result: dict[str, Any]) -> None:

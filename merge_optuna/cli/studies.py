@@ -8,13 +8,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of, metric_names
+from merge_optuna._records import breakdown_of, constrained_of, metric_names
 from merge_optuna._schema import PATH, REASON
 from merge_optuna.errors import StudyError, few
-from merge_optuna.study import Baselines, baselines, complete_trials, counts, failure, ranked
+from merge_optuna.study import (
+    Baselines,
+    Front,
+    MergeStudy,
+    baselines,
+    counts,
+    failure,
+    front_of,
+    in_words,
+    infeasible,
+    ranked,
+    recipe_of,
+    why_empty,
+)
 from merge_optuna.study import storage as open_storage
 
 
@@ -62,10 +75,9 @@ def those(urls: Sequence[str], names: Sequence[str] | None) -> list[optuna.Study
 
 def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
     """What a study has come to: counts, and the best trials or the Pareto front."""
-    trials = counts(study)
-    if len(study.directions) > 1:
-        complete_trials(study)  # Optuna takes it for granted that they have their values
-        top = study.best_trials
+    trials, front = counts(study), front_of(study) if len(study.directions) > 1 else None
+    if front is not None:
+        top = [point.trial for point in front]
     else:
         top = ranked(study)[:best] if trials["complete"] else []
     return {
@@ -77,10 +89,50 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
             {"trial": t.number, "values": t.values, "params": t.params}
             | ({PATH: t.user_attrs[PATH]} if PATH in t.user_attrs else {})
             | ({"breakdown": parts} if (parts := breakdown_of(t)) else {})
+            | _constrained(study, t)
             for t in top
         ],
         **beside(baselines(study)),
+        **({} if front is None else _about(front, study)),
     }
+
+
+def add_test(result: dict[str, Any], declared: MergeStudy, study: optuna.Study) -> None:
+    """Scores the best trial, or each point of the front, on the test data."""
+    for best in result["best"]:
+        recipe = recipe_of(study, best["trial"], sources=declared.sources)
+        value = declared.test_value(study, recipe)
+        if "front" not in result:
+            result["test"] = value
+        else:
+            names = declared.test.metric_names if declared.test is not None else ()
+            numbers = value if isinstance(value, tuple) else (value,)
+            best["test"] = dict(zip(names, numbers, strict=True))
+
+
+def _about(front: Front, study: optuna.Study) -> dict[str, Any]:
+    """How good a front is; why there is none, where trials are complete."""
+    about = front.to_data() if front else {"hypervolume": 0.0, "reference": None, "dominated": []}
+    kept = {name: about[name] for name in ("hypervolume", "reference", "dominated")}
+    complete = counts(study)["complete"]
+    notes = front.notes if front else [why_empty(study)] if complete else []
+    return {"front": {**kept, "notes": notes}}
+
+
+def _constrained(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+    """Whether a trial is feasible, and how it keeps its constraints, if there are any."""
+    if not (words := in_words(study, trial)):
+        return {}
+    values = constrained_of(trial)
+    constraints = {
+        name: {
+            "value": values.get(name),
+            "violation": trial.constraints[name],
+            "note": words[name],
+        }
+        for name in words
+    }
+    return {"constraints": constraints, "infeasible": infeasible(study, trial)}
 
 
 def beside(found: Baselines) -> dict[str, Any]:

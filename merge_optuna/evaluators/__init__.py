@@ -45,12 +45,14 @@ from merge_optuna.evaluators.kl_divergence import KLDivergence
 from merge_optuna.evaluators.likelihood import NegativeLogLikelihood, Perplexity
 from merge_optuna.evaluators.lm_eval import LmEval
 from merge_optuna.evaluators.multiple_choice import MultipleChoice
+from merge_optuna.evaluators.no_worse import BASE, NoWorse
 from merge_optuna.evaluators.regression import Regression
 from merge_optuna.evaluators.similarity import Similarity
 from merge_optuna.evaluators.tasks import Tasks
 
 __all__ = [
     "ADDED_PARTS",
+    "BASE",
     "BATCH_SIZE",
     "Arguments",
     "Batches",
@@ -66,6 +68,7 @@ __all__ = [
     "LmEval",
     "MultipleChoice",
     "NegativeLogLikelihood",
+    "NoWorse",
     "Perplexity",
     "Pieces",
     "Prompt",

@@ -7,6 +7,7 @@ from merge_optuna.study._baselines import Baseline, Baselines
 from merge_optuna.study._board import Cost, Entry, Kind, Leaderboard, Row, Run
 from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
+from merge_optuna.study._constraints import in_words, infeasible
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
 from merge_optuna.study._export_front import export_front
@@ -56,6 +57,8 @@ __all__ = [
     "fail_overdue",
     "failure",
     "front_of",
+    "in_words",
+    "infeasible",
     "leaderboard",
     "lineage",
     "optimize",

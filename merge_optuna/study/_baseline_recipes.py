@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import optuna
+
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import StudyError, few
+from merge_optuna.errors import InfeasibleRecipe, StudyError, few
 from merge_optuna.recipes import Recipe, frame_of, leaves_of
 from merge_optuna.spaces import Space
 
@@ -19,6 +22,7 @@ KINDS = BASE, SOURCE, AVERAGE, UNTUNED, ARITHMETIC, SOUP, ENSEMBLE
 """The kinds of baselines, in the order in which they are scored."""
 LAMBDAS = tuple(i / 10 for i in range(1, 11))
 """Scaling coefficients of task arithmetic (Ilharco et al. 2023, arXiv 2212.04089)."""
+_DRAWS = 10
 
 
 @dataclass(frozen=True)
@@ -135,13 +139,20 @@ def family_of(space: Recipe | Space) -> Family:
     return Family.of(space.bind(space.start()))
 
 
+def drawn(recipe: Callable[[optuna.Trial], Recipe], directions: Sequence[Any]) -> Family | None:
+    """Who is merged in a space that is a function, by the first recipe that it gives."""
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for _ in range(_DRAWS):
+        with contextlib.suppress(InfeasibleRecipe, optuna.TrialPruned):
+            return Family.of(recipe(study.ask()))
+    return None
+
+
 def candidates(space: Any, family: Family) -> Iterator[Candidate]:
     """The baselines whose recipes are known before anything is scored, in order."""
     base, experts = family.base, family.experts
-    if base is not None:
-        yield Candidate(BASE, BASE, partial(family.source, base))
-    for expert in experts:
-        yield Candidate(SOURCE, source_name(expert), partial(family.source, expert))
+    yield from unmerged(family)
     if len(experts) > 1:
         yield Candidate(AVERAGE, AVERAGE, partial(family.average, experts))
     if (untuned := _untuned(space)) is not None:
@@ -150,6 +161,14 @@ def candidates(space: Any, family: Family) -> Iterator[Candidate]:
         for lambda_ in LAMBDAS:
             name = f"{ARITHMETIC}, λ = {lambda_:g}"
             yield Candidate(ARITHMETIC, name, partial(family.arithmetic, lambda_), tuned=True)
+
+
+def unmerged(family: Family) -> Iterator[Candidate]:
+    """The models as they are, the base first if there is one."""
+    if family.base is not None:
+        yield Candidate(BASE, BASE, partial(family.source, family.base))
+    for expert in family.experts:
+        yield Candidate(SOURCE, source_name(expert), partial(family.source, expert))
 
 
 def source_name(model: Checkpoint) -> str:

@@ -19,7 +19,6 @@ from torch import nn
 from tqdm import tqdm
 
 from merge_optuna.checkpoints import Checkpoint, hex_digest
-from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
 from merge_optuna.evaluators import (
     Evaluator,
@@ -50,14 +49,13 @@ from merge_optuna.study._baselines import (
     stored_baselines,
 )
 from merge_optuna.study._limit import Deadline, Overdue, limited
-from merge_optuna.study._loading import load_for
+from merge_optuna.study._loading import load_alone
 from merge_optuna.study._objective import MergeObjective, by_example
 from merge_optuna.study._progress import quiet
 from merge_optuna.study._recorded import DECLARED, without_batches
 
 _Batch: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-_DRAWS = 10
 _DEATHS = 2  # of processes that have scored the same baseline, until it is left alone
 _POLL_SECONDS = 0.2
 
@@ -273,7 +271,7 @@ class _Scorer:
         """The baselines of some kinds; none if nothing is known of who is merged."""
         space = self._objective.space
         with interrupt.interruptible():
-            family = family_of(space) if isinstance(space, DECLARED) else _drawn(self._objective)
+            family = self._objective.family()
         if family is None:
             return []
         of = hex_digest([json.dumps([family.digests, _digest(self._evaluator)]).encode()])
@@ -351,9 +349,7 @@ class _Scorer:
 
     def _load(self, recipe: Recipe, *, own: bool) -> nn.Module:
         """The live model of the search, or one of another shape than its merges have."""
-        engine = self._objective.engine
-        used = engine if own else Engine(engine.device, engine.dtype)
-        return load_for(self._evaluator, used, recipe)
+        return load_alone(self._evaluator, self._objective.engine, recipe, own=own)
 
     def _measured(self, recipe: Recipe, *, own: bool) -> Found:
         with interrupt.interruptible():
@@ -403,13 +399,3 @@ def _digest(evaluator: Evaluator) -> dict[str, str] | None:
     if digest is None:
         return None
     return {part: str(value) for part, value in sorted(without_batches(digest).items())}
-
-
-def _drawn(objective: MergeObjective) -> Family | None:
-    """Who is merged in a space that is a function, by the first recipe that it gives."""
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    study = optuna.create_study(directions=objective.directions, sampler=sampler)
-    for _ in range(_DRAWS):
-        with contextlib.suppress(InfeasibleRecipe, optuna.TrialPruned):
-            return Family.of(objective.recipe(study.ask()))
-    return None

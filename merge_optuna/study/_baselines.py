@@ -223,7 +223,8 @@ class Baselines(Sequence[Baseline]):
 
     def __str__(self) -> str:
         """A table."""
-        parts = [*dict.fromkeys(name for row in self._rows for name in row.breakdown)]
+        names = dict.fromkeys(name for row in self._rows for name in row.breakdown)
+        parts = [name for name in names if name not in self.metrics]
         head = ("", *self.metrics, *parts, "", "examples", "seconds")
         return aligned(head, [self._line(row, parts) for row in self._rows], texts=(0, -3))
 

@@ -11,6 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import violation_of
 from merge_optuna._schema import SURPLUS
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers.plumbing import own_claim
@@ -112,15 +113,20 @@ class UnchangedGeneration(FollowsTheBest, StopRule):
         """That the last generation has changed nothing, once it has not."""
         trials = compat.all_trials(study)
         sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
-        since, best = 0, -math.inf
+        nothing = (-math.inf, -math.inf)
+
+        def quality(trial: FrozenTrial) -> tuple[float, float]:
+            return (-violation_of(trial), sign * trial.values[0]) if trial.values else nothing
+
+        since, best = 0, nothing
         for trial in trials:
             claim = own_claim(trial)
             if trial.state not in COUNTED or claim is None:
                 continue
-            value = sign * trial.values[0] if trial.values else -math.inf
+            value = quality(trial)
             beaten = best  # by a merged population
             if (target := claim.parents.get("target")) is not None:
-                beaten = sign * trials[target].values[0] if trials[target].values else -math.inf
+                beaten = quality(trials[target])
             if claim.parents:
                 since = 0 if value > beaten else since + 1
             best = max(best, value)

@@ -14,12 +14,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of, decoding, metric_names, values_of
+from merge_optuna._records import breakdown_of, decoding, metric_names, values_of, violation_of
 from merge_optuna._schema import DEV, RECIPE
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError, shown
 from merge_optuna.recipes import Recipe
 from merge_optuna.study._baselines import Baseline, stored_baselines
+from merge_optuna.study._constraints import in_words, infeasible
 from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._recorded import stored_space
 
@@ -41,11 +42,6 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     for trial in trials:
         values_of(trial, len(study.directions))
     return trials
-
-
-def violation_of(trial: FrozenTrial) -> float:
-    """By how much a trial violates its constraints, all together; 0 if it is feasible."""
-    return sum(max(0.0, c) for c in trial.constraints.values())
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
@@ -167,7 +163,10 @@ def export(
     names = metric_names(study) or ["value"] * len(study.directions)
     values = {**dict(zip(names, one.values, strict=False)), **one.breakdown}
     dev = {f"{name} (dev)": value for name, value in values.items()}
-    about = {"study": study.study_name, one.kind: one.name, **_beside(study, names)}
+    kept = {} if one.trial is None else in_words(study, one.trial)
+    about = {"study": study.study_name, one.kind: one.name, **kept, **_beside(study, names)}
+    if one.trial is not None and (said := infeasible(study, one.trial)):
+        warnings.warn(said, stacklevel=2)
     url = compat.url_of(study) or "STORAGE"
     place = ["--study", study.study_name, f"--{one.kind}", str(one.name)]
     for name, head in (heads or {}).items():

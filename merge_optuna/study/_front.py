@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
@@ -14,11 +14,12 @@ from optuna.trial import FrozenTrial
 
 from merge_optuna import _markdown as markdown
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of
+from merge_optuna._records import breakdown_of, decoding, violation_of
 from merge_optuna._schema import SAME_AS
-from merge_optuna.errors import StudyError, few, shown
+from merge_optuna.errors import StudyError, shown
 from merge_optuna.study._baselines import Baseline, Baselines, aligned, stored_baselines
-from merge_optuna.study._export import complete_trials, violation_of
+from merge_optuna.study._constraints import infeasible
+from merge_optuna.study._export import complete_trials
 
 _WIDTH = 80
 
@@ -35,6 +36,7 @@ class Point:
         dominates: Names of the baselines that are better in no objective and worse in one.
         no_better_than: Names of the baselines that are worse in no objective: with one of these
             the search has gained nothing here.
+        trial: As Optuna has it.
     """
 
     number: int
@@ -43,11 +45,23 @@ class Point:
     constraints: Mapping[str, float]
     dominates: tuple[str, ...]
     no_better_than: tuple[str, ...]
+    trial: FrozenTrial = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """As it is called in tables."""
         return f"trial {self.number}"
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain dictionaries, lists and numbers."""
+        return {
+            "trial": self.number,
+            "values": [*self.values],
+            "breakdown": dict(self.breakdown),
+            "constraints": dict(self.constraints),
+            "dominates": [*self.dominates],
+            "no_better_than": [*self.no_better_than],
+        }
 
 
 class Front(Sequence[Point]):
@@ -177,7 +191,7 @@ class Front(Sequence[Point]):
             "metrics": [*self.metrics],
             "reference": [*self.reference],
             "hypervolume": self.hypervolume(),
-            "points": [{"trial": point.number, **_plain(point)} for point in self],
+            "points": [point.to_data() for point in self],
             "dominated": [*self.dominated],
         }
 
@@ -240,6 +254,7 @@ class Front(Sequence[Point]):
             dict(trial.constraints),
             tuple(behind),
             tuple(ahead),
+            trial,
         )
 
     def _losses(self) -> NDArray[np.float64]:
@@ -257,14 +272,25 @@ class Front(Sequence[Point]):
         return given
 
 
+def front_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of :func:`pareto`, in the order of their numbers.
+
+    Raises:
+        StudyError: If a completed one has more or fewer values than the study has objectives, or
+            constraints that are no numbers.
+    """
+    complete_trials(study)  # Optuna takes it for granted that they have their values
+    with decoding(f"list of constraints of a trial of the study {study.study_name!r}"):
+        return [t for t in compat.pareto_trials(study) if SAME_AS not in t.user_attrs]
+
+
 def front_of(study: optuna.Study) -> Front:
     """As :func:`pareto`, but empty where no trial is complete and feasible."""
     if not isinstance(study, optuna.Study):
         raise StudyError(f"Expected a study, not {shown(study)}: mo.pareto(study).")
-    complete, baselines = complete_trials(study), stored_baselines(study)
-    trials = [t for t in compat.pareto_trials(study) if SAME_AS not in t.user_attrs]
+    trials, baselines = front_trials(study), stored_baselines(study)
     signs = signs_of(baselines.directions)
-    known = [t.values for t in complete]
+    known = [t.values for t in complete_trials(study)]
     known += [row.values for row in baselines if row.values is not None and row.is_checkpoint]
     worst = signs * (signs * np.array(known or [[np.nan] * len(signs)])).max(axis=0)
     return Front(study.study_name, trials, baselines, [*map(float, worst)])
@@ -303,13 +329,10 @@ def why_empty(study: optuna.Study) -> str:
     if not complete:
         return f"The study {study.study_name!r} has no completed trial yet."
     nearest = min(complete, key=lambda trial: (violation_of(trial), trial.number))
-    violated = {name: value for name, value in nearest.constraints.items() if value > 0}
-    by = few([f"{name} by {value:.4g}" for name, value in violated.items()])
+    values = ", ".join(f"{value:.4g}" for value in nearest.values)
     return (
-        f"None of the {len(complete)} completed trials of the study {study.study_name!r} meets "
-        f"its constraints. Trial {nearest.number} is the least infeasible: it violates {by}, with "
-        f"the values {', '.join(f'{value:.4g}' for value in nearest.values)}. Give the "
-        f"constraints more slack, or take it nevertheless by trial={nearest.number} (--trial)."
+        f"{infeasible(study, nearest)} It is the least infeasible one, with the values {values}: "
+        f"to take it nevertheless say trial={nearest.number} (--trial)."
     )
 
 
@@ -328,9 +351,3 @@ def _cells(
 def _number(n: int, what: str) -> str:
     """So many of them, or nothing."""
     return f"{n} {what}{'s' if n > 1 else ''}" if n else ""
-
-
-def _plain(point: Point) -> dict[str, Any]:
-    data = asdict(point)
-    del data["number"]
-    return data

@@ -12,6 +12,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import values_of
 from merge_optuna._schema import (
     CANDIDATE,
+    CONSTRAINT,
     EXAMPLES,
     SAME_AS,
     SCORES,
@@ -66,7 +67,7 @@ class Scored:
 def take_over(
     trial: optuna.Trial, same: FrozenTrial, facts: Mapping[str, Any]
 ) -> float | tuple[float, ...]:
-    """Gives a trial the result of another: scores, reports, and the value, which is returned.
+    """Gives a trial the result of another: scores, constraints, reports, and the value it returns.
 
     Args:
         trial: The running trial.
@@ -80,7 +81,9 @@ def take_over(
     for step, value in sorted(same.intermediate_values.items()):
         trial.report(value, step)
     own = {SAME_AS: same.number, SECONDS_MERGE: 0.0, SECONDS_EVALUATE: 0.0, EXAMPLES: 0}
-    parts = {name: value for name, value in same.user_attrs.items() if name.startswith(VALUE)}
+    named = (VALUE, CONSTRAINT)
+    parts = {name: value for name, value in same.user_attrs.items() if name.startswith(named)}
     scores = {key: packed for key, packed in same.system_attrs.items() if key == SCORES}
-    compat.set_attrs(trial.study, trial, user={**parts, **facts, **own}, system=scores)
+    system = {**compat.constraint_attrs(same.constraints), **scores}
+    compat.set_attrs(trial.study, trial, user={**parts, **facts, **own}, system=system)
     return values[0] if len(values) == 1 else values

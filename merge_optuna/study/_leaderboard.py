@@ -230,7 +230,9 @@ def _alike(studies: Sequence[optuna.Study]) -> tuple[str, str]:
         if len(names) > 1:
             raise StudyError(
                 f"The study {study.study_name!r} has {len(names)} objectives; a leaderboard "
-                "orders by one. Score trials of its front by a test evaluator with one."
+                "orders by one. mo.pareto(study) shows its front beside the baselines; what a "
+                "point of it scores on test is told by "
+                "objective.score(mo.recipe_of(study, trial=...), test)."
             )
         kinds.setdefault((*names, study.direction.name.lower()), study.study_name)
     if len(kinds) != 1:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from merge_optuna.engine import Engine
-from merge_optuna.evaluators import Evaluator, has_all_heads, name_of
+from merge_optuna.evaluators import Evaluator, batches_of, has_all_heads, name_of, value_over
 from merge_optuna.recipes import Recipe
+from merge_optuna.study import _interrupt as interrupt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,3 +24,32 @@ def load_for(evaluator: Evaluator, engine: Engine, recipe: Recipe | Checkpoint) 
     Where it has heads of its own, that of the live model need not be that of what is loaded.
     """
     return engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))
+
+
+def load_alone(
+    evaluator: Evaluator, engine: Engine, recipe: Recipe | Checkpoint, *, own: bool
+) -> nn.Module:
+    """The live model with what is no trial's.
+
+    Args:
+        evaluator: What is to score it.
+        engine: That of the search.
+        recipe: What to load.
+        own: Whether it has the shape of the merges of the search: else it gets a live model of
+            its own.
+    """
+    used = engine if own else Engine(engine.device, engine.dtype)
+    return load_for(evaluator, used, recipe)
+
+
+def measured(
+    evaluator: Evaluator, engine: Engine, recipe: Recipe | Checkpoint, *, own: bool = True
+) -> float | tuple[float, ...]:
+    """What a model scores on all examples; ctrl-C ends it where that does no harm."""
+    with interrupt.interruptible():
+        model = load_alone(evaluator, engine, recipe, own=own)
+    try:
+        with contextlib.closing(interrupt.interruptibly(batches_of(evaluator, model))) as batches:
+            return value_over(evaluator, np.concatenate([scores for _, scores in batches]))
+    finally:
+        engine.look_again(recipe)  # an evaluator reads tokenizers, for one

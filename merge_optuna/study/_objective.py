@@ -34,6 +34,7 @@ from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.evaluators import (
     Evaluator,
+    NoWorse,
     as_evaluator,
     batches_of,
     breakdown_over,
@@ -47,7 +48,17 @@ from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import sign_once
 from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
+from merge_optuna.study._baseline_recipes import Family, drawn, family_of
 from merge_optuna.study._checks import check_order, check_study, warn_of_taken
+from merge_optuna.study._constraints import (
+    Judged,
+    are_deterministic,
+    as_constraints,
+    check_constraints,
+    check_sources,
+    record_constraints,
+    settled,
+)
 from merge_optuna.study._identical import Scored, take_over
 from merge_optuna.study._loading import load_for
 from merge_optuna.study._outcome import outcome, pruned
@@ -77,9 +88,15 @@ class MergeObjective:
     deterministic, as those of this package are: the trial takes over value, scores and reports,
     and its user attribute ``same_as`` says whose. It is never pruned: nothing would be saved.
 
+    With constraints, a trial that was evaluated on all examples and not pruned is scored in each
+    of them, merged anew. What it scores there is a user attribute ``constraint/NAME``, how far
+    that is beyond the bound is in ``trial.constraints``, where samplers find it. The best trial is
+    the best one that keeps all of them; see ``docs/evaluators.md``.
+
     Attributes:
         space: Any ``Trial -> Recipe``, e.g. a recipe with free numbers.
         evaluator: What scores a model.
+        constraints: What a merge must keep.
         engine: What holds the live model.
         directions: For ``optuna.create_study(directions=)``.
         metric_names: One per direction.
@@ -90,6 +107,7 @@ class MergeObjective:
         space: SearchSpace,
         evaluator: Evaluator | Callable[[nn.Module], float],
         *,
+        constraints: Sequence[NoWorse] = (),
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
     ) -> None:
@@ -100,30 +118,35 @@ class MergeObjective:
                 function returns is checked at its first trial.
             evaluator: An evaluator, or a function from the live model to a number (higher is
                 better; otherwise wrap it: ``mo.evaluators.Function(f, direction="minimize")``).
+            constraints: What a merge must be no worse in, each an ``mo.evaluators.NoWorse``.
             device: Of the live model.
             dtype: Of the live model; that of the base checkpoint when omitted.
 
         Raises:
             CheckpointError: If a source is damaged, holds NaN, or does not fit the others.
             RecipeError: If nothing in the recipe is free, or ``space`` is not a space.
-            EvaluationError: If the evaluator cannot score the model.
+            EvaluationError: If the evaluator, or that of a constraint, cannot score the model.
+            StudyError: If two constraints have one name, or refer to a base that is not there.
         """
         check_order(space, evaluator)
         self.space = space
         self.evaluator = as_evaluator(evaluator)
         check_metrics(self.evaluator)
+        self.constraints = as_constraints(constraints)
         self.engine = Engine(device, dtype)
         self.directions: list[Any] = list(self.evaluator.directions)
         self.metric_names = list(self.evaluator.metric_names)
         self._busy = threading.Lock()
         self._known: tuple[Any, ...] | None = None
         self._scored: Scored | None = None
+        self._references: dict[str, float] | None = None
         self._checked = False
         if isinstance(space, DECLARED):
             if isinstance(space, Recipe) and not space.slots:
                 raise RecipeError("Nothing is free in this recipe. Use mo.free for a parameter.")
             self._check(space)
-        check_length(self.evaluator)  # which a function per example learns from the model
+        for one in self._evaluators:
+            check_length(one)  # which a function per example learns from the model
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Merges and scores one trial.
@@ -145,8 +168,9 @@ class MergeObjective:
             return outcome(
                 trial,
                 lambda: self._merge_and_score(trial),
-                # An error of the first recipe of a function: the configuration is bad.
-                ends=lambda error: not self._checked,
+                # An error of the first recipe of a function, or of what constraints refer to:
+                # the configuration is bad.
+                ends=lambda error: not self._checked or self._references is None,
             )
         finally:
             self._busy.release()
@@ -214,17 +238,25 @@ class MergeObjective:
                 dev data, its pruner hides trials from its sampler, or trials were deleted.
         """
         check_study(study, self.space, self.evaluator)
+        check_constraints(study, self.constraints)
 
     # -- before trials ---------------------------------------------------------------------
+
+    @property
+    def _evaluators(self) -> list[Evaluator]:
+        return [self.evaluator, *(one.other for one in self.constraints)]
 
     def _check(self, recipe: Recipe | Space) -> None:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
             check_finite(one)
-        model = load_for(self.evaluator, self.engine, _template(recipe))
-        check = getattr(self.evaluator, "check", None)
-        if check is not None:
-            check(model)
+        if any(isinstance(one.than, str) for one in self.constraints):
+            check_sources(self.constraints, family_of(recipe))
+        for evaluator in self._evaluators:
+            model = load_for(evaluator, self.engine, _template(recipe))
+            check = getattr(evaluator, "check", None)
+            if check is not None:
+                check(model)
         self._checked = True
 
     def join(self, study: optuna.Study) -> None:
@@ -234,15 +266,37 @@ class MergeObjective:
             self.check_study(study)
             self.store_space(study)
             self._known = known
-            self._scored = Scored() if is_deterministic(self.evaluator) else None
+            same = is_deterministic(self.evaluator) and are_deterministic(self.constraints)
+            self._scored = Scored() if same else None
+            self._references = None
 
     def store_space(self, study: optuna.Study) -> None:
         """Stores the space, the names of the metrics and digests of the data, once."""
         record(study, self.space, self.evaluator)
+        record_constraints(study, self.constraints)
+
+    def settle(self, study: optuna.Study) -> None:
+        """Scores what constraints refer to, once per study, and keeps it there.
+
+        Raises:
+            StudyError: If that has no score.
+        """
+        self.join(study)
+        if self._references is None:
+            asked = any(isinstance(one.than, str) for one in self.constraints)
+            family = self.family() if asked else None
+            self._references = settled(study, self.constraints, family, self.engine)
+
+    def family(self) -> Family | None:
+        """Who is merged; None if a function gives no recipe that can be merged."""
+        if isinstance(self.space, DECLARED):
+            return family_of(self.space)
+        return drawn(self.recipe, self.directions)
 
     # -- one trial -------------------------------------------------------------------------
 
     def _merge_and_score(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        self.settle(trial.study)
         started = time.perf_counter()
         recipe = self.recipe(trial)
         if not isinstance(self.space, DECLARED):
@@ -254,12 +308,9 @@ class MergeObjective:
         with interrupt.interruptible():
             model = load_for(self.evaluator, self.engine, recipe)
         try:
-            value = self._evaluate(trial, recipe, model, candidate, time.perf_counter() - started)
+            return self._evaluate(trial, recipe, model, candidate, time.perf_counter() - started)
         finally:
             self.engine.look_again(recipe)  # an evaluator reads tokenizers, for one
-        if not all(math.isfinite(number) for number in _numbers(value)):
-            raise pruned(trial, f"The score is not finite: {value}.")
-        return value
 
     def _evaluate(
         self,
@@ -273,6 +324,7 @@ class MergeObjective:
         ids: list[NDArray[np.int64]] = []
         parts: list[NDArray[np.float64]] = []
         values: dict[str, float] = {}
+        judged = Judged()
         total, seen = len(self.evaluator), 0
         batches = interrupt.interruptibly(batches_of(self.evaluator, model))
         try:
@@ -285,18 +337,25 @@ class MergeObjective:
                         self._report(trial, step, parts, last=seen == total)
             scores = np.concatenate(parts)
             values = breakdown_over(self.evaluator, scores)
-            return value_over(self.evaluator, scores)
+            value = value_over(self.evaluator, scores)
+            if not all(math.isfinite(number) for number in _numbers(value)):
+                raise pruned(trial, f"The score is not finite: {value}.")
+            judged.ask(trial, recipe, self.constraints, self._references or {}, self.engine)
+            return value
         finally:
             facts = {
                 SECONDS_MERGE: round(seconds_merge, 4),
                 SECONDS_EVALUATE: round(time.perf_counter() - started, 4),
-                EXAMPLES: seen,
+                EXAMPLES: seen + judged.examples,
                 **{VALUE + name: x for name, x in values.items() if math.isfinite(x)},
+                **judged.user_attrs,
                 **_parents(trial),
                 **_path(recipe),
             }
             scored = parts and total > 1
-            packed: dict[str, Any] = {CANDIDATE: candidate} if candidate else {}
+            packed: dict[str, Any] = {**judged.system_attrs}
+            if candidate:
+                packed[CANDIDATE] = candidate
             if scored:
                 packed[SCORES] = pack(by_example(ids, parts, total))
             compat.set_attrs(trial.study, trial, user=facts, system=packed)

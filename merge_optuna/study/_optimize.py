@@ -120,6 +120,8 @@ def search(
             last.append(MaxFailures())
         loop = _Search(study, n_trials, deadline, callbacks)
         try:
+            if isinstance(objective, MergeObjective) and remaining(study, n_trials) > 0:
+                objective.settle(study)
             loop.run(bounded, [*first, *callbacks, *last], bar.say)
         except BaseException as error:
             # A second ctrl-C, or one in a thread, may hit inside Optuna, SQLAlchemy or a storage

@@ -18,10 +18,14 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._records import violation_of
+from merge_optuna.errors import few
 from merge_optuna.samplers.plumbing import owner_alive, owner_of
 from merge_optuna.study._baselines import beside, stored_baselines
+from merge_optuna.study._constraints import infeasible
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
+from merge_optuna.study._front import front_of, front_trials, why_empty
 from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._outcome import failure
 
@@ -41,7 +45,7 @@ def quiet() -> Iterator[None]:
 
 
 class Bar:
-    """Progress with the best value, the time left, and trials pruned and failed."""
+    """Progress with the best value or the size of the front, and trials pruned and failed."""
 
     def __init__(self, study: optuna.Study, total: int, *, show: bool) -> None:
         self._study = study
@@ -78,8 +82,15 @@ class Bar:
         number = counts(study)
         self._bar.n = min(self._total, number["complete"] + number["pruned"])
         shown: dict[str, Any] = {}
-        if len(study.directions) == 1 and number["complete"]:
-            shown["best"] = beside(self._baselines, best_trial(study).values[0])
+        if len(study.directions) > 1:
+            shown["front"] = len(front_trials(study))
+        elif number["complete"]:
+            best = best_trial(study)
+            shown["best"] = (
+                f"{best.values[0]:.4g}, infeasible"
+                if violation_of(best)
+                else beside(self._baselines, best.values[0])
+            )
         self._bar.set_postfix({**shown, "pruned": number["pruned"], "failed": number["failed"]})
 
     def say(self, line: str) -> None:
@@ -94,10 +105,15 @@ class Bar:
 
 
 def beaten(study: optuna.Study) -> str | None:
-    """What is said of a search that has found nothing better than the best baseline."""
+    """What is said of a search that has found nothing feasible, or no better than a baseline."""
+    if not counts(study)["complete"]:
+        return None
+    if len(study.directions) > 1:
+        return _front_beaten(study)
+    if said := infeasible(study, best_trial(study)):
+        return said
     baselines = stored_baselines(study)
-    single = len(study.directions) == 1
-    if not (single and counts(study)["complete"]) or (row := baselines.best) is None:
+    if (row := baselines.best) is None:
         return None
     best = best_trial(study).values
     gain = baselines.gain(best)
@@ -110,6 +126,19 @@ def beaten(study: optuna.Study) -> str | None:
         f"{best[0]:.4g}, that {row.value:.4g}. To write the baseline: mo.export(study, folder, "
         f"baseline={row.name!r}), or merge-optuna export {place} DIR --study "
         f"{shlex.quote(study.study_name)} --baseline {shlex.quote(row.name)}"
+    )
+
+
+def _front_beaten(study: optuna.Study) -> str | None:
+    """The same of the points of a front: each should be better than any baseline somewhere."""
+    if not (front := front_of(study)):
+        return why_empty(study)
+    behind = {f"{p.name} than {p.no_better_than[0]!r}": p for p in front if p.no_better_than}
+    if not behind:
+        return None
+    return (
+        f"In no objective better than a baseline: {len(behind)} of {len(front)} points of the "
+        f"front, {few([*behind], 3)}. print(mo.pareto(study)) shows them side by side."
     )
 
 

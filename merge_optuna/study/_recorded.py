@@ -39,7 +39,7 @@ def record(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -> Non
             study.set_metric_names(list(evaluator.metric_names))
     if isinstance(space, DECLARED) and SPACE not in study.user_attrs:
         study.set_user_attr(SPACE, space.to_yaml())
-    if (data := _data(evaluator)) is not None and DEV not in study.user_attrs:
+    if (data := data_of(evaluator)) is not None and DEV not in study.user_attrs:
         study.set_user_attr(DEV, data)
 
 
@@ -72,11 +72,11 @@ def check_data(study: optuna.Study, evaluator: Evaluator) -> None:
         StudyError: If they were scored on others, by another function, or in other batches where
             the pruner compares these.
     """
-    before, now, name = study.user_attrs.get(DEV), _data(evaluator), study.study_name
+    before, now, name = study.user_attrs.get(DEV), data_of(evaluator), study.study_name
     if before is None or now is None:
         return
     with decoding(f"description of the dev data of the study {name!r}"):
-        differ, parts = _differing(before, now)
+        differ, parts = differing(before, now)
         examples = before[EXAMPLES]
     if "function" in parts:
         raise StudyError(
@@ -107,21 +107,21 @@ def reads_batches(study: optuna.Study) -> bool:
 
 def was_scored_on(study: optuna.Study, evaluator: Evaluator) -> bool:
     """Whether an evaluator's data are the dev data of a study, as far as both say it."""
-    before, now = study.user_attrs.get(DEV), _data(evaluator)
+    before, now = study.user_attrs.get(DEV), data_of(evaluator)
     if before is None or now is None:
         return False
     with decoding(f"description of the dev data of the study {study.study_name!r}"):
-        return not _differing(before, now)[1]
+        return not differing(before, now)[1]
 
 
-def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The parts in which descriptions of data differ, and those of them that change scores."""
     compared = before.keys() | {part for part in now if part_name(part) not in ADDED_PARTS}
     differ = sorted(part for part in compared if before.get(part) != now.get(part))
     return differ, [part for part in differ if part_name(part) != BATCH_SIZE]
 
 
-def _data(evaluator: Evaluator) -> dict[str, Any] | None:
+def data_of(evaluator: Evaluator) -> dict[str, Any] | None:
     """What the dev data are, if the evaluator says it."""
     digest = getattr(evaluator, "digest", None)
     return None if digest is None else {EXAMPLES: len(evaluator), **digest}

@@ -18,13 +18,12 @@ from merge_optuna.evaluators import value_of
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Space
 from merge_optuna.study._float32 import float32_speedup
-from merge_optuna.study._loading import load_for
+from merge_optuna.study._loading import load_for, measured
 from merge_optuna.study._progress import quiet
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from merge_optuna.evaluators import Evaluator
     from merge_optuna.study._objective import MergeObjective
 
 _DRAWS = 10
@@ -39,7 +38,7 @@ class Rehearsal:
     Attributes:
         seconds_first_merge: The first merge, which also computes what later ones reuse.
         seconds_merge: A merge after it.
-        seconds_evaluate: The evaluation on all examples, without pruning.
+        seconds_evaluate: The evaluation on all examples, without pruning, and in the constraints.
         peak_rss_bytes: Largest memory of the process since its start, mapped files included;
             None where the system does not tell.
         peak_anonymous_bytes: Largest memory during the trial without mapped files, which the
@@ -81,11 +80,11 @@ def rehearse(objective: MergeObjective) -> Rehearsal:
     with quiet():
         study = optuna.create_study(directions=objective.directions, sampler=sampler)
     with _AnonymousMemory() as memory:
-        first, _ = _merge(objective, study)
+        first, _, _ = _merge(objective, study)
         if isinstance(objective.space, Recipe):
             study.enqueue_trial(objective.space.start())
-        again, model = _merge(objective, study)
-        evaluate = _evaluate(objective.evaluator, model)
+        again, model, recipe = _merge(objective, study)
+        evaluate = _evaluate(objective, model, recipe)
     peak_rss = _peak_rss()  # before the model is copied
     return Rehearsal(
         seconds_first_merge=first,
@@ -98,8 +97,8 @@ def rehearse(objective: MergeObjective) -> Rehearsal:
     )
 
 
-def _merge(objective: MergeObjective, study: optuna.Study) -> tuple[float, nn.Module]:
-    """Seconds to merge the next recipe of the space that can be merged, and the live model."""
+def _merge(objective: MergeObjective, study: optuna.Study) -> tuple[float, nn.Module, Recipe]:
+    """Seconds to merge the next recipe of the space that can be merged, the live model, and it."""
     for _ in range(_DRAWS):
         recipe = objective.recipe(study.ask())
         started = time.perf_counter()
@@ -109,17 +108,19 @@ def _merge(objective: MergeObjective, study: optuna.Study) -> tuple[float, nn.Mo
             reason = error
             continue
         _wait_for(objective.engine.device)
-        return time.perf_counter() - started, model
+        return time.perf_counter() - started, model, recipe
     raise InfeasibleRecipe(
         f"None of {_DRAWS} recipes drawn from the space can be merged, the last one because: "
         f"{reason} Choose other ranges for what is free."
     ) from reason
 
 
-def _evaluate(evaluator: Evaluator, model: nn.Module) -> float:
-    """Seconds to score a model on all examples."""
+def _evaluate(objective: MergeObjective, model: nn.Module, recipe: Recipe) -> float:
+    """Seconds to score a model on all examples, and in the constraints."""
     started = time.perf_counter()
-    value_of(evaluator, model)
+    value_of(objective.evaluator, model)
+    for constraint in objective.constraints:
+        measured(constraint.other, objective.engine, recipe)
     return time.perf_counter() - started
 
 

@@ -182,13 +182,22 @@ objective = mo.MergeObjective(recipe, Two())
 """
     sampler = "optuna.samplers.NSGAIISampler(seed=0)"
     file = task.file(tmp_path / "search.py", n_trials=3, lines=lines, test=None, sampler=sampler)
-    code, out, _ = cli("run", file, "--json")
+    code, out, err = cli("run", file, "--json")
     assert code == 0
+    assert "front=3" in err
     assert len(json.loads(out)["best"]) == 3, "all on the front"
-    assert words(cli("run", file)[1]).count("best trial") == 3
+    out = words(cli("run", file)[1])
+    assert "best trial" not in out
+    assert "trial up (dev) down (dev)" in out
+    assert "3 points, hypervolume" in out
     code, _, err = cli("run", file, "--out", "merged")
     assert code == 1
+    assert "export-front" in err
     assert "--trial" in err.splitlines()[-1]
+    code, _, err = cli("export", "sqlite:///toy.db", "merged")
+    assert code == 1
+    assert "merge-optuna pareto" in err
+    assert "--trial" in err
 
 
 def test_modules_in_memory(cli: Cli, tmp_path: Path) -> None:

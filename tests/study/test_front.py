@@ -342,8 +342,42 @@ def test_refused_before_anything_starts(task: Task) -> None:
 
 def test_a_sampler_that_can_is_put_in(task: Task) -> None:
     declared = mo.MergeStudy("s", halves.objective(task), n_trials=2, baselines=False)
-    assert "NSGA" in type(declared.sampler).__name__
+    assert isinstance(declared.sampler, mo.samplers.NSGA2Sampler)
     assert len(declared.run(progress=False).trials) == 2
     swarm = mo.spaces.SplitSlerp(task.checkpoints())
-    with pytest.raises(StudyError, match="SplitSlerp are evolved for one objective, not for 2"):
+    with pytest.raises(StudyError, match="SplitSlerp has one objective, not 2"):
         mo.MergeStudy("s", mo.MergeObjective(swarm, Halves(task)), n_trials=1)
+
+
+def test_points_behind_a_baseline_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The smallest model is the base: a trial near it is no better in anything."""
+    objective = around(0, 1, 3, evaluate=Two(2.0, 3.0, 4.0))
+    declared = mo.MergeStudy(
+        "two", objective, n_trials=8, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    study = declared.run(progress=False)
+    front = mo.pareto(study)
+    behind = [point for point in front if point.no_better_than]
+    assert behind
+    first = f"{behind[0].name} than {behind[0].no_better_than[0]!r}"
+    told = f"In no objective better than a baseline: {len(behind)} of {len(front)} points"
+    assert told in caplog.text
+    assert first in caplog.text
+
+
+def test_one_model_is_one_point(task: Task) -> None:
+    declared = mo.MergeStudy(
+        "s", halves.objective(task), n_trials=2, first=[task.recipe().start()] * 2, baselines=False
+    )
+    study = declared.run(progress=False)
+    assert [t.user_attrs.get("same_as") for t in study.trials] == [None, 0]
+    assert len(study.best_trials) == 2
+    assert [point.number for point in mo.pareto(study)] == [0]
+
+
+def test_damaged_constraints() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.add_trial(create_trial(values=[1.0, 2.0], system_attrs={"constraints:safe": "much"}))
+    assert study.trials[0].constraints == {"safe": "much"}
+    with pytest.raises(StudyError, match=r"constraints of a trial .* is damaged"):
+        mo.pareto(study)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-from merge_optuna._records import check_type, decoding, values_of
+from merge_optuna._records import check_type, decoding, values_of, violation_of
 from merge_optuna._schema import CLAIM, KILLED, PARTIAL, SCORES, SURPLUS
 from merge_optuna.errors import StudyError
 from merge_optuna.samplers._protocol.claim import Claim, Place, held_claim
@@ -310,7 +310,7 @@ def _rank(trial: FrozenTrial, signs: Sequence[int]) -> Rank:
     unknown = (math.inf,) * (len(signs) - 1)
     if trial.state == TrialState.FAIL:
         return Rank(2, 0.0, math.inf, unknown)
-    violation = sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
+    violation = violation_of(trial)
     if trial.state == TrialState.COMPLETE:
         values = values_of(trial, len(signs))
         loss, *further = (sign * value for sign, value in zip(signs, values, strict=True))
