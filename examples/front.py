@@ -5,7 +5,7 @@ Usage: python examples/front.py
 Takes models and questions of examples/small_reasoners.py from the current folder, and makes them
 if they are not there. There is no best merge here but a front: merges of which none is both more
 often right and shorter than another. What the base knows of Japanese must not be forgotten on the
-way. It takes a minute on an idle core. Start it again and it goes on where it was.
+way. It takes a minute or two on an idle core. Start it again and it goes on where it was.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ def between(trial):
 storage, shares = "sqlite:///front.db", [n / 20 for n in range(21)]
 grid = optuna.samplers.GridSampler({"share": shares}, seed=0)
 objective = mo.MergeObjective(between, ways, constraints=[kept])
-sweep = mo.MergeStudy("sweep", objective, 21, sampler=grid, baselines=False).run(storage)
+sweep = mo.MergeStudy("sweep", objective, n_trials=21, sampler=grid, baselines=False).run(storage)
 
 # The search: what each of the two has learned on top of the base, with a weight per layer. NSGA-II
 # begins with the merges of the sweep; without a sampler= it would begin with random ones.
@@ -52,30 +52,29 @@ start = [{name: x if "thinker" in name else 1 - x for name in names} for x in sh
 options = {"population_size": 30, "initial_population": start}
 sampler = recipe.sampler(seed=0, objectives=2, **options)
 objective = mo.MergeObjective(recipe, ways, constraints=[kept])
-study = mo.MergeStudy("front", objective, 200, sampler=sampler).run(storage)
+study = mo.MergeStudy("front", objective, n_trials=200, sampler=sampler).run(storage)
 
 front, reference = mo.pareto(study), (0.4, 4.6)  # right less often, or longer, is of no use
 print(front)  # beside what needs no search
-for name, points in (("front", front), ("sweep", mo.pareto(sweep))):
-    print(f"hypervolume of the {name}: {points.hypervolume(reference):.3f}")
+beside = mo.pareto(sweep)
+for name, found in (("front", front), ("sweep", beside)):
+    print(f"hypervolume of the {name}: {found.hypervolume(reference):.3f}")
 figure = optuna.visualization.plot_pareto_front(study, target_names=front.metrics)
-right, tokens = np.transpose([point.values for point in mo.pareto(sweep)])
+right, tokens = zip(*[point.values for point in beside], strict=True)
 figure.add_scatter(x=right, y=tokens, mode="markers", name="sweep").write_html("front.html")
 
 # Each point is an ordinary checkpoint, with which transformers writes what the search has scored.
 folder, *_ = mo.export_front(study, "front", most=5)  # those five that spread best
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
 merged = transformers.AutoModelForCausalLM.from_pretrained(folder)
-asked = tokenizer(
-    [*dev["question"]], padding=True, return_tensors="pt", return_token_type_ids=False
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+asked = tokenizer([*dev["question"]], padding=True, return_tensors="pt")
+ids, mask = asked["input_ids"], asked["attention_mask"]
+written = merged.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
+written = written[:, ids.shape[1] :]
+said = [text.split()[-1:] for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+right = np.mean([words == [answer] for words, answer in zip(said, dev["answer"], strict=True)])
+tokens = (written > tokenizer.eos_token_id).sum(1).double().mean().item()
+assert (right, tokens) == front.spread(5)[0].values
+print(
+    f"{folder}, loaded with transformers: {right:.1%} right in {tokens:.2f} tokens, as searched."
 )
-written = merged.generate(**asked, max_new_tokens=12, do_sample=False)[
-    :, len(asked.input_ids[0]) :
-]
-replies = tokenizer.batch_decode(written, skip_special_tokens=True)
-found = [
-    reply.split()[-1:] == [answer] for reply, answer in zip(replies, dev["answer"], strict=True)
-]
-values = np.mean(found), (written > tokenizer.eos_token_id).sum(1).double().mean().item()
-assert values == front.spread(5)[0].values, values
-print(f"{folder}, loaded with transformers: {values[0]:.1%} right in {values[1]:.2f} tokens.")

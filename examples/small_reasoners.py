@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 
 # Steps and learning rate.
 TRAINING = {"base": (500, 3e-3), "thinker": (60, 5e-4), "fast": (120, 5e-4)}
-HELD_OUT = 400  # questions that no model is trained on, for dev and test
+HELD_OUT = 400  # questions that no model is trained on, for dev and test; half as many numbers
 POINTS = ["north", "east", "south", "west"]
 TURNS = {"ahead": 0, "right": 1, "left": 3}
 
@@ -46,12 +46,14 @@ def main(training=TRAINING):
     for name, start in (("dev", 0), ("test", HELD_OUT // 2)):
         answers = {"turns": [(question, seen[-1]) for question, seen in asked]}
         write_rows(f"{name}.jsonl", answers, start, start + HELD_OUT // 2)
-        write_rows(f"{name}-japanese.jsonl", {"japanese": words}, start // 2, start // 2 + 100)
+        write_rows(
+            f"{name}-japanese.jsonl", {"japanese": words}, start // 2, (start + HELD_OUT // 2) // 2
+        )
     data = {
         "thinker": [(question, " ".join(seen)) for question, seen in taught],
         "fast": [(question, seen[-1]) for question, seen in taught],
     }
-    data["base"] = [*data["thinker"], *data["fast"][::2], *words[200:] * 3]
+    data["base"] = [*data["thinker"], *data["fast"][::2], *words[HELD_OUT // 2 :] * 3]
     tokenizer = make_tokenizer(f"{question} {answer}" for question, answer in data["base"])
     for name, (steps, lr) in training.items():
         print("training", name, flush=True)
