@@ -490,3 +490,21 @@ def test_front(tmp_path: Path) -> None:
         assert f"hypervolume of the {name}: {volume:.3f}" in done.out
     assert (tmp_path / "front.html").stat().st_size > 0
     assert "as searched." in done.out
+
+    readme = tmp_path / "readme"
+    shutil.copytree(tmp_path / "models", readme / "models")
+    for name in ("dev.jsonl", "dev-japanese.jsonl"):
+        shutil.copy(tmp_path / name, readme)
+    text = (EXAMPLES.parent / "README.md").read_text().partition("small_reasoners.py` trains:")[2]
+    text = (
+        text.partition("```python\n")[2].partition("```")[0].replace("n_trials=200", "n_trials=3")
+    )
+    (readme / "search.py").write_text(text)
+    done = processes.script(readme / "search.py", cwd=readme).wait()
+    assert done.code == 0, done.err
+    trials = finished(f"sqlite:///{readme}/front.db", "front")
+    assert len(trials) == 3
+    study = optuna.load_study(study_name="front", storage=f"sqlite:///{readme}/front.db")
+    best = {f"trial-{t.number:05}" for t in study.best_trials}
+    assert {path.name for path in readme.glob("front/trial-*")} <= best
+    assert "exact_match" in done.out
