@@ -292,16 +292,17 @@ def words_for(
 ) -> dict[str, str]:
     """As :func:`in_words`, of whatever has these values and violations."""
     bounds = _bounds(study)
-    return {
-        name: " ".join(
-            [
-                *([f"{values[name]:.4g},"] if name in values else []),
-                *([f"must be {bounds[name]}:"] if name in bounds else []),
-                "kept" if violation <= 0 else f"violated by {violation:.2g}",
-            ]
-        )
-        for name, violation in violations.items()
-    }
+    with decoding(f"constraints of a trial of the study {study.study_name!r}"):
+        return {
+            name: " ".join(
+                [
+                    *([f"{values[name]:.4g},"] if name in values else []),
+                    *([f"must be {bounds[name]}:"] if name in bounds else []),
+                    "kept" if violation <= 0 else f"violated by {violation:.2g}",
+                ]
+            )
+            for name, violation in violations.items()
+        }
 
 
 def infeasible(study: optuna.Study, trial: FrozenTrial) -> str | None:
