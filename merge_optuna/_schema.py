@@ -106,6 +106,7 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             'chosen it, "recipe": the JSON of its recipe as text or null, "values": [number, ...] '
             'or null, "reason": why there are none or null, "examples": number, "seconds": '
             'number, "breakdown": {name: number, ...}, "scores": as those of a trial or null, '
+            '"constraints": {name: {"value": number, "violation": number}, ...} if there are any, '
             '"of": digest of models and dev data}`; null where that was of others',
             "`mo.MergeStudy`, `mo.baselines`",
             "`mo.baselines`, `mo.leaderboard`, `mo.optimize`, `mo.recipe_of`, `mo.export`, "

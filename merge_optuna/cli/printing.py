@@ -117,7 +117,10 @@ def studies(results: dict[str, Any]) -> None:
 def _values_of_best(result: dict[str, Any]) -> Any:
     if len(result["metrics"]) > 1:
         return f"{len(result['best'])} on the front"
-    return result["best"][0]["values"][0] if result["best"] else "none"
+    if not result["best"]:
+        return "none"
+    best = result["best"][0]
+    return f"{best['values'][0]:.4g}, infeasible" if best.get("infeasible") else best["values"][0]
 
 
 def study(result: dict[str, Any]) -> None:

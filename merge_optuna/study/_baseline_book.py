@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Protocol
 
 import optuna
@@ -18,6 +19,10 @@ from merge_optuna.study._objective import MergeObjective
 
 class Book(Protocol):
     """Where baselines are kept, and who scores which."""
+
+    @property
+    def study(self) -> optuna.Study:
+        """What keeps the scores that constraints refer to."""
 
     def baselines(self) -> Baselines:
         """Those that are kept."""
@@ -46,6 +51,10 @@ class InMemory:
     def __init__(self, objective: MergeObjective) -> None:
         self._objective = objective
         self._rows: dict[str, Baseline] = {}
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        return optuna.create_study(directions=self._objective.directions)
 
     def baselines(self) -> Baselines:
         one = self._objective
@@ -76,27 +85,27 @@ class InStudy:
             study: Where they are kept.
             again: Whether those that have failed are tried once more.
         """
-        self._study = study
+        self.study = study
         self._again = {row.name for row in stored_baselines(study) if again and row.values is None}
 
     def baselines(self) -> Baselines:
-        found = stored_baselines(self._study)
+        found = stored_baselines(self.study)
         rows = [row for row in found if row.name not in self._again]
         return Baselines(rows, found.directions, found.metrics)
 
     def put(self, row: Baseline) -> None:
-        store(self._study, row)
+        store(self.study, row)
         self._again.discard(row.name)
 
     def drop_others(self, of: str) -> None:
-        for row in stored_baselines(self._study):
+        for row in stored_baselines(self.study):
             if row.of != of:
-                drop(self._study, row.name)
+                drop(self.study, row.name)
 
     @contextlib.contextmanager
     def taken(self, name: str, *, doubtful: bool) -> Iterator[int | None]:
         key = BASELINE_OWNER + name
-        owner = compat.study_system_attrs(self._study).get(key)
+        owner = compat.study_system_attrs(self.study).get(key)
         with decoding(f"owner of the baseline {name!r}"):
             deaths, other = _standing(owner)
         if other or (other is None and not doubtful):
@@ -111,7 +120,7 @@ class InStudy:
 
     def _sign(self, key: str, process: dict[str, Any] | None, deaths: int) -> None:
         value = {"process": process, "deaths": deaths}
-        compat.set_study_system_attr(self._study, key, value)
+        compat.set_study_system_attr(self.study, key, value)
 
 
 def _standing(owner: Any) -> tuple[int, bool | None]:

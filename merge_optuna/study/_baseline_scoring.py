@@ -48,6 +48,7 @@ from merge_optuna.study._baselines import (
     packed_scores,
     stored_baselines,
 )
+from merge_optuna.study._constraints import Judged, declaration_of, settled, stored_scores
 from merge_optuna.study._limit import Deadline, Overdue, limited
 from merge_optuna.study._loading import load_alone
 from merge_optuna.study._objective import MergeObjective, by_example
@@ -70,6 +71,7 @@ class Found:
         scores: Per example, shape (n,).
         examples: How many were scored for it.
         breakdown: What the values are made of, by name.
+        judged: How it keeps the constraints of the search.
     """
 
     recipe: Recipe | None
@@ -77,6 +79,7 @@ class Found:
     scores: NDArray[np.float32]
     examples: int
     breakdown: Mapping[str, float] = field(default_factory=dict)
+    judged: Judged = field(default_factory=Judged)
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,15 @@ class _Task:
             tuned=self.tuned,
             values=None if found is None else found.values,
             reason=reason,
-            examples=0 if found is None else found.examples,
+            examples=0 if found is None else found.examples + found.judged.examples,
             seconds=round(seconds, 4),
             document=None if recipe is None else recipe.to_json(),
             packed=None if found is None else packed_scores(found.scores),
             of=self.of,
             place=self.place,
             breakdown={} if found is None else found.breakdown,
+            constrained={} if found is None else found.judged.values,
+            violations={} if found is None else found.judged.violations,
         )
         row.__dict__["recipe"] = recipe  # with its modules in memory, which no text can name
         return row
@@ -265,6 +270,7 @@ class _Scorer:
     def __init__(self, objective: MergeObjective, book: Book) -> None:
         self._objective = objective
         self._evaluator = objective.evaluator
+        self._constraints = objective.constraints
         self._book = book
 
     def tasks(self, kinds: Sequence[str]) -> list[_Task]:
@@ -274,8 +280,12 @@ class _Scorer:
             family = self._objective.family()
         if family is None:
             return []
-        of = hex_digest([json.dumps([family.digests, _digest(self._evaluator)]).encode()])
+        held_to = [declaration_of(one) for one in self._constraints]
+        made_of = [family.digests, _digest(self._evaluator), *([held_to] if held_to else [])]
+        of = hex_digest([json.dumps(made_of).encode()])
         self._book.drop_others(of)
+        engine = self._objective.engine
+        self._references = settled(self._book.study, self._constraints, family, engine)
         made = [
             (c.kind, c.name, c.tuned, partial(self._candidate, family, c))
             for c in candidates(space, family)
@@ -285,14 +295,24 @@ class _Scorer:
         if _has_ensemble(self._objective, family):
             made.append((ENSEMBLE, ENSEMBLE, False, partial(self._ensemble, family)))
         return [
-            _Task(kind, name, tuned, place, of, run)
+            _Task(kind, name, tuned, place, of, partial(self._held, family, kind, name, run))
             for place, (kind, name, tuned, run) in enumerate(made)
             if kind in kinds
         ]
 
     def _candidate(self, family: Family, candidate: Candidate) -> Found:
-        own = family.is_alike or candidate.kind == UNTUNED
-        return self._measured(candidate.make(), own=own)
+        return self._measured(candidate.make(), own=_is_own(family, candidate.kind))
+
+    def _held(self, family: Family, kind: str, name: str, run: Callable[[], Found]) -> Found:
+        """What a baseline comes to, with how it keeps the constraints if it is a checkpoint."""
+        found = run()
+        if found.recipe is not None:
+            known = stored_scores(self._book.study, name)
+            engine, own = self._objective.engine, _is_own(family, kind)
+            found.judged.ask(
+                found.recipe, self._constraints, self._references, engine, own=own, known=known
+            )
+        return found
 
     def _soup(self, family: Family, of: str) -> Found:
         """The greedy soup; the scores of its members alone are known if they are baselines."""
@@ -306,7 +326,7 @@ class _Scorer:
             if row is not None and row.values is None:
                 return -math.inf
             if row is not None:
-                found = _found_before(row)
+                found = _found_before(row, family.source(models[0]))
             else:
                 recipe = family.average(models) if len(models) > 1 else family.source(models[0])
                 found = self._measured(recipe, own=family.is_alike)
@@ -379,11 +399,16 @@ def _found(evaluator: Evaluator, recipe: Recipe | None, batches: Iterable[_Batch
     return Found(recipe, values, by_example(ids, parts, total), total, parted)
 
 
-def _found_before(row: Baseline) -> Found:
-    """What scoring a baseline has come to, as it is kept."""
+def _found_before(row: Baseline, recipe: Recipe) -> Found:
+    """What scoring a baseline has come to, as it is kept; its recipe with modules in memory."""
     values = row.values or ()
     scores = np.array(values, np.float32) if row.scores is None else row.scores
-    return Found(row.recipe, values, scores, row.examples, row.breakdown)
+    return Found(recipe, values, scores, row.examples, row.breakdown)
+
+
+def _is_own(family: Family, kind: str) -> bool:
+    """Whether a baseline has the shape of the merges of the search."""
+    return family.is_alike or kind == UNTUNED
 
 
 def _has_soup(objective: MergeObjective, family: Family) -> bool:

@@ -40,6 +40,8 @@ class Baseline:
         of: Digest of what was scored, and on what.
         place: In the table.
         breakdown: What the values are made of, e.g. by task; mostly nothing.
+        constrained: What it scores in the constraints of the search, by their names.
+        violations: How far that is beyond their bounds; 0 or less where they are kept.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Baseline:
     of: str
     place: int
     breakdown: Mapping[str, float] = field(default_factory=dict)
+    constrained: Mapping[str, float] = field(default_factory=dict)
+    violations: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -67,6 +71,11 @@ class Baseline:
     def is_checkpoint(self) -> bool:
         """Whether it can be written as a checkpoint; an ensemble is for reference only."""
         return self.kind != ENSEMBLE
+
+    @property
+    def violation(self) -> float:
+        """The sum of what is beyond the bounds of constraints; 0 if it is feasible."""
+        return sum(max(0.0, one) for one in self.violations.values())
 
     @property
     def value(self) -> float | tuple[float, ...] | None:
@@ -87,6 +96,8 @@ class Baseline:
         """What is to be known of it, in a few words."""
         words = ["tuned on dev"] if self.tuned else []
         words += [] if self.is_checkpoint else ["not a checkpoint"]
+        broken = [(name, by) for name, by in self.violations.items() if by > 0]
+        words += [f"violates {name!r} by {by:.2g}" for name, by in broken]
         return short(self.reason, 100) if self.reason else ", ".join(words)
 
     def to_data(self) -> dict[str, Any]:
@@ -97,6 +108,11 @@ class Baseline:
             "breakdown": dict(self.breakdown),
             "scores": None if self.packed is None else dict(self.packed),
         }
+        if self.violations:
+            fields["constraints"] = {
+                name: {"value": self.constrained[name], "violation": violation}
+                for name, violation in self.violations.items()
+            }
         kept = ("place", "kind", "tuned", "reason", "examples", "seconds", "of")
         return {**{name: getattr(self, name) for name in kept}, **fields}
 
@@ -108,7 +124,7 @@ class Baseline:
             StudyError: If it is not what that writes.
         """
         with decoding(f"baseline {name!r}"):
-            values = data["values"]
+            values, held = data["values"], data.get("constraints", {})
             check_type("its place", data["place"], int)
             return cls(
                 name=name,
@@ -123,6 +139,8 @@ class Baseline:
                 of=str(data["of"]),
                 place=data["place"],
                 breakdown={str(name): float(x) for name, x in data["breakdown"].items()},
+                constrained={str(name): float(one["value"]) for name, one in held.items()},
+                violations={str(name): float(one["violation"]) for name, one in held.items()},
             )
 
 
@@ -163,7 +181,7 @@ class Baselines(Sequence[Baseline]):
         return len(self._rows)
 
     def best_in(self, objective: int, *, tuned: bool = True) -> Baseline | None:
-        """The best one in an objective; ensembles do not count.
+        """The best one in an objective: feasible before infeasible; ensembles do not count.
 
         Among equals an untuned one comes before a tuned one, then the first.
 
@@ -176,7 +194,7 @@ class Baselines(Sequence[Baseline]):
         those = [row for row in scored if tuned or not row.tuned]
         return min(
             those,
-            key=lambda row: (sign * row.values[objective], row.tuned),  # type: ignore[index]
+            key=lambda row: (row.violation, sign * row.values[objective], row.tuned),  # type: ignore[index]
             default=None,
         )
 
@@ -211,9 +229,14 @@ class Baselines(Sequence[Baseline]):
     def gain(self, values: Sequence[float]) -> float | None:
         """How much better than the best baseline something is; negative if it is worse.
 
-        None if there is no baseline, or several objectives.
+        None if there is no baseline that is feasible, or several objectives.
+
+        Args:
+            values: Of something feasible.
         """
         if len(self.directions) != 1 or (best := self.best) is None or best.values is None:
+            return None
+        if best.violation:
             return None
         sign = 1 if self.directions[0] == "maximize" else -1
         return sign * (values[0] - best.values[0])
@@ -294,6 +317,8 @@ def beside(baselines: Baselines, value: float) -> str:
     row = baselines.best
     if row is None or row.values is None:
         return f"{value:.4g}"
+    if row.violation:
+        return f"{value:.4g}, no baseline is feasible"
     difference = value - row.values[0]
     if difference == 0:
         stands = "as good as"

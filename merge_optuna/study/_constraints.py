@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -19,7 +21,6 @@ from merge_optuna.evaluators import BASE, NoWorse, is_deterministic
 from merge_optuna.recipes import Recipe
 from merge_optuna.study._baseline_recipes import Candidate, Family, unmerged
 from merge_optuna.study._loading import measured
-from merge_optuna.study._outcome import pruned
 from merge_optuna.study._recorded import data_of, differing
 
 # -- before a search ----------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def are_deterministic(constraints: Sequence[NoWorse]) -> bool:
 def record_constraints(study: optuna.Study, constraints: Sequence[NoWorse]) -> None:
     """Stores what they are, once."""
     if constraints and CONSTRAINTS not in study.user_attrs:
-        study.set_user_attr(CONSTRAINTS, {one.name: _declared(one) for one in constraints})
+        study.set_user_attr(CONSTRAINTS, {one.name: declaration_of(one) for one in constraints})
 
 
 def check_constraints(study: optuna.Study, constraints: Sequence[NoWorse]) -> None:
@@ -84,7 +85,7 @@ def check_constraints(study: optuna.Study, constraints: Sequence[NoWorse]) -> No
     if not before and not any(t.state == TrialState.COMPLETE for t in compat.all_trials(study)):
         return
     remedy = "Go on as before, or use another study_name."
-    now = {one.name: _declared(one) for one in constraints}
+    now = {one.name: declaration_of(one) for one in constraints}
     if before.keys() != now.keys():
         raise StudyError(
             f"The trials of the study {name!r} were held to {_listed(before)}, now to "
@@ -118,7 +119,8 @@ def stored_constraints(study: optuna.Study) -> Mapping[str, Any]:
         return dict(study.user_attrs.get(CONSTRAINTS) or {})
 
 
-def _declared(one: NoWorse) -> dict[str, Any]:
+def declaration_of(one: NoWorse) -> dict[str, Any]:
+    """What a constraint is, and on which data."""
     return {**one.declaration, DEV: data_of(one.other)}
 
 
@@ -158,13 +160,27 @@ def stored_references(study: optuna.Study) -> dict[str, float]:
     Raises:
         StudyError: If it is damaged.
     """
+    with _decoding(study):
+        return {name: float(kept["value"]) for name, kept in _kept(study)}
+
+
+def stored_scores(study: optuna.Study, model: str) -> dict[str, float]:
+    """What a model scores in constraints that refer to it, as it is kept, by their names.
+
+    Raises:
+        StudyError: If it is damaged.
+    """
+    with _decoding(study):
+        return {name: float(k["of"][model]) for name, k in _kept(study) if model in k["of"]}
+
+
+def _kept(study: optuna.Study) -> list[tuple[str, Any]]:
     attrs = compat.study_system_attrs(study).items()
-    with decoding(f"references of the constraints of the study {study.study_name!r}"):
-        return {
-            key.removeprefix(REFERENCE): float(kept["value"])
-            for key, kept in attrs
-            if key.startswith(REFERENCE)
-        }
+    return [(key.removeprefix(REFERENCE), k) for key, k in attrs if key.startswith(REFERENCE)]
+
+
+def _decoding(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
+    return decoding(f"references of the constraints of the study {study.study_name!r}")
 
 
 def _scored(one: NoWorse, family: Family | None, engine: AnyEngine) -> dict[str, float]:
@@ -227,24 +243,35 @@ class Judged:
 
     def ask(
         self,
-        trial: optuna.Trial,
         recipe: Recipe,
         constraints: Sequence[NoWorse],
         references: Mapping[str, float],
         engine: AnyEngine,
+        *,
+        own: bool = True,
+        known: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Scores a trial in its constraints.
+        """Scores a model in its constraints.
 
         The live model is filled again for each: whoever has had it may have changed it.
 
+        Args:
+            recipe: What to score.
+            constraints: In what.
+            references: What they refer to, by their names.
+            engine: That of the search.
+            own: Whether the recipe has the shape of the merges of the search.
+            known: Scores that are known, by the names of constraints.
+
         Raises:
-            optuna.TrialPruned: If a score is not finite.
+            InfeasibleRecipe: If a score is not finite.
         """
         for one in constraints:
-            value = as_one(measured(one.other, engine, recipe))
-            self.examples += len(one.other)
+            if (value := known.get(one.name)) is None:
+                value = as_one(measured(one.other, engine, recipe, own=own))
+                self.examples += len(one.other)
             if not math.isfinite(value):
-                raise pruned(trial, f"The score of the constraint {one.name!r} is {value}.")
+                raise InfeasibleRecipe(f"The score of the constraint {one.name!r} is {value}.")
             self.values[one.name] = value
             self.violations[one.name] = one.violation(value, references[one.name])
 
@@ -257,17 +284,25 @@ def in_words(study: optuna.Study, trial: FrozenTrial) -> dict[str, str]:
 
     E.g. ``{"accuracy no worse than base": "0.81, must be at least 0.8: kept"}``.
     """
-    bounds, values = _bounds(study), constrained_of(trial)
-    return {
-        name: " ".join(
-            [
-                *([f"{values[name]:.4g},"] if name in values else []),
-                *([f"must be {bounds[name]}:"] if name in bounds else []),
-                "kept" if violation <= 0 else f"violated by {violation:.2g}",
-            ]
-        )
-        for name, violation in trial.constraints.items()
-    }
+    return words_for(study, constrained_of(trial), trial.constraints)
+
+
+def words_for(
+    study: optuna.Study, values: Mapping[str, float], violations: Mapping[str, float]
+) -> dict[str, str]:
+    """As :func:`in_words`, of whatever has these values and violations."""
+    bounds = _bounds(study)
+    with decoding(f"constraints of a trial of the study {study.study_name!r}"):
+        return {
+            name: " ".join(
+                [
+                    *([f"{values[name]:.4g},"] if name in values else []),
+                    *([f"must be {bounds[name]}:"] if name in bounds else []),
+                    "kept" if violation <= 0 else f"violated by {violation:.2g}",
+                ]
+            )
+            for name, violation in violations.items()
+        }
 
 
 def infeasible(study: optuna.Study, trial: FrozenTrial) -> str | None:

@@ -14,13 +14,20 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import breakdown_of, decoding, metric_names, values_of, violation_of
+from merge_optuna._records import (
+    breakdown_of,
+    constrained_of,
+    decoding,
+    metric_names,
+    values_of,
+    violation_of,
+)
 from merge_optuna._schema import DEV, RECIPE
 from merge_optuna.engine import write
 from merge_optuna.errors import StudyError, shown
 from merge_optuna.recipes import Recipe
 from merge_optuna.study._baselines import Baseline, stored_baselines
-from merge_optuna.study._constraints import in_words, infeasible
+from merge_optuna.study._constraints import infeasible, words_for
 from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._recorded import stored_space
 
@@ -163,10 +170,10 @@ def export(
     names = metric_names(study) or ["value"] * len(study.directions)
     values = {**dict(zip(names, one.values, strict=False)), **one.breakdown}
     dev = {f"{name} (dev)": value for name, value in values.items()}
-    kept = {} if one.trial is None else in_words(study, one.trial)
+    kept = words_for(study, one.constrained, one.violations)
     about = {"study": study.study_name, one.kind: one.name, **kept, **_beside(study, names)}
-    if one.trial is not None and (said := infeasible(study, one.trial)):
-        warnings.warn(said, stacklevel=2)
+    if trial is None and one.trial is not None and (said := infeasible(study, one.trial)):
+        warnings.warn(said, stacklevel=2)  # of one that is asked for by number the card says it
     url = compat.url_of(study) or "STORAGE"
     place = ["--study", study.study_name, f"--{one.kind}", str(one.name)]
     for name, head in (heads or {}).items():
@@ -207,19 +214,23 @@ class _Exported(NamedTuple):
     name: int | str
     values: Sequence[float]
     breakdown: Mapping[str, float]
+    constrained: Mapping[str, float]
+    violations: Mapping[str, float]
     trial: FrozenTrial | None = None
 
 
 def _trial(study: optuna.Study, trial: FrozenTrial | int | None) -> _Exported:
     one = frozen_trial(study, trial)
-    return _Exported("trial", one.number, one.values or (), breakdown_of(one), one)
+    held = constrained_of(one), one.constraints
+    return _Exported("trial", one.number, one.values or (), breakdown_of(one), *held, one)
 
 
 def _baseline(study: optuna.Study, trial: FrozenTrial | int | None, name: str) -> _Exported:
     if trial is not None:
         raise StudyError(f"Give trial= or baseline=, not both: {trial!r} and {name!r}.")
     row = stored_baselines(study)[name]
-    return _Exported("baseline", row.name, row.values or (), row.breakdown)
+    held = row.constrained, row.violations
+    return _Exported("baseline", row.name, row.values or (), row.breakdown, *held)
 
 
 def _recipe_of_baseline(row: Baseline) -> Recipe:

@@ -33,7 +33,8 @@ class Point:
         values: One per objective.
         breakdown: What they are made of, e.g. by task; mostly nothing.
         constraints: By name, none above 0; mostly nothing.
-        dominates: Names of the baselines that are better in no objective and worse in one.
+        dominates: Names of the baselines that are better in no objective and worse in one, or
+            infeasible.
         no_better_than: Names of the baselines that are worse in no objective: with one of these
             the search has gained nothing here.
         trial: As Optuna has it.
@@ -245,8 +246,12 @@ class Front(Sequence[Point]):
     def _point(self, trial: FrozenTrial) -> Point:
         own = self._signs * trial.values
         losses = {row.name: self._signs * np.array(row.values) for row in self._scored}
-        behind = [n for n, x in losses.items() if (own <= x).all() and (own < x).any()]
-        ahead = [n for n, x in losses.items() if (x <= own).all()]
+        # what is infeasible is dominated by all that is feasible, as every point of a front is
+        out = {row.name for row in self._scored if row.violation}
+        behind = [
+            n for n, x in losses.items() if n in out or ((own <= x).all() and (own < x).any())
+        ]
+        ahead = [n for n, x in losses.items() if n not in out and (x <= own).all()]
         return Point(
             trial.number,
             tuple(trial.values),

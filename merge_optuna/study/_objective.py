@@ -344,7 +344,7 @@ class MergeObjective:
             value = value_over(self.evaluator, scores)
             if not all(math.isfinite(number) for number in _numbers(value)):
                 raise pruned(trial, f"The score is not finite: {value}.")
-            judged.ask(trial, recipe, self.constraints, self._references or {}, self.engine)
+            judged.ask(recipe, self.constraints, self._references or {}, self.engine)
             return value
         finally:
             facts = {

@@ -106,7 +106,7 @@ def test_no_trial_is_feasible(cli: Cli, tmp_path: Path) -> None:
     study.add_trial(optuna.trial.create_trial(values=[1.0, 2.0], constraints={"safe": 0.5}))
     code, _, err = cli("pareto", where)
     assert code == 1
-    assert "Trial 0 is the least infeasible: it violates safe by 0.5" in err
+    assert "Trial 0 is infeasible: safe (violated by 0.5)" in err
     code, out, _ = cli("show", where)
     assert code == 0
-    assert "Trial 0 is the least infeasible" in words(out)
+    assert "Trial 0 is infeasible" in words(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+import merge_optuna as mo
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators import Generation, Sampling
 from merge_optuna.evaluators._continuous import ContinuousGenerator
@@ -107,6 +109,21 @@ def test_it_scores_as_static_batches_do(words: Any) -> None:
         other.check(model)
         assert other.replies(model) == one.replies(model)
     assert one.replies(model) != free
+
+
+def test_refills_write_what_a_checkpoint_on_the_disk_does(words: Any, tmp_path: Path) -> None:
+    base, *experts = toys.family(tmp_path, toys.gpt2, experts=2, scale=0.2)
+    engine, seen = mo.Engine(), []
+    requests = [Request(i, prompt, MOST) for i, prompt in enumerate(prompts()[:4])]
+    for number, method in enumerate((mo.recipes.ties, mo.recipes.dare_ties)):
+        recipe = method(base, experts, weight=[0.9 - 0.5 * number, 0.3])
+        replies = ContinuousGenerator()(engine.load(recipe), words, requests)
+        fresh = transformers.AutoModelForCausalLM.from_pretrained(
+            mo.write(recipe, tmp_path / str(number))
+        )
+        seen.append([by_hand(fresh, prompt, MOST, {2}) for prompt in prompts()[:4]])
+        assert [reply.ids for reply in replies] == seen[-1]
+    assert seen[0] != seen[1]
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

@@ -53,6 +53,12 @@ def searched(
     return study
 
 
+class Noted(Near):
+    """Notes what it scores."""
+
+    metric_names = ("noted",)
+
+
 def violations(study: optuna.Study) -> list[float]:
     """Those of the only constraint, or nan."""
     return [next(iter(t.constraints.values()), np.nan) for t in study.trials]
@@ -270,6 +276,59 @@ def test_a_constraint_that_nothing_meets() -> None:
     assert [t.number for t in ranked(study)] == [1, 2, 0]
 
 
+def test_best_trials_on_disk(tmp_path: Path) -> None:
+    """The best feasible one takes the place of better infeasible ones; cards tell them apart."""
+    base, a = linears(0, 1)
+    recipe = mo.recipes.task_arithmetic(base, [a], weight=mo.free(-4, 4))
+    objective = mo.MergeObjective(recipe, value(), constraints=[NoWorse(value(-1), -1)])
+    study = mo.MergeStudy(
+        "s",
+        objective,
+        n_trials=3,
+        first=[{"weight/a": x} for x in (3.0, 2.0, 0.5)],
+        baselines=["base", "source"],
+        keep_best=2,
+        folder=tmp_path / "best",
+    ).run(progress=False)
+    assert [t.number for t in ranked(study)] == [2, 1, 0]
+    folders = sorted(path.name for path in (tmp_path / "best").glob("trial-*"))
+    assert folders == ["trial-00001", "trial-00002"]
+    cards = [(tmp_path / "best" / name / "README.md").read_text() for name in folders]
+    assert "| weight no worse than -1 | -2, must be at least -1: violated by 1 |" in cards[0]
+    assert "| weight no worse than -1 | -0.5, must be at least -1: kept |" in cards[1]
+    mo.export(study, tmp_path / "a", baseline="source a", sources={"a": a})
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| weight no worse than -1 | -1, must be at least -1: kept |" in card
+
+
+def test_several_objectives() -> None:
+    """NSGA-II, and a front of feasible trials beside baselines that are feasible or not."""
+    base, *experts = linears(0, 1, 3)
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
+
+    class Both(Near):
+        directions, metric_names = ("maximize", "minimize"), ("up", "down")  # type: ignore[assignment]
+
+        def value(self, scores: np.ndarray) -> Any:
+            return float(scores[:, 0].mean()), float(scores[:, 1].mean())
+
+        def __call__(self, model: nn.Module) -> Iterator[Any]:
+            at = weight(model)
+            yield np.arange(4), np.tile([at, at**2], (4, 1))
+
+    objective = mo.MergeObjective(recipe, Both(), constraints=[NoWorse(value(), 3.5, slack=0.5)])
+    sampler = recipe.sampler(seed=0, objectives=2, population_size=10)
+    kinds = ["base", "source"]
+    study = mo.MergeStudy("s", objective, n_trials=50, sampler=sampler, baselines=kinds)
+    found = study.run(progress=False)
+    front = mo.pareto(found)
+    feasible = {t.number for t in found.trials if t.values[0] >= 3 - 1e-9}
+    assert {point.number for point in front} == feasible, "none dominates another"
+    assert sum(n >= 40 for n in feasible) > 2 * sum(n < 10 for n in feasible), "it has learned"
+    assert all({"base", "source a"} <= set(point.dominates) for point in front)
+    assert not any(point.no_better_than for point in front)
+
+
 # -- samplers ------------------------------------------------------------------------------------
 
 
@@ -281,11 +340,12 @@ def _samplers() -> dict[str, Any]:
         "ga": lambda space: own.GASampler(space, population_size=8, seed=0),
         "pso": lambda space: own.PSOSampler(space, population_size=8, seed=0),
         "tpe": lambda space: opt.TPESampler(seed=0),
-        "nsga2": lambda space: opt.NSGAIISampler(population_size=8, seed=0),
+        "nsga2": lambda space: own.NSGA2Sampler(space, population_size=8, seed=0),
+        "optuna's": lambda space: opt.NSGAIISampler(population_size=8, seed=0),
     }
 
 
-@pytest.mark.parametrize("name", ["cmaes", "de", "ga", "pso", "tpe", "nsga2"])
+@pytest.mark.parametrize("name", ["cmaes", "de", "ga", "pso", "nsga2", "tpe", "optuna's"])
 def test_samplers_go_where_it_is_kept(name: str) -> None:
     """The more is better, but more than 1 is too much: the last trials know."""
     base, a, b = linears(0, 1, 1)
@@ -302,13 +362,55 @@ def test_samplers_go_where_it_is_kept(name: str) -> None:
     assert last([NoWorse(value(-1), -1.0)]) < 3
 
 
+# -- baselines -----------------------------------------------------------------------------------
+
+
+def _of_two() -> tuple[mo.MergeObjective, Noted]:
+    """Base 0, experts 1 and 3; a merge should be near 3, and its weight at most 2.5."""
+    base, *experts = linears(0, 1, 3)
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 2))
+    other = Noted(0.5)
+    constraints = [NoWorse(other, "best source", slack=1.5)]
+    return mo.MergeObjective(recipe, Near(3.0), constraints=constraints), other
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_best_baseline_is_a_feasible_one(kept: bool) -> None:
+    objective, other = _of_two()
+    study = optuna.create_study(directions=objective.directions) if kept else None
+    found = mo.baselines(objective, study, progress=False)
+    weights = {"base": 0, "source a": 1, "source b": 3, "uniform average": 2}
+    weights |= {f"task arithmetic, λ = {i / 10:g}": i / 10 * 4 for i in range(1, 11)}
+    bound = -0.5 - 1.5  # the base and source a are equally near to 0.5
+    name = "noted no worse than best source"
+    for row_name, number in weights.items():
+        row, score = found[row_name], -abs(0.5 - number)
+        assert row.constrained == pytest.approx({name: score}, abs=1e-5)
+        assert row.violations == pytest.approx({name: bound - score}, abs=1e-5)
+        own = 1 if row_name in ("base", "source a", "source b") else 2
+        assert row.examples == own, "what sources score in the constraint is known"
+    feasible = [n for n, number in weights.items() if abs(0.5 - number) <= 2 + 1e-6]
+    best = min(feasible, key=lambda n: abs(3 - weights[n]))
+    assert found.best is not None
+    assert found.best.name == best == "task arithmetic, λ = 0.6"
+    assert found.best_untuned is not None
+    assert found.best_untuned.name == "uniform average", "source b is better, but infeasible"
+    assert found["source b"].note == "violates 'noted no worse than best source' by 0.5"
+    assert len(other.calls) == len(found)
+    if study is not None:
+        assert mo.baselines(study)[:] == found[:]
+        assert other.calls[:3] == [0, 1, 3]
+
+
+def test_a_search_is_measured_by_feasible_baselines(caplog: Any) -> None:
+    objective, _ = _of_two()
+    study = mo.MergeStudy("s", objective, n_trials=2, first=[{"weight/a": 0, "weight/b": 0.5}])
+    found = study.run(progress=False)
+    assert best_trial(found).number == 0
+    assert "no better than the baseline 'task arithmetic, λ = 0.6'" in caplog.text
+
+
 # -- once per study ------------------------------------------------------------------------------
-
-
-class Noted(Near):
-    """Notes what it scores."""
-
-    metric_names = ("noted",)
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "journal"])
@@ -375,6 +477,27 @@ def test_a_source_without_a_score_ends_the_search() -> None:
     objective = mo.MergeObjective(recipe, value(), constraints=[NoWorse(undefined)])
     with pytest.raises(StudyError, match="which has no score"):
         optuna.create_study(directions=objective.directions).optimize(objective, n_trials=3)
+
+
+def test_damaged_ones_are_told_as_such() -> None:
+    study = searched(value(), [NoWorse(value())], [1.0])
+    name = "weight no worse than base"
+    study.add_trial(
+        optuna.trial.create_trial(value=1.0, system_attrs={f"constraints:{name}": "much"})
+    )
+    with pytest.raises(StudyError, match=r"constraints of trial 1 is damaged"):
+        best_trial(study)
+    for key, message in (
+        (f"merge_optuna:reference:{name}", "references of the constraints of the study 's'"),
+        ("constraints", f"constraint '{name}' of the study 's'"),
+    ):
+        study = searched(value(), [NoWorse(value())], [1.0])
+        if key == "constraints":
+            study.set_user_attr(key, {name: 3})
+        else:
+            compat.set_study_system_attr(study, key, {"value": "much"})
+        with pytest.raises(StudyError, match=f"{message} is damaged"):
+            searched(value(), [NoWorse(value())], [1.0], study=study)
 
 
 class Deadly(Noted):

@@ -9,8 +9,6 @@ import re
 import runpy
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -184,8 +182,10 @@ def test_several_tasks(task: Task, tmp_path: Path) -> None:
 
 
 def test_keep_best(task: Task, tmp_path: Path) -> None:
+    dev = write_rows(tmp_path / "dev.jsonl", read_rows(task.dev)[:60])  # it stagnates the sooner
+
     def start() -> processes.Result:
-        arguments = (EXAMPLES / "keep_best.py", *task.folders, task.dev)
+        arguments = (EXAMPLES / "keep_best.py", *task.folders, dev)
         return processes.script(*arguments, cwd=tmp_path).wait()
 
     done = start()
@@ -199,7 +199,7 @@ def test_keep_best(task: Task, tmp_path: Path) -> None:
     assert best[0].number == int(number)
     folders = {path.name for path in (tmp_path / "best").glob("*") if path.name != ".lock"}
     assert folders == {f"trial-{t.number:05}" for t in best}
-    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(dev))
     merged = mo.Checkpoint(tmp_path / f"best/trial-{best[0].number:05}")
     assert objective.score(merged) == float(value) == best[0].value
     again = start()
@@ -289,10 +289,9 @@ def test_the_search_file_of_the_readme(language_models: Path, tmp_path: Path) ->
     lines = text.partition("`search.py`:\n\n```python\n")[2].partition("```")[0].splitlines()
     assert len(lines) <= 12
     (tmp_path / "search.py").write_text("\n".join(lines))
-    check = [sys.executable, "-m", "merge_optuna", "check", "search.py", "--no-trial", "--json"]
-    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    check = processes.command("check", "search.py", "--no-trial", "--json", cwd=tmp_path).wait()
+    assert check.code == 0, check.err
+    found = json.loads(check.out)
     assert (found["study"], found["n_trials"]) == ("ja-math", 100)
     rows = [len(read_rows(tmp_path / f"{name}.jsonl")) for name in ("dev", "test")]
     assert [found["dev_examples"], found["test_examples"]] == rows

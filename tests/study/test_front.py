@@ -24,7 +24,7 @@ from tests.hub import files_of
 from tests.study import halves
 from tests.study.halves import Halves
 from tests.study.linears import Near, around
-from tests.trained import Task, read_rows
+from tests.trained import Task, read_rows, right
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -165,8 +165,9 @@ def test_none_is_feasible() -> None:
     for a, b in [(0.5, 0.0), (0.1, 0.2), (0.1, 0.4)]:
         study.add_trial(create_trial(values=[1.0, 2.0], constraints={"safe": a, "kept": b}))
     message = (
-        r"None of the 3 completed trials .* Trial 1 is the least infeasible: it violates "
-        r"(safe by 0.1, kept by 0.2|kept by 0.2, safe by 0.1), with the values 1, 2.*--trial"
+        r"None of the 3 completed trials of .* Trial 1 is infeasible: "
+        r"(safe.* by 0.1.*, kept.* by 0.2|kept.* by 0.2.*, safe.* by 0.1).* "
+        r"the least infeasible one, with the values 1, 2: .*--trial"
     )
     with pytest.raises(StudyError, match=message):
         mo.pareto(study)
@@ -381,3 +382,47 @@ def test_damaged_constraints() -> None:
     assert study.trials[0].constraints == {"safe": "much"}
     with pytest.raises(StudyError, match=r"constraints of a trial .* is damaged"):
         mo.pareto(study)
+
+
+def test_points_keep_constraints(task: Task) -> None:
+    """On other data: no point may be worse there than the base, or than nobody can be."""
+    other = mo.evaluators.Classification(task.test)
+
+    def found(than: Any) -> optuna.Study:
+        constraint = mo.evaluators.NoWorse(other, than=than, name="kept")
+        objective = mo.MergeObjective(task.recipe(), Halves(task), constraints=[constraint])
+        declared = mo.MergeStudy("s", objective, n_trials=10, baselines=False)
+        return declared.run(progress=False)
+
+    study = found("base")
+    front, base = mo.pareto(study), right_of(task.checkpoints()[0], task)
+    assert [point.number for point in front] == by_definition(study)
+    values = {t.number: right_of(mo.recipe_of(study, t.number), task) for t in study.trials}
+    assert any(value < base for value in values.values()), "some have forgotten"
+    for point in front:
+        assert values[point.number] >= base
+        assert point.constraints["kept"] == pytest.approx(base - values[point.number])
+    with pytest.raises(StudyError, match=r"keeps all constraints.*least infeasible"):
+        mo.pareto(found(1.5))
+
+
+def right_of(model: mo.Recipe | mo.Checkpoint, task: Task) -> float:
+    return float(right(mo.Engine().load(model), read_rows(task.test)).mean())
+
+
+@pytest.mark.parametrize("tasks", [2, 6])
+def test_what_values_are_made_of(tasks: int) -> None:
+    """Columns where they fit; what is an objective itself has one already."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.set_metric_names(["accuracy", "tokens"])
+    parts = {f"mathematics {i}": 0.125 * i for i in range(tasks)}
+    attrs = {f"value/{name}": value for name, value in {**parts, "tokens": 30.0}.items()}
+    study.add_trial(create_trial(values=[0.5, 30.0], user_attrs=attrs))
+    front = mo.pareto(study)
+    assert front[0].breakdown == {**parts, "tokens": 30.0}
+    printed = str(front)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert ("mathematics 1" in printed) == (tasks == 2)
+    assert ("front[i].breakdown" in printed) == (tasks == 6)
+    head = front.to_markdown().splitlines()[0]
+    assert head == f"|  | accuracy | tokens | {' | '.join(parts)} | no better than |  |"
