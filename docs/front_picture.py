@@ -15,9 +15,9 @@ TOKENS, ACCURACY = (0.5, 5.0), (0.2, 0.9)  # from, to
 KEY = {
     "all": "a trial",
     "out": "a trial that forgets too much Japanese",
-    "front": "the front that was found",
     "sweep": "one weight for all layers, from fast to thinker",
     "sweep off": "the same, forgetting too much",
+    "front": "the front that was found",
     "alone": "unmerged models",
 }
 STYLE = """
@@ -84,7 +84,7 @@ def main(url):
         x, y = at(values)
         parts += [dot("alone", values, 4), f'<text x="{x + 8}" y="{y - 6}">{label}</text>']
     for n, (kind, meaning) in enumerate(KEY.items()):
-        x, y = LEFT + n % 2 * 240, TOP + HEIGHT + 60 + n // 2 * 20
+        x, y = LEFT + n % 2 * 300, TOP + HEIGHT + 60 + n // 2 * 20
         parts.append(f'<circle class="{kind}" cx="{x}" cy="{y - 4}" r="4"/>')
         parts.append(f'<text x="{x + 10}" y="{y}">{escape(meaning)}</text>')
     size = f'width="{LEFT + WIDTH + 40}" height="{TOP + HEIGHT + 115}"'
