@@ -7,7 +7,6 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ioh
 import numpy as np
 import optuna
 from numpy.typing import NDArray
@@ -36,6 +35,8 @@ class Problem:
     def __init__(
         self, function: int, n: int, seed: int, budget: int, target: float = -math.inf
     ) -> None:
+        import ioh  # pip install 'merge_optuna[bench]'; not all parts need it
+
         self._problem = ioh.get_problem(function, seed + 1, n, ioh.ProblemClass.BBOB)
         self._budget, self._target = budget, target
         self._best = math.inf

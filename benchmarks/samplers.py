@@ -3,6 +3,7 @@
     python benchmarks/samplers.py --part optimisers
     python benchmarks/samplers.py --part workers
     python benchmarks/samplers.py --part overhead
+    python benchmarks/samplers.py --part fronts
 
 --quick runs a small version of a part. Prints a table and writes everything to --json.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: one core per process
 
+import _fronts
 import _optimisers
 import _overhead
 import _workers
@@ -29,6 +31,7 @@ PARTS = {
     "optimisers": _optimisers.measure,
     "workers": _workers.measure,
     "overhead": _overhead.measure,
+    "fronts": _fronts.measure,
 }
 
 
@@ -41,7 +44,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/samplers"))
     parser.add_argument("--json", type=Path, help="default: result.json in --folder")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--jobs", type=int, default=1, help="processes of the first two parts")
+    parser.add_argument("--jobs", type=int, default=1, help="processes of all parts but overhead")
     optimisers = parser.add_argument_group("optimisers")
     pairs = list(_optimisers.PAIRS)
     optimisers.add_argument("--pairs", nargs="*", choices=pairs, default=pairs)
@@ -67,11 +70,15 @@ def main() -> None:
     overhead.add_argument("--at", type=int, nargs="+", default=[1000, 5000], help="trial numbers")
     overhead.add_argument("--storages", nargs="+", default=list(_overhead.STORAGES))
     overhead.add_argument("--rounds", type=int, default=55)
+    fronts = parser.add_argument_group("fronts")
+    fronts.add_argument("--fronts-at", type=int, nargs="+", default=[250, 1000])
+    fronts.add_argument("--fronts-samplers", nargs="+", default=list(_fronts.SAMPLERS))
     options = parser.parse_args()
     if options.quick:
         options.dimensions, options.evaluations, options.seeds = [5, 20], [40, 20], 5
         options.optuna, options.optuna_dimensions, options.optuna_seeds = 40, [5], 1
         options.workers_seeds, options.workers_evaluations = 5, 100
+        options.fronts_at = [100, 200]
         options.parameters, options.at, options.rounds = [10, 64], [200, 1000], 25
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -100,8 +100,12 @@ def violation_of(trial: FrozenTrial) -> float:
 
     Of two trials the one with less comes first, whatever their values, which decide among
     feasible ones: the rule of Deb (2000).
+
+    Raises:
+        StudyError: If one of them is no number.
     """
-    return sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
+    with decoding(f"constraints of trial {trial.number}"):
+        return sum(max(0.0, c) if c == c else math.inf for c in trial.constraints.values())
 
 
 def _behind(prefix: str, trial: FrozenTrial) -> dict[str, float]:

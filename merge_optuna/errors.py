@@ -57,6 +57,10 @@ class EvaluationError(MergeOptunaError, ValueError):
     """An evaluator cannot score: an empty dev set, labels outside the model's range, ..."""
 
 
+class EngineError(MergeOptunaError, RuntimeError):
+    """An engine of another package cannot serve models: missing, another version, ..."""
+
+
 class MissingFile(MergeOptunaError, FileNotFoundError):
     """A file that was named is not there."""
 

@@ -13,6 +13,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from transformers.utils import logging
 
+from tests import revisions
+
 # Of this run, and of the processes that tests start.
 os.environ.setdefault("MERGE_OPTUNA_CACHE", tempfile.mkdtemp(prefix="merge_optuna-tests-"))
 torch.set_num_threads(1)
@@ -26,6 +28,7 @@ settings.register_profile(
 settings.load_profile("any")
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+revisions.load_once()
 
 
 def pytest_collection_finish() -> None:

@@ -14,6 +14,8 @@ import torch
 from optuna.storages import RDBStorage
 from transformers import conversion_mapping
 
+from tests import revisions
+
 for name in (
     "cmaes",
     "merge_optuna.cli",
@@ -34,6 +36,7 @@ def _nothing() -> None:
 
 
 _nothing()
+revisions.load_once()
 RDBStorage("sqlite://").engine.dispose()
 conversion_mapping.get_checkpoint_conversion_mapping("bert")
 gc.collect()

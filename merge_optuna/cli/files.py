@@ -15,7 +15,7 @@ import typer
 
 from merge_optuna._records import metric_names
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine import Engine
+from merge_optuna.engine import AnyEngine, Engine
 from merge_optuna.errors import MergeOptunaError, StudyError
 from merge_optuna.evaluators import (
     Classification,
@@ -94,7 +94,7 @@ def _told(error: Exception, file: Path) -> str:
 
 def held_out(
     file: Path | None, test_file: Path | None, studies: Sequence[optuna.Study]
-) -> tuple[Evaluator | None, Engine | None]:
+) -> tuple[Evaluator | None, AnyEngine | None]:
     """What scores the models of studies on held-out data, and what loads them; None if nothing.
 
     Args:
@@ -176,7 +176,7 @@ def evaluated(declared: MergeStudy, models: Sequence[str], *, test: bool) -> lis
 
 
 def _values(
-    engine: Engine, model: Recipe | Checkpoint, evaluators: Mapping[str, Evaluator]
+    engine: AnyEngine, model: Recipe | Checkpoint, evaluators: Mapping[str, Evaluator]
 ) -> dict[str, float]:
     """The metrics of a model, which may be of another architecture than the search has."""
     own = Engine(engine.device, engine.dtype)

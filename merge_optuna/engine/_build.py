@@ -89,7 +89,7 @@ def _unfilled(frame: Checkpoint, dtype: torch.dtype | None, device: torch.device
     equals nothing: where a checkpoint holds two tied tensors they stay apart, as a merge need
     not leave them equal.
     """
-    architecture = _architecture(frame)
+    architecture = architecture_in(frame)
     state = {
         name: torch.full((), _any_value(own), dtype=own).expand(frame.shape(name))
         for name in frame.names()
@@ -102,7 +102,7 @@ def _unfilled(frame: Checkpoint, dtype: torch.dtype | None, device: torch.device
             config=read_config(architecture, frame.config or {}),
             state_dict=state,
             dtype=dtype or model_dtype(frame.config, frame.store.specs()),
-            generation_config=_generation_config(frame, architecture),
+            generation_config=generation_config_in(frame, architecture),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -129,7 +129,7 @@ def _any_value(dtype: torch.dtype) -> float:
     return float("nan") if dtype.is_floating_point else 0
 
 
-def _architecture(frame: Checkpoint) -> Any:
+def architecture_in(frame: Checkpoint) -> Any:
     """The transformers class that the config names."""
     config = frame.config or {}
     names = config.get("architectures") or []
@@ -154,7 +154,7 @@ def _architecture(frame: Checkpoint) -> Any:
     )
 
 
-def _generation_config(frame: Checkpoint, architecture: Any) -> Any:
+def generation_config_in(frame: Checkpoint, architecture: Any) -> Any:
     """From its file, else, for old checkpoints, from what ``config.json`` says of generation."""
     if not architecture.can_generate():
         return None

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from merge_optuna.checkpoints import renew, steadily
-from merge_optuna.engine._frame import Source, as_dtype, checkpoints_of, frame_of, wanted_dtype
+from merge_optuna.engine._frame import (
+    Source,
+    as_dtype,
+    check_finite,
+    checkpoints_of,
+    frame_of,
+    wanted_dtype,
+)
 from merge_optuna.engine._live_path import LivePath
 from merge_optuna.engine._original import CALLER, Loan
 from merge_optuna.engine._refilled import Refilled
@@ -51,6 +58,19 @@ class Engine:
         self._live = Refilled(self.device, self.dtype, compute_dtype)
         self._loan = Loan()
         self._routed: tuple[Any, LivePath] | None = None
+
+    @property
+    def place(self) -> str:
+        """Where models run: values of two places may differ where logits are all but equal."""
+        return self.device.type
+
+    def check(self, recipe: Recipe) -> None:
+        """Checks that a recipe's sources are numbers.
+
+        Raises:
+            CheckpointError: If one holds NaN or infinity.
+        """
+        check_finite(recipe)
 
     @property
     def views(self) -> dict[str, Tensor]:

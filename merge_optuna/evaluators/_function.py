@@ -277,6 +277,7 @@ def _source(named: Any) -> str:
         return ""
 
 
+@functools.lru_cache(maxsize=16)  # a search asks for it at each of its checks
 def _lambdas(file: str, line: int) -> str:
     """The lambdas that begin on a line: what stands around them is not theirs."""
     nodes = [node for node in ast.walk(ast.parse(file)) if isinstance(node, ast.Lambda)]

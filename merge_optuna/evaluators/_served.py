@@ -38,11 +38,13 @@ class ServedGenerator:
         """See :meth:`Generator.__call__`."""
         refuse_images(requests, type(model).__name__)
         ends = end_tokens(model, tokenizer)
+        # An engine looks at texts in the writing of the model's own tokenizer.
+        own = getattr(tokenizer, "name_or_path", None) == model.config.name_or_path
         written = model.serve(
             [request.prompt for request in requests],
             [request.most for request in requests],
             ends=ends,
-            stops=self._stop,
+            stops=self._stop if own else (),
         )
         stop = StopTexts(tokenizer, self._stop)
         return [

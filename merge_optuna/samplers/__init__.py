@@ -19,6 +19,7 @@ from merge_optuna.samplers._variation import (
     Genetic,
     IsoLine,
     PolynomialMutation,
+    UniformSBX,
     Variation,
 )
 

@@ -26,6 +26,7 @@ from merge_optuna.samplers._variation import Genetic as Genetic
 from merge_optuna.samplers._variation import IsoLine as IsoLine
 from merge_optuna.samplers._variation import PolynomialMutation as PolynomialMutation
 from merge_optuna.samplers._variation import SBX as SBX
+from merge_optuna.samplers._variation import UniformSBX as UniformSBX
 from merge_optuna.samplers._variation import Variation as Variation
 from merge_optuna.samplers.adaptation import Adaptation as Adaptation
 from merge_optuna.samplers.adaptation import Dither as Dither
@@ -142,6 +143,7 @@ __all__ = [
     "SwarmSampler",
     "Tournament",
     "Truncation",
+    "UniformSBX",
     "Variation",
 ]
 
@@ -437,8 +439,10 @@ class NSGA2Sampler(ArchiveSampler):
     - A search that is killed and started again goes on exactly as if nothing had happened, and
       workers neither wait nor lose results: whenever ``population_size`` results are in, they are
       the children of the next replacement, whichever generation they were drawn from.
-    - Crossover and mutation are the paper's, SBX and polynomial mutation, not uniform crossover
-      and uniform values.
+    - Crossover and mutation are SBX and polynomial mutation, not uniform crossover and uniform
+      values. With SBX as it is in the paper, where a child is three quarters its first parent, it
+      was behind Optuna's on half of the test problems after 1000 trials, and so
+      :class:`UniformSBX` is the default, which is not.
     - Failed trials are proposed again; pruned ones rank below completed ones.
 
     Two parents, each the winner of a tournament of two, make one child (of crossover's two), which
@@ -463,7 +467,8 @@ class NSGA2Sampler(ArchiveSampler):
             it the space is inferred from finished trials: the first trial is uniform, and a
             changed space starts another population.
         population_size: how many are parents, and how many children a generation has.
-        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
+        crossover: ``UniformSBX(eta, probability)``, or ``SBX(eta, probability)`` as in the
+            paper, or another :class:`Variation` like ``IsoLine()``.
         mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
         initial_population: parameters of the first candidates, name -> value each; the middle of
             the range where a name is not given.

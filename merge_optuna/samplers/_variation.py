@@ -101,6 +101,33 @@ class SBX:
 
 
 @dataclass(frozen=True)
+class UniformSBX(SBX):
+    """SBX that takes as much of one parent as of the other.
+
+    A child of SBX has three quarters of its coordinates at or near those of its first parent, as
+    a half is not crossed. Here these are exchanged as well, each with probability 1/2 (uniform
+    crossover, Syswerda 1989). Draws what :class:`SBX` does, and for all coordinates which are
+    exchanged if they are not crossed. A categorical coordinate is either parent's.
+
+    Attributes:
+        eta: see :class:`SBX`; 20 is that of the paper on NSGA-II.
+        probability: that there is a crossover; else the child is the first parent.
+    """
+
+    eta: float = 20.0
+
+    def __call__(self, parents: Sequence[Vector], unordered: Mask, rng: Generator) -> Vector:
+        a, b = parents
+        if rng.random() >= self.probability:
+            return a
+        crossed, u, upper, exchanged = rng.random((4, len(a)))
+        low, high = self.children(a, b, u)
+        child = np.where(upper < 0.5, high, low)
+        either = np.where(exchanged < 0.5, b, a)
+        return np.where((crossed < 0.5) & ~unordered, child, either)
+
+
+@dataclass(frozen=True)
 class PolynomialMutation:
     """Small steps that never leave the bounds (Deb & Goyal 1996).
 

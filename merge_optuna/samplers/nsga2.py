@@ -14,7 +14,7 @@ import numpy as np
 
 from merge_optuna.samplers._numbers import check_at_least
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
-from merge_optuna.samplers._variation import SBX, PolynomialMutation, Variation
+from merge_optuna.samplers._variation import PolynomialMutation, UniformSBX, Variation
 from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm, Member
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _Memory:
     standings: Sequence[Standing] = ()
 
 
-_SBX, _POLYNOMIAL = SBX(), PolynomialMutation()
+_SBX, _POLYNOMIAL = UniformSBX(), PolynomialMutation()
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ class NSGA2(DistributionAlgorithm):
 
     Attributes:
         size: how many are parents, and how many children a generation has.
-        crossover: ``SBX(eta, probability)`` or another :class:`Variation` like ``IsoLine()``.
+        crossover: ``UniformSBX(eta, probability)``, or ``SBX(eta, probability)`` as in the
+            paper, or another :class:`Variation` like ``IsoLine()``.
         mutation: ``PolynomialMutation(eta, probability)`` or ``Gaussian(sigma)``.
     """
 
@@ -188,8 +189,10 @@ class NSGA2Sampler(ArchiveSampler, algorithm=NSGA2):
     - A search that is killed and started again goes on exactly as if nothing had happened, and
       workers neither wait nor lose results: whenever ``population_size`` results are in, they are
       the children of the next replacement, whichever generation they were drawn from.
-    - Crossover and mutation are the paper's, SBX and polynomial mutation, not uniform crossover
-      and uniform values.
+    - Crossover and mutation are SBX and polynomial mutation, not uniform crossover and uniform
+      values. With SBX as it is in the paper, where a child is three quarters its first parent, it
+      was behind Optuna's on half of the test problems after 1000 trials, and so
+      :class:`UniformSBX` is the default, which is not.
     - Failed trials are proposed again; pruned ones rank below completed ones.
 
     Two parents, each the winner of a tournament of two, make one child (of crossover's two), which

@@ -7,7 +7,7 @@ sampler: ``space.sampler(seed=0)``.
 from __future__ import annotations
 
 from merge_optuna.spaces._genealogy import Genealogy, check_families, family_of, parents_of
-from merge_optuna.spaces._space import KINDS, Declaration, ParameterSpace, Space, read
+from merge_optuna.spaces._space import KINDS, Declaration, ParameterSpace, Space, own_sampler, read
 from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.spaces.affine_swarm import AffineSwarm
 from merge_optuna.spaces.differential_crossover import DifferentialCrossover
@@ -29,6 +29,7 @@ __all__ = [
     "SplitSlerp",
     "check_families",
     "family_of",
+    "own_sampler",
     "parents_of",
     "read",
 ]

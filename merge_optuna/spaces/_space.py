@@ -136,6 +136,15 @@ class Space(ABC):
         return self.declaration().digest
 
 
+def own_sampler(space: Recipe | Space, objectives: int) -> BaseSampler:
+    """The sampler that a space makes, with seed 0.
+
+    A space of one's own that has one objective need not know of ``objectives``.
+    """
+    several: dict[str, Any] = {"objectives": objectives} if objectives > 1 else {}
+    return space.sampler(seed=0, **several)
+
+
 class ParameterSpace(Space):
     """A space whose recipes follow from a trial's own parameters, all of which it has."""
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import constrained_of, decoding, violation_of
 from merge_optuna._schema import CONSTRAINT, CONSTRAINTS, DEV, REFERENCE
-from merge_optuna.engine import Engine
+from merge_optuna.engine import AnyEngine
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, StudyError, few, shown
 from merge_optuna.evaluators import BASE, NoWorse, is_deterministic
 from merge_optuna.recipes import Recipe
@@ -132,7 +132,7 @@ def _listed(names: Mapping[str, Any]) -> str:
 
 
 def settled(
-    study: optuna.Study, constraints: Sequence[NoWorse], family: Family | None, engine: Engine
+    study: optuna.Study, constraints: Sequence[NoWorse], family: Family | None, engine: AnyEngine
 ) -> dict[str, float]:
     """What each constraint refers to: kept in the study, or scored now and kept there.
 
@@ -183,7 +183,7 @@ def _decoding(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
     return decoding(f"references of the constraints of the study {study.study_name!r}")
 
 
-def _scored(one: NoWorse, family: Family | None, engine: Engine) -> dict[str, float]:
+def _scored(one: NoWorse, family: Family | None, engine: AnyEngine) -> dict[str, float]:
     """The values of the models that a constraint refers to, by their names."""
     if family is None:
         raise StudyError(
@@ -195,7 +195,7 @@ def _scored(one: NoWorse, family: Family | None, engine: Engine) -> dict[str, fl
     return {model.name: _value(one, model, family, engine) for model in models}
 
 
-def _value(one: NoWorse, model: Candidate, family: Family, engine: Engine) -> float:
+def _value(one: NoWorse, model: Candidate, family: Family, engine: AnyEngine) -> float:
     try:
         value = as_one(measured(one.other, engine, model.make(), own=family.is_alike))
         if math.isfinite(value):
@@ -246,7 +246,7 @@ class Judged:
         recipe: Recipe,
         constraints: Sequence[NoWorse],
         references: Mapping[str, float],
-        engine: Engine,
+        engine: AnyEngine,
         *,
         own: bool = True,
         known: Mapping[str, float] = MappingProxyType({}),
@@ -292,16 +292,17 @@ def words_for(
 ) -> dict[str, str]:
     """As :func:`in_words`, of whatever has these values and violations."""
     bounds = _bounds(study)
-    return {
-        name: " ".join(
-            [
-                *([f"{values[name]:.4g},"] if name in values else []),
-                *([f"must be {bounds[name]}:"] if name in bounds else []),
-                "kept" if violation <= 0 else f"violated by {violation:.2g}",
-            ]
-        )
-        for name, violation in violations.items()
-    }
+    with decoding(f"constraints of a trial of the study {study.study_name!r}"):
+        return {
+            name: " ".join(
+                [
+                    *([f"{values[name]:.4g},"] if name in values else []),
+                    *([f"must be {bounds[name]}:"] if name in bounds else []),
+                    "kept" if violation <= 0 else f"violated by {violation:.2g}",
+                ]
+            )
+            for name, violation in violations.items()
+        }
 
 
 def infeasible(study: optuna.Study, trial: FrozenTrial) -> str | None:

@@ -15,7 +15,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import decoding
 from merge_optuna._schema import DEV, EXAMPLES, SAME_AS, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
 from merge_optuna._scores import unpack
-from merge_optuna.engine import Engine
+from merge_optuna.engine import AnyEngine
 from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import (
     Evaluator,
@@ -233,7 +233,7 @@ class Scorer:
     """Held-out examples and what loads models for them; equal recipes are scored once."""
 
     test: Evaluator
-    engine: Engine
+    engine: AnyEngine
     sources: Sources
     known: dict[str, Array] = field(default_factory=dict)
 

@@ -128,10 +128,10 @@ class Database(compat.WatchedDatabase):
         Raises:
             StorageError: If they are of an older or newer one.
         """
-        found, known = self.get_current_version(), self.get_all_versions()
-        shown = compat.without_password(self.url)
+        found = self.get_current_version()
         if found == self.get_head_version():
             return
+        known, shown = self.get_all_versions(), compat.without_password(self.url)
         remedy = (
             "pip install -U optuna"
             if found not in known

@@ -27,8 +27,11 @@ def float32_speedup(evaluator: Evaluator, model: nn.Module) -> float | None:
     """How many times faster a copy of a model in float32 is scored, on the first batch.
 
     None if it is not (less than 1.2 times), and where it is not tried: on other devices than the
-    CPU, for models of another data type than bfloat16 and float16, or without memory for the copy.
+    CPU, for models of another data type than bfloat16 and float16, for what an engine of its own
+    serves, or without memory for the copy.
     """
+    if not hasattr(model, "parameters"):
+        return None
     numbers = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
     if not numbers or numbers[0].device.type != "cpu" or numbers[0].dtype not in _NARROW:
         return None

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna._records import metric_names
-from merge_optuna.engine import Engine
+from merge_optuna.engine import AnyEngine, Engine
 from merge_optuna.errors import StudyError, few, shown
 from merge_optuna.evaluators import Evaluator, as_evaluator
 from merge_optuna.study._board import SEARCH, TUNED, Leaderboard
@@ -39,7 +39,7 @@ def leaderboard(
     *,
     trials: Sequence[FrozenTrial | int] | None = None,
     test: Evaluator | None = None,
-    engine: Engine | None = None,
+    engine: AnyEngine | None = None,
     sources: Sources | None = None,
     baselines: Sequence[str] = (),
     seed: int = 0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merge_optuna.engine import Engine
+from merge_optuna.engine import AnyEngine, Engine
 from merge_optuna.evaluators import Evaluator, batches_of, has_all_heads, name_of, value_over
 from merge_optuna.recipes import Recipe
 from merge_optuna.study import _interrupt as interrupt
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
 
 
-def load_for(evaluator: Evaluator, engine: Engine, recipe: Recipe | Checkpoint) -> nn.Module:
+def load_for(evaluator: Evaluator, engine: AnyEngine, recipe: Recipe | Checkpoint) -> nn.Module:
     """The live model with a recipe or a checkpoint, for an evaluator.
+
+    What an engine serves is no module; an evaluator that cannot do without says so.
 
     Where it has heads of its own, that of the live model need not be that of what is loaded.
     """
-    return engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))
+    model: nn.Module = engine.load(recipe, user=name_of(evaluator), body=has_all_heads(evaluator))
+    return model
 
 
 def load_alone(
-    evaluator: Evaluator, engine: Engine, recipe: Recipe | Checkpoint, *, own: bool
+    evaluator: Evaluator, engine: AnyEngine, recipe: Recipe | Checkpoint, *, own: bool
 ) -> nn.Module:
     """The live model with what is no trial's.
 
@@ -43,7 +46,7 @@ def load_alone(
 
 
 def measured(
-    evaluator: Evaluator, engine: Engine, recipe: Recipe | Checkpoint, *, own: bool = True
+    evaluator: Evaluator, engine: AnyEngine, recipe: Recipe | Checkpoint, *, own: bool = True
 ) -> float | tuple[float, ...]:
     """What a model scores on all examples; ctrl-C ends it where that does no harm."""
     with interrupt.interruptible():

@@ -15,7 +15,7 @@ from merge_optuna.evaluators import Evaluator, LmEval, as_evaluator, has_lm_eval
 from merge_optuna.mergekit import Genome, read_genome
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import fail_dead_trials
-from merge_optuna.spaces import Space
+from merge_optuna.spaces import Space, own_sampler
 from merge_optuna.study._baseline_recipes import check_kinds
 from merge_optuna.study._baseline_scoring import keep
 from merge_optuna.study._callbacks import StopRule
@@ -90,7 +90,7 @@ class MergeStudy:
                 callback.check(self.objective.directions)
         space = self.objective.space
         if self.sampler is None and isinstance(space, Recipe | Space):
-            own = space.sampler(seed=0, objectives=len(self.objective.directions))
+            own = own_sampler(space, len(self.objective.directions))
             object.__setattr__(self, "sampler", own)
         check_objectives(self.sampler, self._pruner, len(self.objective.directions))
         if self.test is not None:

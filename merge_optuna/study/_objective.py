@@ -30,7 +30,7 @@ from merge_optuna._schema import (
 )
 from merge_optuna._scores import pack
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.engine import Engine, check_finite
+from merge_optuna.engine import AnyEngine, Engine
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.evaluators import (
     Evaluator,
@@ -108,8 +108,9 @@ class MergeObjective:
         evaluator: Evaluator | Callable[[nn.Module], float],
         *,
         constraints: Sequence[NoWorse] = (),
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        engine: AnyEngine | None = None,
     ) -> None:
         """Composes an objective and checks that its parts fit.
 
@@ -119,21 +120,24 @@ class MergeObjective:
             evaluator: An evaluator, or a function from the live model to a number (higher is
                 better; otherwise wrap it: ``mo.evaluators.Function(f, direction="minimize")``).
             constraints: What a merge must be no worse in, each an ``mo.evaluators.NoWorse``.
-            device: Of the live model.
+            device: Of the live model; the CPU when omitted.
             dtype: Of the live model; that of the base checkpoint when omitted.
+            engine: What holds the model, in place of ``device`` and ``dtype``: a ``mo.Engine``, or
+                a ``mo.engine.VLLM`` for evaluators that generate.
 
         Raises:
             CheckpointError: If a source is damaged, holds NaN, or does not fit the others.
             RecipeError: If nothing in the recipe is free, or ``space`` is not a space.
             EvaluationError: If the evaluator, or that of a constraint, cannot score the model.
-            StudyError: If two constraints have one name, or refer to a base that is not there.
+            StudyError: If two constraints have one name, or refer to a base that is not there; if
+                ``engine`` is none, or ``device`` or ``dtype`` is given beside it.
         """
         check_order(space, evaluator)
         self.space = space
         self.evaluator = as_evaluator(evaluator)
         check_metrics(self.evaluator)
         self.constraints = as_constraints(constraints)
-        self.engine = Engine(device, dtype)
+        self.engine = _engine(engine, device, dtype)
         self.directions: list[Any] = list(self.evaluator.directions)
         self.metric_names = list(self.evaluator.metric_names)
         self._busy = threading.Lock()
@@ -249,7 +253,7 @@ class MergeObjective:
     def _check(self, recipe: Recipe | Space) -> None:
         declared = recipe.declaration().recipes.values() if isinstance(recipe, Space) else [recipe]
         for one in declared:
-            check_finite(one)
+            self.engine.check(one)
         if any(isinstance(one.than, str) for one in self.constraints):
             check_sources(self.constraints, family_of(recipe))
         for evaluator in self._evaluators:
@@ -380,6 +384,18 @@ class MergeObjective:
         return _numbers(value_over(self.evaluator, np.concatenate(parts)))[0]
 
 
+def _engine(
+    engine: AnyEngine | None, device: torch.device | str | None, dtype: torch.dtype | str | None
+) -> AnyEngine:
+    if engine is None:
+        return Engine("cpu" if device is None else device, dtype)
+    if not isinstance(engine, AnyEngine):
+        raise StudyError(f"engine must be e.g. a mo.Engine or a mo.engine.VLLM, not {engine!r}.")
+    if device is not None or dtype is not None:
+        raise StudyError("device= and dtype= are the engine's: give them to it, not beside it.")
+    return engine
+
+
 def _template(space: Recipe | Space) -> Recipe | Checkpoint:
     """A model like all of a space."""
     if isinstance(space, Space):
@@ -387,10 +403,10 @@ def _template(space: Recipe | Space) -> Recipe | Checkpoint:
     return space.frame if space.path is None or space.slots else space
 
 
-def _candidate(trial: optuna.Trial, recipe: Recipe, engine: Engine) -> str:
+def _candidate(trial: optuna.Trial, recipe: Recipe, engine: AnyEngine) -> str:
     """What is scored, and how."""
     reports = "batches" if reads_batches(trial.study) else "running"
-    return f"{recipe.digest} {engine.dtype} {engine.device.type} {reports}"
+    return f"{recipe.digest} {engine.dtype} {engine.place} {reports}"
 
 
 def _parents(trial: optuna.Trial) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.evaluators import value_of
 from merge_optuna.recipes import Recipe
-from merge_optuna.spaces import Space
+from merge_optuna.spaces import Space, own_sampler
 from merge_optuna.study._float32 import float32_speedup
 from merge_optuna.study._loading import load_for, measured
 from merge_optuna.study._progress import quiet
@@ -76,7 +76,7 @@ def rehearse(objective: MergeObjective) -> Rehearsal:
     space = objective.space
     sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=0)
     if isinstance(space, Space):
-        sampler = space.sampler(seed=0, objectives=len(objective.directions))
+        sampler = own_sampler(space, len(objective.directions))
     with quiet():
         study = optuna.create_study(directions=objective.directions, sampler=sampler)
     with _AnonymousMemory() as memory:

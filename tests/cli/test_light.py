@@ -42,6 +42,12 @@ def test_help_is_light(argv: list[str], output: str) -> None:
     assert not packages & HEAVY
 
 
+def test_the_package_is_the_command() -> None:
+    packages, out = imported("-m", "merge_optuna", "--version")
+    assert out.startswith("merge_optuna ")
+    assert not packages & HEAVY
+
+
 def test_importing_the_package_is_light() -> None:
     packages, _ = imported("-c", "import merge_optuna as mo; mo.__version__; dir(mo)")
     assert "merge_optuna" in packages

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers import NSGA2Sampler
+from merge_optuna.samplers import NichesSampler, NSGA2Sampler
 from merge_optuna.spaces import Genealogy
+from merge_optuna.study import rehearse
 from tests import toys
 from tests.spaces import routes
 from tests.spaces.models import Waves, flat, nets
@@ -106,3 +107,15 @@ def test_genealogies_refuse(kind: Callable[..., Genealogy]) -> None:
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=space.sampler(seed=0))
     with pytest.raises(StudyError, match="one objective"):
         mo.MergeObjective(space, SolvedAndSmall()).check_study(study)
+
+
+def test_a_space_of_ones_own_that_knows_of_one_objective() -> None:
+    """As it was written before there were several."""
+
+    class Former(mo.spaces.SplitSlerp):
+        def sampler(self, *, seed: int | None = None, **options: Any) -> NichesSampler:
+            return NichesSampler(self.distributions(), seed=seed, **options)
+
+    search = mo.MergeStudy("s", mo.MergeObjective(Former(nets()), Waves()), n_trials=3)
+    assert isinstance(search.sampler, NichesSampler)
+    assert rehearse(search.objective).seconds_evaluate > 0

@@ -54,8 +54,8 @@ def average(a: nn.Module, b: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("first", "total"),
     [
-        (40, 80),
-        # The whole search takes a minute, and finds what 80 trials nearly find.
+        (25, 50),
+        # The whole search takes a minute, and finds what 50 trials nearly find.
         pytest.param(60, N_TRIALS, marks=pytest.mark.slow),
     ],
 )

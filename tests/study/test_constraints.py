@@ -479,6 +479,27 @@ def test_a_source_without_a_score_ends_the_search() -> None:
         optuna.create_study(directions=objective.directions).optimize(objective, n_trials=3)
 
 
+def test_damaged_ones_are_told_as_such() -> None:
+    study = searched(value(), [NoWorse(value())], [1.0])
+    name = "weight no worse than base"
+    study.add_trial(
+        optuna.trial.create_trial(value=1.0, system_attrs={f"constraints:{name}": "much"})
+    )
+    with pytest.raises(StudyError, match=r"constraints of trial 1 is damaged"):
+        best_trial(study)
+    for key, message in (
+        (f"merge_optuna:reference:{name}", "references of the constraints of the study 's'"),
+        ("constraints", f"constraint '{name}' of the study 's'"),
+    ):
+        study = searched(value(), [NoWorse(value())], [1.0])
+        if key == "constraints":
+            study.set_user_attr(key, {name: 3})
+        else:
+            compat.set_study_system_attr(study, key, {"value": "much"})
+        with pytest.raises(StudyError, match=f"{message} is damaged"):
+            searched(value(), [NoWorse(value())], [1.0], study=study)
+
+
 class Deadly(Noted):
     """Kills its process in the second batch of a call."""
 

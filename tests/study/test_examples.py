@@ -9,8 +9,6 @@ import re
 import runpy
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -184,8 +182,10 @@ def test_several_tasks(task: Task, tmp_path: Path) -> None:
 
 
 def test_keep_best(task: Task, tmp_path: Path) -> None:
+    dev = write_rows(tmp_path / "dev.jsonl", read_rows(task.dev)[:60])  # it stagnates the sooner
+
     def start() -> processes.Result:
-        arguments = (EXAMPLES / "keep_best.py", *task.folders, task.dev)
+        arguments = (EXAMPLES / "keep_best.py", *task.folders, dev)
         return processes.script(*arguments, cwd=tmp_path).wait()
 
     done = start()
@@ -199,7 +199,7 @@ def test_keep_best(task: Task, tmp_path: Path) -> None:
     assert best[0].number == int(number)
     folders = {path.name for path in (tmp_path / "best").glob("*") if path.name != ".lock"}
     assert folders == {f"trial-{t.number:05}" for t in best}
-    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(task.dev))
+    objective = mo.MergeObjective(task.recipe(), mo.evaluators.Classification(dev))
     merged = mo.Checkpoint(tmp_path / f"best/trial-{best[0].number:05}")
     assert objective.score(merged) == float(value) == best[0].value
     again = start()
@@ -289,10 +289,9 @@ def test_the_search_file_of_the_readme(language_models: Path, tmp_path: Path) ->
     lines = text.partition("`search.py`:\n\n```python\n")[2].partition("```")[0].splitlines()
     assert len(lines) <= 12
     (tmp_path / "search.py").write_text("\n".join(lines))
-    check = [sys.executable, "-m", "merge_optuna", "check", "search.py", "--no-trial", "--json"]
-    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    check = processes.command("check", "search.py", "--no-trial", "--json", cwd=tmp_path).wait()
+    assert check.code == 0, check.err
+    found = json.loads(check.out)
     assert (found["study"], found["n_trials"]) == ("ja-math", 100)
     rows = [len(read_rows(tmp_path / f"{name}.jsonl")) for name in ("dev", "test")]
     assert [found["dev_examples"], found["test_examples"]] == rows
@@ -457,3 +456,54 @@ def test_evolver(task: Task, tmp_path: Path) -> None:
         assert len(trials) == first + 10
         recipe = mo.Recipe.from_yaml(tmp_path / f"evolved-{name}/recipe.yaml")
         assert objective.score(recipe) == max(t.value for t in trials)
+
+
+def test_front(tmp_path: Path) -> None:
+    """Models that have learned next to nothing: what is tested is that all of it fits together."""
+    (tmp_path / "small_models.py").write_text((EXAMPLES / "small_models.py").read_text())
+    training = {"base": (30, 3e-3), "thinker": (5, 5e-4), "fast": (5, 5e-4)}
+    text = (EXAMPLES / "small_reasoners.py").read_text()
+    for name, value in {"TRAINING": training, "HELD_OUT": 80}.items():
+        text, found = re.subn(rf"(?m)^{name} = [^#\n]*", f"{name} = {value}  ", text)
+        assert found == 1
+    assert text.count("range(6000)") == 1
+    (tmp_path / "small_reasoners.py").write_text(text.replace("range(6000)", "range(600)"))
+    text = (EXAMPLES / "front.py").read_text()
+    assert len(text.splitlines()) <= 80
+    text, found = re.subn(r"n_trials=\d+", "n_trials=6", text)
+    assert found == 2
+    assert text.count("(0.4, 4.6)") == 1
+    worst, longest = -0.1, 12.5
+    (tmp_path / "front.py").write_text(text.replace("(0.4, 4.6)", f"({worst}, {longest})"))
+
+    done = processes.script(tmp_path / "front.py", cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+    url = f"sqlite:///{tmp_path}/front.db"
+    for name in ("sweep", "front"):
+        known = [t.values for t in finished(url, name) if max(t.constraints.values()) <= 0]
+        assert len(finished(url, name)) == 6
+        volume, height = 0.0, longest
+        for accuracy, tokens in sorted(known, reverse=True):  # strip by strip of fewer tokens
+            volume += (accuracy - worst) * max(0.0, height - tokens)
+            height = min(height, tokens)
+        assert f"hypervolume of the {name}: {volume:.3f}" in done.out
+    assert (tmp_path / "front.html").stat().st_size > 0
+    assert "as searched." in done.out
+
+    readme = tmp_path / "readme"
+    shutil.copytree(tmp_path / "models", readme / "models")
+    for name in ("dev.jsonl", "dev-japanese.jsonl"):
+        shutil.copy(tmp_path / name, readme)
+    text = (EXAMPLES.parent / "README.md").read_text().partition("small_reasoners.py` trains:")[2]
+    text = (
+        text.partition("```python\n")[2].partition("```")[0].replace("n_trials=200", "n_trials=3")
+    )
+    (readme / "search.py").write_text(text)
+    done = processes.script(readme / "search.py", cwd=readme).wait()
+    assert done.code == 0, done.err
+    trials = finished(f"sqlite:///{readme}/front.db", "front")
+    assert len(trials) == 3
+    study = optuna.load_study(study_name="front", storage=f"sqlite:///{readme}/front.db")
+    best = {f"trial-{t.number:05}" for t in study.best_trials}
+    assert {path.name for path in readme.glob("front/trial-*")} <= best
+    assert "exact_match" in done.out

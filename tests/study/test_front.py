@@ -408,3 +408,21 @@ def test_points_keep_constraints(task: Task) -> None:
 
 def right_of(model: mo.Recipe | mo.Checkpoint, task: Task) -> float:
     return float(right(mo.Engine().load(model), read_rows(task.test)).mean())
+
+
+@pytest.mark.parametrize("tasks", [2, 6])
+def test_what_values_are_made_of(tasks: int) -> None:
+    """Columns where they fit; what is an objective itself has one already."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.set_metric_names(["accuracy", "tokens"])
+    parts = {f"mathematics {i}": 0.125 * i for i in range(tasks)}
+    attrs = {f"value/{name}": value for name, value in {**parts, "tokens": 30.0}.items()}
+    study.add_trial(create_trial(values=[0.5, 30.0], user_attrs=attrs))
+    front = mo.pareto(study)
+    assert front[0].breakdown == {**parts, "tokens": 30.0}
+    printed = str(front)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert ("mathematics 1" in printed) == (tasks == 2)
+    assert ("front[i].breakdown" in printed) == (tasks == 6)
+    head = front.to_markdown().splitlines()[0]
+    assert head == f"|  | accuracy | tokens | {' | '.join(parts)} | no better than |  |"
