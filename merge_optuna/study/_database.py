@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import optuna
@@ -33,6 +34,9 @@ from merge_optuna.study._interrupt import interruptible
 from merge_optuna.study._kept_file import FORBIDDEN, FULL, KeptFile, unusable
 
 R = TypeVar("R")
+
+_EXCLUSIVE: ContextVar[bool] = ContextVar("exclusive", default=False)
+"""Whether a transaction of SQLite is to lock out other writers before it reads."""
 
 _HEARTBEAT = 60
 _TOGETHER = 60.0  # seconds that several processes may take to make the tables
@@ -120,6 +124,7 @@ class Database(compat.WatchedDatabase):
     def _settle(self) -> None:
         if self._file is not None:
             event.listen(self.engine, "connect", _set_up_sqlite)
+            event.listen(self.engine, "begin", _begin)
             self.engine.dispose()  # connections made before the listener would go without it
 
     def check_version(self) -> None:
@@ -206,7 +211,7 @@ class Database(compat.WatchedDatabase):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Ends a trial, or begins a waiting one; False if somebody else has begun it."""
-        repeats = self._repeats
+        repeats, token = self._repeats, _EXCLUSIVE.set(True)
         try:
             return super().set_trial_state_values(trial_id, state, values)
         except UpdateFinishedTrialError:
@@ -214,6 +219,8 @@ class Database(compat.WatchedDatabase):
             if self._repeats == repeats or not self._has(trial_id, state, values):
                 raise
             return True
+        finally:
+            _EXCLUSIVE.reset(token)
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Says that a trial is still run.
@@ -364,6 +371,13 @@ def _sleep(seconds: float) -> None:
     main = threading.current_thread() is threading.main_thread()
     with interruptible() if main else contextlib.nullcontext():
         time.sleep(seconds)
+
+
+def _begin(connection: Any) -> None:
+    # Python's driver begins a transaction no sooner than at the first write, and SQLite has no
+    # SELECT ... FOR UPDATE: two processes would both find a trial waiting, and both run it.
+    if _EXCLUSIVE.get():
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import optuna
@@ -37,6 +38,31 @@ def test_sqlite_has_a_write_ahead_log(tmp_path: Path) -> None:
         assert found == ["wal", 1, 10_000]  # synchronous: 1 is NORMAL
         connection.close()
     assert opened.get_heartbeat_interval() == 60  # type: ignore[attr-defined]
+
+
+def test_a_waiting_trial_is_taken_once(tmp_path: Path) -> None:
+    """Somebody else comes between reading that it waits and writing that it runs."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    one, other = mo.storage(url), mo.storage(url)
+    study = optuna.create_study(storage=one)
+    study.enqueue_trial({"x": 1})
+    (trial,) = study.trials
+    running, taken = optuna.trial.TrialState.RUNNING, []
+
+    def take(storage: optuna.storages.BaseStorage) -> None:
+        taken.append(storage.set_trial_state_values(trial._trial_id, running))
+
+    meanwhile = threading.Thread(target=take, args=[other])
+
+    def before(conn: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE trials"):
+            meanwhile.start()
+            meanwhile.join(0.5)
+
+    event.listen(one.engine, "before_cursor_execute", before)  # type: ignore[attr-defined]
+    take(one)
+    meanwhile.join()
+    assert sorted(taken) == [False, True]
 
 
 def test_journal(tmp_path: Path) -> None:
