@@ -152,14 +152,14 @@ def _made(
 def _qwen2(options: argparse.Namespace, prompts: int) -> Setting:
     """With biases, and a head of its own. Heads have 32 numbers, the fewest of vLLM on a CPU."""
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 256}
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 512}
     return _made(options, prompts, "qwen2", {**heads, **sizes, "tie_word_embeddings": False})
 
 
 def _gpt2(options: argparse.Namespace, prompts: int) -> Setting:
     """With learned positions and a head that is tied to the embedding."""
     return _made(
-        options, prompts, "gpt2", {"n_embd": 64, "n_head": 2, "n_layer": 3, "n_positions": 256}
+        options, prompts, "gpt2", {"n_embd": 64, "n_head": 2, "n_layer": 3, "n_positions": 512}
     )
 
 

@@ -194,15 +194,16 @@ def _vllm_written(setting: _replies.Setting, options: Any) -> Round:
     import vllm
 
     write, prompts = _writer(setting, options), setting.prompts()
-    endless = setting.tokenizer.eos_token is None
+    endless, dtype = setting.tokenizer.eos_token is None, options.dtype
     how = vllm.SamplingParams(temperature=0, max_tokens=options.tokens, ignore_eos=endless)
+    tokenizer = str(options.folder / "tokenizer")
+    setting.tokenizer.save_pretrained(tokenizer)
 
     def run(x: float, seconds: Seconds) -> Sequence[str]:
         with noted(seconds, "write"):
-            folder = write(x)
-            setting.tokenizer.save_pretrained(folder)
+            folder = str(write(x))
         with noted(seconds, "load"):
-            engine = vllm.LLM(model=str(folder), dtype=options.dtype, **_of_vllm(options))
+            engine = vllm.LLM(folder, tokenizer=tokenizer, dtype=dtype, **_of_vllm(options))
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         with noted(seconds, "generate"):
             found = engine.generate(asked, how, use_tqdm=False)

@@ -8,8 +8,9 @@ from merge_optuna.engine._build import build
 from merge_optuna.engine._frame import check_finite
 from merge_optuna.engine._live import Engine
 from merge_optuna.engine._live_path import LivePath, branches_of
+from merge_optuna.engine._served_model import ServedModel
 from merge_optuna.engine._tensors import Merger, tensors
-from merge_optuna.engine._vllm import VLLM, ServedModel
+from merge_optuna.engine._vllm import VLLM
 from merge_optuna.engine._write import write
 
 __all__ = [

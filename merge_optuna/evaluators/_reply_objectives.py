@@ -74,9 +74,12 @@ class ReplyObjectives:
         """Rows of scores, shape (b, 2)."""
         return np.array([[getattr(one, field) for field in self._fields] for one in judged], float)
 
-    def tokens(self, scores: Scores) -> float:
-        """The mean number of tokens of a reply."""
-        return float(np.mean(scores[:, self._fields.index("tokens")]))
+    def breakdown(self, scores: Scores) -> dict[str, float]:
+        """The mean number of tokens of a reply, unless that is an objective."""
+        column = self._fields.index("tokens")
+        if column < len(self.directions):
+            return {}
+        return {"reply_tokens": float(np.mean(scores[:, column]))}
 
     def value(self, scores: Scores, groups: Groups | None) -> float | tuple[float, ...]:
         """The mean of each objective, with groups the mean of theirs; a float if there is one.

@@ -196,8 +196,8 @@ class Generation:
         return self._objectives.value(np.asarray(scores), self._groups)
 
     def breakdown(self, scores: Scores) -> dict[str, float]:
-        """The mean number of tokens of a reply."""
-        return {"reply_tokens": self._objectives.tokens(np.asarray(scores))}
+        """The mean number of tokens of a reply, unless that is an objective itself."""
+        return self._objectives.breakdown(np.asarray(scores))
 
     def replies(self, model: Model) -> list[dict[str, Any]]:
         """What a model writes and how it is scored, to look at: a dict per row of the data.

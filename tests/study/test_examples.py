@@ -456,3 +456,54 @@ def test_evolver(task: Task, tmp_path: Path) -> None:
         assert len(trials) == first + 10
         recipe = mo.Recipe.from_yaml(tmp_path / f"evolved-{name}/recipe.yaml")
         assert objective.score(recipe) == max(t.value for t in trials)
+
+
+def test_front(tmp_path: Path) -> None:
+    """Models that have learned next to nothing: what is tested is that all of it fits together."""
+    (tmp_path / "small_models.py").write_text((EXAMPLES / "small_models.py").read_text())
+    training = {"base": (30, 3e-3), "thinker": (5, 5e-4), "fast": (5, 5e-4)}
+    text = (EXAMPLES / "small_reasoners.py").read_text()
+    for name, value in {"TRAINING": training, "HELD_OUT": 80}.items():
+        text, found = re.subn(rf"(?m)^{name} = [^#\n]*", f"{name} = {value}  ", text)
+        assert found == 1
+    assert text.count("range(6000)") == 1
+    (tmp_path / "small_reasoners.py").write_text(text.replace("range(6000)", "range(600)"))
+    text = (EXAMPLES / "front.py").read_text()
+    assert len(text.splitlines()) <= 80
+    text, found = re.subn(r"n_trials=\d+", "n_trials=6", text)
+    assert found == 2
+    assert text.count("(0.4, 4.6)") == 1
+    worst, longest = -0.1, 12.5
+    (tmp_path / "front.py").write_text(text.replace("(0.4, 4.6)", f"({worst}, {longest})"))
+
+    done = processes.script(tmp_path / "front.py", cwd=tmp_path).wait()
+    assert done.code == 0, done.err
+    url = f"sqlite:///{tmp_path}/front.db"
+    for name in ("sweep", "front"):
+        known = [t.values for t in finished(url, name) if max(t.constraints.values()) <= 0]
+        assert len(finished(url, name)) == 6
+        volume, height = 0.0, longest
+        for accuracy, tokens in sorted(known, reverse=True):  # strip by strip of fewer tokens
+            volume += (accuracy - worst) * max(0.0, height - tokens)
+            height = min(height, tokens)
+        assert f"hypervolume of the {name}: {volume:.3f}" in done.out
+    assert (tmp_path / "front.html").stat().st_size > 0
+    assert "as searched." in done.out
+
+    readme = tmp_path / "readme"
+    shutil.copytree(tmp_path / "models", readme / "models")
+    for name in ("dev.jsonl", "dev-japanese.jsonl"):
+        shutil.copy(tmp_path / name, readme)
+    text = (EXAMPLES.parent / "README.md").read_text().partition("small_reasoners.py` trains:")[2]
+    text = (
+        text.partition("```python\n")[2].partition("```")[0].replace("n_trials=200", "n_trials=3")
+    )
+    (readme / "search.py").write_text(text)
+    done = processes.script(readme / "search.py", cwd=readme).wait()
+    assert done.code == 0, done.err
+    trials = finished(f"sqlite:///{readme}/front.db", "front")
+    assert len(trials) == 3
+    study = optuna.load_study(study_name="front", storage=f"sqlite:///{readme}/front.db")
+    best = {f"trial-{t.number:05}" for t in study.best_trials}
+    assert {path.name for path in readme.glob("front/trial-*")} <= best
+    assert "exact_match" in done.out
