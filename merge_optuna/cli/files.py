@@ -138,6 +138,9 @@ def facts(declared: MergeStudy) -> dict[str, Any]:
         "dev_examples": len(objective.evaluator),
         "test_examples": None if declared.test is None else len(declared.test),
     }
+    if objective.constraints:
+        held = {one.name: f"{len(one.other)} examples" for one in objective.constraints}
+        found["constraints"] = held
     if (evaluations := baseline_evaluations(objective, declared.baselines)) is not None:
         found["baseline_evaluations"] = evaluations
     if declared.keep_best is not None:

@@ -54,6 +54,9 @@ other = mo.evaluators.NoWorse(mo.evaluators.Classification("{task.test}"), 0, na
 objective = mo.MergeObjective(recipe, objective.evaluator, constraints=[other])
 """
     file = task.file(tmp_path / "search.py", n_trials=2, lines=lines, test=None)
+    code, out, _ = cli("check", file)
+    assert code == 0
+    assert re.search(r"constraints +test: 160 examples", out)
     code, out, err = cli("run", file)
     assert code == 0
     assert re.search(r"test +0\.\d+, must be at least 0: kept", out)
