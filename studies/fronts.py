@@ -186,9 +186,9 @@ from 0 to 1.5. Searches have weights that change with the depth. Sweeps have the
 layers: two are along a line, both experts alike or from one to the other; the third is a grid over
 both weights. All have the same number of evaluations. A seed is one repetition of a
 search: models and examples stay. Points are chosen on dev: hypervolumes on test are those of what
-is the front on dev. The box of a hypervolume was set before the searches, by what guessing is worth
-or the longest reply, and by what cannot be exceeded. Weights, starting points and steps of the
-searches were chosen by their hypervolumes on dev, so those are a little flattering; test was
+is the front on dev. The box of a hypervolume was set before the searches, by what guessing is
+worth or the longest reply, and by what cannot be exceeded. Weights, starting points and steps of
+the searches were chosen by their hypervolumes on dev, so those are a little flattering; test was
 looked at once. A bootstrap draws seeds and test examples; what searches are compared with there is
 the best of all sweeps on test.
 """

@@ -44,7 +44,11 @@ class Writers:
     ) -> None:
         if name not in GENERATORS:
             names = " or ".join(f'"{one}"' for one in GENERATORS)
-            raise EvaluationError(f"generator must be {names}, not {shown(name)}.")
+            raise EvaluationError(
+                f"generator must be {names}, not {shown(name)}. An engine that serves models by "
+                "itself is given to the objective: mo.MergeObjective(space, evaluator, "
+                "engine=mo.engine.VLLM())."
+            )
         self._stop, self._sampling, self._size = stop, sampling, size
         self._live = self._writer(GENERATORS[name](stop, sampling))
         self._served: _Writer | None = None

@@ -177,8 +177,8 @@ def positive(n: int, name: str) -> int:
     """The number a callback is made with.
 
     Raises:
-        StudyError: If it is less than 1.
+        StudyError: If it is no number, or less than 1.
     """
-    if n < 1:
-        raise StudyError(f"{name} needs a number of at least 1, not {n}.")
+    if not isinstance(n, int) or n < 1:
+        raise StudyError(f"{name} needs a number of at least 1, not {n!r}.")
     return n

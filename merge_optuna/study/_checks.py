@@ -36,6 +36,7 @@ def check_study(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -
     check_metrics(study, evaluator)
     sampler = study.sampler
     if isinstance(space, Genealogy):
+        space.check_objectives(len(study.directions))
         _check_breeds(sampler, space)
     check_objectives(sampler, _pruner_of(study), len(study.directions))
     if isinstance(sampler, StoredSampler):

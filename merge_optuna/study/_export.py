@@ -7,7 +7,7 @@ import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import optuna
 from optuna.study import StudyDirection
@@ -85,7 +85,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
 
 def recipe_of(
     study: optuna.Study,
-    trial: FrozenTrial | int | None = None,
+    trial: FrozenTrial | SupportsIndex | None = None,
     *,
     baseline: str | None = None,
     sources: Mapping[str, Checkpoint | str | Path] | None = None,
@@ -94,7 +94,7 @@ def recipe_of(
 
     Args:
         study: A study that ran a :class:`mo.MergeObjective`.
-        trial: A trial or its number; the best one when omitted.
+        trial: A trial, its number or a point of a front; the best one when omitted.
         baseline: Name of a baseline, instead of a trial; see :func:`mo.baselines`.
         sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
             places of those that were moved.
@@ -126,7 +126,7 @@ def export(
     study: optuna.Study,
     folder: str | Path,
     *,
-    trial: FrozenTrial | int | None = None,
+    trial: FrozenTrial | SupportsIndex | None = None,
     baseline: str | None = None,
     force: bool = False,
     sources: Mapping[str, Checkpoint | str | Path] | None = None,
@@ -143,7 +143,7 @@ def export(
     Args:
         study: A study that ran a :class:`mo.MergeObjective`.
         folder: Where to.
-        trial: A trial or its number; the best one when omitted.
+        trial: A trial, its number or a point of a front; the best one when omitted.
         baseline: Name of a baseline, instead of a trial; see :func:`mo.baselines`.
         force: Replace an earlier export. A folder that holds anything else is never replaced.
         sources: Checkpoints by name, for those made by ``Checkpoint.from_module``; or the new
@@ -219,13 +219,15 @@ class _Exported(NamedTuple):
     trial: FrozenTrial | None = None
 
 
-def _trial(study: optuna.Study, trial: FrozenTrial | int | None) -> _Exported:
+def _trial(study: optuna.Study, trial: FrozenTrial | SupportsIndex | None) -> _Exported:
     one = frozen_trial(study, trial)
     held = constrained_of(one), one.constraints
     return _Exported("trial", one.number, one.values or (), breakdown_of(one), *held, one)
 
 
-def _baseline(study: optuna.Study, trial: FrozenTrial | int | None, name: str) -> _Exported:
+def _baseline(
+    study: optuna.Study, trial: FrozenTrial | SupportsIndex | None, name: str
+) -> _Exported:
     if trial is not None:
         raise StudyError(f"Give trial= or baseline=, not both: {trial!r} and {name!r}.")
     row = stored_baselines(study)[name]
@@ -243,17 +245,18 @@ def _recipe_of_baseline(row: Baseline) -> Recipe:
 def _beside(study: optuna.Study, metrics: Sequence[str]) -> dict[str, float]:
     """The scores of the baselines by what the model card calls them."""
     return {
-        f"{metric} (dev{', tuned on it' if row.tuned else ''}) of the baseline {row.name}": value
+        f"{metric} (dev{', tuned on it' if row.tuned else ''}) of the baseline {row.name}"
+        f"{', infeasible' if row.violation else ''}": value
         for row in stored_baselines(study).headlines
         for metric, value in zip(metrics, row.values or (), strict=False)
     }
 
 
-def frozen_trial(study: optuna.Study, trial: FrozenTrial | int | None) -> FrozenTrial:
+def frozen_trial(study: optuna.Study, trial: FrozenTrial | SupportsIndex | None) -> FrozenTrial:
     """A trial by itself or its number, or the best one.
 
     Raises:
-        StudyError: If there is no such trial, or none is complete.
+        StudyError: If there is no such trial, or none is complete, or it is no trial at all.
     """
     if not isinstance(study, optuna.Study):
         raise StudyError(f"Expected a study, not {shown(study)}. Give the study, and trial=.")
@@ -261,7 +264,12 @@ def frozen_trial(study: optuna.Study, trial: FrozenTrial | int | None) -> Frozen
         return best_trial(study)
     if isinstance(trial, FrozenTrial):
         return trial
-    trials, number = compat.all_trials(study), operator.index(trial)
+    try:
+        trials, number = compat.all_trials(study), operator.index(trial)
+    except TypeError as error:
+        raise StudyError(
+            f"trial= is a trial, its number, or a point of mo.pareto(study), not {shown(trial)}."
+        ) from error
     if (found := compat.numbered(trials, number)) is None:
         raise StudyError(
             f"The study {study.study_name!r} has no trial {number}; it has {len(trials)} trials."

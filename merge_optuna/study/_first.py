@@ -6,11 +6,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import FIRST
+from merge_optuna.errors import StudyError, few
 from merge_optuna.samplers.plumbing import is_excused
+
+
+def check_first(first: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> None:
+    """Checks that they have parameters of the space, and values in its ranges.
+
+    Raises:
+        StudyError: If not: Optuna would draw in the place of a name or value that it cannot use.
+    """
+    for place, params in enumerate(first):
+        for name, value in params.items():
+            if name not in space:
+                raise StudyError(
+                    f"first[{place}] has {name!r}, but the parameters of the space are "
+                    f"{few([*map(repr, space)])}."
+                )
+            if not compat.contains(space[name], value):
+                raise StudyError(
+                    f"first[{place}] has {name} = {value!r}, which is not in {space[name]}."
+                )
 
 
 def enqueue(study: optuna.Study, first: Sequence[Mapping[str, Any]]) -> None:

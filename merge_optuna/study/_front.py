@@ -48,6 +48,10 @@ class Point:
     no_better_than: tuple[str, ...]
     trial: FrozenTrial = field(repr=False, compare=False)
 
+    def __index__(self) -> int:
+        """Its number: a point can be given wherever that of a trial can."""
+        return self.number
+
     @property
     def name(self) -> str:
         """As it is called in tables."""
@@ -268,7 +272,7 @@ class Front(Sequence[Point]):
         return self._signs * values.reshape(len(self), len(self.metrics))
 
     def _checked(self, reference: Sequence[float]) -> tuple[float, ...]:
-        given = tuple(map(float, reference))
+        given = tuple(map(float, np.atleast_1d(reference)))
         if len(given) != len(self.metrics) or not np.isfinite(given).all():
             raise StudyError(
                 f"reference= is a finite number for each of {', '.join(self.metrics)}, not "
@@ -292,7 +296,10 @@ def front_trials(study: optuna.Study) -> list[FrozenTrial]:
 def front_of(study: optuna.Study) -> Front:
     """As :func:`pareto`, but empty where no trial is complete and feasible."""
     if not isinstance(study, optuna.Study):
-        raise StudyError(f"Expected a study, not {shown(study)}: mo.pareto(study).")
+        raise StudyError(
+            f"Expected a study, e.g. what mo.MergeStudy.run returns, not {shown(study)}: "
+            "mo.pareto(study)."
+        )
     trials, baselines = front_trials(study), stored_baselines(study)
     signs = signs_of(baselines.directions)
     known = [t.values for t in complete_trials(study)]

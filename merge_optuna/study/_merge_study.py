@@ -21,7 +21,7 @@ from merge_optuna.study._baseline_scoring import keep
 from merge_optuna.study._callbacks import StopRule
 from merge_optuna.study._checks import check_objectives
 from merge_optuna.study._counts import remaining
-from merge_optuna.study._first import enqueue
+from merge_optuna.study._first import check_first, enqueue
 from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._limit import Deadline, check_limit, check_seconds
 from merge_optuna.study._objective import MergeObjective
@@ -53,7 +53,9 @@ class MergeStudy:
         callbacks: Called after every trial, as in ``study.optimize``; see ``mo.callbacks``. A
             :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
         first: Parameters of the first trials, before the sampler proposes any, e.g.
-            ``[space.start()]``: what a search begins with, as a baseline.
+            ``[space.start()]``: what a search begins with, as a baseline. They teach the samplers
+            of ``mo.samplers`` nothing: what these are to begin with is their
+            ``initial_population=`` or ``x0=``.
         keep_best: How many of the best trials are written to ``folder`` while the search runs,
             see :class:`mo.callbacks.KeepBest`.
         folder: Where the best trials are kept.
@@ -89,6 +91,8 @@ class MergeStudy:
             if isinstance(callback, (StopRule, KeepBest)):
                 callback.check(self.objective.directions)
         space = self.objective.space
+        if isinstance(space, Recipe | Space):
+            check_first(self.first, space.distributions())
         if self.sampler is None and isinstance(space, Recipe | Space):
             own = own_sampler(space, len(self.objective.directions))
             object.__setattr__(self, "sampler", own)

@@ -21,7 +21,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import violation_of
 from merge_optuna.errors import few
 from merge_optuna.samplers.plumbing import owner_alive, owner_of
-from merge_optuna.study._baselines import beside, stored_baselines
+from merge_optuna.study._baselines import Baseline, beside, stored_baselines
 from merge_optuna.study._constraints import infeasible
 from merge_optuna.study._counts import counts, remaining
 from merge_optuna.study._export import best_trial
@@ -110,22 +110,35 @@ def beaten(study: optuna.Study) -> str | None:
         return None
     if len(study.directions) > 1:
         return _front_beaten(study)
-    if said := infeasible(study, best_trial(study)):
-        return said
     baselines = stored_baselines(study)
-    if (row := baselines.best) is None:
+    row = baselines.best
+    if said := infeasible(study, best_trial(study)):
+        if row is None or row.violation:
+            return said
+        return (
+            f"{said} The baseline {row.name!r} keeps them, with {baselines.metrics[0]} "
+            f"{row.value:.4g}. {_writing(study, row)}"
+        )
+    if row is None:
         return None
     best = best_trial(study).values
     gain = baselines.gain(best)
     if gain is None or gain > 0:
         return None
     than = "no better than" if gain else "as good as, not better than,"
-    place = shlex.quote(compat.url_of(study) or "STORAGE")
     return (
         f"The best trial is {than} the baseline {row.name!r}: {baselines.metrics[0]} "
-        f"{best[0]:.4g}, that {row.value:.4g}. To write the baseline: mo.export(study, folder, "
-        f"baseline={row.name!r}), or merge-optuna export {place} DIR --study "
-        f"{shlex.quote(study.study_name)} --baseline {shlex.quote(row.name)}"
+        f"{best[0]:.4g}, that {row.value:.4g}. {_writing(study, row)}"
+    )
+
+
+def _writing(study: optuna.Study, row: Baseline) -> str:
+    """How a baseline is written."""
+    place = shlex.quote(compat.url_of(study) or "STORAGE")
+    return (
+        f"To write the baseline: mo.export(study, folder, baseline={row.name!r}), or merge-optuna "
+        f"export {place} DIR --study {shlex.quote(study.study_name)} --baseline "
+        f"{shlex.quote(row.name)}"
     )
 
 

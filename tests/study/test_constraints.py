@@ -410,6 +410,26 @@ def test_a_search_is_measured_by_feasible_baselines(caplog: Any) -> None:
     assert "no better than the baseline 'task arithmetic, λ = 0.6'" in caplog.text
 
 
+def test_a_feasible_baseline_where_no_trial_is(caplog: Any, tmp_path: Path) -> None:
+    objective, _ = _of_two()
+    first = [{"weight/a": 1.5, "weight/b": 1.5}]
+    declared = mo.MergeStudy("s", objective, n_trials=1, first=first)
+    study = declared.run(progress=False)
+    best = mo.baselines(study).best
+    assert best is not None
+    assert f"The baseline {best.name!r} keeps them, with nearness {best.value:.4g}." in caplog.text
+    with pytest.warns(UserWarning, match="is infeasible"):
+        card = (
+            mo.export(study, tmp_path / "a", sources=declared.sources) / "README.md"
+        ).read_text()
+    told = {
+        row.name: f"of the baseline {row.name}, infeasible |" in card
+        for row in mo.baselines(study).headlines
+    }
+    assert told == {row.name: row.violation > 0 for row in mo.baselines(study).headlines}
+    assert len({*told.values()}) == 2
+
+
 # -- once per study ------------------------------------------------------------------------------
 
 

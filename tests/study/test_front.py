@@ -261,7 +261,11 @@ def test_points_score_as_in_the_search(url: str, task: Task, tmp_path: Path) -> 
         assert f"| right (dev) | {point.values[0]} |" in card
         assert f"| errors (dev) | {point.values[1]} |" in card
         assert f"--trial {point.number}" in card
-    alone = mo.export(study, tmp_path / "one", trial=front[1].number)
+    alone = mo.export(study, tmp_path / "one", trial=front[1])
+    again = mo.recipe_of(study, front[1])
+    assert again == mo.recipe_of(study, front[1].number)
+    with pytest.raises(StudyError, match=r"its number, or a point of mo.pareto.study., not '25'"):
+        mo.recipe_of(study, "25")  # type: ignore[arg-type]
     assert files_of(alone)["model.safetensors"] == files_of(folders[1])["model.safetensors"]
     two = mo.export_front(study, tmp_path / "two", most=2)
     assert [path.name for path in two] == [f"trial-{p.number:05}" for p in front.spread(2)]

@@ -401,6 +401,12 @@ def test_two_studies_that_begin_in_one_folder(task: Task, tmp_path: Path) -> Non
     ("options", "message"),
     [
         ({"keep_best": 0, "folder": "best"}, "KeepBest needs a number of at least 1, not 0"),
+        ({"keep_best": "best", "folder": 2}, "KeepBest needs a number of at least 1, not 'best'"),
+        (
+            {"first": [{"weigth": 1.0}]},
+            r"first\[0\] has 'weigth', but the parameters of the space",
+        ),
+        ({"first": [{}, {"weight/b": 9.0}]}, r"first\[1\] has weight/b = 9.0, which is not in"),
         ({"keep_best": 2}, "keep_best= and folder= go together"),
         ({"folder": "best"}, "keep_best= and folder= go together"),
     ],
