@@ -55,6 +55,6 @@ def make(folder: Path, inputs: Inputs) -> Experiment:
         ideal=(1.0, 0.0),
         plain=plain,
         searches=(OURS, LARGER, OPTUNAS, TPE),
-        trials=100,
+        trials=300,
         population=16,
     )

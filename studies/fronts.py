@@ -263,7 +263,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=OUT, help="work folder (%(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the tables")
-    parser.add_argument("--trials", type=int, help="per search (answers 100, glue 64)")
+    parser.add_argument("--trials", type=int, help="per search (answers 300, glue 64)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
     parser.add_argument(
         "--experiments", nargs="+", choices=EXPERIMENTS, default=[*EXPERIMENTS], help="both"
