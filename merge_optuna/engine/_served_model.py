@@ -25,6 +25,10 @@ from merge_optuna.engine._build import architecture_in, generation_config_in
 from merge_optuna.errors import EngineError, few
 
 TESTED = "0.32"  # of vLLM: all that is called here moves from one minor version to the next
+_TALK = (
+    "vllm.model_executor.model_loader.reload",  # warns of layers that have no weights
+    "vllm.v1.core.block_pool",  # says that the cache of prompts was emptied
+)
 
 
 class ServedModel:
@@ -67,7 +71,7 @@ class ServedModel:
         return f"<{type(self).__name__} {self.config.architectures[0]} in vLLM>"
 
     def refill(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Overwrites the weights, all of them.
+        """Overwrites the weights, all of them, and all that was read with the former ones.
 
         Args:
             tensors: By the names of the checkpoint. They are not changed afterwards.
@@ -77,13 +81,15 @@ class ServedModel:
         """
         with torch.inference_mode(False), torch.no_grad(), _quiet():
             [unreached] = self._llm.collective_rpc(_refill, args=(self._with_twins(tensors),))
+            self._llm.collective_rpc(_forget_read)
+            forgotten = self._llm.reset_prefix_cache()
         if unreached:
             raise EngineError(
                 f"The checkpoint of {self.config.architectures[0]} gives vLLM {TESTED} no numbers "
                 f"for {len(unreached)} of its weights: {few(unreached)}. Use mo.Engine for these "
                 "models, and please report this architecture."
             )
-        if not self._llm.reset_prefix_cache():
+        if not forgotten:
             raise EngineError("vLLM keeps what it read with other weights: it still is at work.")
 
     def serve(
@@ -232,14 +238,16 @@ def _beside_llvmlite() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without vLLM's warnings of layers that have no weights: what it lacks is an error here."""
-    logger = logging.getLogger("vllm.model_executor.model_loader.reload")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what vLLM says of every refill: what it lacks is an error here."""
+    loggers = [*map(logging.getLogger, _TALK)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _refill(worker: Any, tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
@@ -262,6 +270,17 @@ def _refill(worker: Any, tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
             return list(_unreached(model))
         finally:  # else layers would wait for the rest of these tensors
             finalize_layerwise_reload(model, worker.model_config)
+
+
+def _forget_read(worker: Any) -> None:
+    """What the worker does: zeros in the pages that keys and values of other weights lie in.
+
+    A page that is taken anew is read as a whole, and what nobody has written yet counts with a
+    weight of 0. That makes NaN of NaN and infinity, which a model without a result has left.
+    """
+    with torch.inference_mode():  # the pages may be tensors of that mode
+        for pages in worker.model_runner.kv_caches:
+            pages.zero_()
 
 
 def _unreached(model: nn.Module) -> Iterator[str]:
