@@ -191,7 +191,7 @@ def _started(
     with tempfile.TemporaryDirectory() as folder, _in_this_process(), _beside_llvmlite():
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
         try:
-            return LLM(
+            llm = LLM(
                 model=folder,
                 tokenizer=None if tokenizer is None else str(tokenizer),
                 skip_tokenizer_init=tokenizer is None,
@@ -200,11 +200,22 @@ def _started(
                 dtype=str(dtype).removeprefix("torch."),
                 **options,
             )
+            _try(llm)
+            return llm
         except Exception as error:  # whatever vLLM, its options and the device come up with
             raise EngineError(
                 f"vLLM {TESTED} does not start with the config of {frame.name!r} ({frame.ref}): "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}. Search such models with mo.Engine, e.g. "
+                "without engine=."
             ) from error
+
+
+def _try(llm: Any) -> None:
+    """Asks for a token: some kernels say only then that they lack e.g. a size of heads."""
+    from vllm import SamplingParams
+
+    once = SamplingParams(temperature=0, max_tokens=1, detokenize=False)
+    llm.generate([{"prompt_token_ids": [0]}], once, use_tqdm=False)
 
 
 @contextlib.contextmanager

@@ -258,6 +258,19 @@ def head_beside_embedding(folder: Path) -> None:
 
 @pytest.mark.vllm
 @here
+def test_heads_that_it_lacks_are_an_error_of_the_load(tmp_path: Path) -> None:
+    alone(small_heads, tmp_path, cwd=tmp_path)
+
+
+def small_heads(folder: Path) -> None:
+    sizes = {**SIZES, "num_attention_heads": 4}  # heads of 16 numbers
+    checkpoint = mo.Checkpoint(toys.save(toys.llama(**sizes), folder / "m"))
+    with pytest.raises(EngineError, match=r"does not start .*head_dim.*with mo\.Engine"):
+        engine(max_model_len=32).load(checkpoint)
+
+
+@pytest.mark.vllm
+@here
 def test_bfloat16(tmp_path: Path) -> None:
     alone(in_bfloat16, tmp_path, cwd=tmp_path)
 
