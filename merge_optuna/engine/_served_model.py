@@ -25,6 +25,10 @@ from merge_optuna.engine._build import architecture_in, generation_config_in
 from merge_optuna.errors import EngineError, few
 
 TESTED = "0.32"  # of vLLM: all that is called here moves from one minor version to the next
+_TALK = (
+    "vllm.model_executor.model_loader.reload",  # warns of layers that have no weights
+    "vllm.v1.core.block_pool",  # says that the cache of prompts was emptied
+)
 
 
 class ServedModel:
@@ -67,7 +71,7 @@ class ServedModel:
         return f"<{type(self).__name__} {self.config.architectures[0]} in vLLM>"
 
     def refill(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Overwrites the weights, all of them.
+        """Overwrites the weights, all of them, and all that was read with the former ones.
 
         Args:
             tensors: By the names of the checkpoint. They are not changed afterwards.
@@ -77,13 +81,15 @@ class ServedModel:
         """
         with torch.inference_mode(False), torch.no_grad(), _quiet():
             [unreached] = self._llm.collective_rpc(_refill, args=(self._with_twins(tensors),))
+            self._llm.collective_rpc(_forget_read)
+            forgotten = self._llm.reset_prefix_cache()
         if unreached:
             raise EngineError(
                 f"The checkpoint of {self.config.architectures[0]} gives vLLM {TESTED} no numbers "
                 f"for {len(unreached)} of its weights: {few(unreached)}. Use mo.Engine for these "
                 "models, and please report this architecture."
             )
-        if not self._llm.reset_prefix_cache():
+        if not forgotten:
             raise EngineError("vLLM keeps what it read with other weights: it still is at work.")
 
     def serve(
@@ -185,7 +191,7 @@ def _started(
     with tempfile.TemporaryDirectory() as folder, _in_this_process(), _beside_llvmlite():
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
         try:
-            return LLM(
+            llm = LLM(
                 model=folder,
                 tokenizer=None if tokenizer is None else str(tokenizer),
                 skip_tokenizer_init=tokenizer is None,
@@ -194,11 +200,22 @@ def _started(
                 dtype=str(dtype).removeprefix("torch."),
                 **options,
             )
+            _try(llm)
+            return llm
         except Exception as error:  # whatever vLLM, its options and the device come up with
             raise EngineError(
                 f"vLLM {TESTED} does not start with the config of {frame.name!r} ({frame.ref}): "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}. Search such models with mo.Engine, e.g. "
+                "without engine=."
             ) from error
+
+
+def _try(llm: Any) -> None:
+    """Asks for a token: some kernels say only then that they lack e.g. a size of heads."""
+    from vllm import SamplingParams
+
+    once = SamplingParams(temperature=0, max_tokens=1, detokenize=False)
+    llm.generate([{"prompt_token_ids": [0]}], once, use_tqdm=False)
 
 
 @contextlib.contextmanager
@@ -232,14 +249,16 @@ def _beside_llvmlite() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without vLLM's warnings of layers that have no weights: what it lacks is an error here."""
-    logger = logging.getLogger("vllm.model_executor.model_loader.reload")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what vLLM says of every refill: what it lacks is an error here."""
+    loggers = [*map(logging.getLogger, _TALK)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _refill(worker: Any, tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
@@ -262,6 +281,17 @@ def _refill(worker: Any, tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
             return list(_unreached(model))
         finally:  # else layers would wait for the rest of these tensors
             finalize_layerwise_reload(model, worker.model_config)
+
+
+def _forget_read(worker: Any) -> None:
+    """What the worker does: zeros in the pages that keys and values of other weights lie in.
+
+    A page that is taken anew is read as a whole, and what nobody has written yet counts with a
+    weight of 0. That makes NaN of NaN and infinity, which a model without a result has left.
+    """
+    with torch.inference_mode():  # the pages may be tensors of that mode
+        for pages in worker.model_runner.kv_caches:
+            pages.zero_()
 
 
 def _unreached(model: nn.Module) -> Iterator[str]:

@@ -56,7 +56,8 @@ class ContinuousGenerator:
         if tuple(map(int, found.split(".")[:2])) < _OLDEST:
             raise EvaluationError(
                 f'generator="continuous" needs transformers {_OLDEST[0]}.{_OLDEST[1]} or newer, '
-                f'not {found}: pip install -U transformers, or pass generator="batch".'
+                f'not {found}: pip install -U transformers, or pass generator="batch". With an '
+                "engine that serves, e.g. mo.engine.VLLM, leave generator= out."
             )
         self._stop = tuple(stop)
 

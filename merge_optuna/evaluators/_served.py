@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from merge_optuna.errors import EvaluationError, shown
 from merge_optuna.evaluators._generator import (
     Reply,
     Request,
@@ -46,8 +47,35 @@ class ServedGenerator:
             ends=ends,
             stops=self._stop if own else (),
         )
+        _check(written, requests, type(model).__name__)
         stop = StopTexts(tokenizer, self._stop)
         return [
             Reply([], False) if ids is None else reply_of(stop.cut(ids), ends, len(ids))
             for ids in written
         ]
+
+
+def _check(written: Sequence[Any], requests: Sequence[Request], who: str) -> None:
+    """Checks what an engine gives back: engines may be anybody's.
+
+    Raises:
+        EvaluationError: If it is not the token ids of a reply for each request.
+    """
+    if len(written) != len(requests):
+        raise EvaluationError(
+            f"{who}.serve() gives {len(written)} replies to {len(requests)} prompts: it must give "
+            "one for each, in their order."
+        )
+    for ids, request in zip(written, requests, strict=True):
+        if ids is None:
+            continue
+        if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
+            raise EvaluationError(
+                f"{who}.serve() gives {shown(ids)} as a reply: it must be a list of token ids, or "
+                "None where logits were no numbers."
+            )
+        if len(ids) > request.most:
+            raise EvaluationError(
+                f"{who}.serve() gives a reply of {len(ids)} tokens where {request.most} were the "
+                "most. Is the prompt still in front of it?"
+            )

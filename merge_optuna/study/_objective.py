@@ -384,13 +384,20 @@ class MergeObjective:
         return _numbers(value_over(self.evaluator, np.concatenate(parts)))[0]
 
 
+_ENGINE = ("device", "dtype", "place", "check", "load", "look_again")  # of AnyEngine
+
+
 def _engine(
     engine: AnyEngine | None, device: torch.device | str | None, dtype: torch.dtype | str | None
 ) -> AnyEngine:
     if engine is None:
         return Engine("cpu" if device is None else device, dtype)
     if not isinstance(engine, AnyEngine):
-        raise StudyError(f"engine must be e.g. a mo.Engine or a mo.engine.VLLM, not {engine!r}.")
+        missing = [name for name in _ENGINE if not hasattr(engine, name)]
+        raise StudyError(
+            f"engine must be e.g. a mo.Engine or a mo.engine.VLLM, not {engine!r}, which has no "
+            f"{', '.join(missing)}."
+        )
     if device is not None or dtype is not None:
         raise StudyError("device= and dtype= are the engine's: give them to it, not beside it.")
     return engine

@@ -151,6 +151,7 @@ def refill_a_family(name: str, folder: Path) -> None:
     twenty_refills_reply_as_written_checkpoints(family, folder)
     a_refill_that_ends_early_leaves_nothing_behind(family, folder)
     ends_lengths_and_what_is_no_number(family)
+    what_is_no_number_is_gone_with_the_next_refill(family)
     weights_that_are_not_sent_are_an_error(family)
     other_shapes_are_refused(family, folder)
     with pytest.raises(EngineError, match="one engine in a process, and there is one"):
@@ -205,6 +206,16 @@ def ends_lengths_and_what_is_no_number(family: Family) -> None:
     assert served.serve([[5, 9, 3]], [2], ends=[]) == [None]
 
 
+def what_is_no_number_is_gone_with_the_next_refill(family: Family) -> None:
+    asked = prompts(70)
+    served = family.engine.load(family.base)
+    healthy = served.serve(asked, [MOST] * 6, ends=[])
+    served.refill((name, torch.full_like(t, float("nan"))) for name, t in named(family.base))
+    assert served.serve(asked, [MOST] * 6, ends=[]) == [None] * 6
+    served = family.engine.load(family.base)
+    assert served.serve(asked, [MOST] * 6, ends=[]) == healthy
+
+
 def named(checkpoint: mo.Checkpoint) -> list[tuple[str, torch.Tensor]]:
     return list(mo.engine.tensors(checkpoint))
 
@@ -243,6 +254,19 @@ def head_beside_embedding(folder: Path) -> None:
     checkpoint = mo.Checkpoint(place)
     replies = engine(max_model_len=32).load(checkpoint).serve([[5, 9, 3]], [MOST], ends=[])
     compared(mo.Engine().load(checkpoint), [[5, 9, 3]], replies)
+
+
+@pytest.mark.vllm
+@here
+def test_heads_that_it_lacks_are_an_error_of_the_load(tmp_path: Path) -> None:
+    alone(small_heads, tmp_path, cwd=tmp_path)
+
+
+def small_heads(folder: Path) -> None:
+    sizes = {**SIZES, "num_attention_heads": 4}  # heads of 16 numbers
+    checkpoint = mo.Checkpoint(toys.save(toys.llama(**sizes), folder / "m"))
+    with pytest.raises(EngineError, match=r"does not start .*head_dim.*with mo\.Engine"):
+        engine(max_model_len=32).load(checkpoint)
 
 
 @pytest.mark.vllm

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import merge_optuna as mo
-from merge_optuna.errors import EvaluationError
+from merge_optuna.errors import EvaluationError, StudyError
 from merge_optuna.evaluators import Generation, Sampling, Serving
 from tests import toys
 from tests.vocabularies import word_level
@@ -135,3 +135,31 @@ def test_what_it_cannot_do_is_said_before_a_search(words: Any) -> None:
         for call in (evaluator.check, lambda one: list(evaluator(one))):  # noqa: B023
             with pytest.raises(EvaluationError, match="Textbook gives replies, not logits"):
                 call(served)
+
+
+@pytest.mark.parametrize(
+    ("replies", "message"),
+    [
+        ([[5]], "Faulty.serve.. gives 1 replies to 2 prompts"),
+        ([[5], "w1"], "gives 'w1' as a reply: it must be a list of token ids"),
+        ([[5, 6, 7, 8], None], "gives a reply of 4 tokens where 3 were the most"),
+    ],
+)
+def test_a_faulty_engine_is_named(words: Any, replies: Any, message: str) -> None:
+    class Faulty(Textbook):
+        def serve(self, *_: Any, **__: Any) -> Any:
+            return replies
+
+    evaluator = Generation(dev(["w1", "w2"]), tokenizer=words, max_new_tokens=3)
+    with pytest.raises(EvaluationError, match=message):
+        list(evaluator(Faulty(toys.llama(seed=3))))
+
+
+def test_an_engine_that_lacks_something_is_told_what(words: Any) -> None:
+    base = mo.Checkpoint.from_module(toys.llama(), name="base")
+    evaluator = Generation(dev(), tokenizer=words)
+    engine: Any = Textbook(toys.llama())
+    with pytest.raises(StudyError, match="has no device, dtype, place, check, load, look_again"):
+        mo.MergeObjective(
+            mo.recipes.linear([base], weight=mo.free(0, 1)), evaluator, engine=engine
+        )
