@@ -171,6 +171,10 @@ def _manifest(folder: Path) -> Mapping[str, Any] | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         listed = content["files"] if content["format"] == _FORMAT else None
+    except FileNotFoundError:
+        if not os.path.lexists(file):
+            raise  # another process replaces the folder at this moment: look again
+        listed = None
     except (OSError, ValueError, KeyError, TypeError):
         listed = None
     if not isinstance(listed, dict):
