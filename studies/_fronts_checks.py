@@ -47,7 +47,7 @@ def killed(
         process = multiprocessing.get_context("spawn").Process(target=_run, args=arguments)
         process.start()
         while process.is_alive() and len(done(study)) < len(expected) // 2:
-            time.sleep(0.02)
+            time.sleep(0.02)  # the database is all that tells how far another process is
         process.kill()  # SIGKILL
         process.join()
         at = len(done(study))

@@ -286,8 +286,9 @@ def _refill(worker: Any, tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
 def _forget_read(worker: Any) -> None:
     """What the worker does: zeros in the pages that keys and values of other weights lie in.
 
-    A page that is taken anew is read as a whole, and what nobody has written yet counts with a
-    weight of 0. That makes NaN of NaN and infinity, which a model without a result has left.
+    Else the NaN that a model without a result has left there came back in replies of the next
+    ones, until their pages were written over (seen with the CPU build; presumably a page is read
+    as a whole, and 0 · NaN is NaN).
     """
     with torch.inference_mode():  # the pages may be tensors of that mode
         for pages in worker.model_runner.kv_caches:
