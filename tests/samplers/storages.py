@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,21 @@ def make_storage(kind: str, folder: Path) -> BaseStorage:
 
     @event.listens_for(database.engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
 
     database.engine.dispose()
     return optuna.storages.get_storage(database)
+
+
+def _use_wal(connection: Any) -> None:
+    # SQLite waits for no lock here, whatever its timeout, and several processes come at once.
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
