@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from merge_optuna import methods as methods
     from merge_optuna import presets as presets
     from merge_optuna import recipes as recipes
+    from merge_optuna import reports as reports
     from merge_optuna import samplers as samplers
     from merge_optuna import spaces as spaces
     from merge_optuna import statistics as statistics
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from merge_optuna.recipes import depth as depth
     from merge_optuna.recipes import free as free
     from merge_optuna.recipes import per_group as per_group
+    from merge_optuna.search import MergeStudy as MergeStudy
+    from merge_optuna.search import optimize as optimize
     from merge_optuna.study import MergeObjective as MergeObjective
-    from merge_optuna.study import MergeStudy as MergeStudy
     from merge_optuna.study import baselines as baselines
     from merge_optuna.study import export as export
     from merge_optuna.study import export_front as export_front
     from merge_optuna.study import leaderboard as leaderboard
     from merge_optuna.study import lineage as lineage
-    from merge_optuna.study import optimize as optimize
     from merge_optuna.study import pareto as pareto
     from merge_optuna.study import recipe_of as recipe_of
     from merge_optuna.study import remaining as remaining
@@ -52,14 +53,15 @@ if TYPE_CHECKING:
 
 _MODULES = (
     *("callbacks", "engine", "errors", "evaluators", "mergekit", "methods"),
-    *("presets", "recipes", "samplers", "spaces", "statistics"),
+    *("presets", "recipes", "reports", "samplers", "spaces", "statistics"),
 )
 _NAMES = {
     **dict.fromkeys(("Checkpoint", "TokenRow", "Vocabulary", "push"), "checkpoints"),
     **dict.fromkeys(("Engine", "write"), "engine"),
     **dict.fromkeys(("adamerging", "greedy_soup"), "fitted"),
     **dict.fromkeys(("Recipe", "depth", "free", "per_group"), "recipes"),
-    **dict.fromkeys(("MergeObjective", "MergeStudy", "export", "lineage", "optimize"), "study"),
+    **dict.fromkeys(("MergeObjective", "export", "lineage"), "study"),
+    **dict.fromkeys(("MergeStudy", "optimize"), "search"),
     **dict.fromkeys(("baselines", "export_front", "leaderboard", "pareto"), "study"),
     **dict.fromkeys(("recipe_of", "remaining", "scores", "set_scores", "storage"), "study"),
 }

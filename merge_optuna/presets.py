@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from merge_optuna.errors import RecipeError, StudyError
 from merge_optuna.recipes import Recipe, check_sources, dare_ties, free, linear, ties
+from merge_optuna.search import MergeStudy
 from merge_optuna.spaces import (
     DROP_RATE,
     AffineSwarm,
@@ -15,7 +16,7 @@ from merge_optuna.spaces import (
     LayerPath,
     SplitSlerp,
 )
-from merge_optuna.study import MergeObjective, MergeStudy, UnchangedGeneration
+from merge_optuna.study import MergeObjective, UnchangedGeneration
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

@@ -27,8 +27,9 @@ from merge_optuna.evaluators import (
 )
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers import StoredSampler
+from merge_optuna.search import MergeStudy
 from merge_optuna.spaces import Space
-from merge_optuna.study import MergeStudy, baseline_evaluations, rehearse
+from merge_optuna.study import baseline_evaluations, rehearse
 
 
 def declared(file: Path, dev: Path | None) -> MergeStudy:

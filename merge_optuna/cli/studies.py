@@ -14,10 +14,10 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import breakdown_of, constrained_of, metric_names
 from merge_optuna._schema import PATH, REASON
 from merge_optuna.errors import StudyError, few
+from merge_optuna.search import MergeStudy
 from merge_optuna.study import (
     Baselines,
     Front,
-    MergeStudy,
     baselines,
     counts,
     failure,

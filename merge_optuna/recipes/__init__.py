@@ -28,6 +28,7 @@ from merge_optuna import methods
 from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
 from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer, function_of
+from merge_optuna.recipes._panels import Panel
 from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._path import path
 from merge_optuna.recipes._structure import Chain, Structure
@@ -76,6 +77,7 @@ __all__ = [
     "Hop",
     "LayerPath",
     "Layout",
+    "Panel",
     "PerGroup",
     "PerModel",
     "Recipe",

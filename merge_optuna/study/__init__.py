@@ -1,9 +1,9 @@
-"""A search: objective, storage, the run itself, and what comes out of it."""
+"""A search: objective, storage, and what comes out of it."""
 
 from __future__ import annotations
 
 from merge_optuna.study._baseline_scoring import baseline_evaluations, baselines
-from merge_optuna.study._baselines import Baseline, Baselines
+from merge_optuna.study._baselines import Baseline, Baselines, stored_baselines
 from merge_optuna.study._board import Cost, Entry, Kind, Leaderboard, Row, Run
 from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
@@ -16,9 +16,7 @@ from merge_optuna.study._keep_best import KeepBest
 from merge_optuna.study._leaderboard import leaderboard
 from merge_optuna.study._limit import fail_overdue
 from merge_optuna.study._lineage import Ancestor, Lineage, lineage
-from merge_optuna.study._merge_study import MergeStudy
 from merge_optuna.study._objective import MergeObjective
-from merge_optuna.study._optimize import optimize
 from merge_optuna.study._outcome import failure
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores
@@ -39,7 +37,6 @@ __all__ = [
     "Lineage",
     "MaxFailures",
     "MergeObjective",
-    "MergeStudy",
     "Point",
     "Rehearsal",
     "Row",
@@ -61,7 +58,6 @@ __all__ = [
     "infeasible",
     "leaderboard",
     "lineage",
-    "optimize",
     "pareto",
     "ranked",
     "recipe_of",
@@ -70,5 +66,6 @@ __all__ = [
     "scores",
     "set_scores",
     "storage",
+    "stored_baselines",
     "why_empty",
 ]

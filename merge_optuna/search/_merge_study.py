@@ -15,19 +15,20 @@ from merge_optuna.evaluators import Evaluator, LmEval, as_evaluator, has_lm_eval
 from merge_optuna.mergekit import Genome, read_genome
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import fail_dead_trials
+from merge_optuna.search._first import check_first, enqueue
+from merge_optuna.search._optimize import Callback, check_total, search
 from merge_optuna.spaces import Space, own_sampler
-from merge_optuna.study._baseline_recipes import check_kinds
-from merge_optuna.study._baseline_scoring import keep
-from merge_optuna.study._callbacks import StopRule
-from merge_optuna.study._checks import check_objectives
-from merge_optuna.study._counts import remaining
-from merge_optuna.study._first import check_first, enqueue
-from merge_optuna.study._keep_best import KeepBest
-from merge_optuna.study._limit import Deadline, check_limit, check_seconds
-from merge_optuna.study._objective import MergeObjective
-from merge_optuna.study._optimize import Callback, check_total, search
-from merge_optuna.study._progress import quiet
-from merge_optuna.study._storage import storage as open_storage
+from merge_optuna.study import KeepBest, MergeObjective, StopRule, remaining
+from merge_optuna.study import storage as open_storage
+from merge_optuna.study.plumbing import (
+    Deadline,
+    check_kinds,
+    check_limit,
+    check_objectives,
+    check_seconds,
+    keep,
+    quiet,
+)
 
 if TYPE_CHECKING:
     from torch import nn

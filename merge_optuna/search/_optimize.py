@@ -26,17 +26,26 @@ from merge_optuna.samplers.plumbing import (
     owner_of,
     sign_once,
 )
+from merge_optuna.search._first import is_copy
 from merge_optuna.spaces import Space
-from merge_optuna.study import _interrupt as interrupt
-from merge_optuna.study._callbacks import MaxFailures, StopRule
-from merge_optuna.study._counts import COUNTED, remaining
-from merge_optuna.study._first import is_copy
-from merge_optuna.study._keep_best import KeepBest
-from merge_optuna.study._limit import Deadline, Overdue, check_limit, check_seconds, limited
-from merge_optuna.study._objective import MergeObjective
-from merge_optuna.study._outcome import excuse, failed, outcome
-from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
-from merge_optuna.study._storage import told_plainly
+from merge_optuna.study import KeepBest, MaxFailures, MergeObjective, StopRule, remaining
+from merge_optuna.study.plumbing import (
+    COUNTED,
+    Bar,
+    Crowd,
+    Deadline,
+    Overdue,
+    beaten,
+    check_limit,
+    check_seconds,
+    excuse,
+    failed,
+    interrupt,
+    limited,
+    outcome,
+    quiet,
+    told_plainly,
+)
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
 Objective: TypeAlias = Callable[[optuna.Trial], Any]

@@ -1,0 +1,52 @@
+"""Which cards there are: a small set, the same for all studies, each left out where it is mute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from merge_optuna.reports import _progress
+from merge_optuna.reports._view import View
+
+if TYPE_CHECKING:
+    import optuna
+    from plotly.graph_objects import Figure
+
+    from merge_optuna.checkpoints import Checkpoint
+
+
+class Card(NamedTuple):
+    """One figure.
+
+    Attributes:
+        key: Its name, for :func:`figures` and for the dashboard; kept for good.
+        question: What it answers.
+        draw: Makes it; None where a study has nothing to say here.
+    """
+
+    key: str
+    question: str
+    draw: Callable[[View], Figure | None]
+
+
+CARDS = (Card("2-progress", "How much better is it, and what did that cost?", _progress.draw),)
+"""In the order in which they are read."""
+
+
+def figures(
+    study: optuna.Study, *, sources: Mapping[str, Checkpoint | str | Path] | None = None
+) -> dict[str, Figure]:
+    """The figures that tell of a study, by the names of their cards.
+
+    Args:
+        study: Any study; what it does not hold is not shown.
+        sources: Checkpoints by name, as for :func:`mo.recipe_of`.
+    """
+    return drawn(View(study, sources))
+
+
+def drawn(view: View) -> dict[str, Figure]:
+    """As :func:`figures`."""
+    made = {card.key: card.draw(view) for card in CARDS}
+    return {key: figure for key, figure in made.items() if figure is not None}

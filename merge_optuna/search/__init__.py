@@ -1,0 +1,8 @@
+"""The run of a search: exactly so many trials, in however many processes, and what one shows."""
+
+from __future__ import annotations
+
+from merge_optuna.search._merge_study import MergeStudy
+from merge_optuna.search._optimize import optimize
+
+__all__ = ["MergeStudy", "optimize"]
