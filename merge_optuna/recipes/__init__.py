@@ -28,7 +28,7 @@ from merge_optuna import methods
 from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
 from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer, function_of
-from merge_optuna.recipes._panels import Panel
+from merge_optuna.recipes._panels import Panel, panels_of, summary_of
 from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._path import path
 from merge_optuna.recipes._structure import Chain, Structure
@@ -96,8 +96,10 @@ __all__ = [
     "frame_of",
     "free",
     "leaves_of",
+    "panels_of",
     "path",
     "per_group",
+    "summary_of",
 ]
 if not TYPE_CHECKING:
     __all__ += methods.METHODS.keys() - set(__all__)
