@@ -8,15 +8,17 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import violation_of
+from merge_optuna.reports._artifacts import Artifacts
 from merge_optuna.reports._budget import Budget
 from merge_optuna.reports._cards import CARDS, drawn
+from merge_optuna.reports._evidence import of_best, of_failure
 from merge_optuna.reports._milestones import Bests, Failures
 from merge_optuna.reports._note import failure_note, study_note, trial_note
 from merge_optuna.reports._post import post, post_note, posted
@@ -26,6 +28,8 @@ from merge_optuna.study import failure
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
+
+Replies: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 
 FINISHED, RESUME = "finished", "resume"
 
@@ -47,6 +51,7 @@ def reporter(
     study: optuna.Study,
     reports: object,
     sources: Mapping[str, Checkpoint],
+    replies: Replies,
     say: Callable[[str], None],
 ) -> Reporter:
     """Who shows a search.
@@ -55,12 +60,15 @@ def reporter(
         study: Of the search.
         reports: As a search is given it: True, False or :class:`mo.reports.Reports`.
         sources: The checkpoints of its space, which are open already.
+        replies: What the model that was scored last has written, a mapping per example.
         say: Prints a line.
     """
     declared = as_reports(reports)
     if declared is None or compat.is_in_memory(study):
         return _Silent()
-    return _Reporter(study, sources, say)
+    folder = declared.folder(compat.url_of(study))
+    artifacts = None if folder is None else Artifacts(folder, declared.limit_mb * 1e6)
+    return _Reporter(study, sources, replies, artifacts, say)
 
 
 def refresh(
@@ -106,9 +114,12 @@ class _Reporter:
         self,
         study: optuna.Study,
         sources: Mapping[str, Checkpoint],
+        replies: Replies,
+        artifacts: Artifacts | None,
         say: Callable[[str], None],
     ) -> None:
         self._study, self._sources, self._say = study, sources, say
+        self._replies, self._artifacts = replies, artifacts
         self._bests, self._failures = Bests(study.directions), Failures()
         self._budget = Budget()
         self._marked: set[int] = set()  # own trials that get a note once they have ended
@@ -117,11 +128,10 @@ class _Reporter:
     def evaluated(self, trial: optuna.Trial, value: Any) -> None:
         values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
         with self._harmless():
-            if not any(map(math.isnan, values)):
-                if self._bests.beaten_by(values):
-                    self._mark_best(trial, values)
-            elif self._is_new_failure(compat.stored_trial(trial)):
-                self._marked.add(trial.number)
+            if any(map(math.isnan, values)):
+                self._look_at_failure(trial)
+            elif self._bests.beaten_by(values):
+                self._look_at_best(trial, values)
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
         with self._harmless():
@@ -138,16 +148,23 @@ class _Reporter:
 
     # -- what is worth it ------------------------------------------------------------------
 
-    def _mark_best(self, trial: optuna.Trial, values: Sequence[float]) -> None:
+    def _look_at_best(self, trial: optuna.Trial, values: Sequence[float]) -> None:
         self._bests.learn(compat.all_trials(self._study))  # of other processes as well
-        if self._bests.beaten_by(values, violation_of(compat.stored_trial(trial))):
+        stored = compat.stored_trial(trial)
+        if self._bests.beaten_by(values, violation_of(stored)):
             self._marked.add(trial.number)
+            if self._artifacts is not None:
+                self._artifacts.put(trial, of_best(self._view, stored, self._replies()))
 
-    def _is_new_failure(self, trial: FrozenTrial) -> bool:
-        if not self._failures.is_new(trial):
-            return False
+    def _look_at_failure(self, trial: optuna.Trial) -> None:
+        stored = compat.stored_trial(trial)
+        if not self._failures.is_new(stored):
+            return
         self._failures.learn(compat.all_trials(self._study))
-        return self._failures.is_new(trial)
+        if self._failures.is_new(stored):
+            self._marked.add(trial.number)
+            if self._artifacts is not None:
+                self._artifacts.put(trial, of_failure(failure(stored) or ""))
 
     # -- what is written -------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ def search(
             callback.check(study.directions)
     evaluate, crowds = _prepared(objective, study)
     with interrupt.deferred(), quiet(), Bar(study, n_trials, show=progress) as bar:
-        shown = reporter(study, reports, sources_of(objective), bar.say)
+        shown = reporter(study, reports, sources_of(objective), _replies_of(objective), bar.say)
         bounded = _Bounded(evaluate, n_trials, deadline, trial_timeout, shown)
         first: list[Callback] = [bar.update, _raise_ctrl_c]
         last: list[Callback] = [*(partial(crowd, bar.say) for crowd in crowds)]
@@ -213,6 +213,11 @@ def sources_of(objective: Objective) -> dict[str, Checkpoint]:
     """The checkpoints that an objective merges, by name; none if its space is a function."""
     space = getattr(objective, "space", None)
     return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
+
+
+def _replies_of(objective: Objective) -> Callable[[], list[dict[str, Any]]]:
+    """What the model that an objective has scored last has written; nothing for most."""
+    return getattr(getattr(objective, "evaluator", None), "last_replies", list)
 
 
 def _why_none_is_complete(study: optuna.Study) -> str | None:
