@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,8 +129,8 @@ class _Reporter:
         self._due = self._said = False
 
     def evaluated(self, trial: optuna.Trial, value: Any) -> None:
-        values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
         with self._harmless():
+            values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
             if any(map(math.isnan, values)):
                 self._look_at_failure(trial)
             elif self._bests.beaten_by(values):
@@ -213,9 +214,10 @@ class _Reporter:
 
 
 def _command() -> str | None:
-    """What has started this process; None if nobody could type it."""
-    if not sys.argv or not Path(sys.argv[0]).is_file():
+    """What has started this process, from where; None if nobody has typed it, as in a notebook."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or not Path(script).is_file() or not sys.argv:
         return None
-    program = Path(sys.argv[0])
-    start = [program.name] if program.suffix != ".py" else ["python", sys.argv[0]]
-    return shlex.join([*start, *map(compat.without_password, sys.argv[1:])])
+    start = ["python", sys.argv[0]] if script.endswith(".py") else [Path(script).name]
+    typed = shlex.join([*start, *map(compat.without_password, sys.argv[1:])])
+    return f"cd {shlex.quote(os.getcwd())} && {typed}"

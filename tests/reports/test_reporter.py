@@ -110,6 +110,7 @@ def test_several_objectives_have_a_note_for_each_trial_that_enters_the_front(
 ) -> None:
     study = create(sqlite, directions=["minimize", "maximize"])
     mo.optimize(study, lambda t: [t.suggest_float(n, 0, 1) for n in "xy"], 20, progress=False)
+    assert all("**New on the front**" in note for note in notes(study).values())
     losses = np.array([trial.values for trial in study.trials]) * [1, -1]
     entered = [n for n, p in enumerate(losses) if not (losses[:n] <= p).all(axis=1).any()]
     assert sorted(notes(study)) == entered
@@ -128,6 +129,16 @@ def test_the_first_failure_of_each_kind_has_a_note(sqlite: BaseStorage) -> None:
     assert sorted(notes(study)) == [0, 1, 3]
     assert "OSError: disk 1 is full" in notes(study)[1]
     assert "Traceback" in notes(study)[1]
+
+
+def test_a_search_that_fails_all_the_time_says_in_its_note_why(sqlite: BaseStorage) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        raise OSError(f"disk {trial.number % 3} is full")
+
+    study = create(sqlite)
+    with pytest.raises(mo.errors.StudyError, match="in a row"):
+        mo.optimize(study, objective, 20, progress=False)
+    assert "10 × `OSError: disk # is full`, first in trial 0" in get_note(study)
 
 
 # -- what others have written stays -------------------------------------------------------------
