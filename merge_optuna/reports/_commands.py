@@ -59,7 +59,9 @@ def _commands(view: View, url: str) -> Iterator[Command]:
             "Print its recipe, exact", f"{_line(view.winner, ['show', url, *trial])} > recipe.yaml"
         )
     yield Command("Look at all trials in the browser", _line(None, ["dashboard", url]))
-    yield Command("Make this page again", _line(None, ["report", url, "report.html", *study]))
+    yield Command(
+        "Write all this into one page", _line(None, ["report", url, "report.html", *study])
+    )
 
 
 def _line(recipe: Recipe | None, arguments: Sequence[str]) -> str:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from merge_optuna._schema import DEV, EXAMPLES, PATH, SAME_AS, SPACE
 from merge_optuna.errors import MergeOptunaError, few
 from merge_optuna.recipes import Recipe
 from merge_optuna.reports._boards import Boards
 from merge_optuna.reports._commands import Command, commands_of, from_recipe
+from merge_optuna.reports._milestones import failures_of
 from merge_optuna.reports._style import number
 from merge_optuna.reports._tables import Fact, Table, count, duration
 from merge_optuna.reports._view import View
-from merge_optuna.study import counts, failure, front_of, in_words, infeasible
+from merge_optuna.study import counts, front_of, in_words, infeasible
 from merge_optuna.study.plumbing import stored_space
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ class Told:
         return (max(ends) - min(starts)).total_seconds() if starts and ends else None
 
     def _failures(self) -> Iterator[Fact]:
-        failed = [t for t in self.view.trials if t.state == TrialState.FAIL]
-        why = Counter(_last_line(failure(t)) for t in failed)
-        for reason, n in why.most_common(_REASONS):
-            yield Fact(f"failed: {reason}", count(n))
+        kinds = failures_of(self.view.trials).items()
+        for kind, trials in sorted(kinds, key=lambda one: -len(one[1]))[:_REASONS]:
+            first = f"{count(len(trials))}, first trial {trials[0].number}"
+            yield Fact(f"failed: {kind}", first)
 
     # -- what was merged -------------------------------------------------------------------------
 
@@ -221,8 +221,3 @@ def _range(trial: FrozenTrial, name: str) -> str:
     if low is None or high is None:
         return few([*map(str, getattr(one, "choices", ()))], 6)
     return f"{number(low)} … {number(high)}{' (log)' if getattr(one, 'log', False) else ''}"
-
-
-def _last_line(why: str | None) -> str:
-    lines = (why or "").strip().splitlines()
-    return lines[-1][:200] if lines else "stopped or killed"
