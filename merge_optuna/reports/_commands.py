@@ -60,7 +60,7 @@ def _commands(view: View, url: str) -> Iterator[Command]:
         )
     yield Command("Look at all trials in the browser", _line(None, ["dashboard", url]))
     yield Command(
-        "Write all this into one page", _line(None, ["report", url, "report.html", *study])
+        "Write one page of all this", _line(None, ["report", url, "report.html", *study])
     )
 
 
