@@ -248,21 +248,22 @@ def _lengths(starts: NDArray[np.int64], size: int) -> NDArray[np.float64]:
 _LONGEST = 200
 
 
-def summary_of(recipe: Recipe) -> str:
-    """One line of at most 200 characters: the method, means by model, or the path.
+def summary_of(recipe: Recipe, most: int = _LONGEST) -> str:
+    """One line of so many characters at most: the method, means by model, or the path.
 
     Means are over layers and modules. Examples: ``ties: ja weight 0.62 density 0.41, math weight
     0.3 density 0.52``; ``path through ja (A), math (B): A[0:4] B4×0.82 B[5:8]``.
 
     Args:
         recipe: Without free numbers.
+        most: The end of a longer one is left out.
 
     Raises:
         RecipeError: If numbers are still free.
         CheckpointMismatch: If the sources do not fit together.
     """
     text = "; ".join(_sentences(recipe))
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _sentences(recipe: Recipe, prefix: str = "") -> Iterator[str]:
