@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import metric_names, violation_of
-from merge_optuna._schema import EXAMPLES, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
+from merge_optuna._schema import EXAMPLES, SAME_AS, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
 from merge_optuna._scores import unpack
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Recipe
@@ -195,6 +195,8 @@ def _cost(trial: FrozenTrial, unit: str) -> float:
     attrs = trial.user_attrs
     if unit == "examples":
         return float(attrs.get(EXAMPLES, 0))
+    if unit == "seconds" and SECONDS_EVALUATE not in attrs:  # not one of a MergeObjective
+        return trial.duration.total_seconds() if trial.duration else 0.0
     if unit == "seconds":
-        return float(attrs.get(SECONDS_MERGE, 0) + attrs.get(SECONDS_EVALUATE, 0))
-    return 1.0
+        return float(attrs.get(SECONDS_MERGE, 0) + attrs[SECONDS_EVALUATE])
+    return float(SAME_AS not in attrs)  # what has taken over a result was not evaluated
