@@ -24,15 +24,22 @@ class Slot:
         name: The trial's parameter, e.g. ``weight/math/07``.
         distribution: Where it is drawn from.
         start: Where a search begins.
+        parameter: Which parameter of the method it is a number of, e.g. ``weight``; of a nested
+            recipe, a module or a filter with their names: ``weight/attn``.
+        model: Which model it is about; empty if it is about all of them.
+        layer: Label of the layer or layers; empty if it is about all of them.
     """
 
     name: str
     distribution: FloatDistribution
     start: float
+    parameter: str
+    model: str
+    layer: str
 
     def under(self, prefix: str) -> Slot:
         """The same with more before its name."""
-        return replace(self, name=prefix + self.name)
+        return replace(self, name=prefix + self.name, parameter=prefix + self.parameter)
 
 
 class _Part(NamedTuple):
@@ -43,12 +50,22 @@ class _Part(NamedTuple):
         layout: The tensors that it is about.
         prefix: Before the names of its slots.
         share: The same where a share is searched instead.
+        key: The parameter.
+        model: Whose it is; empty if it is that of all models.
     """
 
     form: Form
     layout: Layout
     prefix: str
     share: str
+    key: str
+    model: str
+
+    def slot(self, path: str, distribution: FloatDistribution, start: float, share: bool) -> Slot:
+        """A free number of it."""
+        layer, others = self.layout.located(path)
+        name = (self.share if share else self.prefix) + path
+        return Slot(name, distribution, start, self.key + others, self.model, layer)
 
 
 class _Draw(NamedTuple):
@@ -135,12 +152,12 @@ class Numbers:
         for i, (part, own) in enumerate(zip(parts, found, strict=True)):
             for path, (number, start) in own.items():
                 if path not in shared:
-                    slot = Slot(part.prefix + path, number.distribution(), start)
+                    slot = part.slot(path, number.distribution(), start, share=False)
                     yield _Draw(i, path, is_share=False, slot=slot)
                     continue
                 rest = sum(one[path][1] for one in found[i:])
                 share = start / rest if rest else 0.0
-                slot = Slot(part.share + path, FloatDistribution(0.0, 1.0), share)
+                slot = part.slot(path, FloatDistribution(0.0, 1.0), share, share=True)
                 yield _Draw(i, path, is_share=True, slot=None if part is parts[-1] else slot)
 
     def _check_ranges(self, weights: Iterable[Free]) -> None:
@@ -218,9 +235,9 @@ class Numbers:
     def _parts(self, key: str) -> list[_Part]:
         value = self.values[key]
         if not isinstance(value, tuple):
-            return [_Part(form_of(value), self.layout, key, "")]
+            return [_Part(form_of(value), self.layout, key, "", key, "")]
         return [
-            _Part(form_of(one), layout, f"{key}/{model}", f"share/{model}")
+            _Part(form_of(one), layout, f"{key}/{model}", f"share/{model}", key, model)
             for one, layout, model in zip(value, self.layouts, self.models, strict=True)
         ]
 

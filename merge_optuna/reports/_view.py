@@ -17,6 +17,7 @@ from merge_optuna._scores import unpack
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import own_claim
+from merge_optuna.spaces import Space
 from merge_optuna.study import (
     Baselines,
     Lineage,
@@ -26,6 +27,7 @@ from merge_optuna.study import (
     recipe_of,
     stored_baselines,
 )
+from merge_optuna.study.plumbing import stored_space
 
 if TYPE_CHECKING:
     import optuna
@@ -99,6 +101,17 @@ class View:
     def winner(self) -> Recipe | None:
         """The recipe of the best trial; None where there is none, or it cannot be rebuilt."""
         return None if self.best is None else self.recipe(self.best)
+
+    @cached_property
+    def space(self) -> Recipe | Space | None:
+        """What the search was made with; None where that is a function, or sources are gone."""
+        try:
+            stored = stored_space(self.study)
+            if isinstance(stored, Recipe):
+                return stored.with_sources(self.sources)
+            return None if stored is None else stored.open(self.sources)
+        except MergeOptunaError:
+            return None
 
     def recipe(self, trial: FrozenTrial) -> Recipe | None:
         """The recipe of a trial; None in studies that merge nothing, or if sources are gone."""

@@ -10,6 +10,7 @@ from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._limit import Deadline, Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._outcome import excuse, failed, outcome
 from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
+from merge_optuna.study._recorded import stored_space
 from merge_optuna.study._storage import told_plainly
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "limited",
     "outcome",
     "quiet",
+    "stored_space",
     "told_plainly",
 ]
