@@ -26,7 +26,8 @@ class Slot:
         start: Where a search begins.
         parameter: Which parameter of the method it is a number of, e.g. ``weight``; of a nested
             recipe, a module or a filter with their names: ``weight/attn``.
-        model: Which model it is about; empty if it is about all of them.
+        model: Which model it is about; empty if it is about all of them. A share weighs it against
+            the models after it, and they are named, too: ``ja against math``.
         layer: Label of the layer or layers; empty if it is about all of them.
     """
 
@@ -61,11 +62,17 @@ class _Part(NamedTuple):
     key: str
     model: str
 
-    def slot(self, path: str, distribution: FloatDistribution, start: float, share: bool) -> Slot:
+    def slot(self, path: str, distribution: FloatDistribution, start: float) -> Slot:
         """A free number of it."""
         layer, others = self.layout.located(path)
-        name = (self.share if share else self.prefix) + path
-        return Slot(name, distribution, start, self.key + others, self.model, layer)
+        key = self.key + others
+        return Slot(self.prefix + path, distribution, start, key, self.model, layer)
+
+    def share_of(self, path: str, start: float, rest: Sequence[_Part]) -> Slot:
+        """Its share of what it and the parts after it have."""
+        others = rest[0].model if len(rest) == 1 else f"{len(rest)} others"
+        slot = self.slot(path, FloatDistribution(0.0, 1.0), start)
+        return replace(slot, name=self.share + path, model=f"{self.model} against {others}")
 
 
 class _Draw(NamedTuple):
@@ -152,13 +159,14 @@ class Numbers:
         for i, (part, own) in enumerate(zip(parts, found, strict=True)):
             for path, (number, start) in own.items():
                 if path not in shared:
-                    slot = part.slot(path, number.distribution(), start, share=False)
+                    slot = part.slot(path, number.distribution(), start)
                     yield _Draw(i, path, is_share=False, slot=slot)
                     continue
-                rest = sum(one[path][1] for one in found[i:])
-                share = start / rest if rest else 0.0
-                slot = part.slot(path, FloatDistribution(0.0, 1.0), share, share=True)
-                yield _Draw(i, path, is_share=True, slot=None if part is parts[-1] else slot)
+                left = sum(one[path][1] for one in found[i:])
+                share = start / left if left else 0.0
+                rest = parts[i + 1 :]
+                slot = part.share_of(path, share, rest) if rest else None
+                yield _Draw(i, path, is_share=True, slot=slot)
 
     def _check_ranges(self, weights: Iterable[Free]) -> None:
         """Refuses free weights of which shares would reach other proportions than they."""

@@ -190,7 +190,6 @@ class Layout:
         ends = [["embed"] if "embed" in found else [], ["head"] if "head" in found else []]
         return tuple(ends[0] + inner + ends[1])
 
-
     def located(self, path: str) -> tuple[str, str]:
         """The layer that the path of a number is about, and what else is in it.
 

@@ -76,7 +76,12 @@ class _Window(NamedTuple):
 
 
 def explained(
-    values: Array, ordered: NDArray[np.bool_], losses: Array, violations: Array
+    values: Array,
+    ordered: NDArray[np.bool_],
+    losses: Array,
+    violations: Array,
+    *,
+    window: int = WINDOW,
 ) -> Explained:
     """What parameters explain of which trials are good.
 
@@ -87,14 +92,13 @@ def explained(
         losses: Of the trials, smaller is better, shape (n, objectives): of several, who dominates
             whom counts.
         violations: Of constraints, which come before losses; 0 where they are kept; shape (n,).
+        window: About how many trials in a row are compared.
     """
     unordered = values[:, ~ordered]
     choices = 0 if np.isnan(unordered).all() else int(np.nanmax(unordered)) + 1
     windows = [
-        _Window(
-            _good(_beaten(losses[at], violations[at])), _bins(values[at], ordered, choices)
-        )
-        for at in np.array_split(np.arange(len(values)), max(1, round(len(values) / WINDOW)))
+        _Window(_good(_beaten(losses[at], violations[at])), _bins(values[at], ordered, choices))
+        for at in np.array_split(np.arange(len(values)), max(1, round(len(values) / window)))
     ]
     rng = np.random.default_rng(0)
     lots = [rng.permuted(np.tile(w.good, (_DRAWS, 1)), axis=1) for w in windows]
@@ -104,14 +108,14 @@ def explained(
 
 def _shares(windows: list[_Window], good: list[Array]) -> Array:
     """Adjusted R of each parameter, shape (draws, p), for draws of who is good in each window."""
-    expected, variance, counted = 0.0, 0.0, 0.0
+    expected = variance = counted = np.zeros(())
     for window, drawn in zip(windows, good, strict=True):
         n, q = len(window.good), window.bins.mean(0)
         expected = expected + window.good.sum() * q
         variance = variance + window.spread * n * q * (1 - q) / max(1, n - 1)
         counted = counted + np.tensordot(drawn, window.bins, 1)
     spread = sum(window.spread for window in windows)
-    if spread == 0:  # all trials are equally good
+    if spread < 1e-9:  # all trials of every window are equally good
         return np.zeros_like(counted)[..., 0]
     gamma = sum(w.good.sum() for w in windows) / sum(len(w.good) for w in windows)
     weight = gamma / spread / np.where(expected, expected, np.inf)  # empty bins have no count
@@ -131,11 +135,12 @@ def _beaten(losses: Array, violations: Array) -> NDArray[np.int64]:
 
 
 def _good(beaten: NDArray[np.int64]) -> Array:
-    """1 for the good ones, 0 for the others, shape (n,); equals at the border share what is left."""
+    """1 for the good ones, 0 for the others; equals at the border share what is left: (n,)."""
     m = max(1, round(GOOD * len(beaten)))
     border = np.sort(beaten)[m - 1]
-    good, equal = beaten < border, beaten == border
-    return good + equal * (m - good.sum()) / equal.sum()
+    good, equal = (beaten < border).astype(float), (beaten == border).astype(float)
+    shared: Array = good + equal * (m - good.sum()) / equal.sum()
+    return shared
 
 
 def _bins(values: Array, ordered: NDArray[np.bool_], choices: int) -> Array:
@@ -148,4 +153,5 @@ def _bins(values: Array, ordered: NDArray[np.bool_], choices: int) -> Array:
     numbers = np.where(ordered, thirds, values)
     last = max(_BINS, choices)
     places = np.where(np.isnan(numbers), last, numbers).astype(np.int64)
-    return (places[:, :, None] == np.arange(last + 1)).astype(np.float64)
+    found: Array = (places[:, :, None] == np.arange(last + 1)).astype(float)
+    return found

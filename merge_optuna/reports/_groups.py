@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from merge_optuna.errors import MergeOptunaError
-from merge_optuna.recipes import Recipe
 from merge_optuna.reports._explained import Array
 from merge_optuna.reports._view import View
 from merge_optuna.samplers.breeding import ORIGIN
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def places(view: View) -> dict[str, Place]:
-    """Every parameter of the completed trials that can explain something.
+    """Every parameter of the trials that can explain something.
 
     Ids, seeds and the origin of individuals are left out, and what has one value only. What a
     study does not know of its parameters is read from their names: the word before the first
@@ -35,7 +35,7 @@ def places(view: View) -> dict[str, Place]:
     """
     known = _known(view)
     spaces: dict[str, BaseDistribution] = {}
-    for trial in view.complete:
+    for trial in view.paid:
         spaces.update(trial.distributions)
     names = [name for name in known if name in spaces]  # in the order of the recipe
     names += [name for name in spaces if name not in known]
@@ -48,24 +48,23 @@ def places(view: View) -> dict[str, Place]:
 
 def _is_name(distribution: BaseDistribution) -> bool:
     """Whether its numbers name something, as ids and seeds do."""
-    is_int = isinstance(distribution, IntDistribution)
-    return is_int and distribution.high - distribution.low >= _NAMES
+    if not isinstance(distribution, IntDistribution):
+        return False
+    return distribution.high - distribution.low >= _NAMES
 
 
 def _known(view: View) -> dict[str, Place]:
-    """By the names of parameters, of a recipe with free numbers."""
-    recipe = view.space if isinstance(view.space, Recipe) else getattr(view.space, "recipe", None)
-    if recipe is None:
-        return {}
+    """By the names of parameters, of recipes with free numbers."""
     try:
-        return {slot.name: Place(slot.parameter, slot.model, slot.layer) for slot in recipe.slots}
-    except MergeOptunaError:  # its sources are gone
+        slots = [slot for recipe in view.recipes.values() for slot in recipe.slots]
+    except MergeOptunaError:  # their sources are gone
         return {}
+    return {slot.name: Place(slot.parameter, slot.model, slot.layer) for slot in slots}
 
 
 def numbers(
     trials: Sequence[FrozenTrial], names: Sequence[str]
-) -> tuple[Array, "np.typing.NDArray[np.bool_]"]:
+) -> tuple[Array, NDArray[np.bool_]]:
     """Parameters as numbers: shape (trials, names), NaN where one is absent, and who has an order.
 
     Choices are numbered, and have an order if they are numbers.

@@ -17,7 +17,6 @@ from merge_optuna._scores import unpack
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import own_claim
-from merge_optuna.spaces import Space
 from merge_optuna.study import (
     Baselines,
     Lineage,
@@ -103,15 +102,21 @@ class View:
         return None if self.best is None else self.recipe(self.best)
 
     @cached_property
-    def space(self) -> Recipe | Space | None:
-        """What the search was made with; None where that is a function, or sources are gone."""
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipes that the search space is made of, by their part in it; none of functions."""
         try:
             stored = stored_space(self.study)
-            if isinstance(stored, Recipe):
-                return stored.with_sources(self.sources)
-            return None if stored is None else stored.open(self.sources)
+            declared = {"": stored} if isinstance(stored, Recipe) else stored and stored.recipes
+            return {
+                name: one.with_sources(self._own(one)) for name, one in (declared or {}).items()
+            }
         except MergeOptunaError:
-            return None
+            return {}
+
+    def _own(self, recipe: Recipe) -> dict[str, Checkpoint | str | Path]:
+        """The sources that a recipe knows."""
+        called = recipe.called()
+        return {name: source for name, source in self.sources.items() if name in called}
 
     def recipe(self, trial: FrozenTrial) -> Recipe | None:
         """The recipe of a trial; None in studies that merge nothing, or if sources are gone."""
