@@ -165,8 +165,8 @@ class Numbers:
                 left = sum(one[path][1] for one in found[i:])
                 share = start / left if left else 0.0
                 rest = parts[i + 1 :]
-                slot = part.share_of(path, share, rest) if rest else None
-                yield _Draw(i, path, is_share=True, slot=slot)
+                drawn = part.share_of(path, share, rest) if rest else None
+                yield _Draw(i, path, is_share=True, slot=drawn)
 
     def _check_ranges(self, weights: Iterable[Free]) -> None:
         """Refuses free weights of which shares would reach other proportions than they."""

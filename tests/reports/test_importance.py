@@ -16,7 +16,7 @@ import merge_optuna as mo
 from merge_optuna._schema import PATH, SPACE
 from merge_optuna.reports import figures
 from merge_optuna.reports._view import View
-from tests.reports import handmade
+from tests.reports import stored
 from tests.toys import family
 
 TRIALS = 200
@@ -33,12 +33,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> mo.Recipe:
 def random_search(
     recipe: mo.Recipe, value: Callable[[Mapping[str, float]], float], seed: int = 0
 ) -> optuna.Study:
-    study = handmade.study()
+    study = stored.study()
     study.set_user_attr(SPACE, recipe.to_yaml())
     rng, space = np.random.default_rng(seed), recipe.distributions()
     for _ in range(TRIALS):
         params = {name: float(rng.uniform(d.low, d.high)) for name, d in space.items()}
-        handmade.trial(study, value(params), params=params, space=space)
+        stored.trial(study, value(params), params=params, space=space)
     return study
 
 
@@ -78,14 +78,14 @@ def test_where_nothing_decides_nothing_stands_out(recipe: mo.Recipe) -> None:
 
 
 def test_pruned_trials_are_the_worst(recipe: mo.Recipe) -> None:
-    study = handmade.study()
+    study = stored.study()
     rng, space = np.random.default_rng(2), recipe.distributions()
     for _ in range(TRIALS):
         params = {name: float(rng.uniform(d.low, d.high)) for name, d in space.items()}
         if params["density/ja/00"] < 0.6:
-            handmade.trial(study, params=params, space=space, state=TrialState.PRUNED)
+            stored.trial(study, params=params, space=space, state=TrialState.PRUNED)
         else:
-            handmade.trial(study, 0.5, params=params, space=space)
+            stored.trial(study, 0.5, params=params, space=space)
     study.set_user_attr(SPACE, recipe.to_yaml())
     model, _, parameter = bars(card(study))
     assert model["ja"] > 30 > model["math"]
@@ -93,7 +93,7 @@ def test_pruned_trials_are_the_worst(recipe: mo.Recipe) -> None:
 
 
 def test_ids_seeds_and_origins_are_left_out() -> None:
-    study = handmade.study()
+    study = stored.study()
     rng = np.random.default_rng(3)
     space = {
         "origin": CategoricalDistribution(["a", "child"]),
@@ -105,7 +105,7 @@ def test_ids_seeds_and_origins_are_left_out() -> None:
     for i in range(100):
         ratio = float(rng.random())
         params = {"origin": "child", "parent_a": i, "noise_seed": i, "split": float(rng.random())}
-        handmade.trial(study, ratio, params={**params, "ratio": ratio}, space=space)
+        stored.trial(study, ratio, params={**params, "ratio": ratio}, space=space)
     (panel,) = bars(card(study))
     assert set(panel) == {"split", "ratio"}
     assert panel["ratio"] > 75 > 15 > panel["split"]
@@ -121,13 +121,13 @@ def test_sources_that_are_gone_leave_names(recipe: mo.Recipe, tmp_path: Path) ->
 
 
 def test_two_objectives(recipe: mo.Recipe) -> None:
-    study = handmade.study("maximize", "minimize", metrics=["accuracy", "loss"])
+    study = stored.study("maximize", "minimize", metrics=["accuracy", "loss"])
     study.set_user_attr(SPACE, recipe.to_yaml())
     rng, space = np.random.default_rng(4), recipe.distributions()
     for _ in range(TRIALS):
         params = {name: float(rng.uniform(d.low, d.high)) for name, d in space.items()}
         x, noise = params["weight/ja/00"], float(rng.random())
-        handmade.trial(study, x + noise, noise - x, params=params, space=space)
+        stored.trial(study, x + noise, noise - x, params=params, space=space)
     model, layer, _ = bars(card(study))
     assert model["ja"] > 30 > model["math"]
     assert max(layer, key=layer.__getitem__) == "00"
@@ -150,14 +150,14 @@ def test_too_few_trials() -> None:
 
 
 def test_good_paths_share_layers() -> None:
-    study = handmade.study()
+    study = stored.study()
     rng = np.random.default_rng(5)
     paths = []
     for _ in range(100):
         layers = [f"{m}{k}" for m in "AB" for k in range(3) if rng.random() < 0.6] or ["A0"]
         paths.append(layers)
         value = 1.0 * ("B1" in layers) - ("A2" in layers) + 0.1 * float(rng.random())
-        handmade.trial(study, value, **{PATH: "-".join([layers[0], *layers])})
+        stored.trial(study, value, **{PATH: "-".join([layers[0], *layers])})
     good, every = card(study).data
     values = [trial.value for trial in study.trials]
     best = [paths[i] for i in np.argsort(values)[::-1][:10]]
@@ -196,4 +196,4 @@ def test_places_of_all_granularities(recipe: mo.Recipe) -> None:
         ("share/base", "weight", "base against 2 others"),
         ("share/ja", "weight", "ja against math"),
     ]
-    assert View(handmade.study()).recipes == {}
+    assert View(stored.study()).recipes == {}

@@ -10,7 +10,7 @@ from plotly.graph_objects import Figure
 
 from merge_optuna._schema import SAME_AS
 from merge_optuna.reports import figures
-from tests.reports import handmade
+from tests.reports import stored
 
 N = 30
 
@@ -27,11 +27,11 @@ def traces(figure: Figure) -> dict[str, Figure]:
 def study() -> optuna.Study:
     """Trials with costs of their own; every fifth pruned, one a copy, one infeasible."""
     rng = np.random.default_rng(0)
-    made = handmade.study(metrics=["accuracy"])
+    made = stored.study(metrics=["accuracy"])
     for i in range(N):
         pruned = i % 5 == 4
         copied = {SAME_AS: 0, "examples": 0} if i == 7 else {"examples": 10 + i}
-        handmade.trial(
+        stored.trial(
             made,
             *([] if pruned else [round(0.5 + i / 100 + rng.normal() / 20, 3) if i != 8 else 0.99]),
             state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
@@ -41,7 +41,7 @@ def study() -> optuna.Study:
             **copied,
         )
     for place, (name, value) in enumerate([("base", 0.5), ("source a", 0.7), ("average", 0.6)]):
-        handmade.baseline(made, name, value, place=place)
+        stored.baseline(made, name, value, place=place)
     return made
 
 
@@ -99,10 +99,10 @@ def test_title_says_by_how_much(study: optuna.Study) -> None:
 
 
 def test_lower_is_better() -> None:
-    study = handmade.study("minimize", metrics=["perplexity"])
+    study = stored.study("minimize", metrics=["perplexity"])
     for value in (9.0, 5.0, 7.0, 4.5):
-        handmade.trial(study, value, examples=10)
-    handmade.baseline(study, "base", 4.0)
+        stored.trial(study, value, examples=10)
+    stored.baseline(study, "base", 4.0)
     figure = card(study)
     assert list(traces(figure)["best so far"].y) == [9, 5, 4.5, 4.5]
     assert "0.5 worse than the best baseline, base" in figure.layout.meta["title"]
@@ -110,30 +110,30 @@ def test_lower_is_better() -> None:
 
 
 def test_several_objectives_have_a_panel_each() -> None:
-    study = handmade.study("maximize", "minimize", metrics=["accuracy", "loss"])
+    study = stored.study("maximize", "minimize", metrics=["accuracy", "loss"])
     for pair in [(0.1, 3.0), (0.3, 4.0), (0.2, 2.0)]:
-        handmade.trial(study, *pair, examples=10)
-    handmade.baseline(study, "base", 0.25, 2.5)
+        stored.trial(study, *pair, examples=10)
+    stored.baseline(study, "base", 0.25, 2.5)
     best = [list(trace.y) for trace in card(study).data if trace.name == "best so far"]
     assert best == [[0.1, 0.3, 0.3], [3, 2, 2]]
     assert [trace.y[0] for trace in card(study).data if "base" in trace.name] == [0.25, 2.5]
 
 
 def test_what_is_far_worse_does_not_hide_the_rest() -> None:
-    study = handmade.study("minimize", metrics=["perplexity"])
+    study = stored.study("minimize", metrics=["perplexity"])
     rng = np.random.default_rng(1)
     for i in range(100):
-        handmade.trial(study, 1e6 if i % 20 == 0 else 5 + rng.random())
+        stored.trial(study, 1e6 if i % 20 == 0 else 5 + rng.random())
     low, high = card(study).layout.yaxis.range
     assert low < 5.1
     assert 6 < high < 20
 
 
 def test_a_long_search_is_small_and_keeps_every_improvement() -> None:
-    study = handmade.study()
+    study = stored.study()
     rng = np.random.default_rng(2)
     for i in range(2000):
-        handmade.trial(study, float(i / 4000 + rng.random() / 10), examples=100)
+        stored.trial(study, float(i / 4000 + rng.random() / 10), examples=100)
     figure = card(study)
     assert len(figure.to_json()) < 40_000
     best = traces(figure)["best so far"]
@@ -158,7 +158,7 @@ def test_plain_study_of_optuna() -> None:
 
 
 def test_nothing_to_show() -> None:
-    study = handmade.study()
+    study = stored.study()
     assert "2-progress" not in figures(study)
-    handmade.trial(study, 0.5, violation=1.0)
+    stored.trial(study, 0.5, violation=1.0)
     assert "2-progress" not in figures(study)
