@@ -9,6 +9,7 @@ from merge_optuna.study._checks import check_objectives
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._limit import Deadline, Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._outcome import excuse, failed, outcome
+from merge_optuna.study._parts import Parts, stored_parts
 from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
 from merge_optuna.study._recorded import stored_space
 from merge_optuna.study._storage import told_plainly
@@ -19,6 +20,7 @@ __all__ = [
     "Crowd",
     "Deadline",
     "Overdue",
+    "Parts",
     "beaten",
     "check_kinds",
     "check_limit",
@@ -31,6 +33,7 @@ __all__ = [
     "limited",
     "outcome",
     "quiet",
+    "stored_parts",
     "stored_space",
     "told_plainly",
 ]
