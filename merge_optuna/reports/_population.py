@@ -55,7 +55,9 @@ def draw(view: View) -> Figure | None:
         figure.add_trace(_spread(generations), rows, 1)
         figure.update_yaxes(title="spread", rangemode="tozero", row=rows)
     figure.update_xaxes(title="trial" if view.archive else "generation", row=rows)
-    return finished(figure, *_words(view, generations), height=320 + 130 * (rows - 1))
+    if generations[-1].at < 10:
+        figure.update_xaxes(dtick=1)  # there is nothing between two generations
+    return finished(figure, *_words(view, generations))
 
 
 def generations_of(view: View) -> list[Generation]:
@@ -125,6 +127,7 @@ def _spread(generations: Sequence[Generation]) -> Any:
         name="spread of the parameters",
         mode="lines",
         line={"color": SEARCH, "dash": "dot"},
+        showlegend=False,
     )
 
 
