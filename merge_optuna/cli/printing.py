@@ -310,4 +310,4 @@ def place(url: str | None) -> str:
 
 def _dashboard(url: str | None) -> str:
     """The command that shows a study in the browser."""
-    return shlex.join(["optuna-dashboard", (url or "").removeprefix("journal:///")])
+    return shlex.join(["merge-optuna", "dashboard", url or ""])

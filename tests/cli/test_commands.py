@@ -68,7 +68,7 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
         "trials 4 complete",
         f"kept in {tmp_path}/toy.db",
         f"written to {tmp_path}/merged",
-        "optuna-dashboard sqlite:///toy.db",
+        "merge-optuna dashboard sqlite:///toy.db",
     ):
         assert expected in words(out)
     assert f"The study 'toy' is kept in {tmp_path}/toy.db" in err
