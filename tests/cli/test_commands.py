@@ -244,7 +244,7 @@ def test_the_file_of_a_study_with_a_long_name(task: Task, cli: Cli, tmp_path: Pa
     code, out, _ = cli("run", file, "--storage", "journal:///x.log")
     assert code == 0
     assert f"kept in {tmp_path}/x.log" in words(out)
-    assert "optuna-dashboard x.log" in out
+    assert "merge-optuna dashboard journal:///x.log" in out
 
 
 def test_ctrl_c(task: Task, tmp_path: Path) -> None:
