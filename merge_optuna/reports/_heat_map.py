@@ -49,9 +49,9 @@ def drawn(panels: Sequence[Panel], title: str, subtitle: str) -> Figure:
     figure = Figure()
     for place, one in enumerate(placed, 1):
         _add(figure, one, height, place, sum(panel.values.size for panel in panels))
-    finished(figure, title, subtitle)
-    figure.update_layout(margin={"l": 10, "r": 10, "b": 20})
-    return figure.update_layout(height=round(height) + figure.layout.margin.t + 20)
+    margin = finished(figure, title, subtitle).layout.margin.t  # that the title takes
+    finished(figure, title, subtitle, height=round(height) + margin + 20)
+    return figure.update_layout(margin={"l": 10, "r": 10, "b": 20})
 
 
 def _placed(panels: Sequence[Panel]) -> Iterator[Placed]:

@@ -64,7 +64,7 @@ def _layers_of(route: Route, model: int, name: str, own: Sequence[int]) -> dict[
         "customdata": rounded(route.hops[i].scale for i in own),
         "mode": "markers",
         "marker": mark,
-        "name": f"{name} ({len(own)} steps)",
+        "name": f"{name} ({len(own)} step{'' if len(own) == 1 else 's'})",
         "hovertemplate": f"step %{{x}}: layer %{{y}} of {name}, scale %{{customdata}}"
         "<extra></extra>",
     }
