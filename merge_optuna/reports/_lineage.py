@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merge_optuna.reports._style import MARKED, PALE, SEARCH, better, finished, rounded
+from merge_optuna.reports._style import MARKED, PALE, SEARCH, better, finished, rounded, thinned
 from merge_optuna.reports._view import View
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _SHOWN = 200
 """Ancestors with their edges; of more, the last ones."""
 _EDGE = "#8fa3b8"
+_DOTS = 700
+"""Other trials; of more, evenly chosen ones."""
+_WHITE = "rgba(255, 255, 255, 0.7)"
 _COLOURS = [[0, "#e8eef5"], [1, SEARCH]]
 
 
@@ -31,9 +34,9 @@ def draw(view: View) -> Figure | None:
     line = winning_line(lineage, view.sign)
     shown = _shown(lineage, line)
     numbers = {one.trial for one in shown}
-    traces = [_others(view, numbers), _edges(shown), _winning(line), _family(shown, view.sign)]
-    figure = Figure(traces)
-    near = {"showarrow": False, "xanchor": "left", "xshift": 8}
+    family = _family(shown, view.sign)
+    figure = Figure([_others(view, numbers), _edges(shown), family, _winning(line)])
+    near = {"showarrow": False, "xanchor": "left", "xshift": 8, "bgcolor": _WHITE}
     for one in _scored(shown).values():
         if not one.parents:
             figure.add_annotation(x=one.trial, y=one.value, text=one.origin, **near)
@@ -70,7 +73,8 @@ def _shown(lineage: Lineage, line: Sequence[Ancestor]) -> list[Ancestor]:
 def _others(view: View, family: set[int]) -> Any:
     from plotly.graph_objects import Scatter
 
-    others = [trial for trial in view.complete if trial.number not in family]
+    everybody = [trial for trial in view.complete if trial.number not in family]
+    others = thinned(everybody, _DOTS)
     return Scatter(
         x=[trial.number for trial in others],
         y=rounded(trial.values[0] for trial in others),
@@ -100,23 +104,25 @@ def _winning(line: Sequence[Ancestor]) -> Any:
     from plotly.graph_objects import Scatter
 
     scored = _scored(line)
+    before = len(scored) - 1
+    sizes, symbols = [7] * before + [18], ["circle"] * before + ["star"]
     return Scatter(
         x=list(scored),
         y=rounded(one.value for one in scored.values()),
-        mode="lines",
+        mode="lines+markers",
         name="winning line",
-        line={"color": MARKED, "width": 4},
+        line={"color": MARKED, "width": 3},
+        marker={"color": MARKED, "size": sizes, "symbol": symbols, "opacity": 1},
         hoverinfo="skip",
     )
 
 
 def _family(shown: Sequence[Ancestor], sign: float) -> Any:
-    """The ancestors, the better the darker, the last one as a star."""
+    """The ancestors, the better the darker."""
     from plotly.graph_objects import Scatter
 
     scored = _scored(shown)
     values = rounded(one.value for one in scored.values())
-    last = len(scored) - 1
     return Scatter(
         x=list(scored),
         y=values,
@@ -126,9 +132,8 @@ def _family(shown: Sequence[Ancestor], sign: float) -> Any:
             "color": values,
             "colorscale": _COLOURS,
             "reversescale": sign < 0,
-            "size": [9] * last + [18],
-            "symbol": ["circle"] * last + ["star"],
-            "line": {"color": SEARCH, "width": 1},
+            "size": 7,
+            "line": {"color": SEARCH, "width": 0.5},
         },
         text=[_words(one) for one in scored.values()],
         hovertemplate="trial %{x}: %{y}<br>%{text}<extra></extra>",

@@ -45,7 +45,7 @@ def draw(view: View) -> Figure | None:
         figure.add_trace(trace, 1, 1)
     figure.add_trace(_going_on(race), 2, 1)
     figure.update_yaxes(title=f"{view.metrics[0]} so far", range=_range(figure), row=1)
-    figure.update_yaxes(title="still evaluated", range=[0, 105], ticksuffix=" %", row=2)
+    figure.update_yaxes(title="trials left", range=[0, 105], ticksuffix=" %", row=2)
     figure.update_xaxes(title=race.unit, row=2)
     return finished(figure, *_words(view, race), height=520)
 

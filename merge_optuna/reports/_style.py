@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,21 +95,37 @@ def finished(figure: Figure, title: str, subtitle: str = "", height: int = 420) 
     lines = textwrap.wrap(title, _TITLE)
     small = "<span style='font-size:12px'>{}</span>"
     below = [small.format(line) for line in textwrap.wrap(subtitle, _SUBTITLE)]
-    top = 24 + 22 * len(lines) + 17 * len(below)
+    top = 26 + 22 * len(lines) + 20 * len(below)
+    below_axis = -52 / (height - top - 50)  # in heights of the plot
     figure.update_layout(
         title={
             "text": "<br>".join(lines + below),
             "x": 0,
             "xanchor": "left",
             "xref": "paper",
-            "y": 1 - 8 / height,
+            "y": 1 - 22 / height,
             "yanchor": "top",
         },
         meta={"title": title, "subtitle": subtitle},  # not wrapped, for pages of HTML
-        template="plotly_white",
+        template=_template(),
         height=height,
         margin={"l": 60, "r": 20, "t": top, "b": 50},
-        legend={"orientation": "h", "y": -0.2, "x": 0},
+        legend={"orientation": "h", "y": below_axis, "x": 0, "traceorder": "normal"},
         font={"size": 13},
     )
     return figure
+
+
+@functools.cache
+def _template() -> Any:
+    """White, with pale lines: a tenth of the bytes and of the time of plotly's own."""
+    from plotly.graph_objs.layout import Template
+
+    axis = {
+        "automargin": True,
+        "gridcolor": "#e6ebf2",
+        "zerolinecolor": "#d5dde6",
+        "title": {"standoff": 12},
+    }
+    page = {"paper_bgcolor": "white", "plot_bgcolor": "white", "font": {"color": "#26374a"}}
+    return Template(layout={**page, "hovermode": "closest", "xaxis": axis, "yaxis": axis})
