@@ -19,6 +19,8 @@ from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import baseline_of, frozen_trial
 from merge_optuna.study._leaderboard import leaderboard
 
+_COSTS = "seeds", "evaluations", "examples", "tokens", "seconds"
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -99,7 +101,9 @@ def _board(
     """Heads and cells of the leaderboard; None where it would pass over something."""
     if one.trial is None or len(one.values) != 1 or any(row.violations for row in rows):
         return None
-    return leaderboard(study, trials=[one.trial]).table(4)
+    head, cells = leaderboard(study, trials=[one.trial]).table(4)
+    kept = [i for i, name in enumerate(head) if name not in _COSTS]  # those of one trial mislead
+    return [head[i] for i in kept], [[line[i] for i in kept] for line in cells]
 
 
 def _plain(
