@@ -39,13 +39,13 @@ def dashboard(
     ssh -L 8080:127.0.0.1:8080. It can be open while a search runs.
     """
     from merge_optuna import _optuna_compat as compat
-    from merge_optuna.reports import artifact_folder, serve
+    from merge_optuna.reports import artifacts_beside, serve
     from merge_optuna.study import storage as open_storage
 
     if artifacts is not None and not artifacts.is_dir():
         raise typer.BadParameter(f"--artifacts: there is no folder {artifacts.absolute()}.")
     opened = open_storage(storage, create=False)
-    folder = artifacts or artifact_folder(compat.place_of(opened))
+    folder = artifacts or artifacts_beside(compat.place_of(opened))
     is_there = folder is not None and folder.is_dir()
 
     def ready(address: str) -> None:

@@ -44,18 +44,6 @@ def serve(
         server.serve_forever()
 
 
-def artifact_folder(url: str | None) -> Path | None:
-    """Where the artifacts of a storage are unless another folder is named; None of a server.
-
-    Args:
-        url: Of the storage.
-    """
-    scheme, _, path = (url or "").partition(":///")
-    if scheme not in ("sqlite", "journal"):
-        return None
-    return Path(path.partition("?")[0] + ".artifacts")
-
-
 class _Server(ThreadingMixIn, WSGIServer):
     """A browser asks for several things at once, and may keep a connection open."""
 

@@ -52,15 +52,6 @@ def digits_for(values: Iterable[float], most: int = 6) -> int:
     return min(max(3, 2 - math.floor(math.log10(spread))), most)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
-
-
 def count(number: float) -> str:
     """A whole number with its thousands apart."""
     return f"{number:,.0f}"

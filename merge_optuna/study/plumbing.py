@@ -1,4 +1,4 @@
-"""What the run of a search needs of the parts of a study, beside what is public there."""
+"""What the run of a search, and what shows it, need of a study beside what is public there."""
 
 from __future__ import annotations
 

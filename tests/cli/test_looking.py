@@ -17,7 +17,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna_dashboard import save_plotly_graph_object
 
 import merge_optuna as mo
-from merge_optuna.reports import artifact_folder, serve
+from merge_optuna.reports import artifacts_beside, serve
 from tests.cli.conftest import Cli
 from tests.cli.test_commands import words
 
@@ -129,7 +129,7 @@ def test_artifacts_and_those_that_are_gone(
     make: Make, served: Callable[..., str], tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    study, folder = make(url), artifact_folder(url)
+    study, folder = make(url), artifacts_beside(url)
     assert folder == tmp_path / "s.db.artifacts"
     folder.mkdir()
     (tmp_path / "recipe.yaml").write_text("method: linear\n")
