@@ -40,7 +40,7 @@ def side_by_side(title: str, names: Sequence[str], facts: Sequence[Sequence[Fact
     terms = dict.fromkeys(fact.term for those in facts for fact in those)
     found = [dict(those) for those in facts]
     rows = [[term, *(those.get(term, "") for those in found)] for term in terms]
-    return Table(title, ["", *names], rows)
+    return Table(title, ["", *(names if len(names) > 1 else [""])], rows)
 
 
 def digits_for(values: Iterable[float], most: int = 6) -> int:

@@ -133,9 +133,9 @@ class Told:
 
     def _failures(self) -> Iterator[Fact]:
         failed = [t for t in self.view.trials if t.state == TrialState.FAIL]
-        why = Counter(_last_line(failure(t)) for t in failed)
-        for reason, n in why.most_common(_REASONS):
-            yield Fact(f"failed: {reason}", count(n))
+        why = Counter(_last_line(failure(t)) for t in failed).most_common(_REASONS)
+        if why:
+            yield Fact("failed", "; ".join(f"{n} by {reason}" for reason, n in why))
 
     # -- what was merged -------------------------------------------------------------------------
 
