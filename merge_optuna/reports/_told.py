@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import base64
 import math
-from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from merge_optuna._schema import DEV, EXAMPLES, SAME_AS, SPACE
 from merge_optuna.errors import MergeOptunaError, few
 from merge_optuna.recipes import Panel, summary_of
 from merge_optuna.reports._boards import Boards
 from merge_optuna.reports._commands import Command, commands_of, from_recipe
+from merge_optuna.reports._milestones import failures_of
 from merge_optuna.reports._style import better, duration, number
 from merge_optuna.reports._tables import Fact, Table, count
 from merge_optuna.reports._view import View
 from merge_optuna.reports._winner import winning_panels
-from merge_optuna.study import counts, failure, front_of, in_words, infeasible
+from merge_optuna.study import counts, front_of, in_words, infeasible
 
 _REASONS = 5
 
@@ -132,10 +132,10 @@ class Told:
         return (max(ends) - min(starts)).total_seconds() if starts and ends else None
 
     def _failures(self) -> Iterator[Fact]:
-        failed = [t for t in self.view.trials if t.state == TrialState.FAIL]
-        why = Counter(_last_line(failure(t)) for t in failed).most_common(_REASONS)
-        if why:
-            yield Fact("failed", "; ".join(f"{n} by {reason}" for reason, n in why))
+        kinds = sorted(failures_of(self.view.trials).items(), key=lambda one: -len(one[1]))
+        said = [f"{len(those)} × {kind} (first: trial {those[0].number})" for kind, those in kinds]
+        if said:
+            yield Fact("failed", "; ".join(said[:_REASONS]))
 
     # -- what was merged -------------------------------------------------------------------------
 
@@ -195,11 +195,11 @@ class Told:
 
     @property
     def _merges(self) -> bool:
-        return bool(self.view.spaces) or SPACE in self.view.study.user_attrs
+        return bool(self.view.leaves) or SPACE in self.view.study.user_attrs
 
     def _method(self) -> str:
         names = [leaf.name for leaf in self.view.leaves]
-        return f"{len(names)} models ({few(names)}) by {self.view.spaces[0].method}"
+        return f"{len(names)} models ({few(names)}) by {self.view.made_of[0].method}"
 
 
 def _of_panel(panel: Panel) -> Table:
@@ -220,8 +220,3 @@ def _range(trial: FrozenTrial, name: str) -> str:
     if low is None or high is None:
         return few([*map(str, getattr(one, "choices", ()))], 6)
     return f"{number(low)} … {number(high)}{' (log)' if getattr(one, 'log', False) else ''}"
-
-
-def _last_line(why: str | None) -> str:
-    lines = (why or "").strip().splitlines()
-    return lines[-1][:200] if lines else "stopped or killed"
