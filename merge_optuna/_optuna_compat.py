@@ -8,6 +8,7 @@ import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -285,6 +286,16 @@ def is_in_memory(study: Study) -> bool:
     return isinstance(study._storage, InMemoryStorage)
 
 
+def journal_size(study: Study) -> int | None:
+    """Bytes of the journal that a study is kept in; None if it is kept in no such file."""
+    backend = getattr(study._storage, "_backend", None)
+    return (
+        Path(backend._file_path).stat().st_size
+        if isinstance(backend, JournalFileBackend)
+        else None
+    )
+
+
 def fail(study: Study, trial: FrozenTrial) -> bool:
     """Fail a running trial; False if somebody else has finished it."""
     try:
@@ -318,7 +329,12 @@ def url_of(study: Study) -> str | None:
 
     None if it is not in a database or journal file.
     """
-    backend = getattr(study._storage, "_backend", study._storage)
+    return place_of(study._storage)
+
+
+def place_of(storage: BaseStorage) -> str | None:
+    """As :func:`url_of`, of a storage."""
+    backend = getattr(storage, "_backend", storage)
     if isinstance(backend, JournalFileBackend):
         return f"journal:///{backend._file_path}"
     engine = getattr(backend, "engine", None)

@@ -26,6 +26,8 @@ EXAMPLES = "examples"
 SAME_AS = "same_as"
 REFERENCE = "merge_optuna:reference:"
 BASELINE = "merge_optuna:baseline:"
+PARTS = "merge_optuna:parts"
+TEST = "merge_optuna:test:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
 REPORTED = "merge_optuna:reported"
 VALUE = "value/"
@@ -114,6 +116,24 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "`merge-optuna show`",
         ),
         Attribute(
+            PARTS,
+            "Of which task or group each dev example is, if there are several.",
+            '`{"names": [text, ...], "n": number, "data": base64 of zlib of n little-endian '
+            "uint16, places of names}`",
+            f"{_OBJECTIVE}, once, if its evaluator has parts",
+            "`mo.reports`",
+        ),
+        Attribute(
+            TEST,
+            "With who was scored behind it, e.g. `trial 7` or `baseline base`: what that scores "
+            "on the held-out data, of which the search has seen nothing.",
+            '`{"metrics": [text, ...], "directions": [text, ...], "values": [number, ...], '
+            '"examples": number, "data": digests as in `dev` or null, "scores": as those of a '
+            "trial or null}`",
+            "`mo.MergeStudy.test_value`, `merge-optuna run`, of what it finds in the study",
+            "`merge-optuna report`",
+        ),
+        Attribute(
             BASELINE_OWNER,
             "With a name behind it: the process that scores a baseline.",
             '`{"process": an owner as below without `trial`, "deaths": how many have died of it}`',
@@ -125,7 +145,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "What its cards and its note show. These are where optuna-dashboard looks for them: "
             "`dashboard:plot_data:...` and `dashboard:note_...`, which nothing else reads.",
             '`{"finished": number of finished trials, "resume": the command that runs the search, '
-            '"note": [length, digest]}`; `resume` and `note` may be missing',
+            '"note": [length, digest], "size": [characters written so far, the last time]}`; '
+            "`resume` and `note` may be missing",
             "`mo.optimize`, `mo.MergeStudy`, `mo.reports.refresh`",
             "the same: what is up to date is not written again, and what somebody has written "
             "below the note, or in its place, is kept",
