@@ -138,7 +138,7 @@ def test_a_search_that_fails_all_the_time_says_in_its_note_why(sqlite: BaseStora
     study = create(sqlite)
     with pytest.raises(mo.errors.StudyError, match="in a row"):
         mo.optimize(study, objective, 20, progress=False)
-    assert "failed: OSError: disk # is full: 10, first trial 0" in get_note(study)
+    assert "10 × OSError: disk # is full (first: trial 0)" in get_note(study)
 
 
 # -- what others have written stays -------------------------------------------------------------
