@@ -20,12 +20,14 @@ REASON = "reason"
 ERROR = "error"
 PARENTS = "parents"
 PATH = "path"
+SUMMARY = "recipe"
 SECONDS_MERGE = "seconds_merge"
 SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
 SAME_AS = "same_as"
 REFERENCE = "merge_optuna:reference:"
 BASELINE = "merge_optuna:baseline:"
+PARTS = "merge_optuna:parts"
 TEST = "merge_optuna:test:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
 REPORTED = "merge_optuna:reported"
@@ -115,6 +117,14 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "`merge-optuna show`",
         ),
         Attribute(
+            PARTS,
+            "Of which task or group each dev example is, if there are several.",
+            '`{"names": [text, ...], "n": number, "data": base64 of zlib of n little-endian '
+            "uint16, places of names}`",
+            f"{_OBJECTIVE}, once, if its evaluator has parts",
+            "`mo.reports`",
+        ),
+        Attribute(
             TEST,
             "With who was scored behind it, e.g. `trial 7` or `baseline base`: what that scores "
             "on the held-out data, of which the search has seen nothing.",
@@ -144,6 +154,14 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
         ),
     ),
     ("trial", "user"): (
+        Attribute(
+            SUMMARY,
+            "What was merged, for people: method, means by model over the layers, or the path.",
+            "a line of at most 200 characters, e.g. `ties: ja weight 0.62 density 0.41, math "
+            "weight 0.3 density 0.52`",
+            _OBJECTIVE,
+            _PEOPLE,
+        ),
         Attribute(
             FIRST,
             "That `mo.MergeStudy(first=)` has queued it.",
@@ -289,7 +307,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
         Attribute(
             CANDIDATE,
             "What it has scored, and how: trials with the same have the same result.",
-            "text: digest of the recipe, data type and device of the live model, what is reported",
+            "text: digest of the recipe, data type and device of the live model, what is reported "
+            "(`batches`, `running` or `nothing`)",
             f"{_OBJECTIVE}, if its evaluator is deterministic",
             f"{_OBJECTIVE}, which does not evaluate it again",
         ),

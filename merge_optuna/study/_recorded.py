@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import optuna
 
@@ -14,6 +14,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import ADDED_PARTS, BATCH_SIZE, Evaluator, part_name
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Declaration, Space, read
+from merge_optuna.study._parts import record_parts
 
 SearchSpace: TypeAlias = Recipe | Space | Callable[[optuna.Trial], Recipe]
 DECLARED = Recipe, Space
@@ -41,6 +42,7 @@ def record(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -> Non
         study.set_user_attr(SPACE, space.to_yaml())
     if (data := data_of(evaluator)) is not None and DEV not in study.user_attrs:
         study.set_user_attr(DEV, data)
+    record_parts(study, evaluator)
 
 
 def check_metrics(study: optuna.Study, evaluator: Evaluator) -> None:
@@ -98,6 +100,13 @@ def check_data(study: optuna.Study, evaluator: Evaluator) -> None:
             "WilcoxonPruner compares trials batch by batch, and other batches hold other "
             f"examples. Go on with {was}, or use another study_name."
         )
+
+
+def stream_of(study: optuna.Study) -> Literal["batches", "running"] | None:
+    """What its pruner reads of a trial that runs; None if it reads nothing."""
+    if len(study.directions) > 1 or isinstance(study.pruner, optuna.pruners.NopPruner):
+        return None
+    return "batches" if reads_batches(study) else "running"
 
 
 def reads_batches(study: optuna.Study) -> bool:
