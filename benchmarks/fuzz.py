@@ -298,6 +298,17 @@ def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
         study.add_trial(optuna.trial.create_trial(value=1.0, system_attrs=attributes))
         return mo.scores(study, 0)
 
+    def divided(stored: Any) -> object:
+        import optuna
+
+        from merge_optuna.study.plumbing import stored_parts
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study()
+        study._storage.set_study_system_attr(study._study_id, "merge_optuna:parts", stored)
+        return stored_parts(study)
+
+    parts = {"names": ["mr", "subj"], "n": 4, "data": "eJxjYGAEQgYGAAASAAM="}
     packed = {"n": 4, "type": "f4", "data": "eAFjYGBgAAAABAAB"}
     return {
         "recipe": (document, lambda data: used(Recipe.from_json(json.dumps(data)))),
@@ -352,6 +363,7 @@ def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
             lambda text: len(mo.evaluators.Classification(in_file("dev.jsonl", text))),
         ),
         "scores": (lambda rng: damaged(packed, rng), scores),
+        "parts": (lambda rng: damaged(parts, rng), divided),
     }
 
 
@@ -493,7 +505,7 @@ def main() -> None:
 
 NAMES = (
     *("recipe", "yaml", "mergekit", "space", "path", "params", "free", "header", "safetensors"),
-    *("bin", "config", "index", "adapter", "jsonl", "scores"),
+    *("bin", "config", "index", "adapter", "jsonl", "scores", "parts"),
 )
 
 if __name__ == "__main__":
