@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.checkpoints import (
     BY_ID,
     Checkpoint,
@@ -102,7 +102,7 @@ def write(
     merger = Merger(device, compute_dtype=compute_dtype, keep=False)
     told = Told(score or {}, command, comparison, panels)
     total = sum(len(content.specs) for content in contents.values())
-    with tqdm(desc="Writing", total=total, delay=2, leave=False, unit="tensor") as bar:
+    with ProgressBar(desc="Writing", total=total, delay=2, leave=False, unit="tensor") as bar:
 
         def plan(name: str, content: Content) -> tuple[WritePlan, Parts]:
             whose = content.tokenizer if tokenizer is None else _source(recipe, tokenizer)
