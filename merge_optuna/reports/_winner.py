@@ -13,6 +13,7 @@ from merge_optuna.reports import _front, _heat_map, _route
 from merge_optuna.reports._style import number
 from merge_optuna.reports._view import View
 from merge_optuna.study import layer_shares
+from merge_optuna.study.plumbing import MEMBERS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -65,9 +66,12 @@ def _shares(view: View, trial: FrozenTrial | None) -> tuple[Panel, ...]:
 def _as_shares(view: View) -> Figure | None:
     if not (panels := _shares(view, view.best)):
         return None
-    return _heat_map.drawn(
-        panels, sentence(view), "Share of each source in the weights of a layer"
-    )
+    if panels[0].parameter == MEMBERS:
+        said = "Share of each source in the members of the merged population"
+        return _heat_map.drawn(panels, sentence(view), said, rows="member")
+    where = "of the model" if len(panels[0].rows) == 1 else "of a layer"
+    said = f"Share of each source in the weights {where}"
+    return _heat_map.drawn(panels, sentence(view), said)
 
 
 def _as_route(view: View) -> Figure | None:
