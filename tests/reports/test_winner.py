@@ -82,6 +82,18 @@ def test_every_free_number_is_in_its_cell(tmp_path: Path) -> None:
     assert beaten.name in title
 
 
+def test_another_machine_has_no_sources(tmp_path: Path) -> None:
+    """What was searched is in the names of the parameters."""
+    base, *experts = toys.family(tmp_path / "m", experts=2)
+    weight, lambda_ = mo.free(0, 1, per="layer"), mo.free(0.5, 1)
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=weight, lambda_=lambda_)
+    study = optuna.create_study(direction="maximize")
+    study.optimize(mo.MergeObjective(recipe, size), n_trials=2)
+    here = heat_maps(card(study))
+    (tmp_path / "m").rename(tmp_path / "away")
+    assert heat_maps(card(study)) == here
+
+
 def test_the_coefficients_of_a_swarm() -> None:
     models = nets()
     space = mo.spaces.AffineSwarm(models[0], models[1:], sparsified=False)
@@ -321,6 +333,8 @@ def test_sources_that_are_gone(tmp_path: Path) -> None:
     study = optuna.create_study(direction="maximize")
     study.optimize(mo.MergeObjective(recipe, size), n_trials=1)
     (tmp_path / "models").rename(tmp_path / "moved")
-    assert _winner.draw(View(study)) is None
+    [(rows, columns, z)] = heat_maps(card(study)).values()
+    assert (rows, columns) == (["all"], ["ja", "math"])
+    assert z == [[rounded(study.best_params[f"weight/{name}"]) for name in columns]]
     moved = {name: tmp_path / "moved" / name for name in ("base", "ja", "math")}
     assert "weight" in heat_maps(card(study, moved))
