@@ -174,7 +174,6 @@ def _name_parts(figure: Figure, parts: NDArray[np.intp], names: Sequence[str]) -
     for end in ends[:-1].tolist():
         figure.add_shape(type="line", x0=end, x1=end, y0=0, y1=1, yref="paper", line=_BETWEEN)
     figure.update_xaxes(
-        title="examples of each part, by who is best at them",
         tickvals=(ends - counts / 2).tolist(),
         ticktext=[textwrap.shorten(names[part], 16, placeholder="…") for part in which],
     )

@@ -37,8 +37,9 @@ def number(value: float) -> str:
 
 HEIGHT = 450
 """Pixels that the dashboard gives a figure: it cuts off what is higher."""
-_BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale"]
-"""Which are left out, since all of them cover titles: dragging zooms, a double click resets."""
+_BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale"]
+_BUTTONS += ["resetscale", "toimage"]
+"""Which are left out, since they cover titles: dragging zooms, a double click resets."""
 _TITLE, _SUBTITLE = 38, 54
 """Characters that fit into a line of 317 pixels, the width of the dashboard on a telephone."""
 
