@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -81,6 +82,14 @@ def band(x: Sequence[Any], low: Iterable[float], high: Iterable[float], name: st
         Scatter(y=rounded(low), showlegend=False, **line),
         Scatter(y=rounded(high), **filled, **line),
     ]
+
+
+def around(values: Iterable[float]) -> list[float]:
+    """The range of an axis: all of these values that are finite, and some room."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    room = 0.07 * (high - low) or 1.0
+    return rounded((low - room, high + room))
 
 
 def better(direction: str) -> str:
