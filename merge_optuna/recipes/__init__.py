@@ -28,9 +28,10 @@ from merge_optuna import methods
 from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
 from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer, function_of
-from merge_optuna.recipes._panels import Panel
+from merge_optuna.recipes._panels import Panel, panels_of, summary_of
 from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._path import path
+from merge_optuna.recipes._picture import range_of, svg_of
 from merge_optuna.recipes._structure import Chain, Structure
 from merge_optuna.recipes._tree import Recipe, check_sources, frame_of, leaves_of
 from merge_optuna.recipes._values import (
@@ -96,8 +97,12 @@ __all__ = [
     "frame_of",
     "free",
     "leaves_of",
+    "panels_of",
     "path",
     "per_group",
+    "range_of",
+    "summary_of",
+    "svg_of",
 ]
 if not TYPE_CHECKING:
     __all__ += methods.METHODS.keys() - set(__all__)

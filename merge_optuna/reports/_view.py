@@ -11,17 +11,28 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
-from merge_optuna._records import metric_names
-from merge_optuna._schema import EXAMPLES, SECONDS_EVALUATE, SECONDS_MERGE
+from merge_optuna._records import metric_names, violation_of
+from merge_optuna._schema import EXAMPLES, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
+from merge_optuna._scores import unpack
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Recipe
-from merge_optuna.study import Baselines, best_trial, complete_trials, recipe_of, stored_baselines
+from merge_optuna.samplers.plumbing import own_claim
+from merge_optuna.study import (
+    Baselines,
+    Lineage,
+    best_trial,
+    complete_trials,
+    lineage,
+    recipe_of,
+    stored_baselines,
+)
 
 if TYPE_CHECKING:
     import optuna
     from numpy.typing import NDArray
 
     from merge_optuna.checkpoints import Checkpoint
+    from merge_optuna.samplers.plumbing import Claim
 
 COSTS = ("evaluations", "examples", "seconds")
 """Units in which a search is paid."""
@@ -96,6 +107,64 @@ class View:
         except MergeOptunaError:
             return None
 
+    @cached_property
+    def claims(self) -> dict[int, Claim]:
+        """What samplers of this package have claimed, by the number of the trial."""
+        found = ((trial.number, _claim(trial)) for trial in self.trials)
+        return {number: claim for number, claim in found if claim is not None}
+
+    @cached_property
+    def generations(self) -> list[list[int]]:
+        """Numbers of the trials that samplers drew from one state of their population, in order.
+
+        Empty where no sampler keeps one.
+        """
+        groups: dict[tuple[str, int], list[int]] = {}
+        first: dict[str, int] = {}
+        for number, claim in self.claims.items():
+            first.setdefault(claim.population, number)
+            groups.setdefault((claim.population, claim.generation), []).append(number)
+        return [groups[key] for key in sorted(groups, key=lambda key: (first[key[0]], key[1]))]
+
+    @property
+    def archive(self) -> bool:
+        """Whether every result changes the population at once: a generation is one trial then."""
+        return bool(self.generations) and np.median([*map(len, self.generations)]) <= 1
+
+    @cached_property
+    def pedigree(self) -> bool:
+        """Whether individuals are named by their parents."""
+        return any(claim.parents for claim in self.claims.values())
+
+    @cached_property
+    def points(self) -> dict[int, NDArray[np.float64]]:
+        """Where in the unit box samplers have placed trials, by number: shape (n,)."""
+        found = ((number, _point(claim)) for number, claim in self.claims.items())
+        return {number: point for number, point in found if point is not None}
+
+    @cached_property
+    def feasible(self) -> dict[int, FrozenTrial]:
+        """The completed trials that keep all constraints, by number."""
+        return {trial.number: trial for trial in self.complete if not violation_of(trial)}
+
+    @cached_property
+    def lineage(self) -> Lineage | None:
+        """Whom the best trial descends from; None in spaces whose trials have no parents."""
+        if self.best is None or not self.pedigree:
+            return None
+        try:
+            return lineage(self.study, self.best)
+        except MergeOptunaError:
+            return None
+
+    def scores(self, trial: FrozenTrial) -> NDArray[np.float32] | None:
+        """The per-example scores (n,) of a trial, as :func:`mo.scores`; None if it has none."""
+        packed = trial.system_attrs.get(SCORES)
+        try:
+            return None if packed is None else unpack(packed, f"trial {trial.number}")
+        except MergeOptunaError:
+            return None
+
     def costs(self, unit: str) -> NDArray[np.float64]:
         """What the search had cost at the end of each of the :attr:`paid` trials.
 
@@ -106,6 +175,20 @@ class View:
             Shape (paid trials,), rising.
         """
         return np.cumsum([_cost(trial, unit) for trial in self.paid])
+
+
+def _claim(trial: FrozenTrial) -> Claim | None:
+    try:
+        return own_claim(trial)
+    except MergeOptunaError:
+        return None
+
+
+def _point(claim: Claim) -> NDArray[np.float64] | None:
+    try:
+        return claim.candidate.x
+    except MergeOptunaError:
+        return None
 
 
 def _cost(trial: FrozenTrial, unit: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from merge_optuna.samplers._protocol.claim import own_claim
+from merge_optuna.samplers._protocol.claim import Claim, own_claim
 from merge_optuna.samplers._protocol.log import check_numbers, is_excused
 from merge_optuna.samplers._protocol.owner import (
     PATIENCE,
@@ -21,6 +21,7 @@ __all__ = [
     "CANDIDATE",
     "LEARN",
     "PATIENCE",
+    "Claim",
     "age",
     "check_numbers",
     "fail_dead_trials",

@@ -20,6 +20,7 @@ from merge_optuna.study._objective import MergeObjective
 from merge_optuna.study._outcome import failure
 from merge_optuna.study._rehearsal import Rehearsal, rehearse
 from merge_optuna.study._scores import scores, set_scores
+from merge_optuna.study._shares import layer_shares
 from merge_optuna.study._storage import storage
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "front_of",
     "in_words",
     "infeasible",
+    "layer_shares",
     "leaderboard",
     "lineage",
     "pareto",

@@ -69,25 +69,56 @@ class Lineage:
     def shares(self) -> dict[str, float] | None:
         """How much of each source is in the weights: mean coefficients, which sum to 1.
 
-        They follow from the genealogy alone: split points as drawn, interpolation as if it were
-        linear, crossover masks by their rate, no noise. None for the merge of a population and
-        for particles.
+        As :meth:`shares_between` has them of all of the weights, the largest first. None for the
+        merge of a population and for particles.
+        """
+        found = self.shares_between((0.0, 1.0))
+        if found is None:
+            return None
+        whole = {name: float(amount[0]) for name, amount in found.items()}
+        return dict(sorted(whole.items(), key=lambda share: -share[1]))
+
+    def shares_between(self, places: Sequence[float]) -> dict[str, NDArray[np.float64]] | None:
+        """How much of each source is in each stretch of the flat model, e.g. of each layer.
+
+        Every child is a combination of its parents, element by element, and so of the sources. A
+        share is the mean, over the elements of a stretch, of the coefficient that a source has in
+        the trial. It follows from the genealogy alone, without the weights: (1 − t) a + t b for an
+        interpolation, also where that is spherical; split points as drawn, before they snap to a
+        layer; target + CR F (a − b) for a crossover, whose mask is known by its rate; no noise.
+
+        Args:
+            places: Borders of the stretches as fractions of the flat model (all merged elements,
+                tensors from input to output), rising; (n + 1,).
+
+        Returns:
+            By source (n,), which sum to 1 in each stretch; of donors they may be negative. None
+            for the merge of a population and for particles.
         """
         if any(name.startswith(MEMBER) or name == "position" for name in self.trial.parents):
             return None
         splits = [a.params["split"] for a in self.ancestors if "split" in a.params]
-        places = np.unique([0.0, *splits, 1.0])
-        # How much of everybody is in the trial, between two places each, children first.
-        amounts: defaultdict[int, Any] = defaultdict(lambda: np.zeros(len(places) - 1))
-        amounts[self.trial.trial] = np.diff(places)
-        found: dict[str, float] = {}
-        for one in reversed(self.ancestors):
+        borders = np.array(places, np.float64)
+        inner = [split for split in splits if borders[0] < split < borders[-1]]
+        ends = np.unique([*borders, *inner])
+        found = self._coefficients(ends[:-1])
+        stretch = borders.searchsorted(ends[:-1], "right") - 1
+        sizes = np.diff(borders)
+        parts = {n: np.bincount(stretch, c * np.diff(ends), len(sizes)) for n, c in found.items()}
+        return {name: part / sizes for name, part in parts.items()}
+
+    def _coefficients(self, places: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Of each source from each place on, between two of which nothing splits."""
+        amounts: defaultdict[int, Any] = defaultdict(lambda: np.zeros(len(places)))
+        amounts[self.trial.trial] = np.ones(len(places))
+        found: defaultdict[str, Any] = defaultdict(lambda: np.zeros(len(places)))
+        for one in reversed(self.ancestors):  # children first
             amount = amounts.pop(one.trial)
             if not one.parents:
-                found[one.origin] = found.get(one.origin, 0.0) + float(amount.sum())
-            for role, factor in _factors(one, places[:-1]).items() if one.parents else ():
-                amounts[one.parents[role]] += factor * amount
-        return dict(sorted(found.items(), key=lambda share: -share[1]))
+                found[one.origin] = found[one.origin] + amount
+            for role, factor in _factors(one, places).items() if one.parents else ():
+                amounts[one.parents[role]] = amounts[one.parents[role]] + factor * amount
+        return dict(found)
 
     def tree(self, depth: int | None = None) -> str:
         """One line per ancestor, parents indented below their child; who comes again is named.

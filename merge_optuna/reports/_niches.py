@@ -1,0 +1,171 @@
+"""How it got there: which trials are the best at which examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from merge_optuna.reports._style import SEARCH, finished, number, rounded
+from merge_optuna.reports._view import View
+from merge_optuna.samplers.breeding import CHILD, ORIGIN
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial
+    from plotly.graph_objects import Figure
+
+_ROWS = 8
+_COLUMNS = 120
+"""Of more examples, neighbours are taken together."""
+_READ = 2_000_000
+"""Scores that are compared; of more, those of the last trials."""
+_LEAST = 0.02
+"""What another row must add, as a share of what all trials add to the best one."""
+_COLOURS = [[0, "#eef2f7"], [1, SEARCH]]
+
+
+class Niches(NamedTuple):
+    """Trials that are good at different examples.
+
+    Attributes:
+        trials: The best one first, then always the one that adds most to those before.
+        scores: Shape (trials, examples), larger is better.
+        gains: What each adds to those before: mean over the examples of the best score so far.
+            Of the first it is its own mean.
+    """
+
+    trials: Sequence[FrozenTrial]
+    scores: NDArray[np.float32]
+    gains: Sequence[float]
+
+    @property
+    def binary(self) -> bool:
+        """Whether examples are solved or not."""
+        return bool(((self.scores == 0) | (self.scores == 1)).all())
+
+
+def draw(view: View) -> Figure | None:
+    """Who is good at which examples; None where individuals do not compete for them."""
+    competes = view.archive and (not view.pedigree or _crosses(view))
+    niches = niches_of(view) if competes else None
+    if niches is None:
+        return None
+    from plotly.graph_objects import Figure, Heatmap
+
+    z, x = _columns(niches)
+    heat = Heatmap(
+        z=[rounded(row) for row in z],
+        x=x,
+        y=_labels(niches, view.sign),
+        zmin=0,
+        zmax=1,
+        colorscale=_COLOURS,
+        showscale=False,
+        ygap=2,
+        hovertemplate="%{y}<br>%{z:.0%}<extra></extra>",
+    )
+    figure = Figure(heat)
+    figure.update_xaxes(
+        title="examples, by who is best at them", range=[0, niches.scores.shape[1]]
+    )
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    rows = len(niches.trials)
+    return finished(figure, *_words(view, niches), height=190 + 44 * rows)
+
+
+def niches_of(view: View) -> Niches | None:
+    """A few trials that together are good at as many examples as possible.
+
+    None if there are no per-example scores, or one trial is the best at everything.
+    """
+    best = None if view.best is None else view.scores(view.best)
+    if view.best is None or best is None:
+        return None
+    trials, raw = _compared(view, view.best, len(best))
+    scores = np.float32(view.sign) * raw[:, ~np.isnan(best)]
+    scores[np.isnan(scores)] = -np.inf
+    rows, gains = _greedy(scores)
+    if len(rows) < 2:
+        return None
+    return Niches([trials[i] for i in rows], scores[rows], gains)
+
+
+def _crosses(view: View) -> bool:
+    """Whether children are those of two parents of any standing, as in M2N2."""
+    return any("parent_b" in claim.parents for claim in view.claims.values())
+
+
+def _compared(
+    view: View, best: FrozenTrial, examples: int
+) -> tuple[list[FrozenTrial], NDArray[np.float32]]:
+    """The best trial, then the last ones, with their scores: shape (trials, examples)."""
+    others = [trial for trial in view.feasible.values() if trial.number != best.number]
+    trials = [best, *others[::-1][: max(_ROWS, _READ // max(1, examples))]]
+    found = [(trial, view.scores(trial)) for trial in trials]
+    alike = [(t, s) for t, s in found if s is not None and len(s) == examples]
+    return [trial for trial, _ in alike], np.array([s for _, s in alike], np.float32)
+
+
+def _greedy(scores: NDArray[np.float32]) -> tuple[list[int], list[float]]:
+    """Rows and gains as in :class:`Niches`, of the first row and those that add most to it."""
+    reached = scores[0]
+    rows, gains = [0], [float(reached.mean(dtype=float))]
+    least = _LEAST * float((scores.max(axis=0) - reached).mean(dtype=float))
+    while len(rows) < _ROWS:
+        added = np.maximum(scores - reached, 0).mean(axis=1, dtype=float)
+        row = int(added.argmax())
+        if added[row] <= 0 or added[row] < least:
+            break
+        rows.append(row)
+        gains.append(float(added[row]))
+        reached = np.maximum(reached, scores[row])
+    return rows, gains
+
+
+def _columns(niches: Niches) -> tuple[NDArray[np.float64], list[float]]:
+    """Shape (trials, columns) from 0 to 1, sorted by who is first the best, and their places."""
+    scores = niches.scores.astype(float)
+    low, high = scores.min(axis=0), scores.max(axis=0)
+    if not niches.binary:
+        scores = np.where(high > low, (scores - low) / np.where(high > low, high - low, 1), 1)
+    differ = high > low
+    # What all solve stands on the left, what nobody does on the right.
+    owner = np.where(
+        differ, niches.scores.argmax(axis=0), np.where(scores[0] > 0.5, -1, len(scores))
+    )
+    order = np.lexsort((-scores.mean(axis=0), owner))
+    parts = np.array_split(order, min(_COLUMNS, len(order)))
+    places = np.array_split(np.arange(len(order)) + 0.5, len(parts))
+    z = np.array([scores[:, part].mean(axis=1) for part in parts]).T
+    return z, rounded(float(place.mean()) for place in places)
+
+
+def _labels(niches: Niches, sign: float) -> list[str]:
+    examples = niches.scores.shape[1]
+    labels = [f"{_name(niches.trials[0])}<br>the winner"]
+    for trial, gain in zip(niches.trials[1:], niches.gains[1:], strict=True):
+        added = f"+{gain * examples:.0f}" if niches.binary else f"{sign * gain:+.3g}"
+        labels.append(f"{_name(trial)}<br>adds {added}")
+    return labels
+
+
+def _name(trial: FrozenTrial) -> str:
+    origin = trial.params.get(ORIGIN, CHILD)
+    return f"trial {trial.number}" if origin == CHILD else str(origin)
+
+
+def _words(view: View, niches: Niches) -> tuple[str, str]:
+    """Title and subtitle."""
+    many, alone, together = len(niches.trials), niches.gains[0], sum(niches.gains)
+    how = "Dark: the best of these trials at it, pale: the worst."
+    if niches.binary and view.sign > 0:
+        title = (
+            f"{many} trials together solve {together:.1%} of the examples, the winner {alone:.1%}"
+        )
+        how = "Dark: solved."
+    else:
+        a, b = number(view.sign * together), number(view.sign * alone)
+        title = f"The best of {many} trials at each example: {a} on average, the winner {b}"
+    return title, f"{how} Every trial is shown with what it adds to those above it."

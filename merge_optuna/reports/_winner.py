@@ -1,0 +1,80 @@
+"""What won: the best recipe as a picture, for every kind of space; or the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from merge_optuna.errors import MergeOptunaError
+from merge_optuna.recipes import Panel, panels_of
+from merge_optuna.reports import _front, _heat_map, _route
+from merge_optuna.reports._style import number
+from merge_optuna.reports._view import View
+from merge_optuna.study import layer_shares
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+def draw(view: View) -> Figure | None:
+    """The winner; None where nothing is merged, or nothing is known of it."""
+    if not view.single:
+        return _front.draw(view)
+    if view.best is None:
+        return None
+    return next((made for way in _WAYS if (made := way(view)) is not None), None)
+
+
+def winning_panels(view: View) -> tuple[Panel, ...]:
+    """What there is to see of the best trial, layer by layer; nothing for a layer path.
+
+    For evolved weights the share of each source, else the parameters of the recipe.
+    """
+    if view.best is None:
+        return ()
+    shares = _shares(view)
+    return shares or (() if view.winner is None else panels_of(view.winner))
+
+
+def sentence(view: View) -> str:
+    """Which trial has won, and by how much over the best baseline."""
+    assert view.best is not None
+    said = f"Trial {view.best.number} won: {view.metrics[0]} {number(view.best.values[0])}"
+    gain, best = view.baselines.gain(view.best.values), view.baselines.best
+    if gain is None or best is None:
+        return said
+    if not gain:
+        return f"{said}, as good as {best.name}"
+    return f"{said}, {number(abs(gain))} {'better' if gain > 0 else 'worse'} than {best.name}"
+
+
+def _shares(view: View) -> tuple[Panel, ...]:
+    try:
+        return layer_shares(view.study, view.best, sources=view.sources)
+    except MergeOptunaError:  # nobody descends from anybody, or sources are gone
+        return ()
+
+
+def _as_shares(view: View) -> Figure | None:
+    if not (panels := _shares(view)):
+        return None
+    return _heat_map.drawn(
+        panels, sentence(view), "Share of each source in the weights of a layer"
+    )
+
+
+def _as_route(view: View) -> Figure | None:
+    if view.winner is None or view.winner.path is None:
+        return None
+    return _route.drawn(view.winner.path, view.winner.model_names, sentence(view))
+
+
+def _as_panels(view: View) -> Figure | None:
+    if view.winner is None or not (panels := panels_of(view.winner)):
+        return None
+    subtitle = f"{view.winner.method} of {', '.join(view.winner.model_names)}: darker is more"
+    return _heat_map.drawn(panels, sentence(view), subtitle)
+
+
+_WAYS: tuple[Callable[[View], Figure | None], ...] = (_as_shares, _as_route, _as_panels)
+"""How a winner is shown, the first that has something to show."""
