@@ -97,13 +97,14 @@ def free(folder: Path) -> mo.MergeStudy:
     recipe = mo.recipes.dare_ties(
         base,
         experts,
-        weight=mo.free(0, 1.2, per="layer"),
-        density=mo.free(0.3, 1, per="layer"),
+        weight=mo.free(0, 1, per="layer", start=0.3),
+        density=mo.free(0.5, 1, per="layer"),
         normalize=False,
     )
     objective = MergeObjective(recipe, Agreement(_arithmetic(folder, WANTED), batch=12, fails=60))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=30, n_warmup_steps=12)
-    return mo.MergeStudy("free", objective, n_trials=TRIALS, pruner=pruner)
+    sampler = recipe.sampler(seed=0, sigma0=0.1)
+    return mo.MergeStudy("free", objective, TRIALS, sampler=sampler, pruner=pruner)
 
 
 def evolved(folder: Path) -> mo.MergeStudy:
