@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import warnings
 from abc import abstractmethod
@@ -37,6 +38,7 @@ S = TypeVar("S", bound="BaseStorage")
 
 _USER = JournalOperation.SET_TRIAL_USER_ATTR
 _SYSTEM = JournalOperation.SET_TRIAL_SYSTEM_ATTR
+_STUDY_SYSTEM = JournalOperation.SET_STUDY_SYSTEM_ATTR
 
 JOURNAL_OPERATIONS = tuple(JournalOperation)
 """Codes of the operations that a journal can hold."""
@@ -168,9 +170,10 @@ def set_attrs(
     """
     storage, trial_id = study._storage, trial._trial_id
     if isinstance(storage, JournalStorage):
-        entries = [(_USER, {"user_attr": {key: value}}) for key, value in user.items()]
-        entries += [(_SYSTEM, {"system_attr": {key: value}}) for key, value in system.items()]
-        _append(storage, trial_id, entries)
+        of = {"trial_id": trial_id}
+        entries = [(_USER, {**of, "user_attr": {key: value}}) for key, value in user.items()]
+        entries += [(_SYSTEM, {**of, "system_attr": {key: x}}) for key, x in system.items()]
+        _append(storage, entries)
         return
     for key, value in user.items():
         storage.set_trial_user_attr(trial_id, key, value)
@@ -178,13 +181,11 @@ def set_attrs(
         storage.set_trial_system_attr(trial_id, key, value)
 
 
-def _append(
-    storage: JournalStorage, trial_id: int, entries: Sequence[tuple[int, dict[str, Any]]]
-) -> None:
+def _append(storage: JournalStorage, entries: Sequence[tuple[int, dict[str, Any]]]) -> None:
     with storage._thread_lock:
-        of = {"worker_id": storage._replay_result.worker_id, "trial_id": trial_id}
+        by = {"worker_id": storage._replay_result.worker_id}
         storage._backend.append_logs(
-            [{"op_code": code, **of, **fields} for code, fields in entries]
+            [{"op_code": code, **by, **fields} for code, fields in entries]
         )
         refused = None
         for _ in entries:  # each is refused on its own if somebody else has finished the trial
@@ -213,6 +214,75 @@ def study_system_attrs(study: Study) -> dict[str, Any]:
 def set_study_system_attr(study: Study, key: str, value: Any) -> None:
     """Store a system attribute of a study; ``value`` is anything JSON can hold."""
     study._storage.set_study_system_attr(study._study_id, key, value)
+
+
+def replace_study_system_attrs(
+    study: Study, attrs: Mapping[str, Any], prefixes: Sequence[str]
+) -> None:
+    """Store system attributes of a study in the place of all those whose keys begin so, at once.
+
+    In a database it is one transaction, in a journal one write.
+
+    Args:
+        study: The study.
+        attrs: What JSON can hold, by key. Keys that begin with no prefix must be new.
+        prefixes: How the keys of those begin that are replaced. Where none can be deleted, those
+            that are not among ``attrs`` become empty texts.
+    """
+    storage, study_id = study._storage, study._study_id
+    database = getattr(storage, "_backend", None)
+    if isinstance(database, RDBStorage):
+        replace = functools.partial(_replace_rows, database, study_id, attrs, prefixes)
+        if isinstance(database, WatchedDatabase):
+            database.watch("set_study_system_attrs", replace)
+        else:
+            replace()
+        return
+    before = storage.get_study_system_attrs(study_id)
+    gone = [key for key in before if key.startswith(tuple(prefixes)) and before[key] != ""]
+    changed = {key: value for key, value in attrs.items() if before.get(key) != value}
+    changed |= {key: "" for key in gone if key not in attrs}
+    if isinstance(storage, JournalStorage):
+        of = {"study_id": study_id}
+        entries = [{**of, "system_attr": {key: value}} for key, value in changed.items()]
+        _append(storage, [(_STUDY_SYSTEM, entry) for entry in entries])
+        return
+    for key, value in changed.items():
+        storage.set_study_system_attr(study_id, key, value)
+
+
+def _replace_rows(
+    database: RDBStorage, study_id: int, attrs: Mapping[str, Any], prefixes: Sequence[str]
+) -> None:
+    from optuna.storages._rdb import models
+    from optuna.storages._rdb.storage import _create_scoped_session
+
+    table = models.StudySystemAttributeModel
+    with _create_scoped_session(database.scoped_session) as session:
+        # One process at a time: by this lock on a server, by the deletion in SQLite.
+        models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+        of_study = session.query(table).filter(table.study_id == study_id)
+        for prefix in prefixes:
+            of_study.filter(table.key.startswith(prefix, autoescape=True)).delete(False)
+        rows = [
+            {"study_id": study_id, "key": k, "value_json": json.dumps(attrs[k])} for k in attrs
+        ]
+        session.bulk_insert_mappings(table, rows)
+
+
+def trial_id(trial: Trial | FrozenTrial) -> int:
+    """The number of a trial within its storage."""
+    return trial._trial_id
+
+
+def stored_trial(trial: Trial) -> FrozenTrial:
+    """A trial as it is stored now."""
+    return trial.study._storage.get_trial(trial._trial_id)
+
+
+def is_in_memory(study: Study) -> bool:
+    """Whether a study ends with this process."""
+    return isinstance(study._storage, InMemoryStorage)
 
 
 def fail(study: Study, trial: FrozenTrial) -> bool:

@@ -27,6 +27,7 @@ SAME_AS = "same_as"
 REFERENCE = "merge_optuna:reference:"
 BASELINE = "merge_optuna:baseline:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
+REPORTED = "merge_optuna:reported"
 VALUE = "value/"
 CONSTRAINT = "constraint/"
 OWNER = "merge_optuna:owner"
@@ -118,6 +119,16 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             '`{"process": an owner as below without `trial`, "deaths": how many have died of it}`',
             "`mo.MergeStudy`, `mo.baselines`",
             "`mo.MergeStudy`, `mo.baselines`, so that several processes share the work",
+        ),
+        Attribute(
+            REPORTED,
+            "What its cards and its note show. These are where optuna-dashboard looks for them: "
+            "`dashboard:plot_data:...` and `dashboard:note_...`, which nothing else reads.",
+            '`{"finished": number of finished trials, "resume": the command that runs the search, '
+            '"note": [length, digest]}`; `resume` and `note` may be missing',
+            "`mo.optimize`, `mo.MergeStudy`, `mo.reports.refresh`",
+            "the same: what is up to date is not written again, and what somebody has written "
+            "below the note, or in its place, is kept",
         ),
     ),
     ("trial", "user"): (

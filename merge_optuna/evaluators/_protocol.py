@@ -49,7 +49,9 @@ class Evaluator(Protocol):
     - ``ensemble(models)``, which scores the mean of what several models predict, loaded one after
       another, as a baseline;
     - ``heads``: the checkpoint whose head it puts on the model for each task, by the task's name,
-      or None where the model's own head counts.
+      or None where the model's own head counts;
+    - ``last_replies()``, what the model that was scored last has written: a mapping per example,
+      kept as an artifact with every new best.
     """
 
     @property

@@ -164,6 +164,7 @@ class Generation:
             self._asked = ImagePrompts(self.prompt, table, image)
             self._tokenizer = ProcessorOf(tokenizer)
         self._most, self._stop, self._sampling = max_new_tokens, stops, sampling
+        self._last: list[Judged] = []
         self._writers = Writers(generator, stops, sampling, batch_size)
         self._batches = LanguageBatches(self._asked.windows, self._tokenizer, None, batch_size)
 
@@ -183,7 +184,9 @@ class Generation:
         Raises:
             EvaluationError: If the model cannot be scored; :meth:`check` tells before.
         """
+        self._last = []
         for judged in self._judged(model):
+            self._last += judged
             ids = np.array([one.example for one in judged])
             scores = self._objectives.scores(judged)
             yield ids, scores if self._groups is None else self._groups.beside(scores, ids)
@@ -208,7 +211,13 @@ class Generation:
         Raises:
             EvaluationError: If the model cannot be scored.
         """
-        judged = sorted(one for some in self._judged(model) for one in some)
+        return self._shown([one for some in self._judged(model) for one in some])
+
+    def last_replies(self) -> list[dict[str, Any]]:
+        """As :meth:`replies`, of the model that was scored last, as far as it was scored."""
+        return self._shown(self._last)
+
+    def _shown(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
         return [
             {
                 "question": self._asked.texts[one.example],
@@ -218,7 +227,7 @@ class Generation:
                 "score": one.score,
                 "tokens": one.tokens,
             }
-            for one in judged
+            for one in sorted(judged)
         ]
 
     def check(self, model: Model) -> None:

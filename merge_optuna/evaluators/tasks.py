@@ -153,6 +153,14 @@ class Tasks:
                     check(model)
                 check_length(part)
 
+    def last_replies(self) -> list[dict[str, Any]]:
+        """What the model that was scored last has written in all tasks, with their ``task``."""
+        return [
+            {"task": name, **reply}
+            for name, part in self.tasks.items()
+            for reply in getattr(part, "last_replies", list)()
+        ]
+
     @property
     def heads(self) -> dict[str, Checkpoint | None]:
         """Whose head is put on the model for each task; None where the model's own counts."""

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from merge_optuna.study import Ancestor, Lineage
 
 _SHOWN = 200
-"""Ancestors with their edges; of more, the last ones."""
+"""Ancestors; of more, the last ones."""
+_EDGES = 600
+"""From parents to children; of more, the last ones."""
 _EDGE = "#8fa3b8"
 _DOTS = 700
 """Other trials; of more, evenly chosen ones."""
@@ -33,9 +35,8 @@ def draw(view: View) -> Figure | None:
 
     line = winning_line(lineage, view.sign)
     shown = _shown(lineage, line)
-    numbers = {one.trial for one in shown}
-    family = _family(shown, view.sign)
-    figure = Figure([_others(view, numbers), _edges(shown), family, _winning(line)])
+    others = _others(view, {one.trial for one in [*shown, *line]})
+    figure = Figure([others, _edges(shown), _family(shown, view.sign), _winning(line)])
     near = {"showarrow": False, "xanchor": "left", "xshift": 8, "bgcolor": _WHITE}
     for one in _scored(shown).values():
         if not one.parents:
@@ -65,8 +66,8 @@ def _rank(one: Ancestor, sign: float) -> float:
 
 
 def _shown(lineage: Lineage, line: Sequence[Ancestor]) -> list[Ancestor]:
-    """Sources and the winning line are always among them."""
-    kept = {one.trial for one in line} | {a.trial for a in lineage.ancestors[-_SHOWN:]}
+    """The sources and, of the winning line and of all, the last ones."""
+    kept = {one.trial for one in [*line[-_SHOWN:], *lineage.ancestors[-_SHOWN:]]}
     return [a for a in lineage.ancestors if a.trial in kept or not a.parents]
 
 
@@ -92,10 +93,15 @@ def _edges(shown: Sequence[Ancestor]) -> Any:
     scored = _scored(shown)
     x: list[Any] = []
     y: list[Any] = []
-    for one in scored.values():
-        for number in {*one.parents.values()} & scored.keys():
-            x += [number, one.trial, None]
-            y += [*rounded((scored[number].value, one.value)), None]
+    pairs = [
+        (one, scored[number])
+        for one in reversed(scored.values())
+        for number in dict.fromkeys(one.parents.values())
+        if number in scored
+    ]
+    for one, parent in pairs[:_EDGES]:
+        x += [parent.trial, one.trial, None]
+        y += [*rounded((parent.value, one.value)), None]
     line = {"color": _EDGE, "width": 1}
     return Scatter(x=x, y=y, mode="lines", name="parent to child", line=line, hoverinfo="skip")
 
@@ -173,9 +179,10 @@ def _title(lineage: Lineage) -> str:
 
 def _subtitle(view: View, lineage: Lineage, shown: Sequence[Ancestor]) -> str:
     size, generation = len(lineage.ancestors) - 1, lineage.trial.generation
+    deep = "one generation" if generation == 1 else f"{generation} generations"
     which = "" if len(shown) > size else f"; the last {_SHOWN} are shown, and the sources"
     return (
-        f"{size} of {len(view.trials)} trials are ancestors, {generation} generations deep"
+        f"{size} of {len(view.trials)} trials are ancestors, {deep} deep"
         f"{which}. The thick line follows the better parent. "
         f"{view.metrics[0]}: {better(view.directions[0])}."
     )

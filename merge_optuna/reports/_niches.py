@@ -85,7 +85,7 @@ def niches_of(view: View) -> Niches | None:
         return None
     trials, raw = _compared(view, view.best, len(best))
     scores = np.float32(view.sign) * raw[:, ~np.isnan(best)]
-    scores[np.isnan(scores)] = -np.inf
+    scores = np.where(np.isnan(scores), np.nanmin(scores, axis=0), scores)  # was not evaluated
     rows, gains = _greedy(scores)
     if len(rows) < 2:
         return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from optuna.trial import FrozenTrial
+
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Panel, panels_of
 from merge_optuna.reports import _front, _heat_map, _route
@@ -26,14 +28,19 @@ def draw(view: View) -> Figure | None:
 
 
 def winning_panels(view: View) -> tuple[Panel, ...]:
-    """What there is to see of the best trial, layer by layer; nothing for a layer path.
+    """As :func:`panels_of_trial`, of the best trial; empty where there is none."""
+    return () if view.best is None else panels_of_trial(view, view.best)
+
+
+def panels_of_trial(view: View, trial: FrozenTrial) -> tuple[Panel, ...]:
+    """What there is to see of a trial, layer by layer; nothing for a layer path.
 
     For evolved weights the share of each source, else the parameters of the recipe.
     """
-    if view.best is None:
-        return ()
-    shares = _shares(view)
-    return shares or (() if view.winner is None else panels_of(view.winner))
+    if shares := _shares(view, trial):
+        return shares
+    recipe = view.recipe(trial)
+    return () if recipe is None else panels_of(recipe)
 
 
 def sentence(view: View) -> str:
@@ -48,15 +55,15 @@ def sentence(view: View) -> str:
     return f"{said}, {number(abs(gain))} {'better' if gain > 0 else 'worse'} than {best.name}"
 
 
-def _shares(view: View) -> tuple[Panel, ...]:
+def _shares(view: View, trial: FrozenTrial | None) -> tuple[Panel, ...]:
     try:
-        return layer_shares(view.study, view.best, sources=view.sources)
+        return layer_shares(view.study, trial, sources=view.sources)
     except MergeOptunaError:  # nobody descends from anybody, or sources are gone
         return ()
 
 
 def _as_shares(view: View) -> Figure | None:
-    if not (panels := _shares(view)):
+    if not (panels := _shares(view, view.best)):
         return None
     return _heat_map.drawn(
         panels, sentence(view), "Share of each source in the weights of a layer"

@@ -14,9 +14,10 @@ from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, LmEval, as_evaluator, has_lm_eval
 from merge_optuna.mergekit import Genome, read_genome
 from merge_optuna.recipes import Recipe
+from merge_optuna.reports import Reports, as_reports
 from merge_optuna.samplers.plumbing import fail_dead_trials
 from merge_optuna.search._first import check_first, enqueue
-from merge_optuna.search._optimize import Callback, check_total, search
+from merge_optuna.search._optimize import Callback, check_total, search, sources_of
 from merge_optuna.spaces import Space, own_sampler
 from merge_optuna.study import KeepBest, MergeObjective, StopRule, remaining
 from merge_optuna.study import storage as open_storage
@@ -62,6 +63,8 @@ class MergeStudy:
         folder: Where the best trials are kept.
         baselines: Whether what a search has to beat is scored before the first trial, once per
             study, and kept in it; or a list of the kinds wanted. See :func:`mo.baselines`.
+        reports: Whether the study gets cards, notes and artifacts for optuna-dashboard, and where
+            these go, see :func:`mo.optimize`.
     """
 
     name: str
@@ -77,10 +80,12 @@ class MergeStudy:
     keep_best: int | None = None
     folder: str | Path | None = None
     baselines: bool | Sequence[str] = True
+    reports: bool | Reports = True
 
     def __post_init__(self) -> None:
         check_total(self.n_trials)
         check_kinds(self.baselines)
+        as_reports(self.reports)
         check_seconds("timeout", self.timeout)
         check_seconds("trial_timeout", self.trial_timeout)
         if not isinstance(self.objective, MergeObjective):
@@ -164,8 +169,7 @@ class MergeStudy:
 
         Empty if the space is a function.
         """
-        space = self.objective.space
-        return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
+        return sources_of(self.objective)
 
     @property
     def heads(self) -> dict[str, Checkpoint | None]:
@@ -241,7 +245,16 @@ class MergeStudy:
         if remaining(study, total) > 0:
             kinds = check_kinds(self.baselines)
             keep(study, self.objective, kinds, deadline, limit, progress=progress)
-        search(study, self.objective, total, deadline, limit, self._callbacks(), progress=progress)
+        search(
+            study,
+            self.objective,
+            total,
+            deadline,
+            limit,
+            self._callbacks(),
+            progress=progress,
+            reports=self.reports,
+        )
         return study
 
     @property

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -18,6 +18,7 @@ from merge_optuna._whole import whole
 from merge_optuna.errors import StudyError, shown
 from merge_optuna.evaluators import Evaluator
 from merge_optuna.recipes import Recipe
+from merge_optuna.reports import Reporter, Reports, as_reports, reporter
 from merge_optuna.samplers.plumbing import (
     PATIENCE,
     age,
@@ -47,6 +48,9 @@ from merge_optuna.study.plumbing import (
     told_plainly,
 )
 
+if TYPE_CHECKING:
+    from merge_optuna.checkpoints import Checkpoint
+
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
 Objective: TypeAlias = Callable[[optuna.Trial], Any]
 
@@ -62,6 +66,7 @@ def optimize(
     trial_timeout: float | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    reports: bool | Reports = True,
 ) -> None:
     """Runs a search until the study has ``n_trials`` completed or pruned trials.
 
@@ -89,6 +94,9 @@ def optimize(
             :class:`mo.callbacks.MaxFailures` among them takes the place of the usual one, of 10.
         progress: Whether to show a progress bar on standard error. Without one, failures and why
             it has stopped early are warnings of the logger ``merge_optuna``.
+        reports: Whether the study gets cards and notes for optuna-dashboard, and its best trials
+            artifacts; a :class:`mo.reports.Reports` says where these go. Nothing is written to a
+            storage in memory. They never change or end a search, and cost a few percent of it.
 
     Raises:
         StudyError: If the study does not fit the objective, or ten candidates in a row fail, with
@@ -100,7 +108,14 @@ def optimize(
     """
     check_seconds("timeout", timeout)
     search(
-        study, objective, n_trials, Deadline(timeout), trial_timeout, callbacks, progress=progress
+        study,
+        objective,
+        n_trials,
+        Deadline(timeout),
+        trial_timeout,
+        callbacks,
+        progress=progress,
+        reports=reports,
     )
 
 
@@ -113,18 +128,22 @@ def search(
     callbacks: Sequence[Callback],
     *,
     progress: bool,
+    reports: bool | Reports,
 ) -> None:
     """As :func:`optimize`, of a run that has begun before."""
+    as_reports(reports)
     check_limit(trial_timeout)
     check_total(n_trials)
     for callback in callbacks:
         if isinstance(callback, (StopRule, KeepBest)):
             callback.check(study.directions)
     evaluate, crowds = _prepared(objective, study)
-    bounded = _Bounded(evaluate, n_trials, deadline, trial_timeout)
     with interrupt.deferred(), quiet(), Bar(study, n_trials, show=progress) as bar:
+        shown = reporter(study, reports, sources_of(objective), _replies_of(objective), bar.say)
+        bounded = _Bounded(evaluate, n_trials, deadline, trial_timeout, shown)
         first: list[Callback] = [bar.update, _raise_ctrl_c]
-        last: list[Callback] = [*(partial(crowd, bar.say) for crowd in crowds), _stop_at(n_trials)]
+        last: list[Callback] = [*(partial(crowd, bar.say) for crowd in crowds)]
+        last += [shown, _stop_at(n_trials)]
         if not any(isinstance(callback, MaxFailures) for callback in callbacks):
             last.append(MaxFailures())
         loop = _Search(study, n_trials, deadline, callbacks)
@@ -132,6 +151,7 @@ def search(
             if isinstance(objective, MergeObjective) and remaining(study, n_trials) > 0:
                 objective.settle(study)
             loop.run(bounded, [*first, *callbacks, *last], bar.say)
+            shown.finish()
         except BaseException as error:
             # A second ctrl-C, or one in a thread, may hit inside Optuna, SQLAlchemy or a storage
             # and come out as the error of whatever it has interrupted.
@@ -187,6 +207,17 @@ class _Search:
         rules = [c.reason for c in self._callbacks if isinstance(c, StopRule)]
         reasons = (rule(self._study) for rule in (self._deadline.reason, *rules))
         return next(filter(None, reasons), None)
+
+
+def sources_of(objective: Objective) -> dict[str, Checkpoint]:
+    """The checkpoints that an objective merges, by name; none if its space is a function."""
+    space = getattr(objective, "space", None)
+    return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
+
+
+def _replies_of(objective: Objective) -> Callable[[], list[dict[str, Any]]]:
+    """What the model that an objective has scored last has written; nothing for most."""
+    return getattr(getattr(objective, "evaluator", None), "last_replies", list)
 
 
 def _why_none_is_complete(study: optuna.Study) -> str | None:
@@ -260,11 +291,13 @@ class _Bounded:
         total: int,
         deadline: Deadline,
         trial_timeout: float | None,
+        shown: Reporter,
     ) -> None:
         self._objective = objective
         self._total = total
         self._deadline = deadline
         self._trial_timeout = trial_timeout
+        self._shown = shown
         self._first_seen: dict[int, float] = {}
 
     def __call__(self, trial: optuna.Trial) -> Any:
@@ -288,9 +321,11 @@ class _Bounded:
     def _evaluated(self, trial: optuna.Trial) -> Any:
         try:
             with limited(self._trial_timeout, trial=trial.number):
-                return self._objective(trial)
+                value = self._objective(trial)
         except Overdue as overdue:
-            return failed(trial, str(overdue))
+            value = failed(trial, str(overdue))
+        self._shown.evaluated(trial, value)
+        return value
 
     def _is_surplus(self, trial: optuna.Trial, late: bool) -> bool:
         trials = compat.all_trials(trial.study)

@@ -1,4 +1,4 @@
-"""What the run of a search needs of the parts of a study, beside what is public there."""
+"""What the run of a search, and what shows it, need of a study beside what is public there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._limit import Deadline, Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._outcome import excuse, failed, outcome
 from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
+from merge_optuna.study._recorded import stored_space
 from merge_optuna.study._storage import told_plainly
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "limited",
     "outcome",
     "quiet",
+    "stored_space",
     "told_plainly",
 ]

@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from tests.trained import task  # noqa: F401
