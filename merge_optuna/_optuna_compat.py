@@ -318,7 +318,12 @@ def url_of(study: Study) -> str | None:
 
     None if it is not in a database or journal file.
     """
-    backend = getattr(study._storage, "_backend", study._storage)
+    return place_of(study._storage)
+
+
+def place_of(storage: BaseStorage) -> str | None:
+    """As :func:`url_of`, of a storage."""
+    backend = getattr(storage, "_backend", storage)
     if isinstance(backend, JournalFileBackend):
         return f"journal:///{backend._file_path}"
     engine = getattr(backend, "engine", None)

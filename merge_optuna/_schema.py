@@ -26,6 +26,7 @@ EXAMPLES = "examples"
 SAME_AS = "same_as"
 REFERENCE = "merge_optuna:reference:"
 BASELINE = "merge_optuna:baseline:"
+TEST = "merge_optuna:test:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
 REPORTED = "merge_optuna:reported"
 VALUE = "value/"
@@ -112,6 +113,16 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "`mo.MergeStudy`, `mo.baselines`",
             "`mo.baselines`, `mo.leaderboard`, `mo.optimize`, `mo.recipe_of`, `mo.export`, "
             "`merge-optuna show`",
+        ),
+        Attribute(
+            TEST,
+            "With who was scored behind it, e.g. `trial 7` or `baseline base`: what that scores "
+            "on the held-out data, of which the search has seen nothing.",
+            '`{"metrics": [text, ...], "directions": [text, ...], "values": [number, ...], '
+            '"examples": number, "data": digests as in `dev` or null, "scores": as those of a '
+            "trial or null}`",
+            "`mo.MergeStudy.test_value`, `merge-optuna run`, of what it finds in the study",
+            "`merge-optuna report`",
         ),
         Attribute(
             BASELINE_OWNER,

@@ -93,6 +93,14 @@ class UnknownStudy(StudyError, KeyError):
         )
 
 
+class DashboardError(MergeOptunaError, OSError):
+    """A dashboard cannot be served: its port is in use, ..."""
+
+
+class ReportError(MergeOptunaError, OSError):
+    """A page cannot be written: no such folder, not a page, ..."""
+
+
 class ExportError(MergeOptunaError, FileExistsError):
     """A folder cannot be written, usually because it is not empty."""
 

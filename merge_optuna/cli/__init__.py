@@ -7,6 +7,7 @@ import sys
 from merge_optuna import _supervision as supervision
 from merge_optuna.cli import comparing as _comparing  # noqa: F401 - which adds its command
 from merge_optuna.cli import fronts as _fronts  # noqa: F401 - which adds its commands
+from merge_optuna.cli import looking as _looking  # noqa: F401 - which adds its commands
 from merge_optuna.cli import scoring as _scoring  # noqa: F401 - which adds its commands
 from merge_optuna.cli.commands import app
 from merge_optuna.errors import MergeOptunaError

@@ -36,7 +36,7 @@ Dev = Annotated[
     ),
 ]
 Storage = Annotated[
-    str, typer.Argument(metavar="STORAGE", help="URL of the storage, e.g. sqlite:///search.db.")
+    str, typer.Argument(metavar="STORAGE", help="URL or file: sqlite:///search.db, search.db.")
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the merged checkpoint.")]
 StudyName = Annotated[

@@ -76,6 +76,9 @@ def run(result: dict[str, Any]) -> None:
         rows += [(name, one["note"]) for name, one in best.get("constraints", {}).items()]
     if "test" in result:
         rows.append((f"{result['metrics'][0]} (test)", result["test"]))
+    if "test_baseline" in result:
+        beside_it = result["test_baseline"]
+        rows.append((f"{result['metrics'][0]} (test), {beside_it['name']}", beside_it["value"]))
     rows.append(("trials", _counts(result["trials"])))
     rows.append(("kept in", place(result["storage"])))
     rows += [("best trials in", path) for path in result.get("kept", [])]

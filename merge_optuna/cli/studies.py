@@ -26,6 +26,7 @@ from merge_optuna.study import (
     infeasible,
     ranked,
     recipe_of,
+    stored_baselines,
     why_empty,
 )
 from merge_optuna.study import storage as open_storage
@@ -98,16 +99,28 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
 
 
 def add_test(result: dict[str, Any], declared: MergeStudy, study: optuna.Study) -> None:
-    """Scores the best trial, or each point of the front, on the test data."""
+    """Scores the best trial, or each point of the front, on the test data.
+
+    And the best baseline beside the best trial: a number alone says nothing.
+    """
     for best in result["best"]:
         recipe = recipe_of(study, best["trial"], sources=declared.sources)
         value = declared.test_value(study, recipe)
         if "front" not in result:
             result["test"] = value
+            _add_baseline(result, declared, study)
         else:
             names = declared.test.metric_names if declared.test is not None else ()
             numbers = value if isinstance(value, tuple) else (value,)
             best["test"] = dict(zip(names, numbers, strict=True))
+
+
+def _add_baseline(result: dict[str, Any], declared: MergeStudy, study: optuna.Study) -> None:
+    best = stored_baselines(study).best
+    if best is not None and best.recipe is not None:
+        recipe = recipe_of(study, baseline=best.name, sources=declared.sources)
+        value = declared.test_value(study, recipe)
+        result["test_baseline"] = {"name": best.name, "value": value}
 
 
 def _about(front: Front, study: optuna.Study) -> dict[str, Any]:

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from merge_optuna.reports._cards import figures
+from merge_optuna.reports._dashboard import serve
+from merge_optuna.reports._page import save_html
 from merge_optuna.reports._reporter import Reporter, refresh, reporter
-from merge_optuna.reports._reports import Reports, as_reports
+from merge_optuna.reports._reports import Reports, artifacts_beside, as_reports
 
-__all__ = ["Reporter", "Reports", "as_reports", "figures", "refresh", "reporter"]
+__all__ = [
+    "Reporter",
+    "Reports",
+    "artifacts_beside",
+    "as_reports",
+    "figures",
+    "refresh",
+    "reporter",
+    "save_html",
+    "serve",
+]

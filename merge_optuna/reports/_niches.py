@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from merge_optuna.reports._style import SEARCH, finished, number, rounded
+from merge_optuna.reports._style import SEARCH, better, finished, number, rounded
 from merge_optuna.reports._view import View
 from merge_optuna.samplers.breeding import CHILD, ORIGIN
 
@@ -58,7 +58,7 @@ def draw(view: View) -> Figure | None:
     heat = Heatmap(
         z=[rounded(row) for row in z],
         x=x,
-        y=_labels(niches, view.sign),
+        y=_labels(niches),
         zmin=0,
         zmax=1,
         colorscale=_COLOURS,
@@ -142,13 +142,16 @@ def _columns(niches: Niches) -> tuple[NDArray[np.float64], list[float]]:
     return z, rounded(float(place.mean()) for place in places)
 
 
-def _labels(niches: Niches, sign: float) -> list[str]:
-    examples = niches.scores.shape[1]
-    labels = [f"{_name(niches.trials[0])}<br>the winner"]
-    for trial, gain in zip(niches.trials[1:], niches.gains[1:], strict=True):
-        added = f"+{gain * examples:.0f}" if niches.binary else f"{sign * gain:+.3g}"
-        labels.append(f"{_name(trial)}<br>adds {added}")
-    return labels
+def _labels(niches: Niches) -> list[str]:
+    """Name of a trial and what it adds: examples that it solves, or at which it is the best."""
+    wins = np.bincount(niches.scores.argmax(axis=0), minlength=len(niches.trials))
+    if niches.binary:
+        wins = np.rint(np.array(niches.gains) * niches.scores.shape[1]).astype(int)
+    what = ["solves {}", "adds {}"] if niches.binary else ["best at {}"] * 2
+    told = [what[min(place, 1)].format(n) for place, n in enumerate(wins)]
+    winner = f"{_name(niches.trials[0])}, winner"
+    names = [winner, *map(_name, niches.trials[1:])]
+    return [f"{name}<br>{words}" for name, words in zip(names, told, strict=True)]
 
 
 def _name(trial: FrozenTrial) -> str:
@@ -159,13 +162,14 @@ def _name(trial: FrozenTrial) -> str:
 def _words(view: View, niches: Niches) -> tuple[str, str]:
     """Title and subtitle."""
     many, alone, together = len(niches.trials), niches.gains[0], sum(niches.gains)
-    how = "Dark: the best of these trials at it, pale: the worst."
-    if niches.binary and view.sign > 0:
-        title = (
-            f"{many} trials together solve {together:.1%} of the examples, the winner {alone:.1%}"
+    if niches.binary:
+        return (
+            f"{many} trials together solve {together:.1%} of the examples, the winner {alone:.1%}",
+            "Dark: solved. Every trial adds what none above it solves.",
         )
-        how = "Dark: solved."
-    else:
-        a, b = number(view.sign * together), number(view.sign * alone)
-        title = f"The best of {many} trials at each example: {a} on average, the winner {b}"
-    return title, f"{how} Every trial is shown with what it adds to those above it."
+    both = f"{number(view.sign * together)} on average, the winner {number(view.sign * alone)}"
+    return (
+        f"The best of {many} trials at each example: {both}",
+        f"Dark: the best of these {many} at an example, pale: the worst. "
+        f"{view.metrics[0]}: {better(view.directions[0])}.",
+    )

@@ -55,6 +55,8 @@ def draw(view: View) -> Figure | None:
         figure.add_trace(_spread(generations), rows, 1)
         figure.update_yaxes(title="spread", rangemode="tozero", row=rows)
     figure.update_xaxes(title="trial" if view.archive else "generation", row=rows)
+    if generations[-1].at < 10:
+        figure.update_xaxes(dtick=1)  # there is nothing between two generations
     return finished(figure, *_words(view, generations), height=320 + 130 * (rows - 1))
 
 

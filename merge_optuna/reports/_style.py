@@ -96,13 +96,13 @@ def finished(figure: Figure, title: str, subtitle: str = "", height: int = 420) 
     small = "<span style='font-size:12px'>{}</span>"
     below = [small.format(line) for line in textwrap.wrap(subtitle, _SUBTITLE)]
     top = 26 + 22 * len(lines) + 20 * len(below)
-    below_axis = -52 / (height - top - 50)  # in heights of the plot
+    below_axis = -60 / (height - top - 50)  # in heights of the plot
     figure.update_layout(
         title={
             "text": "<br>".join(lines + below),
-            "x": 0,
+            "x": 0.02,
             "xanchor": "left",
-            "xref": "paper",
+            "xref": "container",  # labels of rows may be wide
             "y": 1 - 22 / height,
             "yanchor": "top",
         },
@@ -123,6 +123,7 @@ def _template() -> Any:
 
     axis = {
         "automargin": True,
+        "ticks": "",
         "gridcolor": "#e6ebf2",
         "zerolinecolor": "#d5dde6",
         "title": {"standoff": 12},

@@ -28,7 +28,9 @@ from merge_optuna.study.plumbing import (
     check_objectives,
     check_seconds,
     keep,
+    keep_held_out,
     quiet,
+    score_held_out,
 )
 
 if TYPE_CHECKING:
@@ -275,12 +277,17 @@ class MergeStudy:
     def test_value(self, study: optuna.Study, recipe: Recipe) -> float | tuple[float, ...]:
         """Scores a recipe on the test data.
 
+        What the best trial, a point of the front or a baseline scores is kept in the study, for
+        ``merge-optuna report``.
+
         Raises:
             StudyError: If this study has none.
         """
         if self.test is None:
             raise StudyError(f"The study {study.study_name!r} was declared without test=.")
-        return self.objective.score(recipe, self.test)
+        found = score_held_out(self.test, self.objective.engine, recipe)
+        keep_held_out(study, recipe, found, self.sources)
+        return found.value
 
 
 def _tasks(genome: Genome, path: str | Path, include_path: str | Path | None) -> Evaluator:

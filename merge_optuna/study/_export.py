@@ -105,7 +105,9 @@ def recipe_of(
     """
     if baseline is not None:
         _baseline(study, trial, baseline)  # refuses both
-        return _recipe_of_baseline(stored_baselines(study)[baseline]).with_sources(sources or {})
+        recipe = _recipe_of_baseline(stored_baselines(study)[baseline])
+        own = {leaf.name for leaf in recipe.leaves()}  # others of the study have no part in it
+        return recipe.with_sources({n: s for n, s in (sources or {}).items() if n in own})
     frozen = frozen_trial(study, trial)
     written = frozen.system_attrs.get(RECIPE)
     if written is not None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import AnyEngine, Engine
+from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, batches_of, has_all_heads, name_of, value_over
 from merge_optuna.recipes import Recipe
 from merge_optuna.study import _interrupt as interrupt
@@ -15,7 +17,19 @@ from merge_optuna.study import _interrupt as interrupt
 if TYPE_CHECKING:
     from torch import nn
 
-    from merge_optuna.checkpoints import Checkpoint
+
+def check_scorable(recipe: object) -> None:
+    """Checks that something can be scored outside of any trial.
+
+    Raises:
+        StudyError: If it is neither a recipe nor a checkpoint.
+    """
+    if not isinstance(recipe, Recipe | Checkpoint):
+        kind = type(recipe).__name__  # a module would fill pages
+        raise StudyError(
+            f"score takes a recipe or a checkpoint, not a {kind}: pass a recipe, "
+            "mo.Checkpoint('...') or mo.Checkpoint.from_module(model)."
+        )
 
 
 def load_for(evaluator: Evaluator, engine: AnyEngine, recipe: Recipe | Checkpoint) -> nn.Module:

@@ -60,7 +60,7 @@ from merge_optuna.study._constraints import (
     settled,
 )
 from merge_optuna.study._identical import Scored, take_over
-from merge_optuna.study._loading import load_for
+from merge_optuna.study._loading import check_scorable, load_for
 from merge_optuna.study._outcome import outcome, pruned
 from merge_optuna.study._recorded import DECLARED, SearchSpace, reads_batches, record
 
@@ -192,12 +192,7 @@ class MergeObjective:
             StudyError: If it is neither.
             CheckpointError, RecipeError, EvaluationError: If it cannot be loaded or scored.
         """
-        if not isinstance(recipe, Recipe | Checkpoint):
-            kind = type(recipe).__name__  # a module would fill pages
-            raise StudyError(
-                f"score takes a recipe or a checkpoint, not a {kind}: pass a recipe, "
-                "mo.Checkpoint('...') or mo.Checkpoint.from_module(model)."
-            )
+        check_scorable(recipe)
         evaluator = evaluator or self.evaluator
         value = value_of(evaluator, load_for(evaluator, self.engine, recipe))
         self.engine.look_again(recipe)

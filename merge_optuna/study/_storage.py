@@ -17,6 +17,7 @@ from merge_optuna.study._kept_file import KeptFile
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
+_SQLITE_START = b"SQLite format 3\0"
 _BUSY_TIMEOUT = 10.0  # seconds until SQLite says that it is locked, and is asked again
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smbfs", "smb3", "afs", "ceph", "lustre", "gpfs", "beegfs"),
@@ -37,7 +38,8 @@ def storage(url: str, *, create: bool = True, patience: float = 120.0) -> BaseSt
             ``postgresql://user@host/db`` – for several machines, needs ``merge_optuna[postgres]``;
             ``journal:///file.log`` – Optuna's append-only file, quicker than SQLite, in which an
             unfinished last record (full disk, killed process) is cut off and kept beside; or any
-            other URL that Optuna knows.
+            other URL that Optuna knows. The path of an SQLite or journal file that is there is
+            taken as well.
         create: Whether to make the file of an SQLite or journal storage if it is not there.
         patience: Seconds that a database may be away or locked during a search, e.g. while its
             server restarts. A server must be there when it is opened.
@@ -49,6 +51,7 @@ def storage(url: str, *, create: bool = True, patience: float = 120.0) -> BaseSt
         StorageError: If the storage cannot be opened, is of another program or of another
             version of Optuna, or is SQLite on a network file system, where its locks do not work.
     """
+    url = _url_of(url)
     if url.startswith("journal:///"):
         file = Path(url.removeprefix("journal:///"))
         _check_file(url, file, create=create)
@@ -60,6 +63,30 @@ def storage(url: str, *, create: bool = True, patience: float = 120.0) -> BaseSt
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     return _database(url, compat.without_password(url), {"pool_pre_ping": True}, patience)
+
+
+def _url_of(place: str) -> str:
+    """The URL of a storage, which may be given as a file that is there.
+
+    Raises:
+        StorageError: If the file is no storage.
+    """
+    file = Path(place)
+    if "://" in place or not file.is_file():
+        return place
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(len(_SQLITE_START))
+    except OSError as error:
+        raise StorageError(f"Cannot read the storage {place}: {error.strerror}.") from error
+    if start == _SQLITE_START:
+        return f"sqlite:///{place}"
+    if start.startswith(START):
+        return f"journal:///{place}"
+    raise StorageError(
+        f"{file.absolute()} is neither an SQLite database nor a journal of Optuna. Check the "
+        "path; a new storage is given as a URL, e.g. sqlite:///search.db."
+    )
 
 
 @contextlib.contextmanager

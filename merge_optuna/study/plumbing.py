@@ -5,8 +5,10 @@ from __future__ import annotations
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._baseline_recipes import check_kinds
 from merge_optuna.study._baseline_scoring import keep
+from merge_optuna.study._board import is_better
 from merge_optuna.study._checks import check_objectives
 from merge_optuna.study._counts import COUNTED
+from merge_optuna.study._held_out import HeldOut, held_out, keep_held_out, score_held_out
 from merge_optuna.study._limit import Deadline, Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._outcome import excuse, failed, outcome
 from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
@@ -18,6 +20,7 @@ __all__ = [
     "Bar",
     "Crowd",
     "Deadline",
+    "HeldOut",
     "Overdue",
     "beaten",
     "check_kinds",
@@ -26,11 +29,15 @@ __all__ = [
     "check_seconds",
     "excuse",
     "failed",
+    "held_out",
     "interrupt",
+    "is_better",
     "keep",
+    "keep_held_out",
     "limited",
     "outcome",
     "quiet",
+    "score_held_out",
     "stored_space",
     "told_plainly",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_who_adds_most() -> None:
         ]
     )
     figure = mo.reports.figures(study)[KEY]
-    assert names(figure) == ["ja: the winner", "trial 3: adds +3", "trial 2: adds +1"]
+    assert names(figure) == ["ja, winner: solves 5", "trial 3: adds 3", "trial 2: adds 1"]
     assert figure.layout.meta["title"] == (
         "3 trials together solve 90.0% of the examples, the winner 50.0%"
     )
@@ -58,7 +59,7 @@ def test_who_adds_most() -> None:
 def test_losses() -> None:
     losses = [[0.1, 0.1, 3.0, 3.0], [5.0, 5.0, 1.0, 1.0], [1.0, 1.0, 9.0, 2.0]]
     figure = mo.reports.figures(archive(losses, "minimize"))[KEY]
-    assert names(figure) == ["ja: the winner", "math: adds -1"]
+    assert names(figure) == ["ja, winner: best at 2", "math: best at 2"]
     assert "0.55 on average, the winner 1.55" in figure.layout.meta["title"]
     assert np.array(figure.data[0].z).tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
 
@@ -75,7 +76,7 @@ def test_against_numpy_on_a_search() -> None:
         rows.append(int(np.argmax(gains)))
         reached = np.maximum(reached, scores[rows[-1]])
     figure = mo.reports.figures(study)[KEY]
-    shown = [name.split(":")[0] for name in names(figure)]
+    shown = [re.split("[,:]", name)[0] for name in names(figure)]
     assert len(shown) == len(rows)
     cells = np.array(figure.data[0].z)
     assert cells.sum() == scores[figure_rows(study, shown)].sum()
@@ -106,7 +107,7 @@ def test_thousands_of_examples() -> None:
 
 def figure_rows_of(figure: Figure) -> list[int]:
     given = {"ja": 0, "math": 1}
-    shown = [name.split(":")[0] for name in names(figure)]
+    shown = [re.split("[,:]", name)[0] for name in names(figure)]
     return [given[name] if name in given else int(name.split()[1]) for name in shown]
 
 
@@ -118,7 +119,7 @@ def test_examples_that_were_not_evaluated() -> None:
         individual(2, 0.3, (0, 1), scores=[0, 0, 0, 0]),
     ]
     figure = mo.reports.figures(study_of(trials))[KEY]
-    assert names(figure) == ["ja: the winner", "math: adds +1"]
+    assert names(figure) == ["ja, winner: solves 2", "math: adds 1"]
 
 
 @pytest.mark.parametrize("generation", [lambda n: n, lambda n: n // 4])

@@ -1,0 +1,228 @@
+"""One study in the words of a page: what was merged, what won, what it cost, how to get it."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, TrialState
+
+from merge_optuna._schema import DEV, EXAMPLES, PATH, SAME_AS, SPACE
+from merge_optuna.errors import MergeOptunaError, few
+from merge_optuna.recipes import Recipe
+from merge_optuna.reports._boards import Boards
+from merge_optuna.reports._commands import Command, commands_of, from_recipe
+from merge_optuna.reports._style import number
+from merge_optuna.reports._tables import Fact, Table, count, duration
+from merge_optuna.reports._view import View
+from merge_optuna.study import counts, failure, front_of, in_words, infeasible
+from merge_optuna.study.plumbing import stored_space
+
+if TYPE_CHECKING:
+    from merge_optuna.checkpoints import Checkpoint
+
+_REASONS = 5
+
+
+class Told:
+    """What a page says of a study.
+
+    Args:
+        view: The study.
+        name: What it is called there.
+    """
+
+    def __init__(self, view: View, name: str) -> None:
+        self.view, self.name, self.boards = view, name, Boards(view)
+
+    # -- the result ------------------------------------------------------------------------------
+
+    @property
+    def result(self) -> str:
+        """The best value, or how many points the front has."""
+        if self.view.best is not None:
+            return number(self.view.best.values[0])
+        if not self.view.single and self.view.complete:
+            return f"{len(front_of(self.view.study))} on the front"
+        return "no result yet"
+
+    @property
+    def measure(self) -> str:
+        """The metrics, and which way is better."""
+        ways = {"maximize": "higher is better", "minimize": "lower is better"}
+        pairs = zip(self.view.metrics, self.view.directions, strict=True)
+        return "; ".join(f"{name}, {ways[direction]}" for name, direction in pairs)
+
+    @property
+    def sentences(self) -> Iterator[str]:
+        """What has come out, most important first."""
+        best = self.view.best
+        if not self.view.complete:
+            yield f"No trial is complete yet: {self._trials()}."
+        elif best is not None:
+            yield f"Trial {best.number} is the best of {len(self.view.complete)} complete ones."
+            if said := infeasible(self.view.study, best):
+                yield said
+            yield from self.boards.verdict()
+        if self.view.complete and not self._merges:
+            yield "This study merges no models, so that there is none to write."
+
+    @property
+    def line(self) -> str:
+        """The recipe of the best trial in a line, as far as that can be said."""
+        best = self.view.best
+        return "" if best is None else str(best.user_attrs.get(PATH, ""))
+
+    @cached_property
+    def parameters(self) -> Table | None:
+        """The parameters of the best trial, and their ranges."""
+        best = self.view.best
+        if best is None or not best.params:
+            return None
+        rows = [
+            [name, _value(value), _range(best, name)]
+            for name, value in sorted(best.params.items())
+        ]
+        title = f"All {len(rows)} parameters of trial {best.number}, rounded"
+        return Table(title, ["parameter", "value", "range"], rows)
+
+    # -- what it took ----------------------------------------------------------------------------
+
+    @property
+    def costs(self) -> Iterator[Fact]:
+        """Trials, evaluations, examples and time."""
+        paid, baselines = self.view.paid, self.view.baselines
+        yield Fact("trials", self._trials())
+        if paid:
+            scored = sum(SAME_AS not in trial.user_attrs for trial in paid)
+            yield Fact("models scored", count(scored))
+        for unit, words in (
+            ("examples", "dev examples scored"),
+            ("seconds", "merging and scoring"),
+        ):
+            if paid and (total := float(self.view.costs(unit)[-1])):
+                yield Fact(words, count(total) if unit == "examples" else duration(total))
+        if (elapsed := self._elapsed()) is not None:
+            yield Fact("from first to last trial", duration(elapsed))
+        if len(baselines):
+            examples, seconds = (
+                sum(getattr(b, u) for b in baselines) for u in ("examples", "seconds")
+            )
+            yield Fact("the baselines", f"{count(examples)} examples, {duration(seconds)}")
+        yield from self._failures()
+
+    def _trials(self) -> str:
+        shown = counts(self.view.study).items()
+        return ", ".join(f"{n} {state}" for state, n in shown if n) or "none yet"
+
+    def _elapsed(self) -> float | None:
+        starts = [t.datetime_start for t in self.view.paid if t.datetime_start is not None]
+        ends = [t.datetime_complete for t in self.view.paid if t.datetime_complete is not None]
+        return (max(ends) - min(starts)).total_seconds() if starts and ends else None
+
+    def _failures(self) -> Iterator[Fact]:
+        failed = [t for t in self.view.trials if t.state == TrialState.FAIL]
+        why = Counter(_last_line(failure(t)) for t in failed)
+        for reason, n in why.most_common(_REASONS):
+            yield Fact(f"failed: {reason}", count(n))
+
+    # -- what was merged -------------------------------------------------------------------------
+
+    @property
+    def search(self) -> Iterator[Fact]:
+        """The task, the data and the space."""
+        yield Fact("measure", self.measure)
+        if isinstance(dev := self.view.study.user_attrs.get(DEV), dict):
+            yield Fact("dev data", f"{count(dev.get(EXAMPLES, 0))} examples")
+        if one := next(iter(self.boards.held_out.values()), None):
+            yield Fact("held-out data", f"{count(one.examples)} examples")
+        if self._merges:
+            yield Fact("merges", self._method())
+        if self.view.best is not None:
+            yield Fact("parameters", f"{len(self.view.best.params)} searched")
+            for name, words in in_words(self.view.study, self.view.best).items():
+                yield Fact(f"constraint {name}", words)
+
+    @cached_property
+    def sources(self) -> Table | None:
+        """The models that were merged."""
+        if not (leaves := self._leaves):
+            return None
+        rows = [[one.name, one.ref, one.revision or "", one.digest] for one in leaves]
+        head = ["name", "checkpoint", "revision", "digest"]
+        kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+        return Table(
+            "The models", [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+        )
+
+    @property
+    def space(self) -> str:
+        """The space as it is kept; empty if it was a function."""
+        return str(self.view.study.user_attrs.get(SPACE, ""))
+
+    # -- how to get it ---------------------------------------------------------------------------
+
+    @property
+    def commands(self) -> list[Command]:
+        """What to type."""
+        return commands_of(self.view)
+
+    @property
+    def recipe(self) -> str:
+        """The winner's recipe, exact; empty if there is none."""
+        return "" if self.view.winner is None else self.view.winner.to_yaml()
+
+    @property
+    def recipe_url(self) -> str:
+        """The same as something to save."""
+        return f"data:application/yaml;base64,{base64.b64encode(self.recipe.encode()).decode()}"
+
+    @property
+    def from_recipe(self) -> Command | None:
+        """How the model is written without the database."""
+        return None if self.view.winner is None else from_recipe(self.view.winner)
+
+    # -- what is needed for it -------------------------------------------------------------------
+
+    @cached_property
+    def _space(self) -> Sequence[Recipe]:
+        """The recipes that the space is made of, or the winner's."""
+        try:
+            stored = stored_space(self.view.study)
+        except MergeOptunaError:
+            stored = None
+        if stored is not None:
+            return [stored] if isinstance(stored, Recipe) else [*stored.recipes.values()]
+        return [] if self.view.winner is None else [self.view.winner]
+
+    @property
+    def _merges(self) -> bool:
+        return bool(self._space) or SPACE in self.view.study.user_attrs
+
+    @property
+    def _leaves(self) -> list[Checkpoint]:
+        return list(dict.fromkeys(leaf for one in self._space for leaf in one.leaves()))
+
+    def _method(self) -> str:
+        names = [leaf.name for leaf in self._leaves]
+        return f"{len(names)} models ({few(names)}) by {self._space[0].method}" if names else ""
+
+
+def _value(value: object) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _range(trial: FrozenTrial, name: str) -> str:
+    one = trial.distributions[name]
+    low, high = getattr(one, "low", None), getattr(one, "high", None)
+    if low is None or high is None:
+        return few([*map(str, getattr(one, "choices", ()))], 6)
+    return f"{number(low)} … {number(high)}{' (log)' if getattr(one, 'log', False) else ''}"
+
+
+def _last_line(why: str | None) -> str:
+    lines = (why or "").strip().splitlines()
+    return lines[-1][:200] if lines else "stopped or killed"

@@ -1,0 +1,170 @@
+"""``merge-optuna dashboard`` and ``report``, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna_dashboard import save_plotly_graph_object
+
+import merge_optuna as mo
+from merge_optuna.reports import artifacts_beside, serve
+from tests.cli.conftest import Cli
+from tests.cli.test_commands import words
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+Make = Callable[[str], optuna.Study]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A study of plain Optuna in a new storage."""
+
+    def made(url: str) -> optuna.Study:
+        study = optuna.create_study(study_name="plain", storage=mo.storage(url))
+        study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=3)
+        return study
+
+    return made
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "file"), [("sqlite:///s.db", "s.db"), ("journal:///s.log", "s.log")]
+)
+def test_report_of_a_url_and_of_a_file(url: str, file: str, cli: Cli, make: Make) -> None:
+    make(url)
+    for place in (url, file):
+        code, out, err = cli("report", place, "report.html")
+        assert (code, out) == (0, "Written to report.html\n"), err
+        assert "merges no models" in Path("report.html").read_text()
+
+
+def test_report_says_what_is_wrong(cli: Cli, make: Make) -> None:
+    make("sqlite:///s.db")
+    Path("notes.txt").write_text("no storage")
+    for argv, told in [
+        (["s.db"], "last argument is the page to write"),
+        (["s.db", "other.db"], "last argument is the page to write, e.g. report.html, not 'other"),
+        (["s.db", "r.html", "--study", "other"], "There is no study other in s.db"),
+        (["none.db", "r.html"], "is not a storage URL"),
+        (["sqlite:///none.db", "r.html"], "there is no file"),
+        (["notes.txt", "r.html"], "neither an SQLite database nor a journal"),
+        (["s.db", "none/r.html"], "there is no folder none"),
+    ]:
+        code, _, err = cli("report", *argv)
+        assert code != 0
+        assert told in words(err).replace("│ ", "")
+    assert Path("s.db").read_bytes().startswith(b"SQLite format 3"), "nothing is overwritten"
+
+
+def test_an_empty_storage(cli: Cli) -> None:
+    mo.storage("sqlite:///s.db")
+    code, _, err = cli("report", "s.db", "report.html")
+    assert (code, "There is no study in s.db" in err) == (1, True)
+
+
+def test_dashboard_says_what_is_wrong(cli: Cli, make: Make, busy: int) -> None:
+    make("sqlite:///s.db")
+    for argv, told in [
+        (["s.db", "--port", busy], f"Port {busy} of 127.0.0.1 is in use"),
+        (["s.db", "--artifacts", "none"], "there is no folder"),
+        (["none.db"], "is not a storage URL"),
+    ]:
+        code, out, err = cli("dashboard", *argv)
+        assert (code != 0, out) == (True, "")
+        assert told in words(err).replace("│ ", "")
+
+
+# -- a dashboard that runs ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served() -> Callable[..., str]:
+    """Serves a storage in a thread that ends with this process; returns the address."""
+
+    def start(storage: optuna.storages.BaseStorage, folder: Path | None = None) -> str:
+        told: queue.Queue[str] = queue.Queue()
+        options = {"port": 0, "artifacts": folder, "ready": told.put}
+        threading.Thread(target=serve, args=(storage,), kwargs=options, daemon=True).start()
+        return told.get(timeout=120)
+
+    return start
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=120) as answer:
+        return bytes(answer.read())
+
+
+def test_cards_in_their_order(make: Make, served: Callable[..., str], tmp_path: Path) -> None:
+    import plotly.graph_objects as go
+
+    study = make(f"sqlite:///{tmp_path}/s.db")
+    names = ["4-examples", "1-winner", "5-lineage", "3-importance", "2-progress"]
+    for name in names:
+        save_plotly_graph_object(study, go.Figure(), graph_object_id=name)
+    address = served(mo.storage(f"sqlite:///{tmp_path}/s.db"))
+    shown = json.loads(get(f"{address}/api/studies/1?after=0"))
+    assert [card["id"] for card in shown["plotly_graph_objects"]] == sorted(names)
+    assert len(shown["trials"]) == 3
+
+
+def test_artifacts_and_those_that_are_gone(
+    make: Make, served: Callable[..., str], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    study, folder = make(url), artifacts_beside(url)
+    assert folder == tmp_path / "s.db.artifacts"
+    folder.mkdir()
+    (tmp_path / "recipe.yaml").write_text("method: linear\n")
+    stored = upload_artifact(
+        artifact_store=FileSystemArtifactStore(folder),
+        file_path=str(tmp_path / "recipe.yaml"),
+        study_or_trial=study,
+    )
+    address = served(mo.storage(url), folder)
+    assert get(f"{address}/artifacts/1/{stored}") == b"method: linear\n"
+    (folder / stored).unlink()
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(f"{address}/artifacts/1/{stored}")
+    assert caught.value.code == 404
+    assert "no longer in" in caught.value.read().decode()
+
+
+def test_what_the_command_prints(
+    cli: Cli, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its address, and that the folder of the artifacts is gone; ctrl-C ends it."""
+
+    def interrupted(storage: object, *, ready: Callable[[str], None], **_: object) -> None:
+        ready("http://127.0.0.1:1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("merge_optuna.reports.serve", interrupted)
+    study = make("sqlite:///s.db")
+    code, out, _ = cli("dashboard", "s.db")
+    assert code == 0
+    assert out == "plain: http://127.0.0.1:1/dashboard/studies/1\nCtrl-C ends it.\n"
+    (tmp_path / "a.txt").write_text("a")
+    store = FileSystemArtifactStore(tmp_path)
+    upload_artifact(artifact_store=store, file_path=str(tmp_path / "a.txt"), study_or_trial=study)
+    _, out, _ = cli("dashboard", "s.db")
+    assert f"{tmp_path}/s.db.artifacts is not there. Name its new place with --artifacts" in out
+    _, out, _ = cli("dashboard", "s.db", "--artifacts", ".")
+    assert "cannot be opened" not in out
