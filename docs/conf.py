@@ -32,6 +32,7 @@ exclude_patterns = ["_build", "gallery", "sg_execution_times.rst", "*/sg_executi
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]  # parts of CONTRIBUTING.md are pages of their own
 
 default_role = "code"
 autodoc_typehints_format = "short"

@@ -8,6 +8,7 @@ import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -283,6 +284,16 @@ def stored_trial(trial: Trial) -> FrozenTrial:
 def is_in_memory(study: Study) -> bool:
     """Whether a study ends with this process."""
     return isinstance(study._storage, InMemoryStorage)
+
+
+def journal_size(study: Study) -> int | None:
+    """Bytes of the journal that a study is kept in; None if it is kept in no such file."""
+    backend = getattr(study._storage, "_backend", None)
+    return (
+        Path(backend._file_path).stat().st_size
+        if isinstance(backend, JournalFileBackend)
+        else None
+    )
 
 
 def fail(study: Study, trial: FrozenTrial) -> bool:

@@ -136,7 +136,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "What its cards and its note show. These are where optuna-dashboard looks for them: "
             "`dashboard:plot_data:...` and `dashboard:note_...`, which nothing else reads.",
             '`{"finished": number of finished trials, "resume": the command that runs the search, '
-            '"note": [length, digest]}`; `resume` and `note` may be missing',
+            '"note": [length, digest], "size": [characters written so far, the last time]}`; '
+            "`resume` and `note` may be missing",
             "`mo.optimize`, `mo.MergeStudy`, `mo.reports.refresh`",
             "the same: what is up to date is not written again, and what somebody has written "
             "below the note, or in its place, is kept",

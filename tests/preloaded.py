@@ -22,6 +22,7 @@ for name in (
     "merge_optuna.engine.fused",
     "merge_optuna.presets",
     "merge_optuna.study._database",
+    "plotly.graph_objects",
     "rich.progress",
     "tests.trained",
 ):

@@ -24,15 +24,23 @@ class Slot:
         name: The trial's parameter, e.g. ``weight/math/07``.
         distribution: Where it is drawn from.
         start: Where a search begins.
+        parameter: Which parameter of the method it is a number of, e.g. ``weight``; of a nested
+            recipe, a module or a filter with their names: ``weight/attn``.
+        model: Which model it is about; empty if it is about all of them. A share weighs it against
+            the models after it, and they are named, too: ``ja against math``.
+        layer: Label of the layer or layers; empty if it is about all of them.
     """
 
     name: str
     distribution: FloatDistribution
     start: float
+    parameter: str
+    model: str
+    layer: str
 
     def under(self, prefix: str) -> Slot:
         """The same with more before its name."""
-        return replace(self, name=prefix + self.name)
+        return replace(self, name=prefix + self.name, parameter=prefix + self.parameter)
 
 
 class _Part(NamedTuple):
@@ -43,12 +51,28 @@ class _Part(NamedTuple):
         layout: The tensors that it is about.
         prefix: Before the names of its slots.
         share: The same where a share is searched instead.
+        key: The parameter.
+        model: Whose it is; empty if it is that of all models.
     """
 
     form: Form
     layout: Layout
     prefix: str
     share: str
+    key: str
+    model: str
+
+    def slot(self, path: str, distribution: FloatDistribution, start: float) -> Slot:
+        """A free number of it."""
+        layer, others = self.layout.located(path)
+        key = self.key + others
+        return Slot(self.prefix + path, distribution, start, key, self.model, layer)
+
+    def share_of(self, path: str, start: float, rest: Sequence[_Part]) -> Slot:
+        """Its share of what it and the parts after it have."""
+        others = rest[0].model if len(rest) == 1 else f"{len(rest)} others"
+        slot = self.slot(path, FloatDistribution(0.0, 1.0), start)
+        return replace(slot, name=self.share + path, model=f"{self.model} against {others}")
 
 
 class _Draw(NamedTuple):
@@ -135,13 +159,14 @@ class Numbers:
         for i, (part, own) in enumerate(zip(parts, found, strict=True)):
             for path, (number, start) in own.items():
                 if path not in shared:
-                    slot = Slot(part.prefix + path, number.distribution(), start)
+                    slot = part.slot(path, number.distribution(), start)
                     yield _Draw(i, path, is_share=False, slot=slot)
                     continue
-                rest = sum(one[path][1] for one in found[i:])
-                share = start / rest if rest else 0.0
-                slot = Slot(part.share + path, FloatDistribution(0.0, 1.0), share)
-                yield _Draw(i, path, is_share=True, slot=None if part is parts[-1] else slot)
+                left = sum(one[path][1] for one in found[i:])
+                share = start / left if left else 0.0
+                rest = parts[i + 1 :]
+                drawn = part.share_of(path, share, rest) if rest else None
+                yield _Draw(i, path, is_share=True, slot=drawn)
 
     def _check_ranges(self, weights: Iterable[Free]) -> None:
         """Refuses free weights of which shares would reach other proportions than they."""
@@ -218,9 +243,9 @@ class Numbers:
     def _parts(self, key: str) -> list[_Part]:
         value = self.values[key]
         if not isinstance(value, tuple):
-            return [_Part(form_of(value), self.layout, key, "")]
+            return [_Part(form_of(value), self.layout, key, "", key, "")]
         return [
-            _Part(form_of(one), layout, f"{key}/{model}", f"share/{model}")
+            _Part(form_of(one), layout, f"{key}/{model}", f"share/{model}", key, model)
             for one, layout, model in zip(value, self.layouts, self.models, strict=True)
         ]
 

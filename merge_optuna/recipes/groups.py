@@ -47,6 +47,8 @@ _SECOND = re.compile(
     r"|lambda_2"
 )
 
+_SEVERAL = re.compile(r"(.*\.)?\d+-\d+|d\d+")  # labels of a number of layers, and of depth(k)
+
 
 @dataclass(frozen=True)
 class Depth:
@@ -187,6 +189,28 @@ class Layout:
             inner.sort(key=lambda label: (_turn(label), label))
         ends = [["embed"] if "embed" in found else [], ["head"] if "head" in found else []]
         return tuple(ends[0] + inner + ends[1])
+
+    def located(self, path: str) -> tuple[str, str]:
+        """The layer that the path of a number is about, and what else is in it.
+
+        Args:
+            path: The end of a parameter's name, e.g. ``/07/mlp``.
+
+        Returns:
+            Label of the layer, of a tensor that of its own, of several layers and of a point of
+            :func:`depth` their label; empty if it is none of them. The rest, e.g. ``/mlp``.
+        """
+        words = path.split("/")[1:]
+        for i, word in enumerate(words):
+            if word in self.layers:
+                return self.layers[word], _path(words[:i])
+            if word in self.order or _SEVERAL.fullmatch(word):
+                return word, _path(words[:i] + words[i + 1 :])
+        return "", path
+
+
+def _path(words: Sequence[str]) -> str:
+    return "".join(f"/{word}" for word in words)
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 SHARE = 0.03
 """Of the seconds of a search, for what it shows while it runs."""
+JOURNAL = 0.1
+"""Of the bytes of a journal, which keeps all that was ever written."""
 
 
 class Budget:

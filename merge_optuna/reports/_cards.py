@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from merge_optuna.reports import _lineage, _niches, _population, _progress, _pruning, _winner
+from merge_optuna.reports import (
+    _importance,
+    _lineage,
+    _niches,
+    _population,
+    _progress,
+    _pruning,
+    _winner,
+)
 from merge_optuna.reports._view import View
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ class Card(NamedTuple):
 CARDS = (
     Card("1-winner", "What won?", _winner.draw),
     Card("2-progress", "How much better is it, and what did that cost?", _progress.draw),
+    Card("3-importance", "Which models, layers and parameters matter?", _importance.draw),
     Card("5-lineage", "Whom does the winner descend from?", _lineage.draw),
     Card("5-niches", "Which trials are the best at which examples?", _niches.draw),
     Card("5-population", "How did the population change?", _population.draw),

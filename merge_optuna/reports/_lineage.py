@@ -43,7 +43,7 @@ def draw(view: View) -> Figure | None:
             figure.add_annotation(x=one.trial, y=one.value, text=one.origin, **near)
     figure.update_xaxes(title="trial", rangemode="tozero")
     figure.update_yaxes(title=view.metrics[0], range=_range(view, shown))
-    return finished(figure, _title(lineage), _subtitle(view, lineage, shown), height=460)
+    return finished(figure, _title(lineage), _subtitle(view, lineage, shown))
 
 
 def winning_line(lineage: Lineage, sign: float) -> list[Ancestor]:
@@ -80,7 +80,7 @@ def _others(view: View, family: set[int]) -> Any:
         x=[trial.number for trial in others],
         y=rounded(trial.values[0] for trial in others),
         mode="markers",
-        name="other trials",
+        name="others",
         marker={"color": PALE, "size": 5},
         hovertemplate="trial %{x}: %{y}<extra></extra>",
     )
@@ -103,7 +103,8 @@ def _edges(shown: Sequence[Ancestor]) -> Any:
         x += [parent.trial, one.trial, None]
         y += [*rounded((parent.value, one.value)), None]
     line = {"color": _EDGE, "width": 1}
-    return Scatter(x=x, y=y, mode="lines", name="parent to child", line=line, hoverinfo="skip")
+    style = {"mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False}
+    return Scatter(x=x, y=y, name="parent to child", **style)
 
 
 def _winning(line: Sequence[Ancestor]) -> Any:
@@ -133,7 +134,7 @@ def _family(shown: Sequence[Ancestor], sign: float) -> Any:
         x=list(scored),
         y=values,
         mode="markers",
-        name="ancestors of the winner",
+        name="ancestors",
         marker={
             "color": values,
             "colorscale": _COLOURS,

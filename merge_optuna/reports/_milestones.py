@@ -79,6 +79,15 @@ class Failures:
         return bool(kind) and kind not in self._kinds and len(self._kinds) < _KINDS
 
 
+def failures_of(trials: Sequence[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
+    """The trials that have failed in the same way, by that way: the first of each first."""
+    found: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        if trial.state == TrialState.FAIL and (kind := kind_of(trial)):
+            found.setdefault(kind, []).append(trial)
+    return found
+
+
 def kind_of(trial: FrozenTrial) -> str:
     """How a trial has failed: the last line of what it said, whatever numbers are in it.
 

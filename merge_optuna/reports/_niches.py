@@ -70,7 +70,7 @@ def draw(view: View) -> Figure | None:
     figure.update_xaxes(
         title="examples, by who is best at them", range=[0, niches.scores.shape[1]]
     )
-    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_yaxes(autorange="reversed", automargin=True, tickfont={"size": 11})
     rows = len(niches.trials)
     return finished(figure, *_words(view, niches), height=190 + 44 * rows)
 

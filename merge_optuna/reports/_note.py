@@ -11,8 +11,9 @@ from merge_optuna import _markdown as markdown
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import DEV, EXAMPLES
 from merge_optuna.checkpoints import Checkpoint
-from merge_optuna.errors import MergeOptunaError
-from merge_optuna.recipes import Recipe
+from merge_optuna.errors import MergeOptunaError, short
+from merge_optuna.recipes import Recipe, summary_of
+from merge_optuna.reports._milestones import failures_of
 from merge_optuna.reports._style import number
 from merge_optuna.reports._view import View
 from merge_optuna.study import counts, front_of, in_words
@@ -36,6 +37,7 @@ def study_note(view: View, resume: str | None = None) -> str:
         "What is merged": _sources(view),
         "On what": _data(view),
         "What it cost": _cost(view),
+        "What failed": _failures(view),
         "What to do now": _commands(view, resume),
     }
     blocks = [
@@ -47,7 +49,9 @@ def study_note(view: View, resume: str | None = None) -> str:
 def trial_note(view: View, trial: FrozenTrial) -> str:
     """Why a trial is worth a look: a new best."""
     values = _values(view, trial.values)
-    blocks = [f"**New best** after {_evaluations(view, trial)}: {values}{_beside(view, trial)}."]
+    what = "**New best**" if view.single else "**New on the front**"
+    found = f"{what} after {_evaluations(view, trial)}: {values}{_beside(view, trial)}."
+    blocks = [found + _recipe(view.recipe(trial))]
     if held := in_words(view.study, trial):
         blocks.append("\n".join(f"- {name}: {words}" for name, words in held.items()))
     return markdown.page(blocks)
@@ -86,7 +90,17 @@ def _winner(view: View) -> str:
         f"{_beside(view, view.best)}, found after {_evaluations(view, view.best)}."
     ]
     lines += [f"- {name}: {words}" for name, words in in_words(view.study, view.best).items()]
-    return "\n".join(lines)
+    return "\n".join(lines) + _recipe(view.winner)
+
+
+def _recipe(recipe: Recipe | None) -> str:
+    """A recipe in words, where there are any."""
+    if recipe is None:
+        return ""
+    try:
+        return f"\n\nRecipe: {summary_of(recipe)}."
+    except MergeOptunaError:  # its sources are gone
+        return ""
 
 
 def _front(view: View) -> str:
@@ -147,6 +161,13 @@ def _cost(view: View) -> str:
     paid = [f"{examples:,.0f} examples evaluated"] if examples else []
     paid += [f"{seconds:,.0f} s of merging and evaluating"] if seconds else []
     return "; ".join([said, *paid]) + "."
+
+
+def _failures(view: View) -> str:
+    return "\n".join(
+        f"- {len(trials)} × {_code(short(kind, 200))}, first in trial {trials[0].number}"
+        for kind, trials in failures_of(view.trials).items()
+    )
 
 
 def _commands(view: View, resume: str | None) -> str:

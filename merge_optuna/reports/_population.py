@@ -57,7 +57,7 @@ def draw(view: View) -> Figure | None:
     figure.update_xaxes(title="trial" if view.archive else "generation", row=rows)
     if generations[-1].at < 10:
         figure.update_xaxes(dtick=1)  # there is nothing between two generations
-    return finished(figure, *_words(view, generations), height=320 + 130 * (rows - 1))
+    return finished(figure, *_words(view, generations))
 
 
 def generations_of(view: View) -> list[Generation]:
@@ -127,6 +127,7 @@ def _spread(generations: Sequence[Generation]) -> Any:
         name="spread of the parameters",
         mode="lines",
         line={"color": SEARCH, "dash": "dot"},
+        showlegend=False,
     )
 
 

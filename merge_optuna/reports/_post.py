@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from merge_optuna import _optuna_compat as compat
@@ -24,9 +24,8 @@ The dashboard writes 2,045, which was right for older tables, and reads any.
 
 def post(
     study: optuna.Study,
-    figures: Mapping[str, Figure],
+    cards: Mapping[str, Figure | None],
     note: str,
-    keys: Collection[str],
     facts: Mapping[str, Any],
 ) -> None:
     """Writes cards and note of a study in the place of those that are there.
@@ -35,16 +34,15 @@ def post(
 
     Args:
         study: The study.
-        figures: Cards by their keys.
+        cards: By their keys; one that is None vanishes.
         note: Markdown.
-        keys: Of all cards that there may be: those without a figure vanish.
         facts: What is kept of this, beside the note.
     """
     attrs: dict[str, Any] = {}
-    for key, figure in figures.items():
-        attrs |= _pieces(f"{_CARD}{key}:", figure.to_json())
+    for key, figure in cards.items():
+        attrs |= {} if figure is None else _pieces(f"{_CARD}{key}:", figure.to_json())
     before = compat.study_system_attrs(study)
-    prefixes = [REPORTED, *(f"{_CARD}{key}:" for key in keys)]
+    prefixes = [REPORTED, *(f"{_CARD}{key}:" for key in cards)]
     known, own = posted(study), {}
     if (tail := _added(before, known)) is not None:
         attrs |= _note("", before, note + tail)
@@ -52,6 +50,8 @@ def post(
         own = {"note": [len(note), _digest(note)]}
     elif "note" in known:
         own = {"note": known["note"]}
+    size = sum(map(len, map(str, attrs.values())))
+    own["size"] = [written(known)[0] + size, size]
     compat.replace_study_system_attrs(study, {**attrs, REPORTED: {**facts, **own}}, prefixes)
 
 
@@ -68,6 +68,12 @@ def posted(study: optuna.Study) -> Mapping[str, Any]:
     """What is kept of the last :func:`post`; empty if there was none."""
     found = compat.study_system_attrs(study).get(REPORTED)
     return found if isinstance(found, dict) else {}
+
+
+def written(known: Mapping[str, Any]) -> tuple[int, int]:
+    """How many characters all posts have written, and the last one, as :func:`posted` says."""
+    total, last = known.get("size") or (0, 0)
+    return total, last
 
 
 def _note_keys(of: str) -> list[str]:

@@ -47,7 +47,7 @@ def draw(view: View) -> Figure | None:
     figure.update_yaxes(title=f"{view.metrics[0]} so far", range=_range(figure), row=1)
     figure.update_yaxes(title="trials left", range=[0, 105], ticksuffix=" %", row=2)
     figure.update_xaxes(title=race.unit, row=2)
-    return finished(figure, *_words(view, race), height=520)
+    return finished(figure, *_words(view, race))
 
 
 class Race:
@@ -132,7 +132,7 @@ def _complete(race: Race) -> list[Any]:
     steps = thinned(sorted({step for curve in curves for step in curve}), _STEPS)
     values = [[curve[step] for curve in curves if step in curve] for step in steps]
     low, high = np.array([np.quantile(one, (0.1, 0.9)) for one in values]).T
-    return band(steps, low, high, "80 % of those that went to the end")
+    return band(steps, low, high, "80 % of complete")
 
 
 def _best(race: Race, best: FrozenTrial | None) -> list[Any]:
@@ -143,7 +143,7 @@ def _best(race: Race, best: FrozenTrial | None) -> list[Any]:
 
     steps, values = zip(*thinned([*race.curve(best).items()], _STEPS), strict=True)
     line = {"color": SEARCH, "width": 3}
-    return [Scatter(x=steps, y=rounded(values), name="best trial", mode="lines", line=line)]
+    return [Scatter(x=steps, y=rounded(values), name="best", mode="lines", line=line)]
 
 
 def _stopped(race: Race) -> Any:
@@ -155,7 +155,7 @@ def _stopped(race: Race) -> Any:
         y=rounded(race.curve(trial)[_last(trial)] for trial in shown),
         text=[trial.number for trial in shown],
         mode="markers",
-        name="pruned there",
+        name="pruned",
         marker={"color": MARKED, "symbol": "x", "size": 6, "opacity": 0.5},
         hovertemplate="trial %{text}: %{y} at %{x}<extra></extra>",
     )

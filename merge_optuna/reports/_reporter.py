@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,17 +17,19 @@ from optuna.trial import FrozenTrial, TrialState
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import violation_of
 from merge_optuna.reports._artifacts import Artifacts
-from merge_optuna.reports._budget import Budget
-from merge_optuna.reports._cards import CARDS, drawn
+from merge_optuna.reports._budget import JOURNAL, Budget
+from merge_optuna.reports._cards import CARDS
 from merge_optuna.reports._evidence import of_best, of_failure
 from merge_optuna.reports._milestones import Bests, Failures
 from merge_optuna.reports._note import failure_note, study_note, trial_note
-from merge_optuna.reports._post import post, post_note, posted
+from merge_optuna.reports._post import post, post_note, posted, written
 from merge_optuna.reports._reports import as_reports
 from merge_optuna.reports._view import View
 from merge_optuna.study import failure
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from merge_optuna.checkpoints import Checkpoint
 
 Replies: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
@@ -83,13 +86,13 @@ def refresh(
         study: Any study; what it does not hold is not shown.
         sources: Checkpoints by name, as for :func:`mo.recipe_of`.
     """
-    _post(View(study, sources), posted(study).get(RESUME))
+    view = View(study, sources)
+    _post(view, {card.key: card.draw(view) for card in CARDS}, posted(study).get(RESUME))
 
 
-def _post(view: View, resume: str | None) -> None:
+def _post(view: View, cards: Mapping[str, Figure | None], resume: str | None) -> None:
     facts = {FINISHED: _finished(view.trials), **({RESUME: resume} if resume else {})}
-    keys = [card.key for card in CARDS]
-    post(view.study, drawn(view), study_note(view, resume), keys, facts)
+    post(view.study, cards, study_note(view, resume), facts)
 
 
 def _finished(trials: Sequence[FrozenTrial]) -> int:
@@ -126,8 +129,8 @@ class _Reporter:
         self._due = self._said = False
 
     def evaluated(self, trial: optuna.Trial, value: Any) -> None:
-        values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
         with self._harmless():
+            values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
             if any(map(math.isnan, values)):
                 self._look_at_failure(trial)
             elif self._bests.beaten_by(values):
@@ -138,7 +141,7 @@ class _Reporter:
             if trial.number in self._marked:
                 self._marked.remove(trial.number)
                 self._note(trial)
-            if self._due and self._budget.allows():
+            if self._due and self._budget.allows() and self._has_room():
                 self._refresh()
 
     def finish(self) -> None:
@@ -180,7 +183,16 @@ class _Reporter:
     def _refresh(self) -> None:
         with self._budget.spending():
             self._due = False
-            _post(self._view, _command())
+            view, cards = self._view, {}
+            for card in CARDS:
+                with self._harmless():  # one that fails takes no other with it
+                    cards[card.key] = card.draw(view)
+            _post(view, cards, _command())
+
+    def _has_room(self) -> bool:
+        """Whether a storage that only ever grows would not grow much by it."""
+        size = compat.journal_size(self._study)
+        return size is None or sum(written(posted(self._study))) <= JOURNAL * size
 
     @property
     def _view(self) -> View:
@@ -202,9 +214,10 @@ class _Reporter:
 
 
 def _command() -> str | None:
-    """What has started this process; None if nobody could type it."""
-    if not sys.argv or not Path(sys.argv[0]).is_file():
+    """What has started this process, from where; None if nobody has typed it, as in a notebook."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or not Path(script).is_file() or not sys.argv:
         return None
-    program = Path(sys.argv[0])
-    start = [program.name] if program.suffix != ".py" else ["python", sys.argv[0]]
-    return shlex.join([*start, *map(compat.without_password, sys.argv[1:])])
+    start = ["python", sys.argv[0]] if script.endswith(".py") else [Path(script).name]
+    typed = shlex.join([*start, *map(compat.without_password, sys.argv[1:])])
+    return f"cd {shlex.quote(os.getcwd())} && {typed}"

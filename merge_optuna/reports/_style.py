@@ -35,8 +35,10 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-_TITLE, _SUBTITLE = 38, 56
-"""Characters that fit into a line on a telephone, 400 pixels wide."""
+HEIGHT = 450
+"""Pixels that the dashboard gives a figure: it cuts off what is higher."""
+_TITLE, _SUBTITLE = 38, 54
+"""Characters that fit into a line of 317 pixels, the width of the dashboard on a telephone."""
 
 
 def rounded(values: Iterable[float]) -> list[float]:
@@ -83,23 +85,25 @@ def better(direction: str) -> str:
     return "higher is better" if direction == "maximize" else "lower is better"
 
 
-def finished(figure: Figure, title: str, subtitle: str = "", height: int = 420) -> Figure:
+def finished(figure: Figure, title: str, subtitle: str = "", height: int = HEIGHT) -> Figure:
     """A figure with the layout of all of them.
 
     Args:
         figure: With its traces; changed in place.
         title: What it shows, as a sentence that says the result where there is one.
         subtitle: How to read it.
-        height: Pixels. The width is that of the page, 320 pixels at least.
+        height: Pixels, at most :data:`HEIGHT`. The width is that of the page.
     """
+    height = min(height, HEIGHT)
     lines = textwrap.wrap(title, _TITLE)
     small = "<span style='font-size:12px'>{}</span>"
     below = [small.format(line) for line in textwrap.wrap(subtitle, _SUBTITLE)]
-    top = 26 + 22 * len(lines) + 20 * len(below)
+    top = 26 + 21 * len(lines) + 20 * len(below)
     below_axis = -60 / (height - top - 50)  # in heights of the plot
     figure.update_layout(
         title={
             "text": "<br>".join(lines + below),
+            "font": {"size": 16},
             "x": 0.02,
             "xanchor": "left",
             "xref": "container",  # labels of rows may be wide

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import metric_names, violation_of
-from merge_optuna._schema import EXAMPLES, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
+from merge_optuna._schema import EXAMPLES, SAME_AS, SCORES, SECONDS_EVALUATE, SECONDS_MERGE
 from merge_optuna._scores import unpack
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Recipe
@@ -26,6 +26,7 @@ from merge_optuna.study import (
     recipe_of,
     stored_baselines,
 )
+from merge_optuna.study.plumbing import stored_space
 
 if TYPE_CHECKING:
     import optuna
@@ -99,6 +100,23 @@ class View:
     def winner(self) -> Recipe | None:
         """The recipe of the best trial; None where there is none, or it cannot be rebuilt."""
         return None if self.best is None else self.recipe(self.best)
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipes that the search space is made of, by their part in it; none of functions."""
+        try:
+            stored = stored_space(self.study)
+            declared = {"": stored} if isinstance(stored, Recipe) else stored and stored.recipes
+            return {
+                name: one.with_sources(self._own(one)) for name, one in (declared or {}).items()
+            }
+        except MergeOptunaError:
+            return {}
+
+    def _own(self, recipe: Recipe) -> dict[str, Checkpoint | str | Path]:
+        """The sources that a recipe knows."""
+        called = recipe.called()
+        return {name: source for name, source in self.sources.items() if name in called}
 
     def recipe(self, trial: FrozenTrial) -> Recipe | None:
         """The recipe of a trial; None in studies that merge nothing, or if sources are gone."""
@@ -195,6 +213,8 @@ def _cost(trial: FrozenTrial, unit: str) -> float:
     attrs = trial.user_attrs
     if unit == "examples":
         return float(attrs.get(EXAMPLES, 0))
+    if unit == "seconds" and SECONDS_EVALUATE not in attrs:  # not one of a MergeObjective
+        return trial.duration.total_seconds() if trial.duration else 0.0
     if unit == "seconds":
-        return float(attrs.get(SECONDS_MERGE, 0) + attrs.get(SECONDS_EVALUATE, 0))
-    return 1.0
+        return float(attrs.get(SECONDS_MERGE, 0) + attrs[SECONDS_EVALUATE])
+    return float(SAME_AS not in attrs)  # what has taken over a result was not evaluated

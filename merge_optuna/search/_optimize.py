@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._schema import REASON, SURPLUS
 from merge_optuna._whole import whole
-from merge_optuna.errors import StudyError, shown
+from merge_optuna.errors import StorageError, StudyError, shown
 from merge_optuna.evaluators import Evaluator
 from merge_optuna.recipes import Recipe
 from merge_optuna.reports import Reporter, Reports, as_reports, reporter
@@ -139,19 +140,19 @@ def search(
             callback.check(study.directions)
     evaluate, crowds = _prepared(objective, study)
     with interrupt.deferred(), quiet(), Bar(study, n_trials, show=progress) as bar:
-        shown = reporter(study, reports, sources_of(objective), _replies_of(objective), bar.say)
-        bounded = _Bounded(evaluate, n_trials, deadline, trial_timeout, shown)
+        watcher = reporter(study, reports, sources_of(objective), _replies_of(objective), bar.say)
+        bounded = _Bounded(evaluate, n_trials, deadline, trial_timeout, watcher)
         first: list[Callback] = [bar.update, _raise_ctrl_c]
         last: list[Callback] = [*(partial(crowd, bar.say) for crowd in crowds)]
-        last += [shown, _stop_at(n_trials)]
+        last += [watcher, _stop_at(n_trials)]
         if not any(isinstance(callback, MaxFailures) for callback in callbacks):
             last.append(MaxFailures())
         loop = _Search(study, n_trials, deadline, callbacks)
         try:
             if isinstance(objective, MergeObjective) and remaining(study, n_trials) > 0:
                 objective.settle(study)
-            loop.run(bounded, [*first, *callbacks, *last], bar.say)
-            shown.finish()
+            with _shown_at_the_end(watcher):
+                loop.run(bounded, [*first, *callbacks, *last], bar.say)
         except BaseException as error:
             # A second ctrl-C, or one in a thread, may hit inside Optuna, SQLAlchemy or a storage
             # and come out as the error of whatever it has interrupted.
@@ -159,6 +160,18 @@ def search(
                 raise
             _fail_own_trials(study)
             raise KeyboardInterrupt from error
+
+
+@contextlib.contextmanager
+def _shown_at_the_end(watcher: Reporter) -> Iterator[None]:
+    """A block after which a search is shown, also if it has ended for what is wrong with it."""
+    try:
+        yield
+    except StudyError as error:
+        if not isinstance(error, StorageError):
+            watcher.finish()
+        raise
+    watcher.finish()
 
 
 class _Search:
@@ -291,13 +304,13 @@ class _Bounded:
         total: int,
         deadline: Deadline,
         trial_timeout: float | None,
-        shown: Reporter,
+        watcher: Reporter,
     ) -> None:
         self._objective = objective
         self._total = total
         self._deadline = deadline
         self._trial_timeout = trial_timeout
-        self._shown = shown
+        self._watcher = watcher
         self._first_seen: dict[int, float] = {}
 
     def __call__(self, trial: optuna.Trial) -> Any:
@@ -324,7 +337,7 @@ class _Bounded:
                 value = self._objective(trial)
         except Overdue as overdue:
             value = failed(trial, str(overdue))
-        self._shown.evaluated(trial, value)
+        self._watcher.evaluated(trial, value)
         return value
 
     def _is_surplus(self, trial: optuna.Trial, late: bool) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,12 @@ from torch import Tensor
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
 from tests import toys
-
-CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+from tests.docs.blocks import block
 
 
 @pytest.fixture
 def brier(tmp_path: Path) -> Iterator[Any]:
-    section = CONTRIBUTING.read_text(encoding="utf-8").split("## An evaluator of your own")[1]
-    [code] = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    code = block("CONTRIBUTING.md", "brier.py")
     assert code.count("\n") <= 40
     file = tmp_path / "brier.py"
     file.write_text(code, encoding="utf-8")

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,10 @@ from merge_optuna.cli import main
 from merge_optuna.errors import RecipeError
 from merge_optuna.methods import Method, Parameter
 from tests import processes
+from tests.docs import blocks
 from tests.trained import Task
 
-CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
-
-
-def block(name: str) -> str:
-    """The code of CONTRIBUTING that follows the comment ``<!-- name -->``."""
-    text = CONTRIBUTING.read_text()
-    found = re.search(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)^```$", text, re.M | re.S)
-    assert found is not None
-    return found[1]
+block = partial(blocks.block, "CONTRIBUTING.md")
 
 
 @pytest.fixture

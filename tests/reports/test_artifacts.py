@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import optuna
 import pytest
@@ -17,7 +18,9 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 
 import merge_optuna as mo
 from merge_optuna.reports import _artifacts
+from tests import toys
 from tests.trained import Task, task  # noqa: F401
+from tests.vocabularies import word_level
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -111,6 +114,31 @@ def test_there_is_none_for_a_server() -> None:
     assert mo.reports.Reports().folder("sqlite://") is None
     assert mo.reports.Reports().folder("sqlite:////a/b.db") == Path("/a/b.db.artifacts")
     assert mo.reports.Reports().folder("journal:///c.log") == Path("c.log.artifacts")
+
+
+def test_replies_of_a_generated_task_are_those_of_the_new_best(tmp_path: Path) -> None:
+    base, one, two = toys.family(tmp_path, experts=2)
+    data = datasets.Dataset.from_dict(
+        {"question": ["w1 w2", "w3 w4 w5", "w6"], "answer": ["w7"] * 3}
+    )
+    words = word_level([f"w{i}" for i in range(61)])
+    evaluator = mo.evaluators.Generation(
+        data, tokenizer=words, max_new_tokens=3, scorer=lambda answer, row: len(answer)
+    )
+    tasks = mo.evaluators.Tasks({"long": evaluator})
+    recipe = mo.recipes.task_arithmetic(base, [one, two], weight=mo.free(0, 9))
+    for name, judge in {"one": evaluator, "several": tasks}.items():
+        objective = mo.MergeObjective(recipe, judge)
+        search = mo.MergeStudy(name, objective, n_trials=4, baselines=False)
+        study = search.run(f"sqlite:///{tmp_path}/{name}", progress=False)
+        best = study.best_trial.number
+        files = of(study, best, tmp_path / f"{name}.artifacts")
+        written = [json.loads(line) for line in files["replies.jsonl"].splitlines()]
+        wanted = evaluator.replies(mo.Engine().load(mo.recipe_of(study, best)))
+        assert written == [
+            {**({"task": "long"} if name == "several" else {}), **r} for r in wanted
+        ]
+        assert [row["score"] for row in written] == mo.scores(study, best).tolist()
 
 
 # -- the bound ----------------------------------------------------------------------------------

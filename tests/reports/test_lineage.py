@@ -47,8 +47,8 @@ def test_everybody_and_the_edges(kind: str) -> None:
     family = {*ancestors(study, best)}
     value = {trial.number: pytest.approx(trial.value, rel=1e-3) for trial in study.trials}
     for name, expected in {
-        "ancestors of the winner": family,
-        "other trials": {*range(20)} - family,
+        "ancestors": family,
+        "others": {*range(20)} - family,
     }.items():
         assert dict(zip(shown[name].x, shown[name].y, strict=True)) == {
             number: value[number] for number in expected
@@ -101,7 +101,7 @@ def test_words() -> None:
 def test_a_pruned_parent_has_no_place() -> None:
     trials = [individual(0, 0.3), individual(1, None), individual(2, 0.9, (0, 1))]
     shown = parts(study_of(trials))
-    assert [*shown["ancestors of the winner"].x] == [0, 2]
+    assert [*shown["ancestors"].x] == [0, 2]
     assert edges(shown["parent to child"]) == {((0, 0.3), (2, 0.9))}
 
 
@@ -109,7 +109,7 @@ def test_thousands() -> None:
     figure = mo.reports.figures(thousands())[KEY]
     assert len(figure.to_json()) < 60_000
     shown = {trace.name: trace for trace in figure.data}
-    assert {*range(3)} <= {*shown["ancestors of the winner"].x}, "sources always"
+    assert {*range(3)} <= {*shown["ancestors"].x}, "sources always"
 
 
 def test_without_parents() -> None:

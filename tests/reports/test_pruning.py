@@ -16,9 +16,9 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 KEY = "5-pruning"
 BAND, BEST, STOPPED, LEFT = (
-    "80 % of those that went to the end",
-    "best trial",
-    "pruned there",
+    "80 % of complete",
+    "best",
+    "pruned",
     "trials that went on",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ from optuna_dashboard._note import get_note, get_note_from_system_attrs, save_no
 
 import merge_optuna as mo
 from merge_optuna import _optuna_compat as compat
-from merge_optuna.reports import _budget, _cards
+from merge_optuna.reports import _budget, _reporter
+from merge_optuna.reports._cards import CARDS
 from merge_optuna.reports._milestones import Bests
+from tests import processes
+from tests.reports import killed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -106,6 +110,7 @@ def test_several_objectives_have_a_note_for_each_trial_that_enters_the_front(
 ) -> None:
     study = create(sqlite, directions=["minimize", "maximize"])
     mo.optimize(study, lambda t: [t.suggest_float(n, 0, 1) for n in "xy"], 20, progress=False)
+    assert all("**New on the front**" in note for note in notes(study).values())
     losses = np.array([trial.values for trial in study.trials]) * [1, -1]
     entered = [n for n, p in enumerate(losses) if not (losses[:n] <= p).all(axis=1).any()]
     assert sorted(notes(study)) == entered
@@ -124,6 +129,16 @@ def test_the_first_failure_of_each_kind_has_a_note(sqlite: BaseStorage) -> None:
     assert sorted(notes(study)) == [0, 1, 3]
     assert "OSError: disk 1 is full" in notes(study)[1]
     assert "Traceback" in notes(study)[1]
+
+
+def test_a_search_that_fails_all_the_time_says_in_its_note_why(sqlite: BaseStorage) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        raise OSError(f"disk {trial.number % 3} is full")
+
+    study = create(sqlite)
+    with pytest.raises(mo.errors.StudyError, match="in a row"):
+        mo.optimize(study, objective, 20, progress=False)
+    assert "10 × `OSError: disk # is full`, first in trial 0" in get_note(study)
 
 
 # -- what others have written stays -------------------------------------------------------------
@@ -155,8 +170,7 @@ def test_cards_of_others_stay_and_one_without_a_figure_vanishes(
     save_plotly_graph_object(study, Figure(), graph_object_id="mine")
     mo.optimize(study, sphere, 2, progress=False)
     assert {"mine", "2-progress"} <= cards(study).keys()
-    monkeypatch.setattr(_cards, "drawn", lambda view: {})
-    monkeypatch.setattr("merge_optuna.reports._reporter.drawn", lambda view: {})
+    monkeypatch.setattr(_reporter, "CARDS", [c._replace(draw=lambda view: None) for c in CARDS])
     mo.reports.refresh(study)
     assert cards(study).keys() == {"mine"}
 
@@ -169,11 +183,10 @@ def test_cards_are_drawn_on_improvement_and_at_the_end(
 ) -> None:
     drawn_at: list[int] = []
 
-    def counted(view: Any) -> dict[str, Any]:
+    def counted(view: Any) -> None:
         drawn_at.append(max((trial.number for trial in view.complete), default=-1))
-        return {}
 
-    monkeypatch.setattr("merge_optuna.reports._reporter.drawn", counted)
+    monkeypatch.setattr(_reporter, "CARDS", [CARDS[0]._replace(draw=counted)])
     monkeypatch.setattr(_budget, "SHARE", 1e9)
     study = create(sqlite)
     mo.optimize(study, sphere, 30, progress=False)
@@ -195,6 +208,18 @@ def test_what_is_due_waits_until_it_costs_a_small_share(monkeypatch: pytest.Monk
             spent += 0.4
         assert spent <= max(0.4, _budget.SHARE * now[0])
     assert refreshed > 60
+
+
+def test_a_journal_grows_little_by_what_is_shown(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_budget, "SHARE", 1e9)
+    falling = (1 / (1 + n) for n in range(200))
+    study = create(mo.storage(f"journal:///{tmp_path}/s"))
+    mo.optimize(study, lambda trial: next(falling), 200, progress=False)
+    lines = (tmp_path / "s").read_text().splitlines(keepends=True)
+    own = [len(line) for line in lines if re.search(r"dashboard:(plot_data|note_str)", line)]
+    last = len(json.dumps(cards(study))) + len(get_note(study))
+    assert sum(own) - last < 0.2 * sum(map(len, lines))
+    assert len(own) > 2 * len(cards(study)), "it was shown more than once and at the end"
 
 
 # -- several processes, failures ----------------------------------------------------------------
@@ -253,19 +278,34 @@ def test_two_processes_may_write_at_once(sqlite: BaseStorage, tmp_path: Path) ->
     assert len(system_attrs(studies[0])) == 5
 
 
+def test_a_search_in_three_processes_is_shown_whole(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s"
+    running = [processes.call(killed.run, url, "", 0, True, cwd=tmp_path) for _ in range(3)]
+    for one in running:
+        result = one.wait()
+        assert result.code == 0, result.err
+        assert "could not be written" not in result.err
+    study = optuna.load_study(study_name=killed.NAME, storage=mo.storage(url))
+    made = mo.reports.figures(study)
+    assert cards(study) == {key: json.loads(figure.to_json()) for key, figure in made.items()}
+    assert sum("dashboard:note_ver" in key for key in system_attrs(study)) == 1
+
+
 def test_a_failure_of_reporting_ends_no_search_and_is_told_once(
     storage: BaseStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(view: Any) -> dict[str, Any]:
+    def broken(view: Any) -> None:
         raise RuntimeError("no picture today")
 
-    monkeypatch.setattr("merge_optuna.reports._reporter.drawn", broken)
+    cards_ = [CARDS[0]._replace(key="broken", draw=broken), *CARDS]
+    monkeypatch.setattr(_reporter, "CARDS", cards_)
     monkeypatch.setattr(_budget, "SHARE", 1e9)
     study = create(storage)
     with caplog.at_level(logging.WARNING, logger="merge_optuna"):
         mo.optimize(study, sphere, 12, progress=False)
     assert len(study.trials) == 12
     assert sum("no picture today" in record.message for record in caplog.records) == 1
+    assert "2-progress" in cards(study), "the others are there"
 
 
 @pytest.mark.parametrize("given", [1, "yes", None])

@@ -9,10 +9,9 @@ from typing import Any
 import optuna
 from optuna.distributions import FloatDistribution
 
-import merge_optuna as mo
+from tests.docs.blocks import block
 
-PAGE = (Path(mo.__file__).parents[1] / "CONTRIBUTING.md").read_text()
-CODE = PAGE.partition("<!-- a sampler of your own -->\n```python\n")[2].partition("```")[0]
+CODE = block("CONTRIBUTING.md", "a sampler of your own")
 
 names: dict[str, Any] = {"__name__": __name__}
 exec(compile(CODE, "CONTRIBUTING.md", "exec"), names)

@@ -10,9 +10,10 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 import merge_optuna as mo
+from tests.docs.blocks import block
 
 PAGE = (Path(mo.__file__).parents[1] / "docs" / "samplers.md").read_text()
-CODE = PAGE.partition("<!-- new sampler -->\n```python\n")[2].partition("```")[0]
+CODE = block("docs/samplers.md", "new sampler")
 
 
 def run_page() -> dict[str, Any]:
@@ -59,14 +60,3 @@ def test_it_optimises_and_resumes(tmp_path: Path) -> None:
 def test_every_sampler_of_the_table_exists(name: str) -> None:
     assert f"`{name}`" in PAGE
     assert name in mo.samplers.__all__
-
-
-def test_the_other_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # it makes a database
-    blocks = [part.partition("```")[0] for part in PAGE.split("```python\n")[1:]]
-    others = [block for block in blocks if block != CODE]
-    assert len(others) == 4
-    space = {name: FloatDistribution(0, 1) for name in "xyz"}
-    names: dict[str, Any] = {"mo": mo, "optuna": optuna, "space": space}
-    for block in others:
-        exec(block, names)

@@ -1,52 +1,19 @@
-"""What README, docs/data_flow.md and the example say of the data-flow space runs as written."""
+"""The example of the data-flow space runs as written."""
 
 from __future__ import annotations
 
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import merge_optuna as mo
 from tests import toys
-from tests.spaces.routes import Logits
-from tests.trained import Task
 
 ROOT = Path(mo.__file__).parents[1]
-
-
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate("ab"):
-        toys.llama(seed).save_pretrained(name)
-    names: dict[str, Any] = {name: mo.Checkpoint(name, name=name) for name in "ab"}
-    names |= {"mo": mo, "optuna": optuna, "evaluator": Logits()}
-    page = (ROOT / "docs" / "data_flow.md").read_text()
-    blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
-    assert len(blocks) == 3
-    for block in blocks:
-        exec(block.replace("n_trials=200", "n_trials=6"), names)
-    assert len(names["study"].trials) == 6
-    for folder, layers in (("routed", None), ("by_hand", 3)):
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        assert layers in (None, len(model.model.layers))
-
-
-def test_the_readme(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dev.jsonl").symlink_to(task.dev)
-    _, ja, math = task.checkpoints()
-    section = (ROOT / "README.md").read_text().partition("## Search the path")[2]
-    code = section.partition("```python\n")[2].partition("```")[0]
-    names: dict[str, Any] = {"mo": mo, "ja": ja, "math": math}
-    exec(code.replace("n_trials=1000", "n_trials=4"), names)
-    assert len(names["study"].trials) == 4
-    assert (tmp_path / "routed" / "model.safetensors").exists()
 
 
 def test_the_example(

@@ -16,11 +16,11 @@ import yaml
 import merge_optuna as mo
 from merge_optuna.errors import RecipeError
 from tests import processes
+from tests.docs.blocks import block
 from tests.samplers.storages import make_storage
 from tests.spaces.models import Waves, flat, nets, scores_of
 
-PAGE = (Path(mo.__file__).parents[1] / "CONTRIBUTING.md").read_text()
-CODE = PAGE.partition("<!-- new space -->\n```python\n")[2].partition("```")[0]
+CODE = block("CONTRIBUTING.md", "new space")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertForSequenceCla
 
 import merge_optuna as mo
 from tests import processes
+from tests.docs.blocks import block
 from tests.trained import Task, read_rows, right, write_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -266,9 +267,9 @@ def test_language_model(language_models: Path, tmp_path: Path) -> None:
 def test_the_first_script_of_the_readme(language_models: Path, tmp_path: Path) -> None:
     """As written but for the number of trials, on models and questions at the paths it names."""
     shutil.copytree(language_models, tmp_path, dirs_exist_ok=True)
-    text = (EXAMPLES.parent / "README.md").read_text().partition("```python\n")[2]
     script = tmp_path / "search.py"
-    script.write_text(re.sub(r"n_trials=\d+", "n_trials=6", text.partition("```")[0]))
+    code = block("README.md", "first script")
+    script.write_text(re.sub(r"n_trials=\d+", "n_trials=6", code))
     done = processes.script(script, cwd=tmp_path).wait()
     assert done.code == 0, done.err
     trials = finished(f"sqlite:///{tmp_path}/merge.db", "ja-math")
@@ -283,10 +284,9 @@ def test_the_first_script_of_the_readme(language_models: Path, tmp_path: Path) -
     assert float(base[1]) == pytest.approx(right / len(dev), abs=1e-4)
 
 
-def test_the_search_file_of_the_readme(language_models: Path, tmp_path: Path) -> None:
+def test_the_search_file_of_the_command_line(language_models: Path, tmp_path: Path) -> None:
     shutil.copytree(language_models, tmp_path, dirs_exist_ok=True)
-    text = (EXAMPLES.parent / "README.md").read_text()
-    lines = text.partition("`search.py`:\n\n```python\n")[2].partition("```")[0].splitlines()
+    lines = block("docs/howto/command_line.md", "search.py").splitlines()
     assert len(lines) <= 12
     (tmp_path / "search.py").write_text("\n".join(lines))
     check = processes.command("check", "search.py", "--no-trial", "--json", cwd=tmp_path).wait()
@@ -489,21 +489,3 @@ def test_front(tmp_path: Path) -> None:
         assert f"hypervolume of the {name}: {volume:.3f}" in done.out
     assert (tmp_path / "front.html").stat().st_size > 0
     assert "as searched." in done.out
-
-    readme = tmp_path / "readme"
-    shutil.copytree(tmp_path / "models", readme / "models")
-    for name in ("dev.jsonl", "dev-japanese.jsonl"):
-        shutil.copy(tmp_path / name, readme)
-    text = (EXAMPLES.parent / "README.md").read_text().partition("small_reasoners.py` trains:")[2]
-    text = (
-        text.partition("```python\n")[2].partition("```")[0].replace("n_trials=200", "n_trials=3")
-    )
-    (readme / "search.py").write_text(text)
-    done = processes.script(readme / "search.py", cwd=readme).wait()
-    assert done.code == 0, done.err
-    trials = finished(f"sqlite:///{readme}/front.db", "front")
-    assert len(trials) == 3
-    study = optuna.load_study(study_name="front", storage=f"sqlite:///{readme}/front.db")
-    best = {f"trial-{t.number:05}" for t in study.best_trials}
-    assert {path.name for path in readme.glob("front/trial-*")} <= best
-    assert "exact_match" in done.out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sklearn.metrics import f1_score
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
 from merge_optuna.study import Cost, Draws, Entry, Leaderboard, Run
+from tests.docs.blocks import ROOT, blocks
 from tests.engine.test_heads import Family
 from tests.trained import Task, read_rows, right
 
@@ -331,8 +331,9 @@ def test_scores_that_are_not_there_are_said_not_to_be_drawn() -> None:
 
 
 def test_the_page_runs_as_it_stands(task: Task, studies: list[optuna.Study]) -> None:
-    page = (Path(mo.__file__).parents[1] / "docs" / "leaderboard.md").read_text(encoding="utf-8")
-    from_studies, from_scores = re.findall(r"```python\n(.*?)```", page, re.S)
+    page = (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    found = [one.code for one in blocks("docs/leaderboard.md") if one.language == "python"]
+    from_studies, from_scores = found
     base, *experts = task.checkpoints()
     recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1))
     test = mo.evaluators.Classification(task.test)
