@@ -26,6 +26,7 @@ EXAMPLES = "examples"
 SAME_AS = "same_as"
 REFERENCE = "merge_optuna:reference:"
 BASELINE = "merge_optuna:baseline:"
+PARTS = "merge_optuna:parts"
 TEST = "merge_optuna:test:"
 BASELINE_OWNER = "merge_optuna:baseline owner:"
 REPORTED = "merge_optuna:reported"
@@ -113,6 +114,14 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "`mo.MergeStudy`, `mo.baselines`",
             "`mo.baselines`, `mo.leaderboard`, `mo.optimize`, `mo.recipe_of`, `mo.export`, "
             "`merge-optuna show`",
+        ),
+        Attribute(
+            PARTS,
+            "Of which task or group each dev example is, if there are several.",
+            '`{"names": [text, ...], "n": number, "data": base64 of zlib of n little-endian '
+            "uint16, places of names}`",
+            f"{_OBJECTIVE}, once, if its evaluator has parts",
+            "`mo.reports`",
         ),
         Attribute(
             TEST,

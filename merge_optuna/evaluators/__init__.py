@@ -33,6 +33,7 @@ from merge_optuna.evaluators._protocol import (
     is_deterministic,
     name_of,
     part_name,
+    parts_of,
     value_of,
     value_over,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "logits_of",
     "name_of",
     "part_name",
+    "parts_of",
     "placed",
     "read",
     "run",

@@ -135,10 +135,15 @@ class Groups:
 
     Args:
         names: The group of each example.
+
+    Attributes:
+        names: The same, as text.
+        numbers: Of the groups, from 0, in the order of their names: shape (n,).
     """
 
     def __init__(self, names: Iterable[object]) -> None:
-        self.numbers: Ids = np.unique(list(map(str, names)), return_inverse=True)[1]
+        self.names = [*map(str, names)]
+        self.numbers: Ids = np.unique(self.names, return_inverse=True)[1]
 
     def beside(self, scores: Scores, ids: Ids) -> Scores:
         """Scores with the number of the group as their last column."""

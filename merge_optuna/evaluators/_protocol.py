@@ -46,6 +46,8 @@ class Evaluator(Protocol):
       a digest, a model that a complete trial has scored is not scored again;
     - ``breakdown(scores)``, what :meth:`value` is made of: a mapping from names, e.g. of tasks, to
       numbers, which are kept with a trial and shown beside its value;
+    - ``parts``, the name of the task or group of each example, in their order, or None: it is kept
+      with a study, so that cards and pages tell where a merge is better;
     - ``ensemble(models)``, which scores the mean of what several models predict, loaded one after
       another, as a baseline;
     - ``heads``: the checkpoint whose head it puts on the model for each task, by the task's name,
@@ -232,6 +234,24 @@ def breakdown_over(evaluator: Evaluator, scores: Scores) -> dict[str, float]:
             f"{what} must return a mapping from names to numbers, not {shown(found)}."
         )
     return {name: as_number(value, what) for name, value in found.items()}
+
+
+def parts_of(evaluator: Evaluator) -> list[str] | None:
+    """The name of the task or group of each example, shape (n,); None if there are none.
+
+    Raises:
+        EvaluationError: If there are more or fewer than examples.
+    """
+    parts = getattr(evaluator, "parts", None)
+    if parts is None:
+        return None
+    what = f"{type(evaluator).__name__}.parts"
+    if not _are_words(parts) or len(parts) != len(evaluator):
+        raise EvaluationError(
+            f"{what} must be the name of a task or group for each of {len(evaluator)} examples, "
+            f"or None, not {shown(parts)}."
+        )
+    return [*parts]
 
 
 def check_counts(**numbers: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -207,6 +207,11 @@ class Classification:
                 f"No example is of the class {self._positive!r}, whose F1 is asked for: it is 0 "
                 "for every model. Pass positive= with a class that is among the labels."
             )
+
+    @property
+    def parts(self) -> Sequence[str] | None:
+        """The group of each example; None without groups."""
+        return None if self._groups is None else self._groups.names
 
     @cached_property
     def digest(self) -> dict[str, str | int | None]:

@@ -242,6 +242,11 @@ class Generation:
         self._ask(model, self._asked.reader, longest, most=_PROBED)
         self._judge(0, "", Reply([], True))
 
+    @property
+    def parts(self) -> Sequence[str] | None:
+        """The group of each example; None without groups."""
+        return None if self._groups is None else self._groups.names
+
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of prompts and answers, and every setting that changes a score."""

@@ -181,6 +181,11 @@ class KLDivergence:
         self._scores(model, min(self._predicted.of(model), key=lambda one: len(one.owners)))
 
     @property
+    def parts(self) -> Sequence[str] | None:
+        """The group of each example; None without groups."""
+        return None if self._groups is None else self._groups.names
+
+    @property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of the inputs, of groups if there are any, and of the reference."""
         parts = {

@@ -159,6 +159,11 @@ class NegativeLogLikelihood:
             model, [sorted(windows, key=lambda one: len(one.tokens) + len(one.source))[-2:]]
         )
 
+    @property
+    def parts(self) -> Sequence[str] | None:
+        """The group of each example; None without groups."""
+        return None if self._groups is None else self._groups.names
+
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of the texts, of prompts and groups if there are any, and the settings."""

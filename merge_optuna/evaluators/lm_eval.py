@@ -154,6 +154,11 @@ class LmEval:
         for number, part in enumerate(self._parts):
             self._scores(lm, number, part.first(_PROBED))
 
+    @property
+    def parts(self) -> list[str]:
+        """The task of each sample."""
+        return [part.name for part in self._parts for _ in range(len(part))]
+
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of tasks, samples and few-shot examples; the options and the tokenizer."""

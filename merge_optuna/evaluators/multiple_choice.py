@@ -174,6 +174,11 @@ class MultipleChoice:
         windows = [some for _, batch in self._batches.of(model) for some in batch]
         self._nats(model, [max(windows, key=lambda some: sum(len(one.tokens) for one in some))])
 
+    @property
+    def parts(self) -> Sequence[str] | None:
+        """The group of each example; None without groups."""
+        return None if self._groups is None else self._groups.names
+
     @cached_property
     def digest(self) -> dict[str, str | int | None]:
         """Digests of prompts, choices, answers, and groups if there are any, and the settings."""

@@ -24,6 +24,7 @@ from merge_optuna.evaluators._protocol import (
     check_length,
     check_metrics,
     is_deterministic,
+    parts_of,
     value_over,
 )
 
@@ -166,6 +167,15 @@ class Tasks:
         """Whose head is put on the model for each task; None where the model's own counts."""
         found = {name: [*heads_of(part).values()] for name, part in self.tasks.items()}
         return {name: heads[0] if heads else None for name, heads in found.items()}
+
+    @property
+    def parts(self) -> list[str]:
+        """The task of each example, with its own part behind it if the task has any."""
+        found = []
+        for name, part in self.tasks.items():
+            own = parts_of(part)
+            found += [name] * len(part) if own is None else [f"{name}/{one}" for one in own]
+        return found
 
     @cached_property
     def digest(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from merge_optuna.study import (
     recipe_of,
     stored_baselines,
 )
-from merge_optuna.study.plumbing import stored_space
+from merge_optuna.study.plumbing import Parts, stored_parts, stored_space
 
 if TYPE_CHECKING:
     import optuna
@@ -180,6 +180,14 @@ class View:
         packed = trial.system_attrs.get(SCORES)
         try:
             return None if packed is None else unpack(packed, f"trial {trial.number}")
+        except MergeOptunaError:
+            return None
+
+    @cached_property
+    def parts(self) -> Parts | None:
+        """Of which task or group each dev example is; None if that is not known."""
+        try:
+            return stored_parts(self.study)
         except MergeOptunaError:
             return None
 

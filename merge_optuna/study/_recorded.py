@@ -14,6 +14,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import ADDED_PARTS, BATCH_SIZE, Evaluator, part_name
 from merge_optuna.recipes import Recipe
 from merge_optuna.spaces import Declaration, Space, read
+from merge_optuna.study._parts import record_parts
 
 SearchSpace: TypeAlias = Recipe | Space | Callable[[optuna.Trial], Recipe]
 DECLARED = Recipe, Space
@@ -41,6 +42,7 @@ def record(study: optuna.Study, space: SearchSpace, evaluator: Evaluator) -> Non
         study.set_user_attr(SPACE, space.to_yaml())
     if (data := data_of(evaluator)) is not None and DEV not in study.user_attrs:
         study.set_user_attr(DEV, data)
+    record_parts(study, evaluator)
 
 
 def check_metrics(study: optuna.Study, evaluator: Evaluator) -> None:

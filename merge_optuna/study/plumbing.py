@@ -11,6 +11,7 @@ from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._held_out import HeldOut, held_out, keep_held_out, score_held_out
 from merge_optuna.study._limit import Deadline, Overdue, check_limit, check_seconds, limited
 from merge_optuna.study._outcome import excuse, failed, outcome
+from merge_optuna.study._parts import Parts, stored_parts
 from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
 from merge_optuna.study._recorded import stored_space
 from merge_optuna.study._storage import told_plainly
@@ -22,6 +23,7 @@ __all__ = [
     "Deadline",
     "HeldOut",
     "Overdue",
+    "Parts",
     "beaten",
     "check_kinds",
     "check_limit",
@@ -38,6 +40,7 @@ __all__ = [
     "outcome",
     "quiet",
     "score_held_out",
+    "stored_parts",
     "stored_space",
     "told_plainly",
 ]
