@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 from merge_optuna import __version__
 
@@ -24,7 +28,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
@@ -45,6 +48,9 @@ napoleon_use_ivar = True
 html_theme = "pydata_sphinx_theme"
 html_title = "merge_optuna"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_sidebars = {name: [] for name in ("index", "choose", "scorecard")}
 html_show_sourcelink = False
 html_theme_options = {
     "show_toc_level": 2,
@@ -97,8 +103,19 @@ def on_docstring(
     lines[:] = [re.sub(r"(``.*?``)|\|", lambda m: m[1] or r"\|", line) for line in lines]
 
 
+def mathml(display: str) -> Callable[[HTML5Translator, nodes.math], None]:
+    """What writes an equation, inline or as a block of its own, so that browsers draw it alone."""
+
+    def visit(self: HTML5Translator, node: nodes.math) -> None:
+        self.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (mathml("inline"), None), (mathml("block"), None))
     app.connect("source-read", on_source)
     app.connect("include-read", on_include)
     app.connect("autodoc-process-docstring", on_docstring)

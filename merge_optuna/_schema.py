@@ -20,6 +20,7 @@ REASON = "reason"
 ERROR = "error"
 PARENTS = "parents"
 PATH = "path"
+SUMMARY = "recipe"
 SECONDS_MERGE = "seconds_merge"
 SECONDS_EVALUATE = "seconds_evaluate"
 EXAMPLES = "examples"
@@ -153,6 +154,14 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
         ),
     ),
     ("trial", "user"): (
+        Attribute(
+            SUMMARY,
+            "What was merged, for people: method, means by model over the layers, or the path.",
+            "a line of at most 200 characters, e.g. `ties: ja weight 0.62 density 0.41, math "
+            "weight 0.3 density 0.52`",
+            _OBJECTIVE,
+            _PEOPLE,
+        ),
         Attribute(
             FIRST,
             "That `mo.MergeStudy(first=)` has queued it.",
@@ -298,7 +307,8 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
         Attribute(
             CANDIDATE,
             "What it has scored, and how: trials with the same have the same result.",
-            "text: digest of the recipe, data type and device of the live model, what is reported",
+            "text: digest of the recipe, data type and device of the live model, what is reported "
+            "(`batches`, `running` or `nothing`)",
             f"{_OBJECTIVE}, if its evaluator is deterministic",
             f"{_OBJECTIVE}, which does not evaluate it again",
         ),

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 import xxhash
 from torch import Tensor
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.checkpoints._files import (
     WORTH_KEEPING,
     Spec,
@@ -121,7 +121,9 @@ def _hash_all(files: Sequence[TensorFile], found: Mapping[Path, dict[str, str]])
     work.sort(key=lambda item: -item[0])  # so that no thread is left alone with a large one
     total, lock = sum(size for size, _, _ in work), threading.Lock()
     shown: dict[str, Any] = {"delay": 2, "leave": False, "unit": "B", "unit_scale": True}
-    with tqdm(desc="Reading all weights", total=total, disable=total < 1 << 28, **shown) as bar:
+    with ProgressBar(
+        desc="Reading all weights", total=total, disable=total < 1 << 28, **shown
+    ) as bar:
 
         def hash_one(item: tuple[int, str, TensorFile]) -> None:
             size, name, file = item

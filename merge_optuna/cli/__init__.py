@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from merge_optuna import _supervision as supervision
@@ -26,11 +27,19 @@ def main() -> None:
     if command[:1] == ["run"] and supervision.can_supervise(arguments):
         supervision.supervise([sys.executable, *sys.orig_argv[1:]], _fail_overdue)
     supervision.follow()
+    _silence_bars()
     try:
         app()
     except MergeOptunaError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _silence_bars() -> None:
+    """In a file or a pipe the bars of transformers and datasets would be lines without end."""
+    if not sys.stderr.isatty():
+        for library in ("HF_HUB", "HF_DATASETS"):  # read when they are imported
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
 
 
 def _fail_overdue(storage: str, study: str, trial: int, reason: str) -> bool:

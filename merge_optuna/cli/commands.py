@@ -209,7 +209,8 @@ def show(
         return
     chosen = studies.named(opened, storage, study)
     if trial is None:
-        result = {**studies.result(chosen, best=_BEST), **studies.reasons(chosen)}
+        won = studies.winner(chosen, sources_of(source))
+        result = {**studies.result(chosen, best=_BEST), **won, **studies.reasons(chosen)}
         printing.show(result, printing.study, as_json=as_json)
         return
     recipe = recipe_of(chosen, trial, sources=sources_of(source))

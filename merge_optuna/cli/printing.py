@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-
+from merge_optuna.cli.tables import in_words, say, table
 from merge_optuna.errors import few
 
 if TYPE_CHECKING:
     from merge_optuna.study import Front, Leaderboard, Lineage
 
 _SHOWN_PARAMETERS = 6
-_ENDLESS = 100_000  # columns
 
 
 def show(data: dict[str, Any], tables: Callable[[dict[str, Any]], None], *, as_json: bool) -> None:
@@ -31,38 +26,6 @@ def show(data: dict[str, Any], tables: Callable[[dict[str, Any]], None], *, as_j
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    table = Table(*columns, box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    table.show_header = any(columns)
-    cells = [[*map(_in_words, row)] for row in rows]
-    for row in cells:
-        table.add_row(*row)
-    for column, head, its in zip(table.columns, columns, zip(*cells, strict=True), strict=False):
-        column.overflow = "fold"
-        if not any(map(_is_text, its)):
-            column.no_wrap, column.min_width = True, max(map(cell_len, (head, *its)))
-    # Names of tensors and studies may hold brackets and colons.
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.width = _width(console, table)
-    console.print(table)
-
-
-def _width(console: Console, table: Table) -> int:
-    """Columns that a table gets, so many that no number is cut short.
-
-    Texts are folded to fit a terminal, but where that is too narrow nevertheless, or there is none
-    (a pipe, a file), a table is as wide as it likes.
-    """
-    endless = console.options.update(width=_ENDLESS)
-    least, most = console.measure(table, options=endless)
-    return console.width if console.is_terminal and least <= console.width else most
-
-
-def _is_text(cell: str) -> bool:
-    """Whether a cell may be folded: numbers, with their intervals, may not."""
-    return not re.match(r"[+\-−]?[\d.]|nan|$", cell)
 
 
 def run(result: dict[str, Any]) -> None:
@@ -86,7 +49,7 @@ def run(result: dict[str, Any]) -> None:
         rows.append(("written to", result["written"]))
     if "pushed" in result:
         rows.append(("pushed to", result["pushed"]))
-    _table(["", ""], rows, title=result["study"])
+    table(["", ""], rows, title=result["study"])
     if "front" in result:
         _points(result)
     _infeasible(result)
@@ -103,8 +66,8 @@ def _points(result: dict[str, Any]) -> None:
         for b in best
     ]
     names = [f"{name} (dev)" for name in (*result["metrics"], *parts)]
-    _table(["trial", *names, *(f"{name} (test)" for name in tests)], rows)
-    print("\n".join(result["front"]["notes"]))
+    table(["trial", *names, *(f"{name} (test)" for name in tests)], rows)
+    say(*result["front"]["notes"])
 
 
 def studies(results: dict[str, Any]) -> None:
@@ -114,7 +77,7 @@ def studies(results: dict[str, Any]) -> None:
         for r in results["studies"]
     ]
     states = ("complete", "pruned", "failed", "running")
-    _table(["study", "metric", *states, "best"], rows)
+    table(["study", "metric", *states, "best"], rows)
 
 
 def _values_of_best(result: dict[str, Any]) -> Any:
@@ -127,7 +90,36 @@ def _values_of_best(result: dict[str, Any]) -> Any:
 
 
 def study(result: dict[str, Any]) -> None:
-    """The best trials of a study, and why others were pruned or have failed."""
+    """What won, against what, and how; why trials were pruned or have failed."""
+    print(f"{result['study']}: {_counts(result['trials'])}")
+    say(_what_is_better(result), "")
+    if "front" in result:
+        _best(result)
+        say(*result["front"]["notes"], "")
+    _infeasible(result)
+    beside(result)
+    winner(result.get("winner"))
+    if "front" not in result:
+        _best(result)
+    reasons = [
+        (state, count, reason)
+        for state in ("pruned", "failed")
+        for reason, count in result[state].items()
+    ]
+    if reasons:
+        table(["", "trials", "reason"], reasons)
+
+
+def _best(result: dict[str, Any]) -> None:
+    """The best trials, or the front, a line each."""
+    if not result["best"]:
+        say(
+            "No trial is complete and feasible yet."
+            if "front" in result
+            else "No trial is complete yet.",
+            "",
+        )
+        return
     parts = _parts(result["best"], result["metrics"])
     kept = list(dict.fromkeys(name for b in result["best"] for name in b.get("constraints", ())))
     rows = [
@@ -135,30 +127,50 @@ def study(result: dict[str, Any]) -> None:
             b["trial"],
             *_numbers(b, parts),
             *(b.get("constraints", {}).get(name, {}).get("note", "") for name in kept),
-            b.get("path") or _few_params(b["params"]),
+            b.get("path") or b.get("recipe") or _few_params(b["params"]),
         )
         for b in result["best"]
     ]
-    title = f"{result['study']}: {_counts(result['trials'])}"
-    what = "path" if any("path" in b for b in result["best"]) else "parameters"
-    _table(["trial", *result["metrics"], *parts, *kept, what], rows, title=title)
-    if "front" in result:
-        print("\n".join(result["front"]["notes"]))
-    _infeasible(result)
-    beside(result)
-    reasons = [
-        (state, count, reason)
-        for state in ("pruned", "failed")
-        for reason, count in result[state].items()
+    found = {key for b in result["best"] for key in ("path", "recipe") if key in b}
+    what = next((key for key in ("path", "recipe") if key in found), "parameters")
+    table(["trial", *result["metrics"], *parts, *kept, what], rows, cut=True)
+
+
+def winner(found: dict[str, Any] | None) -> None:
+    """The recipe of the best trial: a line, and its numbers by layer and model."""
+    if found is None:
+        return
+    if "missing" in found:
+        say(f"The recipe of trial {found['trial']} cannot be shown: {found['missing']}", "")
+        return
+    about = f": {found['summary']}" if found["summary"] else ""
+    say(f"Best recipe, trial {found['trial']}{about}")
+    many = [panel for panel in found["panels"] if len(panel["rows"]) > 1]  # others are means
+    print("Layer by layer:\n" if many else "")
+    for rows, panels in groupby(many, key=lambda panel: panel["rows"]):
+        _layers(rows, list(panels))
+
+
+def _layers(rows: Sequence[str], panels: Sequence[dict[str, Any]]) -> None:
+    """Panels with the same layers beside each other."""
+    heads = [f"{one['parameter']} {name}" for one in panels for name in one["columns"]]
+    cells = [
+        [row, *("" if x is None else f"{x:.3g}" for one in panels for x in one["values"][i])]
+        for i, row in enumerate(rows)
     ]
-    if reasons:
-        _table(["", "trials", "reason"], reasons)
+    table(["layer", *heads], cells)
+
+
+def _what_is_better(result: dict[str, Any]) -> str:
+    words = {"maximize": "higher is better", "minimize": "lower is better"}
+    pairs = zip(result["metrics"], result["directions"], strict=True)
+    return ", ".join(f"{metric}: {words[direction]}" for metric, direction in pairs)
 
 
 def _infeasible(result: dict[str, Any]) -> None:
     """That no trial keeps the constraints, where the first one shown does not."""
     if said := next((b.get("infeasible") for b in result["best"]), None):
-        print(said)
+        say(said)
 
 
 def beside(result: dict[str, Any]) -> None:
@@ -185,7 +197,7 @@ def _baselines(metrics: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
         for row in rows
     ]
     if cells:
-        _table(["against what", *metrics, *parts, ""], cells)
+        table(["against what", *metrics, *parts, ""], cells)
 
 
 def _parts(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
@@ -203,31 +215,31 @@ def evaluated(result: dict[str, Any]) -> None:
     """What models score."""
     columns = list(dict.fromkeys(name for row in result["models"] for name in row["values"]))
     rows = [(r["model"], *(r["values"].get(c, "") for c in columns)) for r in result["models"]]
-    _table(["model", *columns], rows)
+    table(["model", *columns], rows)
 
 
 def lineage(found: Lineage, depth: int) -> None:
     """Whom a trial descends from."""
     one = found.trial
-    print(
+    say(
         f"{found.study}: trial {one.trial}, {len(found.ancestors) - 1} ancestors in "
         f"{one.generation} generations"
     )
     if found.shares is not None:
-        print("shares: " + ", ".join(f"{name} {x:.1%}" for name, x in found.shares.items()))
+        say("shares: " + ", ".join(f"{name} {x:.1%}" for name, x in found.shares.items()))
     print(f"\n{found.tree(depth)}")
 
 
 def front(found: Front) -> None:
     """The points of a front, and the baselines beside them."""
-    _table(*found.table(), title=found.study)
-    print("\n".join(found.notes))
+    table(*found.table(), title=found.study)
+    say(*found.notes)
 
 
 def leaderboard(board: Leaderboard) -> None:
     """Searches and baselines side by side."""
-    _table(*board.table())
-    print("\n".join(board.notes))
+    table(*board.table())
+    say(*board.notes)
 
 
 def facts(found: dict[str, Any]) -> None:
@@ -250,7 +262,7 @@ def facts(found: dict[str, Any]) -> None:
             rows.append(("hours for the baselines", f"{value:.2f}"))
         elif value is not None:
             rows.append((label, value))
-    _table(["", ""], rows, title="Everything fits.")
+    table(["", ""], rows, title="Everything fits.")
 
 
 def methods(found: dict[str, Any]) -> None:
@@ -272,8 +284,8 @@ def _method(name: str, about: dict[str, Any]) -> None:
         for name, p in about["parameters"].items()
     ]
     columns = ["parameter", "range", "default", "search", "for", ""]
-    _table(columns, rows, title=f"{name}: {about['sources']}")
-    print(f"  {about['summary']}\n  {about['source']}\n")
+    table(columns, rows, title=f"{name}: {about['sources']}")
+    say(about["summary"], about["source"], "")
 
 
 def _counts(trials: dict[str, int]) -> str:
@@ -281,16 +293,12 @@ def _counts(trials: dict[str, int]) -> str:
 
 
 def _few_params(params: dict[str, Any]) -> str:
-    shown = [f"{name}={_in_words(value)}" for name, value in params.items()]
+    shown = [f"{name}={in_words(value)}" for name, value in params.items()]
     return few(shown, _SHOWN_PARAMETERS)
 
 
 def _size(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
-
-
-def _in_words(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def place(url: str | None) -> str:
@@ -302,4 +310,4 @@ def place(url: str | None) -> str:
 
 def _dashboard(url: str | None) -> str:
     """The command that shows a study in the browser."""
-    return shlex.join(["optuna-dashboard", (url or "").removeprefix("journal:///")])
+    return shlex.join(["merge-optuna", "dashboard", url or ""])

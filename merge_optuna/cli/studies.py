@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import breakdown_of, constrained_of, metric_names
-from merge_optuna._schema import PATH, REASON
-from merge_optuna.errors import StudyError, few
+from merge_optuna._schema import PATH, REASON, SPACE, SUMMARY
+from merge_optuna.errors import MergeOptunaError, StudyError, few
+from merge_optuna.recipes import Panel, panels_of, summary_of
 from merge_optuna.search import MergeStudy
 from merge_optuna.study import (
     Baselines,
     Front,
     baselines,
+    best_trial,
     counts,
     failure,
     front_of,
     in_words,
     infeasible,
+    layer_shares,
     ranked,
     recipe_of,
     stored_baselines,
     why_empty,
 )
 from merge_optuna.study import storage as open_storage
+
+if TYPE_CHECKING:
+    from merge_optuna.checkpoints import Checkpoint
+
+_LONGEST = 2000  # of what is said of the best recipe; a path may have a thousand layers
 
 
 def opened(url: str, name: str | None) -> optuna.Study:
@@ -88,7 +98,7 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
         "trials": trials,
         "best": [
             {"trial": t.number, "values": t.values, "params": t.params}
-            | ({PATH: t.user_attrs[PATH]} if PATH in t.user_attrs else {})
+            | {key: t.user_attrs[key] for key in (SUMMARY, PATH) if key in t.user_attrs}
             | ({"breakdown": parts} if (parts := breakdown_of(t)) else {})
             | _constrained(study, t)
             for t in top
@@ -96,6 +106,44 @@ def result(study: optuna.Study, *, best: int) -> dict[str, Any]:
         **beside(baselines(study)),
         **({} if front is None else _about(front, study)),
     }
+
+
+def winner(
+    study: optuna.Study, sources: Mapping[str, Checkpoint | str | Path]
+) -> dict[str, dict[str, Any]]:
+    """The recipe of the best trial as people look at it; why there is none, if it merges.
+
+    Where trials descend from each other it is not rebuilt, for which weights may have to be read.
+    """
+    if len(study.directions) > 1 or not counts(study)["complete"]:
+        return {}
+    best = best_trial(study)
+    about = {"trial": best.number, "summary": best.user_attrs.get(SUMMARY)}
+    panels = _shares(study, best, sources)
+    try:
+        if not panels:
+            recipe = recipe_of(study, best, sources=sources)
+            panels, about["summary"] = panels_of(recipe), summary_of(recipe, most=_LONGEST)
+    except MergeOptunaError as error:
+        is_merge = SUMMARY in best.user_attrs or SPACE in study.user_attrs
+        return {"winner": {**about, "missing": str(error)}} if is_merge else {}
+    return {"winner": {**about, "panels": [_panel(panel) for panel in panels]}}
+
+
+def _shares(
+    study: optuna.Study, trial: FrozenTrial, sources: Mapping[str, Checkpoint | str | Path]
+) -> tuple[Panel, ...]:
+    """Of each source in each layer, where trials descend from each other."""
+    try:
+        return layer_shares(study, trial, sources=sources)
+    except MergeOptunaError:
+        return ()
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    """As JSON can hold it."""
+    numbers = [[None if math.isnan(x) else x for x in row] for row in panel.values.tolist()]
+    return {**panel._asdict(), "values": numbers}
 
 
 def add_test(result: dict[str, Any], declared: MergeStudy, study: optuna.Study) -> None:

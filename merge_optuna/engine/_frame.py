@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import CheckpointError, RecipeError
 from merge_optuna.recipes import Recipe, leaves_of
@@ -87,7 +87,7 @@ def check_finite(recipe: Recipe) -> None:
         if (leaf == frame or name in merged or routed) and leaf.dtype(name).is_floating_point
     ]
     todo = [(leaf, name) for leaf, name in todo if name not in _found_finite(leaf)]
-    for leaf, name in tqdm(todo, "Checking sources", delay=2, leave=False, unit="tensor"):
+    for leaf, name in ProgressBar(todo, "Checking sources", delay=2, leave=False, unit="tensor"):
         bad = int((~torch.isfinite(leaf.tensor(name).float())).sum())
         if bad:
             raise CheckpointError(

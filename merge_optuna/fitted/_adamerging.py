@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.checkpoints import without_aliases
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError, RecipeError
@@ -89,7 +89,7 @@ def adamerging(
         (len(experts), len(grouping.labels)), float(start), device=device, requires_grad=True
     )
     optimizer = torch.optim.Adam([coefficients], lr=lr)
-    for step in tqdm(range(steps), "AdaMerging", delay=2, leave=False, unit="step"):
+    for step in ProgressBar(range(steps), "AdaMerging", delay=2, leave=False, unit="step"):
         coefficients.grad = torch.zeros_like(coefficients)
         for inputs, head in tasks:  # one graph at a time
             entropy = merged.entropy(coefficients, inputs[step % len(inputs)], head)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.engine import Engine, check_finite
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators import Evaluator, as_evaluator, name_of, value_of
@@ -65,7 +65,9 @@ def greedy_soup(
     check = getattr(evaluator, "check", None)
     if check is not None:
         check(engine.load(soup.frame, user=user))
-    bar = tqdm(total=2 * len(experts) - 1, desc="Greedy soup", delay=2, leave=False, unit="soup")
+    bar = ProgressBar(
+        total=2 * len(experts) - 1, desc="Greedy soup", delay=2, leave=False, unit="soup"
+    )
 
     def score(models: Sequence[Source]) -> float:
         model = engine.load(linear(models, exclude=exclude), user=user)

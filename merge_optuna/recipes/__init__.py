@@ -31,7 +31,7 @@ from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer
 from merge_optuna.recipes._panels import Panel, panels_of, summary_of
 from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._path import path
-from merge_optuna.recipes._picture import range_of, svg_of
+from merge_optuna.recipes._picture import range_of, route_panels, svg_of
 from merge_optuna.recipes._structure import Chain, Structure
 from merge_optuna.recipes._tree import Recipe, check_sources, frame_of, leaves_of
 from merge_optuna.recipes._values import (
@@ -101,6 +101,7 @@ __all__ = [
     "path",
     "per_group",
     "range_of",
+    "route_panels",
     "summary_of",
     "svg_of",
 ]

@@ -9,6 +9,7 @@ import math
 import string
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -135,12 +136,22 @@ def _given(recipe: Recipe, key: str) -> Iterator[_Given]:
     if not isinstance(value, tuple):
         yield _Given(ALL, form_of(value), layout, layout.layers)
         return
-    layers: list[dict[str, str]] = [{} for _ in value]
+    for row in zip(
+        recipe.model_names, map(form_of, value), recipe.layouts, _layers(recipe), strict=True
+    ):
+        yield _Given(*row)
+
+
+def _layers(recipe: Recipe) -> Sequence[Mapping[str, str]]:
+    """For each model the layer of the merged one by its own names of tensors."""
+    layout = recipe.alignment.layout
+    if recipe.spec.structure == "overlay":
+        return [layout.layers] * len(recipe.models)
+    found: list[dict[str, str]] = [{} for _ in recipe.models]
     for name, layer in layout.layers.items():
         for i, own in recipe.structure.models_at(name):
-            layers[i][own] = layer
-    for row in zip(recipe.model_names, map(form_of, value), recipe.layouts, layers, strict=True):
-        yield _Given(*row)
+            found[i][own] = layer
+    return found
 
 
 def _columns(
@@ -152,26 +163,38 @@ def _columns(
             for part, column in _columns(inner, tensors, layers):
                 yield f"/{pattern}{part}", column
         return
-    values: dict[str, defaultdict[str, list[float]]] = {}
-    groups: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for name, (part, group) in _places(getattr(form, "per", "model"), layout):
-        values.setdefault(part, defaultdict(list))[group].append(form.at(name, layout))
-        groups[part][layers[name]] = group
-    for part, own in values.items():
-        yield part, _Column({group: _mean(every) for group, every in own.items()}, groups[part])
+    per = getattr(form, "per", "model")
+    for part, groups in _groups(layout, per).items():
+        values = {
+            group: _mean(
+                [form.at(name, layout) for name in (names if per == "tensor" else names[:1])]
+            )
+            for group, names in groups.items()
+        }
+        group_of = {layers[name]: group for group, names in groups.items() for name in names}
+        yield part, _Column(values, group_of)
 
 
-def _places(per: Per, layout: Layout) -> Iterator[tuple[str, tuple[str, str]]]:
-    """For each tensor the part of its layer that has a panel of its own, and its group there."""
+@lru_cache(maxsize=256)
+def _groups(layout: Layout, per: Per) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """The tensors by the part of a layer that has a panel of its own, and by group in it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, (part, group) in _places(layout, per):
+        found.setdefault(part, {}).setdefault(group, []).append(name)
+    return found
+
+
+def _places(layout: Layout, per: Per) -> Iterator[tuple[str, tuple[str, str]]]:
+    """For each tensor its part and its group there."""
     grouping = layout.grouping("module" if per == "tensor" else per)
+    layers = (layout.whole or layout).layers
     for name in layout.names:
         label = grouping.labels[grouping.shares[name][0][0]]
         if per in ("module", "tensor"):
             layer, slash, module = label.partition("/")
             yield name, (slash + module + (", mean" if per == "tensor" else ""), layer)
         else:
-            own = (layout.whole or layout).layers
-            yield name, ("", own[name] if isinstance(per, Depth) else label)
+            yield name, ("", layers[name] if isinstance(per, Depth) else label)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -225,21 +248,22 @@ def _lengths(starts: NDArray[np.int64], size: int) -> NDArray[np.float64]:
 _LONGEST = 200
 
 
-def summary_of(recipe: Recipe) -> str:
-    """One line of at most 200 characters: the method, means by model, or the path.
+def summary_of(recipe: Recipe, most: int = _LONGEST) -> str:
+    """One line of so many characters at most: the method, means by model, or the path.
 
     Means are over layers and modules. Examples: ``ties: ja weight 0.62 density 0.41, math weight
     0.3 density 0.52``; ``path through ja (A), math (B): A[0:4] B4×0.82 B[5:8]``.
 
     Args:
         recipe: Without free numbers.
+        most: The end of a longer one is left out.
 
     Raises:
         RecipeError: If numbers are still free.
         CheckpointMismatch: If the sources do not fit together.
     """
     text = "; ".join(_sentences(recipe))
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _sentences(recipe: Recipe, prefix: str = "") -> Iterator[str]:

@@ -188,7 +188,6 @@ def _words(view: View, race: Race) -> tuple[str, str]:
     time = "" if not race.saved_seconds else f", about {duration(race.saved_seconds)}"
     return (
         f"Pruning saved {race.saved:.0%} of all {of}{time}",
-        f"{len(race.stopped)} of {everybody} trials were stopped before the end; "
-        "the white above the lower curve is what that saved. "
+        f"{len(race.stopped)} of {everybody} trials stopped early. "
         f"{view.metrics[0]}: {better(view.directions[0])}.",
     )

@@ -37,6 +37,8 @@ def number(value: float) -> str:
 
 HEIGHT = 450
 """Pixels that the dashboard gives a figure: it cuts off what is higher."""
+_BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale"]
+"""Which are left out, since all of them cover titles: dragging zooms, a double click resets."""
 _TITLE, _SUBTITLE = 38, 54
 """Characters that fit into a line of 317 pixels, the width of the dashboard on a telephone."""
 
@@ -115,6 +117,7 @@ def finished(figure: Figure, title: str, subtitle: str = "", height: int = HEIGH
         height=height,
         margin={"l": 60, "r": 20, "t": top, "b": 50},
         legend={"orientation": "h", "y": below_axis, "x": 0, "traceorder": "normal"},
+        modebar={"remove": _BUTTONS},
         font={"size": 13},
     )
     return figure

@@ -118,6 +118,18 @@ class View:
         called = recipe.called()
         return {name: source for name, source in self.sources.items() if name in called}
 
+    @property
+    def leaves(self) -> list[Checkpoint]:
+        """The checkpoints that are merged, once."""
+        found = (leaf for recipe in self.made_of for leaf in recipe.leaves())
+        return list({leaf.name: leaf for leaf in found}.values())
+
+    @property
+    def made_of(self) -> list[Recipe]:
+        """The recipes of the space, or of the winner where that is a function; may be empty."""
+        # An evolved winner reads its sources when it is rebuilt: not if the space can say it.
+        return [*self.recipes.values()] or [one for one in (self.winner,) if one is not None]
+
     def recipe(self, trial: FrozenTrial) -> Recipe | None:
         """The recipe of a trial; None in studies that merge nothing, or if sources are gone."""
         try:

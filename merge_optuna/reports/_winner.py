@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial
 
 from merge_optuna.errors import MergeOptunaError
-from merge_optuna.recipes import Panel, panels_of
+from merge_optuna.recipes import Panel, panels_of, route_panels
 from merge_optuna.reports import _front, _heat_map, _route
 from merge_optuna.reports._style import number
 from merge_optuna.reports._view import View
@@ -33,14 +33,14 @@ def winning_panels(view: View) -> tuple[Panel, ...]:
 
 
 def panels_of_trial(view: View, trial: FrozenTrial) -> tuple[Panel, ...]:
-    """What there is to see of a trial, layer by layer; nothing for a layer path.
+    """What there is to see of a trial, layer by layer or, of a layer path, step by step.
 
     For evolved weights the share of each source, else the parameters of the recipe.
     """
     if shares := _shares(view, trial):
         return shares
     recipe = view.recipe(trial)
-    return () if recipe is None else panels_of(recipe)
+    return () if recipe is None else (*route_panels(recipe), *panels_of(recipe))
 
 
 def sentence(view: View) -> str:

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.engine import Merger, gram
 from merge_optuna.recipes import Recipe
 
@@ -44,7 +44,9 @@ class Grams:
         starts = range(0, self._recipe.flat_size, _BLOCK)
         n = len(self._recipe.models)
         found = np.zeros((len(starts) + 1, n, n))
-        for i, start in enumerate(tqdm(starts, "Angles", delay=2, leave=False, unit="block")):
+        for i, start in enumerate(
+            ProgressBar(starts, "Angles", delay=2, leave=False, unit="block")
+        ):
             stop = min(start + _BLOCK, self._recipe.flat_size)
             found[i + 1] = found[i] + self._products(start, stop)
         return found

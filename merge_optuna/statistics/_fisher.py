@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine, build
 from merge_optuna.errors import EvaluationError
@@ -70,7 +70,9 @@ def fisher(
     def compute() -> dict[str, Tensor]:
         model = Engine(device, "float32").load(checkpoint)
         sums, views = build(checkpoint, torch.float32, torch.device(device))
-        bar = tqdm(examples, f"Fisher of {checkpoint.name}", delay=2, leave=False, unit="example")
+        bar = ProgressBar(
+            examples, f"Fisher of {checkpoint.name}", delay=2, leave=False, unit="example"
+        )
         squares = _sum_squares(model, sums, bar, labels)
         memory = {square.untyped_storage().data_ptr() for square in squares}  # not of buffers
         return {k: t for k, t in views.items() if t.untyped_storage().data_ptr() in memory}

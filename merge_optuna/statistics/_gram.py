@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import Engine
 from merge_optuna.errors import EvaluationError
@@ -54,7 +54,9 @@ def gram(
     def compute() -> dict[str, Tensor]:
         engine = Engine(device, "float32")
         model = engine.load(checkpoint)
-        bar = tqdm(examples, f"Gram of {checkpoint.name}", delay=2, leave=False, unit="batch")
+        bar = ProgressBar(
+            examples, f"Gram of {checkpoint.name}", delay=2, leave=False, unit="batch"
+        )
         inputs = _collected(model, bar)
         found = {name: _gram_of(view, inputs) for name, view in engine.views.items()}
         return {name: gram for name, gram in found.items() if gram is not None}

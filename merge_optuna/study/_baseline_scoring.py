@@ -16,8 +16,8 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
+from merge_optuna._bar import ProgressBar
 from merge_optuna.checkpoints import Checkpoint, hex_digest
 from merge_optuna.errors import EvaluationError, InfeasibleRecipe, SourceChanged, StudyError, shown
 from merge_optuna.evaluators import (
@@ -201,7 +201,7 @@ def score(
     """Scores what is not in a book yet."""
     with interrupt.deferred(), quiet():
         tasks = _Scorer(objective, book).tasks(kinds) if kinds else []
-        bar = tqdm(
+        bar = ProgressBar(
             total=len(tasks),
             desc="Baselines",
             unit="baseline",

@@ -20,6 +20,7 @@ from merge_optuna._schema import (
     SECONDS_MERGE,
     VALUE,
 )
+from merge_optuna.study._recorded import stream_of
 
 
 class Scored:
@@ -34,8 +35,8 @@ class Scored:
         self._unfinished: set[int] = set()
         self._read = 0  # trials below this number have been looked at
 
-    def same_as(self, trial: optuna.Trial, candidate: str) -> FrozenTrial | None:
-        """A complete trial that has scored a candidate, as far as this process knows."""
+    def same_as(self, trial: optuna.Trial, candidates: Sequence[str]) -> FrozenTrial | None:
+        """A complete trial that has scored one of these, as far as this process knows."""
         # What Optuna has read when it made this trial: another read takes a millisecond.
         trials = compat.trials_at_hand(trial.study, trial.number)
         trials = compat.all_trials(trial.study) if trials is None else trials
@@ -44,7 +45,8 @@ class Scored:
         except KeyError:  # others have made trials meanwhile
             trials = compat.all_trials(trial.study)
             self._read_on(trials, trial.number)
-        number = self._numbers.get(candidate)
+        known = (self._numbers.get(candidate) for candidate in candidates)
+        number = next((number for number in known if number is not None), None)
         return None if number is None else compat.numbered(trials, number)
 
     def _read_on(self, trials: Sequence[FrozenTrial], until: int) -> None:
@@ -78,8 +80,9 @@ def take_over(
         StudyError: If the complete trial has not as many values as the study has objectives.
     """
     values = tuple(values_of(same, len(trial.study.directions)))
-    for step, value in sorted(same.intermediate_values.items()):
-        trial.report(value, step)
+    if stream_of(trial.study):
+        for step, value in sorted(same.intermediate_values.items()):
+            trial.report(value, step)
     own = {SAME_AS: same.number, SECONDS_MERGE: 0.0, SECONDS_EVALUATE: 0.0, EXAMPLES: 0}
     named = (VALUE, CONSTRAINT)
     parts = {name: value for name, value in same.user_attrs.items() if name.startswith(named)}

@@ -26,6 +26,7 @@ from merge_optuna._schema import (
     SCORES,
     SECONDS_EVALUATE,
     SECONDS_MERGE,
+    SUMMARY,
     VALUE,
 )
 from merge_optuna._scores import pack
@@ -44,7 +45,7 @@ from merge_optuna.evaluators import (
     value_of,
     value_over,
 )
-from merge_optuna.recipes import Recipe
+from merge_optuna.recipes import Recipe, summary_of
 from merge_optuna.samplers.plumbing import sign_once
 from merge_optuna.spaces import Space
 from merge_optuna.study import _interrupt as interrupt
@@ -62,7 +63,7 @@ from merge_optuna.study._constraints import (
 from merge_optuna.study._identical import Scored, take_over
 from merge_optuna.study._loading import check_scorable, load_for
 from merge_optuna.study._outcome import outcome, pruned
-from merge_optuna.study._recorded import DECLARED, SearchSpace, reads_batches, record
+from merge_optuna.study._recorded import DECLARED, SearchSpace, record, stream_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,13 +77,16 @@ class MergeObjective:
 
     A trial whose recipe has no well-defined result or whose score is not finite is pruned with
     the user attribute ``reason``; one that raises fails with the traceback in the user attribute
-    ``error``, and the search goes on. User attributes also tell the seconds spent merging and
+    ``error``, and the search goes on. The user attribute ``recipe`` says in a line what was
+    merged. User attributes also tell the seconds spent merging and
     evaluating, the number of examples used, the value in every task of an evaluator of several
     (``value/NAME``), and whom an individual of ``mo.spaces`` descends from.
 
-    Values are reported while a trial runs if the evaluator yields several batches: the mean score
-    of each batch under its number for a ``WilcoxonPruner``, which pairs them with those of the
-    best trial; for other pruners the value over all examples so far, under their number.
+    Values are reported while a trial runs if there is a pruner that reads them (any but
+    ``NopPruner``) and the evaluator yields several batches: the mean score of each batch under its
+    number for a ``WilcoxonPruner``, which pairs them with those of the best trial; for other
+    pruners the value over all examples so far, under their number. A search that gets a pruner
+    later prunes from its new trials on.
 
     A recipe that a complete trial of the study has scored is not scored again if the evaluator is
     deterministic, as those of this package are: the trial takes over value, scores and reports,
@@ -298,10 +302,12 @@ class MergeObjective:
         self.settle(trial.study)
         started = time.perf_counter()
         recipe = self.recipe(trial)
-        if not isinstance(self.space, DECLARED):
-            compat.set_system_attr(trial.study, trial, RECIPE, recipe.to_json())
-        candidate = None if self._scored is None else _candidate(trial, recipe, self.engine)
-        if self._scored and candidate and (same := self._scored.same_as(trial, candidate)):
+        own = {} if isinstance(self.space, DECLARED) else {RECIPE: recipe.to_json()}
+        # Before all others: the first that people see of a trial, also of one that fails.
+        compat.set_attrs(trial.study, trial, user={SUMMARY: summary_of(recipe)}, system=own)
+        candidates = [] if self._scored is None else _candidates(trial, recipe, self.engine)
+        candidate = next(iter(candidates), None)
+        if self._scored and (same := self._scored.same_as(trial, candidates)):
             self.engine.look_again(recipe)
             return take_over(trial, same, {**_parents(trial), **_path(recipe)})
         with interrupt.interruptible():
@@ -332,7 +338,7 @@ class MergeObjective:
                     ids.append(batch_ids)
                     parts.append(batch_scores)
                     seen += len(batch_ids)
-                    if len(self.directions) == 1 and total > len(batch_ids):
+                    if stream_of(trial.study) and total > len(batch_ids):
                         self._report(trial, step, parts, last=seen == total)
             scores = np.concatenate(parts)
             values = breakdown_over(self.evaluator, scores)
@@ -363,7 +369,7 @@ class MergeObjective:
         self, trial: optuna.Trial, step: int, parts: list[NDArray[np.float64]], *, last: bool
     ) -> None:
         """Reports what the pruner reads, and prunes; never once everything is evaluated."""
-        if reads_batches(trial.study):
+        if stream_of(trial.study) == "batches":
             report, at = float(np.mean(_first_column(parts[-1]))), step
         else:
             report, at = self._running(parts), sum(map(len, parts))
@@ -405,10 +411,14 @@ def _template(space: Recipe | Space) -> Recipe | Checkpoint:
     return space.frame if space.path is None or space.slots else space
 
 
-def _candidate(trial: optuna.Trial, recipe: Recipe, engine: AnyEngine) -> str:
-    """What is scored, and how."""
-    reports = "batches" if reads_batches(trial.study) else "running"
-    return f"{recipe.digest} {engine.dtype} {engine.place} {reports}"
+def _candidates(trial: optuna.Trial, recipe: Recipe, engine: AnyEngine) -> list[str]:
+    """What is scored, and how: first as it is recorded, then what else has the same result.
+
+    Where a pruner reads nothing, it does not matter what a trial has reported.
+    """
+    streams = [stream_of(trial.study)] if stream_of(trial.study) else [None, "running", "batches"]
+    what = f"{recipe.digest} {engine.dtype} {engine.place}"
+    return [f"{what} {stream or 'nothing'}" for stream in streams]
 
 
 def _parents(trial: optuna.Trial) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
-from tqdm import tqdm
 
 from merge_optuna import _optuna_compat as compat
+from merge_optuna._bar import ProgressBar
 from merge_optuna._records import violation_of
 from merge_optuna.errors import few
 from merge_optuna.samplers.plumbing import owner_alive, owner_of
@@ -54,7 +54,9 @@ class Bar:
         self._baselines = stored_baselines(study)
         done = total - remaining(study, total)
         name = compat.given_name(study)
-        self._bar = tqdm(total=total, initial=done, desc=name, unit="trial", disable=not show)
+        self._bar = ProgressBar(
+            total=total, initial=done, desc=name, unit="trial", disable=not show
+        )
 
     def __enter__(self) -> Bar:
         self.update(self._study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import optuna
 
@@ -100,6 +100,13 @@ def check_data(study: optuna.Study, evaluator: Evaluator) -> None:
             "WilcoxonPruner compares trials batch by batch, and other batches hold other "
             f"examples. Go on with {was}, or use another study_name."
         )
+
+
+def stream_of(study: optuna.Study) -> Literal["batches", "running"] | None:
+    """What its pruner reads of a trial that runs; None if it reads nothing."""
+    if len(study.directions) > 1 or isinstance(study.pruner, optuna.pruners.NopPruner):
+        return None
+    return "batches" if reads_batches(study) else "running"
 
 
 def reads_batches(study: optuna.Study) -> bool:

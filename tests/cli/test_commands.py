@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import merge_optuna as mo
-from merge_optuna.cli import printing
+from merge_optuna.cli import tables
 from merge_optuna.samplers.plumbing import owner_of
 from tests import processes, toys
 from tests.cli.conftest import Cli
@@ -44,6 +44,9 @@ def database(task: Task, tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
+_LAYERS = ["embed", "00", "01", "head"]  # of the models of the task
+
+
 def words(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
@@ -65,7 +68,7 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
         "trials 4 complete",
         f"kept in {tmp_path}/toy.db",
         f"written to {tmp_path}/merged",
-        "optuna-dashboard sqlite:///toy.db",
+        "merge-optuna dashboard sqlite:///toy.db",
     ):
         assert expected in words(out)
     assert f"The study 'toy' is kept in {tmp_path}/toy.db" in err
@@ -89,6 +92,7 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
                 "trial": study.best_trial.number,
                 "values": [study.best_value],
                 "params": study.best_params,
+                "recipe": study.best_trial.user_attrs["recipe"],
             }
         ],
         "test": test,
@@ -240,7 +244,7 @@ def test_the_file_of_a_study_with_a_long_name(task: Task, cli: Cli, tmp_path: Pa
     code, out, _ = cli("run", file, "--storage", "journal:///x.log")
     assert code == 0
     assert f"kept in {tmp_path}/x.log" in words(out)
-    assert "optuna-dashboard x.log" in out
+    assert "merge-optuna dashboard journal:///x.log" in out
 
 
 def test_ctrl_c(task: Task, tmp_path: Path) -> None:
@@ -336,34 +340,45 @@ def test_a_mistake_in_the_file_is_shown_from_there_on(
     assert err.splitlines()[-1] == "SyntaxError: '(' was never closed"
 
 
-@pytest.mark.parametrize("width", [80, 30])
+@pytest.mark.parametrize("width", [200, 80, 40])
 def test_numbers_are_never_cut_short(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     numbers = [f"0.{i}23 [-0.0{i}1, +0.{i}56]" for i in range(1, 5)]
-    head = ["method", *("a column" for _ in numbers)]
-    row = ["a search with a name of some length", *numbers]
-
-    def printed() -> str:
-        printing._table(head, [row], "")
-        return capsys.readouterr().out
-
-    lines = printed().splitlines()
-    assert sum("  ".join(row) in re.sub(" {3,}", "  ", line) for line in lines) == 1, "a pipe"
-    monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
-    assert all(number in printed() for number in numbers)
+    head = ["method", *(f"column {i}" for i in range(4))]
+    rows = [[name, *numbers] for name in ("a search with a name of some length", "another")]
+    tables.table(head, rows)
+    out = capsys.readouterr().out
+    assert all(out.count(number) == 2 for number in numbers)
+    assert max(map(len, out.splitlines())) <= width
+    assert not any(line != line.rstrip() for line in out.splitlines())
+    # What does not fit beside each other comes below, with the names of the rows again.
+    assert out.count("another") == (1 if width == 200 else 2 if width == 80 else 4)
 
 
-def test_texts_are_folded_to_a_terminal(
+def test_texts_are_folded(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    printing._table(["", "", "note"], [["uniform average", 0.123456, "many words " * 9]])
-    lines = re.sub("\x1b[^m]*m", "", capsys.readouterr().out).splitlines()
-    assert max(map(len, lines)) <= 60
-    assert "0.1235" in "".join(lines)
+    note = "many words " * 9
+    tables.table(["", "", "note"], [["uniform average", 0.123456, note]], title="A title")
+    out = capsys.readouterr().out
+    assert out.startswith("A title\n")
+    assert max(map(len, out.splitlines())) <= 60
+    assert "0.1235" in out
+    assert out.count("many") == out.count("words") == 9
+    tables.table(["", "", "note"], [["uniform average", 0.123456, note]], cut=True)
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "uniform" in line]
+    assert row.endswith("…")
+    assert len(row) <= 60
+
+
+def test_columns_without_anything_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.table(["name", "", "note"], [["a", "", 1.0], ["b", "", 2.5]])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["name", "note"]
+    assert lines[2:4] == [["a", "1"], ["b", "2.5"]]
 
 
 @pytest.mark.parametrize("argv", [["run", "gone.py"], ["run"], ["runs"], ["run", "-n", "0", "x"]])
@@ -451,9 +466,9 @@ def test_show_a_study(cli: Cli, database: str) -> None:
     assert code == 0
     assert "toy: 4 complete, 1 pruned, 2 failed" in out
     table = [line.split()[:2] for line in out.splitlines() if line.split()]
-    numbers = [row[0] for row in table if row[0].isdigit()]
+    numbers = [row[0] for row in table if row[0] in set("0123456")]  # layers have two digits
     assert numbers == ["3", "6", "0", "5"], "best first, the earliest among equals"
-    assert "... (8 in all)" in out
+    assert out.count("task_arithmetic: a ") == 5, "of the best one, and of all four"
     assert "pruned 1 The score is not finite: nan." in words(out)
     assert "failed 2 OSError: gone" in words(out)
     result = json.loads(cli("show", database, "--study", "toy", "--json")[1])
@@ -462,6 +477,58 @@ def test_show_a_study(cli: Cli, database: str) -> None:
         study.trials[n].params for n in (3, 6, 0, 5)
     ]
     assert result["failed"] == {"OSError: gone": 2}
+
+
+def test_the_best_recipe_is_a_table_of_layers_and_models(
+    cli: Cli, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = cli("show", database, "--study", "toy")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    best = optuna.load_study(study_name="toy", storage=database).trials[3]
+    line = "Best recipe, trial 3: task_arithmetic: " + ", ".join(
+        f"{name} {np.mean([best.params[f'weight/{name}/{x}'] for x in _LAYERS]):.3g}"
+        for name in "ab"
+    )
+    assert line in words(out)
+    rows = [line.split() for line in out.splitlines()]
+    for layer in _LAYERS:
+        assert [layer, *(f"{best.params[f'weight/{n}/{layer}']:.3g}" for n in "ab")] in rows
+    shown = json.loads(cli("show", database, "--study", "toy", "--json")[1])["winner"]
+    assert shown["trial"] == 3
+    [panel] = shown["panels"]
+    assert panel["rows"] == _LAYERS
+    assert panel["values"] == [[best.params[f"weight/{n}/{x}"] for n in "ab"] for x in _LAYERS]
+
+
+def test_what_cannot_be_rebuilt_is_said(cli: Cli, task: Task, tmp_path: Path) -> None:
+    shutil.copytree(task.root, tmp_path / "models")
+    moved = Task(tmp_path / "models")
+    objective = mo.MergeObjective(moved.recipe(), lambda model: 1.0)
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = mo.MergeStudy("toy", objective, n_trials=1, baselines=False).run(url, progress=False)
+    (tmp_path / "models").rename(tmp_path / "elsewhere")
+    code, out, _ = cli("show", url)
+    assert code == 0
+    assert "The recipe of trial 0 cannot be shown:" in out
+    assert study.trials[0].user_attrs["recipe"][:60] in words(out)
+    argv = [x for n in ("base", "a", "b") for x in ("--source", f"{n}={tmp_path}/elsewhere/{n}")]
+    assert "Best recipe, trial 0" in cli("show", url, *argv)[1]
+
+
+def test_show_what_is_no_merge(cli: Cli, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/plain.db"
+    study = optuna.create_study(study_name="plain", storage=url)
+    code, out, _ = cli("show", url)
+    assert code == 0
+    assert "No trial is complete yet." in out
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    code, out, _ = cli("show", url)
+    assert code == 0
+    assert "value: lower is better" in out
+    assert "recipe" not in out
+    assert f"x={study.best_params['x']:.4g}" in out
 
 
 def test_paths_are_shown_as_paths(cli: Cli, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from torch import nn
 
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
-from merge_optuna.reports import _winner
+from merge_optuna.recipes import Panel
+from merge_optuna.reports import _heat_map, _winner
 from merge_optuna.reports._view import View
 from merge_optuna.study import Ancestor, Lineage, layer_shares
 from tests import toys
@@ -91,6 +92,25 @@ def test_the_coefficients_of_a_swarm() -> None:
     assert {f"weight/{n}": x for n, x in zip(columns, row, strict=True)} == {
         name: rounded(value) for name, value in params.items()
     }
+
+
+def test_many_layers_stand_side_by_side() -> None:
+    rng = np.random.default_rng(0)
+    rows = ("embed", *(f"{i:02}" for i in range(32)), "head")
+    given = {name: rng.random((34, 3)) for name in ("weight", "density")}
+    panels = [Panel(name, rows, ("a", "b", "c"), values) for name, values in given.items()]
+    scale = Panel("lambda_", ("all",), ("all",), np.array([[1.25]]))
+    figure = _heat_map.drawn([*panels, scale], "title", "how").to_plotly_json()
+    assert figure["layout"]["meta"]["subtitle"] == "how; lambda_ 1.25"
+    assert figure["layout"]["height"] <= 450, "what the dashboard shows of a card"
+    found = heat_maps(figure)
+    assert found.keys() == given.keys()
+    for name, (models, layers, z) in found.items():
+        assert (*models,) == ("a", "b", "c")
+        assert (*layers,) == rows
+        np.testing.assert_allclose(np.array(z).T, given[name], rtol=1e-3)
+    low, high = (figure["layout"][axis]["domain"] for axis in ("yaxis2", "yaxis"))
+    assert low[1] < high[0], "none over another"
 
 
 # -- evolved weights --------------------------------------------------------------------------
@@ -220,20 +240,23 @@ def test_the_front_beside_the_baselines() -> None:
     study = mo.MergeStudy("two", objective, sampler=sampler, n_trials=40).run(progress=False)
     figure = card(study)
     traces = {trace["name"]: trace for trace in figure["data"]}
-    [front] = [name for name in traces if name.startswith("front")]
-    points = {*zip(traces[front]["x"], traces[front]["y"], strict=True)}
+    points = {*zip(traces["front"]["x"], traces["front"]["y"], strict=True)}
     assert points == {(rounded(a), rounded(b)) for a, b in (t.values for t in study.best_trials)}
     others = {*zip(traces["other trials"]["x"], traces["other trials"]["y"], strict=True)}
     everybody = {(rounded(a), rounded(b)) for a, b in (t.values for t in study.trials)}
     assert points | others == everybody
+    beside = traces["baselines"]
+    shown = dict(
+        zip(beside["customdata"], zip(beside["x"], beside["y"], strict=True), strict=True)
+    )
     known = mo.baselines(study)
-    for name in ("base", "source a", "source b", "uniform average"):
-        values = known[name].values
-        assert values is not None
-        assert (traces[name]["x"], traces[name]["y"]) == (
-            [rounded(values[0])],
-            [rounded(values[1])],
-        )
+    assert {"base", "source a", "source b", "uniform average"} <= shown.keys()
+    for name, at in shown.items():
+        assert at == tuple(map(rounded, known[name].values or ()))
+    written = [text for text in beside["text"] if text]
+    assert written[0] == "base", "some names can be read, none lies over another"
+    assert all(any(name.endswith(text) for name in shown) for text in written)
+    assert figure["layout"]["height"] <= 450
     axes = [figure["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")]
     assert axes == ["nearness (higher is better)", "distance (lower is better)"]
 

@@ -68,11 +68,17 @@ def results(study: optuna.Study) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize(
-    "pruner",
-    [optuna.pruners.NopPruner(), optuna.pruners.WilcoxonPruner(p_threshold=1e-9)],
-    ids=["running", "batches"],
+    ("pruner", "reports"),
+    [
+        (optuna.pruners.NopPruner(), 0),
+        (optuna.pruners.MedianPruner(n_startup_trials=100), 4),
+        (optuna.pruners.WilcoxonPruner(p_threshold=1e-9), 4),
+    ],
+    ids=["nothing", "running", "batches"],
 )
-def test_all_is_as_if_scored_again(task: Task, pruner: optuna.pruners.BasePruner) -> None:
+def test_all_is_as_if_scored_again(
+    task: Task, pruner: optuna.pruners.BasePruner, reports: int
+) -> None:
     weights = [LOW, HIGH, LOW, HIGH, 0.5, LOW]
     found, calls = [], []
     for evaluator in (Counted(task.dev, batch_size=40), Noisy(task.dev, batch_size=40)):
@@ -82,7 +88,7 @@ def test_all_is_as_if_scored_again(task: Task, pruner: optuna.pruners.BasePruner
     once, again = found
     assert calls == [3, 6]
     assert results(once) == results(again)
-    assert all(len(t.intermediate_values) == 4 for t in once.trials)
+    assert all(len(t.intermediate_values) == reports for t in once.trials)
     same = [t.user_attrs.get("same_as") for t in once.trials]
     assert same == [None, None, 0, 1, None, 0]
     assert [t.user_attrs["examples"] for t in once.trials] == [160, 160, 0, 0, 160, 0]
@@ -116,13 +122,26 @@ def test_another_pruner_or_data_type_is_scored_anew(task: Task) -> None:
     assert [*study.trials[2].intermediate_values] == [0, 1, 2, 3]
 
 
+def test_a_search_without_a_pruner_takes_over_whatever_was_reported(task: Task) -> None:
+    """Also from databases in which searches without pruners have reported the running value."""
+    evaluator = Counted(task.dev, batch_size=40)
+    objective = mo.MergeObjective(recipe_of(task), evaluator)
+    study = search(objective, [LOW], pruner=optuna.pruners.MedianPruner())
+    assert len(study.trials[0].intermediate_values) == 4
+    study.pruner = optuna.pruners.NopPruner()
+    search(objective, [LOW, HIGH, HIGH], study=study)
+    assert [t.user_attrs.get("same_as") for t in study.trials] == [None, 0, None, 2]
+    assert [len(t.intermediate_values) for t in study.trials] == [4, 0, 0, 0]
+    assert mo.scores(study, 1).tolist() == mo.scores(study, 0).tolist()
+
+
 def test_over_processes(task: Task, tmp_path: Path) -> None:
     """Each objective is what a process has; trials are finished by others after they were seen."""
     url = f"sqlite:///{tmp_path}/same.db"
     evaluators = [Counted(task.dev) for _ in range(2)]
     mine, theirs = (mo.MergeObjective(recipe_of(task), e) for e in evaluators)
     study = search(mine, [LOW], storage=mo.storage(url))
-    other = optuna.load_study(study_name="same", storage=mo.storage(url))
+    other = optuna.load_study(study_name="same", storage=mo.storage(url), pruner=study.pruner)
     names = mine.space.distributions()
 
     def ask(study: optuna.Study, weight: float) -> optuna.Trial:

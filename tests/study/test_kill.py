@@ -85,9 +85,9 @@ def search(task: Task, folder: Path, kill: str) -> processes.Running:
     folder.mkdir(exist_ok=True)
     lines = LINES.replace("FATAL", str(FATAL)).replace("DEV", str(task.dev))
     sampler = "recipe.sampler(seed=3, population_size=4)"
-    file = task.file(
-        folder / "search.py", n_trials=TRIALS, lines=lines, sampler=sampler, test=None
-    )
+    pruner = "optuna.pruners.MedianPruner(n_startup_trials=100)"  # reads, and prunes nothing
+    options = {"sampler": sampler, "pruner": pruner, "test": None}
+    file = task.file(folder / "search.py", n_trials=TRIALS, lines=lines, **options)
     return processes.command("run", file, "--json", cwd=folder, env={"KILL": kill})
 
 
