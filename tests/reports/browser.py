@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +19,21 @@ return [...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.dat
     id: plot.id,
     title: plot.layout.title?.text ?? '',
     width: plot.clientWidth,
+    drawn: plot.querySelectorAll('.main-svg').length,
+    lines: (plot.layout.shapes ?? []).map(shape => shape.y0),
     traces: plot.data.map(trace => ({
-        type: trace.type ?? 'scatter', name: trace.name ?? '',
+        type: trace.type ?? 'scatter', name: trace.name ?? '', mode: trace.mode ?? '',
         x: Array.from(trace.x ?? []), y: Array.from(trace.y ?? []),
         z: Array.from(trace.z ?? [], row => Array.from(row)),
+        customdata: Array.from(trace.customdata ?? []),
         text: [trace.text ?? []].flat(9),
     })),
 }))
+"""
+
+ARTIFACTS = """
+const links = [...document.querySelectorAll('a[href*="/artifacts/"]')]
+return Object.fromEntries(links.map(link => [link.download, link.href]))
 """
 
 
@@ -72,6 +81,37 @@ class Browser:
         """The figures of plotly that are drawn, with their values."""
         return self.driver.execute_script(FIGURES)
 
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """The figures that a search has left in the dashboard, by their keys, in order."""
+        mark = "user-defined-plot:"
+        return {
+            figure["id"].removeprefix(mark): figure
+            for figure in self.figures()
+            if figure["id"].startswith(mark)
+        }
+
+    def artifacts(self) -> dict[str, str]:
+        """Addresses of the files of a trial, by their names."""
+        return self.driver.execute_script(ARTIFACTS)
+
+    def seconds(self, url: str, what: Callable[[], Any]) -> float:
+        """How long something takes to be there after an address was entered."""
+        start = time.monotonic()
+        self.open(url)
+        self.until(what)
+        return time.monotonic() - start
+
+    def settled(self) -> None:
+        """Waits until nothing changes any more."""
+        before = None
+        while before != (before := (self.text, len(self.figures()))):
+            time.sleep(1)
+
+    def fetched(self, url: str) -> str:
+        """What the page gets from an address."""
+        script = "fetch(arguments[0]).then(got => got.text()).then(arguments[1])"
+        return self.driver.execute_async_script(script, url)
+
     def errors(self) -> list[str]:
         """What the page has complained of on its console since it was opened."""
         logged = self.driver.get_log("browser")
@@ -84,8 +124,6 @@ class Browser:
 
     def picture(self, file: Path) -> Path:
         """Takes a picture of the page, all of its length."""
-        import base64
-
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(shot["data"]))
@@ -93,7 +131,7 @@ class Browser:
 
 
 @contextmanager
-def browser(downloads: Path | None = None) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     """Starts one, and ends it."""
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 

@@ -16,9 +16,13 @@ from tests.reports.browser import Browser, browser, missing
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the searches of this run are, the same for all its processes."""
+    """Where the searches of this run are, the same for all its processes.
+
+    ``MERGE_OPTUNA_SEARCHES=FOLDER`` keeps them from one run to the next.
+    """
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "searches"
+    made = Path(os.environ.get("MERGE_OPTUNA_SEARCHES", made))
     made.mkdir(exist_ok=True)
     return made
 

@@ -35,6 +35,11 @@ WANTED: Mapping[str, Sequence[float]] = {
     "code": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
 }
 """Of the model that a free recipe should find: how much of each expert's change is in each layer."""
+BOTH: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "ja": {"ja": (0.9, 0.9, 0.6, 0.6), "math": (0.1, 0.1, 0.4, 0.4)},
+    "math": {"ja": (0.1, 0.1, 0.4, 0.4), "math": (0.9, 0.9, 0.6, 0.6)},
+}
+"""Of the models that two objectives ask for."""
 PATH = ((0, 0), (0, 1), (0, 2), (1, 2), (1, 3))
 """Of the model that a layer path should find: (model, layer) hop by hop."""
 DOMAINS = {"art": "culture", "food": "culture", "law": "state", "war": "state"}
@@ -123,10 +128,10 @@ def path(folder: Path) -> mo.MergeStudy:
 
 
 def fronts(folder: Path) -> mo.MergeStudy:
-    """Two objectives, each the agreement with one of the experts."""
+    """Two objectives, each the agreement with a model that is more of one of the experts."""
     base, *experts = _family(folder, layers=4, experts=2)
     recipe = mo.recipes.task_arithmetic(base, experts, weight=mo.free(0, 1.2, per="layer"))
-    tasks = {expert.name: Agreement(_load(folder, expert.name, layers=4)) for expert in experts}
+    tasks = {name: Agreement(_arithmetic(folder, mix, layers=4)) for name, mix in BOTH.items()}
     evaluator = mo.evaluators.Tasks(tasks, aggregate="each")
     return mo.MergeStudy("fronts", MergeObjective(recipe, evaluator), n_trials=TRIALS)
 
@@ -145,7 +150,7 @@ def groups(folder: Path) -> mo.MergeStudy:
 SEARCHES: dict[str, Callable[[Path], mo.MergeStudy]] = {
     make.__name__: make for make in (free, evolved, path, fronts, groups)
 }
-JOURNALS = {"free", "path"}
+JOURNALS = {"free", "path", "fronts"}
 """Whose storage is a journal: with many parameters SQLite takes longer than all the rest."""
 
 
@@ -186,12 +191,14 @@ def _load(folder: Path, name: str, *, layers: int) -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(folder / f"models-{layers}" / name).eval()
 
 
-def _arithmetic(folder: Path, weights: Mapping[str, Sequence[float]]) -> LlamaForCausalLM:
+def _arithmetic(
+    folder: Path, weights: Mapping[str, Sequence[float]], layers: int = LAYERS
+) -> LlamaForCausalLM:
     """The base with each expert's change, weighted layer by layer."""
-    base = _load(folder, "base", layers=LAYERS)
+    base = _load(folder, "base", layers=layers)
     made = copy.deepcopy(base)
     for name, by_layer in weights.items():
-        expert = _load(folder, name, layers=LAYERS)
+        expert = _load(folder, name, layers=layers)
         for layer, weight in enumerate(by_layer):
             parts = (model.model.layers[layer].parameters() for model in (made, base, expert))
             for target, old, new in zip(*parts, strict=True):

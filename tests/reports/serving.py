@@ -1,4 +1,4 @@
-"""A dashboard as a process, from a fork that has loaded everything."""
+"""``merge-optuna dashboard`` as a process, from a fork that has loaded everything."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from pathlib import Path
 from tests import processes
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @contextmanager
 def dashboard(url: str, folder: Path) -> Iterator[str]:
     """Starts one for a storage; gives its address."""
-    port = free_port()
-    running = processes.call(_serve, url, port, cwd=folder)
+    port = _free_port()
+    running = processes.command("dashboard", url, "--port", port, cwd=folder)
     try:
         _wait_for(port, running)
         yield f"http://127.0.0.1:{port}"
@@ -29,12 +23,10 @@ def dashboard(url: str, folder: Path) -> Iterator[str]:
         running.kill()
 
 
-def _serve(url: str, port: int) -> None:
-    import optuna_dashboard
-
-    import merge_optuna as mo
-
-    optuna_dashboard.run_server(mo.storage(url), host="127.0.0.1", port=port)
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _wait_for(port: int, running: processes.Running) -> None:
