@@ -1,4 +1,4 @@
-"""Chromium without a screen, as a person's browser: Debian's packages chromium, chromium-driver."""
+"""Chromium without a screen: Debian's packages chromium and chromium-driver."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Browser:
         end = time.monotonic() + seconds
         while not (found := what()):
             if time.monotonic() > end:
-                raise TimeoutError(f"Not there after {seconds} s. The page says: {self.text[:2000]}")
+                raise TimeoutError(
+                    f"Not there after {seconds} s. The page says: {self.text[:2000]}"
+                )
             time.sleep(0.05)
         return found
 
@@ -124,7 +126,9 @@ class Browser:
 
     def picture(self, file: Path) -> Path:
         """Takes a picture of the page, all of its length."""
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        shot = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"captureBeyondViewport": True}
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(shot["data"]))
         return file

@@ -1,8 +1,8 @@
 """Five searches of 200 trials on tiny models, each in seconds, for whatever shows a search.
 
 ``python -m tests.reports.searches FOLDER [NAME]...`` writes the storages and the models. What
-should win is known: every search looks for a model that was made by hand, and its evaluator asks how
-often they agree.
+should win is known: all but the last look for a model that was made by hand, and are scored by how
+much they agree with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WANTED: Mapping[str, Sequence[float]] = {
     "math": (0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.9),
     "code": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
 }
-"""Of the model that a free recipe should find: how much of each expert's change is in each layer."""
+"""Of the model that a free recipe should find: each expert's weight, layer by layer."""
 BOTH: Mapping[str, Mapping[str, Sequence[float]]] = {
     "ja": {"ja": (0.9, 0.9, 0.6, 0.6), "math": (0.1, 0.1, 0.4, 0.4)},
     "math": {"ja": (0.1, 0.1, 0.4, 0.4), "math": (0.9, 0.9, 0.6, 0.6)},
@@ -168,7 +168,7 @@ def make(folder: Path, name: str) -> str:
     return url
 
 
-# -- models -----------------------------------------------------------------------------------------
+# -- models ---------------------------------------------------------------------------------------
 
 
 def _family(folder: Path, *, layers: int, experts: int) -> list[mo.Checkpoint]:
