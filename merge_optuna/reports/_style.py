@@ -27,8 +27,6 @@ BAND = "rgba(31, 95, 168, 0.18)"
 """Where most of many are."""
 SCALE = "Blues"
 """Of heat maps that begin at 0."""
-DIVERGING = "RdBu"
-"""Of heat maps with values of both signs, 0 in the middle."""
 
 
 def number(value: float) -> str:

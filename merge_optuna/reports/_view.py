@@ -17,6 +17,7 @@ from merge_optuna._scores import unpack
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import own_claim
+from merge_optuna.spaces import Space
 from merge_optuna.study import (
     Baselines,
     Lineage,
@@ -48,14 +49,17 @@ class View:
     Args:
         study: Any study of Optuna, also one that merges nothing.
         sources: Checkpoints by name, as for :func:`mo.recipe_of`.
+        space: That of the search, if it runs in this process: it knows its individuals and the
+            angles between its models, for which all weights would be read again.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         sources: Mapping[str, Checkpoint | str | Path] | None = None,
+        space: Recipe | Space | None = None,
     ) -> None:
-        self.study, self.sources = study, dict(sources or {})
+        self.study, self.sources, self.space = study, dict(sources or {}), space
         self.name = study.study_name
         self.directions = [direction.name.lower() for direction in study.directions]
         self.metrics: Sequence[str] = metric_names(study) or ["value"] * len(self.directions)
@@ -133,6 +137,10 @@ class View:
     def recipe(self, trial: FrozenTrial) -> Recipe | None:
         """The recipe of a trial; None in studies that merge nothing, or if sources are gone."""
         try:
+            if isinstance(self.space, Recipe):
+                return self.space.bind(trial.params)
+            if self.space is not None:
+                return self.space.rebuild(self.study, trial)
             return recipe_of(self.study, trial, sources=self.sources)
         except MergeOptunaError:
             return None
