@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 from merge_optuna import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+import _commands as commands
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -24,7 +33,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
@@ -45,6 +53,9 @@ napoleon_use_ivar = True
 html_theme = "pydata_sphinx_theme"
 html_title = "merge_optuna"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_sidebars = {name: [] for name in ("index", "choose", "scorecard")}
 html_show_sourcelink = False
 html_theme_options = {
     "show_toc_level": 2,
@@ -83,6 +94,8 @@ def led_to_pages(text: str) -> str:
 def on_source(app: Sphinx, name: str, source: list[str]) -> None:
     """Each page, as it is read."""
     source[0] = led_to_pages(source[0])
+    if name == "reference/cli":
+        source[0] += commands.markdown()
 
 
 def on_include(app: Sphinx, path: object, parent: str, source: list[str]) -> None:
@@ -97,8 +110,19 @@ def on_docstring(
     lines[:] = [re.sub(r"(``.*?``)|\|", lambda m: m[1] or r"\|", line) for line in lines]
 
 
+def mathml(display: str) -> Callable[[HTML5Translator, nodes.math], None]:
+    """What writes an equation, inline or as a block of its own, so that browsers draw it alone."""
+
+    def visit(self: HTML5Translator, node: nodes.math) -> None:
+        self.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (mathml("inline"), None), (mathml("block"), None))
     app.connect("source-read", on_source)
     app.connect("include-read", on_include)
     app.connect("autodoc-process-docstring", on_docstring)

@@ -27,10 +27,11 @@ from merge_optuna.checkpoints._layers import (
     is_embedding,
     renumbered,
 )
+from merge_optuna.checkpoints._licence import Licence, licence_of
 from merge_optuna.checkpoints._meaning import Setting, differing
 from merge_optuna.checkpoints._names import checkpoint_views, is_pretrained, without_aliases
 from merge_optuna.checkpoints._parts import ModuleOfModel, own_names
-from merge_optuna.checkpoints._source import renew, steadily
+from merge_optuna.checkpoints._source import is_hub, renew, steadily
 from merge_optuna.checkpoints._target import (
     check_target,
     clear_leftovers,
@@ -62,6 +63,7 @@ __all__ = [
     "ZERO",
     "Checkpoint",
     "LayerStore",
+    "Licence",
     "ModuleOfModel",
     "Parts",
     "Setting",
@@ -88,8 +90,10 @@ __all__ = [
     "has_token_rows",
     "hex_digest",
     "is_embedding",
+    "is_hub",
     "is_name",
     "is_pretrained",
+    "licence_of",
     "model_dtype",
     "named_as",
     "own_names",

@@ -10,7 +10,7 @@ from merge_optuna.checkpoints._target import MANIFEST
 from merge_optuna.errors import CheckpointError, HubError
 
 # Patterns are matched against the whole path inside the repository; * also matches slashes.
-_TEXTS = ("*.json", "*.txt", "*.jinja", "*.py", "*.model", "*.tiktoken")
+_TEXTS = ("*.json", "*.txt", "*.jinja", "*.py", "*.model", "*.tiktoken", "README.md")
 _SAFETENSORS = ("model*.safetensors", "diffusion_pytorch_model*.safetensors", "adapter_*")
 _BINS = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")
 

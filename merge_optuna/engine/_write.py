@@ -22,12 +22,12 @@ from merge_optuna.checkpoints import (
     write_checkpoint,
     write_checkpoints,
 )
-from merge_optuna.engine._card import model_card
+from merge_optuna.engine._card import PICTURE, Told, model_card, picture
 from merge_optuna.engine._contents import Content, checked_heads, merged, under_head
 from merge_optuna.engine._frame import Source, checkpoints_of, frame_of, wanted_dtype
 from merge_optuna.engine._tensors import Merger
 from merge_optuna.errors import CheckpointError, ExportError, RecipeError, SourceChanged
-from merge_optuna.recipes import Recipe
+from merge_optuna.recipes import Panel, Recipe
 
 _NARROW = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -46,13 +46,15 @@ def write(
     score: Mapping[str, Any] | None = None,
     command: str | None = None,
     heads: Mapping[str, Checkpoint | None] | None = None,
+    comparison: str | None = None,
+    panels: Sequence[Panel] = (),
 ) -> Path:
     """Writes a merged model as a Hugging Face checkpoint.
 
     Tensors are computed and written one at a time. The folder holds the safetensors files, config
-    and generation config of the base, tokenizer, processor and chat template files, a model card,
-    ``recipe.yaml``, and ``mergekit_config.yml`` if mergekit can do the same. It appears at its
-    place only when it is complete.
+    and generation config of the base, tokenizer, processor and chat template files, a model card
+    with a picture of the recipe (``recipe.svg``), ``recipe.yaml``, and ``mergekit_config.yml`` if
+    mergekit can do the same. It appears at its place only when it is complete.
 
     With heads there is a folder in it for each: a model as the checkpoint of the head is one, with
     its labels and tokenizer, but with the merged model inside. The files of what they share are
@@ -73,6 +75,8 @@ def write(
         command: How to make this model again, for the model card.
         heads: Checkpoints with the heads that the merged model is written under, by name of the
             folder, e.g. ``{"mr": mr, "subj": subj}``; None for the merged model as it is.
+        comparison: Of its score with others, in Markdown, for the model card.
+        panels: What the picture of the model card shows, where that is more than the recipe says.
 
     Returns:
         The folder.
@@ -96,13 +100,14 @@ def write(
         for name, head in (heads or {folder.name: None}).items()
     }
     merger = Merger(device, compute_dtype=compute_dtype, keep=False)
+    told = Told(score or {}, command, comparison, panels)
     total = sum(len(content.specs) for content in contents.values())
     with ProgressBar(desc="Writing", total=total, delay=2, leave=False, unit="tensor") as bar:
 
         def plan(name: str, content: Content) -> tuple[WritePlan, Parts]:
             whose = content.tokenizer if tokenizer is None else _source(recipe, tokenizer)
-            texts = {"README.md": model_card(recipe, name, score, command, heads.get(name))}
-            texts |= _texts(recipe, out, as_it_is=heads.get(name) is None)
+            texts = {"README.md": model_card(recipe, name, told, heads.get(name))}
+            texts |= _texts(recipe, told, out, as_it_is=heads.get(name) is None)
             specs, common = content.specs, content.common
             how = content.frame, whose, specs, texts, max_shard_size, trust_remote_code, common
             return WritePlan(*how), _parts(content, merger, bar)
@@ -110,8 +115,8 @@ def write(
         plans = {name: plan(name, content) for name, content in contents.items()}
         check, threads = partial(_check_untouched, read), merger.threads(recipe)
         if heads:
-            card = {"README.md": model_card(recipe, folder.name, score, command)}
-            card |= _texts(recipe, out, as_it_is=False)
+            card = {"README.md": model_card(recipe, folder.name, told)}
+            card |= _texts(recipe, told, out, as_it_is=False)
             write_checkpoints(folder, plans, card, check=check, force=force, threads=threads)
         else:
             [(whole, parts)] = plans.values()
@@ -133,14 +138,19 @@ def _parts(content: Content, merger: Merger, bar: Any) -> Parts:
     return parts
 
 
-def _texts(recipe: Source, dtype: torch.dtype | None, *, as_it_is: bool) -> dict[str, str]:
+def _texts(
+    recipe: Source, told: Told, dtype: torch.dtype | None, *, as_it_is: bool
+) -> dict[str, str]:
     """The recipe, and what else goes with a model: of one under another head mergekit has none."""
     if not isinstance(recipe, Recipe):
         return {}
-    template = recipe.chat_template_text()
     texts = {"recipe.yaml": recipe.to_yaml()}
     texts |= _for_mergekit(recipe, dtype) if as_it_is else {}
-    return texts if template is None else {**texts, "chat_template.jinja": template}
+    if (template := recipe.chat_template_text()) is not None:
+        texts["chat_template.jinja"] = template
+    if (drawn := picture(recipe, told)) is not None:
+        texts[PICTURE] = drawn
+    return texts
 
 
 def _check_untouched(read: Sequence[Checkpoint]) -> None:

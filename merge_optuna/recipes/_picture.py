@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_optuna.recipes._panels import Panel
+from merge_optuna.recipes._tree import Recipe
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -75,6 +76,25 @@ def svg_of(panels: Sequence[Panel], title: str) -> str:
         cell=_CELL,
         row=_ROW,
     )
+
+
+def route_panels(recipe: Recipe) -> tuple[Panel, ...]:
+    """The path of a recipe as panels: for each step of a forward pass the layer of the model.
+
+    Where layers have scales there is a second panel with these.
+
+    Returns:
+        Empty for a recipe without a path.
+    """
+    if recipe.path is None:
+        return ()
+    hops, models = recipe.path.hops, recipe.model_names
+    rows = tuple(f"step {step}" for step in range(1, len(hops) + 1))
+    layers, scales = (np.full((len(hops), len(models)), np.nan) for _ in range(2))
+    for step, hop in enumerate(hops):
+        layers[step, hop.model], scales[step, hop.model] = hop.layer, hop.scale
+    shown = [("layer", layers), *([("scale", scales)] if recipe.path.is_scaled else [])]
+    return tuple(Panel(name, rows, models, values) for name, values in shown)
 
 
 def range_of(values: NDArray[np.float64]) -> tuple[float, float]:

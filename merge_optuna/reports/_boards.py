@@ -74,8 +74,8 @@ class Boards:
 
     # -- as tables -------------------------------------------------------------------------------
 
-    def tables(self) -> Iterator[Table]:
-        """All there are."""
+    def on_dev(self) -> Iterator[Table]:
+        """On the data by which the search has chosen."""
         if self.dev is not None:
             yield table_of(
                 "On the dev data, by which the search has chosen", self.dev, self.notes()
@@ -84,6 +84,9 @@ class Boards:
             yield from self._baselines()
         else:
             yield self._front()
+
+    def on_held_out(self) -> Iterator[Table]:
+        """On the data that the search has not seen, if results were scored there."""
         if self.test is not None:
             yield table_of("On held-out data, which the search has not seen", self.test)
         elif self.held_out:
@@ -124,34 +127,40 @@ class Boards:
 
     def verdict(self) -> Iterator[str]:
         """How the best trial stands to the best baseline, on dev and on held-out data."""
-        for board, on in ((self.dev, "dev"), (self.test, "held-out")):
-            if board is not None and (row := _best_search(board)) is not None:
-                yield from _said(board, row, on)
+        if self.dev is not None:
+            yield f"On the dev data, by which it was chosen, {_said(self.dev)}."
+        if self.test is not None:
+            yield f"On held-out data {_said(self.test)}{_judged(self.test)}."
+        elif self.dev is not None:
+            yield (
+                "Nothing was scored on held-out data. A search chooses what suits its dev data, "
+                "so that others will see less of it."
+            )
 
 
-def _best_search(board: Leaderboard) -> Row | None:
-    return next((row for row in board.rows if row.kind == "search"), None)
+def _best(board: Leaderboard) -> Row:
+    """The best trial's row."""
+    return next(row for row in board.rows if row.kind == "search")
 
 
-def _said(board: Leaderboard, row: Row, on: str) -> Iterator[str]:
-    mine = row.test or row.dev
-    digits = _digits(board)
-    if row.difference is None or board.best_baseline is None:
-        yield f"On the {on} data: {mine:.{digits}f}."
-        return
-    by = f"{row.difference:+.{digits}f}"
-    if is_better(row.difference, board.direction):
-        judged = "better beyond chance"
-    elif is_better(row.difference, _other(board.direction)):
-        judged = "worse beyond chance"
-    else:
-        judged = "which chance could explain"
-    if not row.difference.examples and not row.difference.seeds:
-        judged = "how sure that is cannot be said, since no scores of single examples are kept"
-    yield (
-        f"On the {on} data: {mine:.{digits}f}, {by} against the best baseline, "
-        f"{board.best_baseline}: {judged}."
-    )
+def _said(board: Leaderboard) -> str:
+    row, digits = _best(board), _digits(board)
+    said = f"its {board.metric} is {row.test or row.dev:.{digits}f}"
+    if row.difference is None:
+        return said
+    return f"{said}, {row.difference:+.{digits}f} against the best baseline, {board.best_baseline}"
+
+
+def _judged(board: Leaderboard) -> str:
+    """Whether that could be chance."""
+    difference = _best(board).difference
+    if difference is None or np.isnan(difference.low):
+        return ""
+    if is_better(difference, board.direction):
+        return ": better beyond chance"
+    if is_better(difference, _other(board.direction)):
+        return ": worse beyond chance"
+    return ": chance could explain that"
 
 
 def _other(direction: str) -> str:

@@ -32,7 +32,7 @@ def commands_of(view: View) -> list[Command]:
 
 def from_recipe(recipe: Recipe) -> Command:
     """How the model is written from the text of its recipe alone."""
-    line = _line(recipe, ["write", "recipe.yaml", "merged"])
+    line = _line([recipe], ["write", "recipe.yaml", "merged"])
     return Command("Write the merged checkpoint from recipe.yaml alone", line)
 
 
@@ -48,23 +48,28 @@ def url_for_people(url: str | None) -> str | None:
 
 
 def _commands(view: View, url: str) -> Iterator[Command]:
-    study = ["--study", view.name]
-    if view.winner is not None and view.best is not None:
+    study, needs = ["--study", view.name], view.made_of
+    if needs and view.best is not None:
         trial = [*study, "--trial", str(view.best.number)]
         yield Command(
             "Write the merged checkpoint, its weights bit for bit those of the trial",
-            _line(view.winner, ["export", url, "merged", *trial]),
+            _line(needs, ["export", url, "merged", *trial]),
         )
         yield Command(
-            "Print its recipe, exact", f"{_line(view.winner, ['show', url, *trial])} > recipe.yaml"
+            "Print its recipe, exact", f"{_line(needs, ['show', url, *trial])} > recipe.yaml"
         )
-    yield Command("Look at all trials in the browser", _line(None, ["dashboard", url]))
-    yield Command("Make this page again", _line(None, ["report", url, "report.html", *study]))
+    if needs and not view.single and view.complete:
+        yield Command(
+            "Write every model of the front; one of them: merge-optuna export ... --trial N",
+            _line(needs, ["export-front", url, "merged", *study]),
+        )
+    yield Command("Look at all trials in the browser", _line([], ["dashboard", url]))
+    yield Command("Write one page of all this", _line([], ["report", url, "report.html", *study]))
 
 
-def _line(recipe: Recipe | None, arguments: Sequence[str]) -> str:
-    """The command, which imports modules of somebody's own that a recipe needs."""
-    modules = [] if recipe is None else _modules(recipe)
+def _line(recipes: Sequence[Recipe], arguments: Sequence[str]) -> str:
+    """The command, which imports modules of somebody's own that recipes need."""
+    modules = dict.fromkeys(module for recipe in recipes for module in _modules(recipe))
     imports = [word for module in modules for word in ("--import", module)]
     return shlex.join(["merge-optuna", *imports, *arguments])
 

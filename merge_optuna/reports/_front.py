@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from merge_optuna._records import violation_of
 from merge_optuna.reports._style import (
-    BASELINES,
+    MARKED,
     PALE,
     SEARCH,
     better,
@@ -16,13 +19,13 @@ from merge_optuna.reports._style import (
     thinned,
 )
 from merge_optuna.reports._view import View
-from merge_optuna.study import Baseline, Front, front_of
+from merge_optuna.study import Front, front_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _MOST_PALE = 500  # trials behind the front
-_MARKS = "diamond", "square", "triangle-up", "cross", "star", "hexagon"
+_APART = 0.3, 0.08  # shares of width and height that a label takes
 
 
 def draw(view: View) -> Figure | None:
@@ -34,16 +37,15 @@ def draw(view: View) -> Figure | None:
 
     figure, others = Figure(), range(1, len(front.metrics))
     for place, other in enumerate(others):
-        for trace in (_behind(view, front, other), _points(front, other), *_beside(front, other)):
+        traces = _behind(view, front, other), _points(front, other), _beside(view, front, other)
+        for trace in traces:
             axis = "" if place == 0 else str(place + 1)
             shown = trace["showlegend"] and place == 0
             figure.add_scatter(
                 **{**trace, "showlegend": shown}, xaxis=f"x{axis}", yaxis=f"y{axis}"
             )
     _place_axes(figure, front, len(others))
-    finished(figure, _sentence(front), _subtitle(front), height=140 + 380 * len(others))
-    # On a telephone it has a line per entry, and would lie over the axis that it is placed by.
-    return figure.update_layout(legend={"yref": "container", "y": 0, "yanchor": "bottom"})
+    return finished(figure, _sentence(front), _subtitle(front), height=450)
 
 
 def _points(front: Front, other: int) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def _points(front: Front, other: int) -> dict[str, Any]:
         "mode": "lines+markers" if len(front.metrics) == 2 else "markers",
         "line": {"color": SEARCH, "width": 2, "shape": "linear"},
         "marker": {"color": SEARCH, "size": 9},
-        "name": f"front ({_number(len(front))})",
+        "name": "front",
         "text": [point.name for point in order],
         "hovertemplate": _hover(front, other),
         "showlegend": True,
@@ -79,31 +81,50 @@ def _behind(view: View, front: Front, other: int) -> dict[str, Any]:
     }
 
 
-def _beside(front: Front, other: int) -> list[dict[str, Any]]:
-    """The baselines, each with a mark: the headlines, and those that a point is no better than."""
+def _beside(view: View, front: Front, other: int) -> dict[str, Any]:
+    """The baselines: the headlines, and those that a point is no better than."""
     ahead = {name for point in front for name in point.no_better_than}
     kept = {row.name for row in front.baselines.headlines} | ahead
     rows = [row for row in front.baselines if row.values is not None and row.name in kept]
-    return [_baseline(row, i, front, other) for i, row in enumerate(rows)]
-
-
-def _baseline(row: Baseline, place: int, front: Front, other: int) -> dict[str, Any]:
-    assert row.values is not None
-    mark = {
-        "color": BASELINES[place % len(BASELINES)],
-        "size": 11,
-        "symbol": _MARKS[place % len(_MARKS)] + ("" if row.is_checkpoint else "-open"),
-    }
+    at = [(row.values[0], row.values[other]) for row in rows if row.values is not None]
+    names = [row.name for row in rows]
+    symbols = ["diamond" if row.is_checkpoint else "diamond-open" for row in rows]
     return {
-        "x": rounded(row.values[:1]),
-        "y": rounded([row.values[other]]),
-        "mode": "markers",
-        "marker": mark,
-        "name": row.name,
-        "text": [row.name],
-        "hovertemplate": _hover(front, other),
-        "showlegend": True,
+        "x": rounded(x for x, _ in at),
+        "y": rounded(y for _, y in at),
+        "mode": "markers+text",
+        "marker": {"color": MARKED, "size": 9, "symbol": symbols},
+        "text": _labels(names, at, [t.values for t in view.complete], other),
+        "textposition": ["top left" if _is_right(x, at) else "top right" for x, _ in at],
+        "textfont": {"color": MARKED, "size": 11},
+        "customdata": names,
+        "name": "baselines",
+        "hovertemplate": _hover(front, other).replace("text", "customdata"),
+        "showlegend": bool(rows),
     }
+
+
+def _labels(
+    names: Sequence[str],
+    at: Sequence[tuple[float, float]],
+    trials: Sequence[Sequence[float]],
+    other: int,
+) -> list[str]:
+    """Names to be written beside marks: none over another, the others are told on pointing."""
+    every = np.array([*at, *((values[0], values[other]) for values in trials)])
+    size = np.maximum(np.ptp(every, axis=0), 1e-12)
+    labels: list[str] = []
+    for i, name in enumerate(names):
+        apart = [np.abs(np.subtract(at[i], at[j])) / size for j in range(i) if labels[j]]
+        is_free = all(x > _APART[0] or y > _APART[1] for x, y in apart)
+        labels.append(name.removeprefix("task arithmetic, ") if is_free else "")
+    return labels
+
+
+def _is_right(x: float, at: Sequence[tuple[float, float]]) -> bool:
+    """Whether it stands in the right half, where a label goes to the left."""
+    low, high = min(x for x, _ in at), max(x for x, _ in at)
+    return x > (low + high) / 2
 
 
 def _place_axes(figure: Figure, front: Front, count: int) -> None:

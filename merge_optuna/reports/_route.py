@@ -41,14 +41,12 @@ def drawn(route: Route, models: Sequence[str], title: str) -> Figure:
         if route.is_scaled and own:
             figure.add_bar(**_scales_of(route, model, name, own))
     figure.update_xaxes(title="step of a forward pass", range=[0.4, len(hops) + 0.6])
-    bottom = _SCALES + 0.08 if route.is_scaled else 0.0
+    bottom = _SCALES + 0.1 if route.is_scaled else 0.0
     upwards = {"range": [-0.5, max(layers) + 0.5], "domain": [bottom, 1]}
     figure.update_layout(yaxis={"title": "layer of its model", **upwards})
     if route.is_scaled:
         _add_scales(figure, route)
-    return finished(
-        figure, title, _subtitle(route, models), height=520 if route.is_scaled else 420
-    )
+    return finished(figure, title, _subtitle(route, models), height=450)
 
 
 def _layers_of(route: Route, model: int, name: str, own: Sequence[int]) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def _layers_of(route: Route, model: int, name: str, own: Sequence[int]) -> dict[
         "customdata": rounded(route.hops[i].scale for i in own),
         "mode": "markers",
         "marker": mark,
-        "name": f"{name} ({len(own)} steps)",
+        "name": f"{name} ({len(own)} step{'' if len(own) == 1 else 's'})",
         "hovertemplate": f"step %{{x}}: layer %{{y}} of {name}, scale %{{customdata}}"
         "<extra></extra>",
     }

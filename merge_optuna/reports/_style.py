@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,8 +27,6 @@ BAND = "rgba(31, 95, 168, 0.18)"
 """Where most of many are."""
 SCALE = "Blues"
 """Of heat maps that begin at 0."""
-DIVERGING = "RdBu"
-"""Of heat maps with values of both signs, 0 in the middle."""
 
 
 def number(value: float) -> str:
@@ -37,6 +36,9 @@ def number(value: float) -> str:
 
 HEIGHT = 450
 """Pixels that the dashboard gives a figure: it cuts off what is higher."""
+_BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale"]
+_BUTTONS += ["resetscale", "toimage"]
+"""Which are left out, since they cover titles: dragging zooms, a double click resets."""
 _TITLE, _SUBTITLE = 38, 54
 """Characters that fit into a line of 317 pixels, the width of the dashboard on a telephone."""
 
@@ -80,6 +82,14 @@ def band(x: Sequence[Any], low: Iterable[float], high: Iterable[float], name: st
     ]
 
 
+def around(values: Iterable[float]) -> list[float]:
+    """The range of an axis: all of these values that are finite, and some room."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    room = 0.07 * (high - low) or 1.0
+    return rounded((low - room, high + room))
+
+
 def better(direction: str) -> str:
     """Which values are better, in words."""
     return "higher is better" if direction == "maximize" else "lower is better"
@@ -115,6 +125,7 @@ def finished(figure: Figure, title: str, subtitle: str = "", height: int = HEIGH
         height=height,
         margin={"l": 60, "r": 20, "t": top, "b": 50},
         legend={"orientation": "h", "y": below_axis, "x": 0, "traceorder": "normal"},
+        modebar={"remove": _BUTTONS},
         font={"size": 13},
     )
     return figure

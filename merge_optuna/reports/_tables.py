@@ -40,7 +40,7 @@ def side_by_side(title: str, names: Sequence[str], facts: Sequence[Sequence[Fact
     terms = dict.fromkeys(fact.term for those in facts for fact in those)
     found = [dict(those) for those in facts]
     rows = [[term, *(those.get(term, "") for those in found)] for term in terms]
-    return Table(title, ["", *names], rows)
+    return Table(title, ["", *(names if len(names) > 1 else [""])], rows)
 
 
 def digits_for(values: Iterable[float], most: int = 6) -> int:
@@ -50,15 +50,6 @@ def digits_for(values: Iterable[float], most: int = 6) -> int:
     if spread <= 0:
         return 3
     return min(max(3, 2 - math.floor(math.log10(spread))), most)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
 
 
 def count(number: float) -> str:

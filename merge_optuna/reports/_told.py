@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from merge_optuna._schema import DEV, EXAMPLES, PATH, SAME_AS, SPACE
+from merge_optuna._schema import DEV, EXAMPLES, RECIPE, SAME_AS, SPACE
 from merge_optuna.errors import MergeOptunaError, few
-from merge_optuna.recipes import Recipe
+from merge_optuna.recipes import Panel, summary_of
 from merge_optuna.reports._boards import Boards
 from merge_optuna.reports._commands import Command, commands_of, from_recipe
-from merge_optuna.reports._style import number
-from merge_optuna.reports._tables import Fact, Table, count, duration
+from merge_optuna.reports._milestones import failures_of
+from merge_optuna.reports._style import better, duration, number
+from merge_optuna.reports._tables import Fact, Table, count
 from merge_optuna.reports._view import View
-from merge_optuna.study import counts, failure, front_of, in_words, infeasible
-from merge_optuna.study.plumbing import stored_space
-
-if TYPE_CHECKING:
-    from merge_optuna.checkpoints import Checkpoint
+from merge_optuna.reports._winner import winning_panels
+from merge_optuna.study import counts, front_of, in_words, infeasible, recipe_of
 
 _REASONS = 5
 
@@ -52,29 +49,67 @@ class Told:
     @property
     def measure(self) -> str:
         """The metrics, and which way is better."""
-        ways = {"maximize": "higher is better", "minimize": "lower is better"}
         pairs = zip(self.view.metrics, self.view.directions, strict=True)
-        return "; ".join(f"{name}, {ways[direction]}" for name, direction in pairs)
+        return "; ".join(f"{name}, {better(direction)}" for name, direction in pairs)
 
     @property
     def sentences(self) -> Iterator[str]:
-        """What has come out, most important first."""
+        """What was done and what has come out of it."""
         best = self.view.best
+        if self.view.leaves:
+            yield f"{self._method()}: which merge of them has the best {self._metrics}?"
         if not self.view.complete:
             yield f"No trial is complete yet: {self._trials()}."
         elif best is not None:
             yield f"Trial {best.number} is the best of {len(self.view.complete)} complete ones."
             if said := infeasible(self.view.study, best):
                 yield said
+        if not self.view.complete:
+            return
+        if self._merges:
             yield from self.boards.verdict()
-        if self.view.complete and not self._merges:
+        else:
             yield "This study merges no models, so that there is none to write."
+
+    def tables(self, *, besides: Table | None = None) -> Iterator[Table]:
+        """With what it is compared.
+
+        Args:
+            besides: A table that has all studies; then theirs are left out.
+        """
+        if self._merges or len(self.view.baselines):
+            if besides is None or not self.view.complete:
+                yield from self.boards.on_dev()
+            yield from self.boards.on_held_out()
+
+    @property
+    def missing(self) -> str:
+        """Why there is no recipe although something is merged; empty if there is one."""
+        if self.view.best is None or self.view.winner is not None or not self._merges:
+            return ""
+        try:
+            recipe_of(self.view.study, self.view.best, sources=self.view.sources)
+        except MergeOptunaError as error:
+            return str(error)
+        return ""
 
     @property
     def line(self) -> str:
         """The recipe of the best trial in a line, as far as that can be said."""
-        best = self.view.best
-        return "" if best is None else str(best.user_attrs.get(PATH, ""))
+        if self.view.winner is None:
+            return ""
+        try:
+            return summary_of(self.view.winner)
+        except MergeOptunaError:  # sources are gone
+            return ""
+
+    @cached_property
+    def numbers(self) -> list[Table]:
+        """What the figure of the winner shows, as numbers: layers by models."""
+        try:
+            return [_of_panel(panel) for panel in winning_panels(self.view)]
+        except MergeOptunaError:  # sources are gone
+            return []
 
     @cached_property
     def parameters(self) -> Table | None:
@@ -124,10 +159,10 @@ class Told:
         return (max(ends) - min(starts)).total_seconds() if starts and ends else None
 
     def _failures(self) -> Iterator[Fact]:
-        failed = [t for t in self.view.trials if t.state == TrialState.FAIL]
-        why = Counter(_last_line(failure(t)) for t in failed)
-        for reason, n in why.most_common(_REASONS):
-            yield Fact(f"failed: {reason}", count(n))
+        kinds = sorted(failures_of(self.view.trials).items(), key=lambda one: -len(one[1]))
+        said = [f"{len(those)} × {kind} (first: trial {those[0].number})" for kind, those in kinds]
+        if said:
+            yield Fact("failed", "; ".join(said[:_REASONS]))
 
     # -- what was merged -------------------------------------------------------------------------
 
@@ -139,7 +174,7 @@ class Told:
             yield Fact("dev data", f"{count(dev.get(EXAMPLES, 0))} examples")
         if one := next(iter(self.boards.held_out.values()), None):
             yield Fact("held-out data", f"{count(one.examples)} examples")
-        if self._merges:
+        if self.view.leaves:
             yield Fact("merges", self._method())
         if self.view.best is not None:
             yield Fact("parameters", f"{len(self.view.best.params)} searched")
@@ -149,7 +184,7 @@ class Told:
     @cached_property
     def sources(self) -> Table | None:
         """The models that were merged."""
-        if not (leaves := self._leaves):
+        if not (leaves := self.view.leaves):
             return None
         rows = [[one.name, one.ref, one.revision or "", one.digest] for one in leaves]
         head = ["name", "checkpoint", "revision", "digest"]
@@ -185,30 +220,26 @@ class Told:
         """How the model is written without the database."""
         return None if self.view.winner is None else from_recipe(self.view.winner)
 
-    # -- what is needed for it -------------------------------------------------------------------
-
-    @cached_property
-    def _space(self) -> Sequence[Recipe]:
-        """The recipes that the space is made of, or the winner's."""
-        try:
-            stored = stored_space(self.view.study)
-        except MergeOptunaError:
-            stored = None
-        if stored is not None:
-            return [stored] if isinstance(stored, Recipe) else [*stored.recipes.values()]
-        return [] if self.view.winner is None else [self.view.winner]
-
     @property
     def _merges(self) -> bool:
-        return bool(self._space) or SPACE in self.view.study.user_attrs
+        kept = SPACE in self.view.study.user_attrs
+        return kept or any(RECIPE in trial.system_attrs for trial in self.view.complete)
 
     @property
-    def _leaves(self) -> list[Checkpoint]:
-        return list(dict.fromkeys(leaf for one in self._space for leaf in one.leaves()))
+    def _metrics(self) -> str:
+        return " and ".join(self.view.metrics)
 
     def _method(self) -> str:
-        names = [leaf.name for leaf in self._leaves]
-        return f"{len(names)} models ({few(names)}) by {self._space[0].method}" if names else ""
+        names = [leaf.name for leaf in self.view.leaves]
+        return f"{len(names)} models ({few(names)}) by {self.view.made_of[0].method}"
+
+
+def _of_panel(panel: Panel) -> Table:
+    rows = [
+        [name, *("" if math.isnan(value) else number(value) for value in values)]
+        for name, values in zip(panel.rows, panel.values, strict=True)
+    ]
+    return Table(panel.parameter, ["layer", *panel.columns], rows)
 
 
 def _value(value: object) -> str:
@@ -221,8 +252,3 @@ def _range(trial: FrozenTrial, name: str) -> str:
     if low is None or high is None:
         return few([*map(str, getattr(one, "choices", ()))], 6)
     return f"{number(low)} … {number(high)}{' (log)' if getattr(one, 'log', False) else ''}"
-
-
-def _last_line(why: str | None) -> str:
-    lines = (why or "").strip().splitlines()
-    return lines[-1][:200] if lines else "stopped or killed"

@@ -7,9 +7,10 @@ from merge_optuna.study._baselines import Baseline, Baselines, stored_baselines
 from merge_optuna.study._board import Cost, Entry, Kind, Leaderboard, Row, Run
 from merge_optuna.study._bootstrap import Draws, Estimate
 from merge_optuna.study._callbacks import MaxFailures, Stagnation, StopRule, UnchangedGeneration
+from merge_optuna.study._checkpoint import export
 from merge_optuna.study._constraints import in_words, infeasible
 from merge_optuna.study._counts import counts, remaining
-from merge_optuna.study._export import best_trial, complete_trials, export, ranked, recipe_of
+from merge_optuna.study._export import best_trial, complete_trials, ranked, recipe_of
 from merge_optuna.study._export_front import export_front
 from merge_optuna.study._front import Front, Point, front_of, pareto, why_empty
 from merge_optuna.study._keep_best import KeepBest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from merge_optuna.errors import ExportError
-from merge_optuna.study._export import export
+from merge_optuna.study._checkpoint import export
 from merge_optuna.study._front import pareto
 from merge_optuna.study._trial_folders import TrialFolders
 

@@ -16,7 +16,8 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna.checkpoints import clear_leftovers, remove_written
 from merge_optuna.errors import CheckpointError, ExportError, StudyError
 from merge_optuna.study._callbacks import FollowsTheBest, positive
-from merge_optuna.study._export import export, ranked
+from merge_optuna.study._checkpoint import export
+from merge_optuna.study._export import ranked
 from merge_optuna.study._trial_folders import TrialFolders
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ OURS = {
     *("README.md", "recipe.yaml", "mergekit_config.yml", ".merge_optuna.json"),
     *("model.safetensors", "config.json"),
 }
-OURS |= {"generation_config.json"}
+OURS |= {"generation_config.json", "recipe.svg"}
 
 
 @pytest.fixture

@@ -50,7 +50,9 @@ def written(folder: Path, value: float = 1.0) -> Path:
 
 
 def as_by_older_version(folder: Path) -> Path:
-    (written(folder) / ".merge_optuna.json").unlink()
+    folder = written(folder)
+    for name in (".merge_optuna.json", "recipe.svg"):  # both came later
+        (folder / name).unlink()
     return folder
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from merge_optuna.recipes import Panel, range_of, svg_of
+import merge_optuna as mo
+from merge_optuna.recipes import Panel, range_of, route_panels, svg_of
+from tests import toys
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -99,3 +102,16 @@ def test_it_fits_on_a_page() -> None:
     assert len({(x, y) for x, y, *_ in cells}) == len(cells) == 120, "none over another"
     assert max(x for x, *_ in cells) < width < 900
     assert max(y for _, y, *_ in cells) < height
+
+
+def test_a_path_is_a_table_of_steps(tmp_path: Path) -> None:
+    models = toys.family(tmp_path, experts=2)[1:]
+    layer, scale = route_panels(mo.recipes.path("A0-B1×0.5-A1", models))
+    nan = np.nan
+    assert layer.columns == ("ja", "math")
+    np.testing.assert_equal(layer.values, [[0, nan], [nan, 1], [1, nan]])
+    np.testing.assert_equal(scale.values, [[1, nan], [nan, 0.5], [1, nan]])
+    assert [panel.parameter for panel in route_panels(mo.recipes.path("A0-B1", models))] == [
+        "layer"
+    ]
+    assert route_panels(mo.recipes.linear(models)) == ()

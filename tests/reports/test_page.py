@@ -128,7 +128,9 @@ def test_what_won_and_by_how_much(
     assert f"{best.value:.4g} accuracy, higher is better" in page.text
     gain = best.values[0] - against.values[0]
     name = "task arithmetic, λ by dev" if against.kind == "task arithmetic" else against.name
-    (dev,) = re.findall(r"On the dev data: ([\d.]+) \[[^]]*\], ([+-][\d.]+) \[", page.text)
+    (dev,) = re.findall(
+        r"by which it was chosen, its accuracy is ([\d.]+) \[[^]]*\], ([+-][\d.]+) \[", page.text
+    )
     assert [*map(float, dev)] == [round(best.values[0], 3), round(gain, 3)]
     assert f"against the best baseline, {name}" in page.text
     for row in baselines:
@@ -145,9 +147,9 @@ def test_the_held_out_test(page: Page, study: optuna.Study, task: Task) -> None:
     best = mo.baselines(study).best
     assert best is not None
     lost = right(engine.load(mo.recipe_of(study, baseline=best.name)), data).astype(float)
-    said = (
-        r"On the held-out data: ([\d.]+) \[([\d.]+), ([\d.]+)\], ([+-][\d.]+) \[([^,]*), ([^]]*)\]"
-    )
+    number = r"([+-]?[\d.]+)"
+    estimate = rf"{number} \[{number}, {number}\]"
+    said = rf"On held-out data its accuracy is {estimate}, {estimate} against"
     value, low, high, gain, *ends = map(float, re.findall(said, page.text)[0])
     assert (value, gain) == (round(won.mean(), 3), round((won - lost).mean(), 3))
     draws = np.random.default_rng(0).integers(len(data), size=(4000, len(data)))
