@@ -17,7 +17,7 @@ import merge_optuna as mo
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.errors import EvaluationError
 from merge_optuna.evaluators import Classification, Function, Tasks, batches_of, value_of
-from merge_optuna.study import MergeStudy
+from merge_optuna.search import MergeStudy
 from tests import toys
 from tests.processes import command
 
