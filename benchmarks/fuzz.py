@@ -56,6 +56,17 @@ ODD: tuple[Any, ...] = (
     *("1", "yes", "12:30:00", "module:x", "A0-B1", "A[0:99]", "depth(3)", "x" * 5000, [1] * 300),
     *NUMBERS,
 )
+CARD = """---
+license: other
+license_name: llama3
+license_link: https://example.org/licence
+tags:
+- merge
+base_model: [org/a, org/b]
+---
+
+# A model
+"""
 WORDS = (
     "[",
     "]",
@@ -228,6 +239,7 @@ class Models:
 def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
     """What to draw and what reads it, by a name."""
     import merge_optuna as mo
+    from merge_optuna.checkpoints import licence_of
     from merge_optuna.recipes import LayerPath, Recipe
     from merge_optuna.spaces import Declaration, read
 
@@ -344,6 +356,10 @@ def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
             lambda raw: models.opened(
                 models.folder(pytorch_model__bin=raw, config__json=json.dumps(models.config))
             ),
+        ),
+        "licence": (
+            lambda rng: damaged_text(CARD, rng),
+            lambda text: licence_of(mo.Checkpoint(models.folder(README__md=text), name="x")),
         ),
         "config": (
             lambda rng: in_json(rng, models.config),
