@@ -14,8 +14,8 @@ first without reports, then with them. They must find the same, trial by trial. 
 - bytes per trial of the storage (SQLite after a checkpoint of its log), without and with reports;
 - bytes of cards and note, which do not grow with the trials, and of the artifacts.
 
-With --off-seconds 0 the search without reports does not wait: its bytes and processor seconds are
-the same, and only the latter is needed of it.
+With --simulate nobody waits: the clock by which the reporter holds its share, and the seconds
+printed, are put forward instead. The search without reports never waits.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import merge_optuna as mo
-from merge_optuna.reports import _reporter
+from merge_optuna.reports import _budget, _reporter
 from tests import toys
 
 EXAMPLES = 160
@@ -52,8 +52,8 @@ class Slow:
     directions = ("minimize",)
     metric_names = ("distance",)
 
-    def __init__(self, recipe: mo.Recipe, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, recipe: mo.Recipe, wait: Callable[[float], None]) -> None:
+        self._wait = wait
         self._rng = torch.Generator().manual_seed(0)
         self._rows: torch.Tensor | None = None
         best = recipe.bind(
@@ -66,9 +66,9 @@ class Slow:
 
     def __call__(self, model: nn.Module) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields all examples."""
-        until = time.monotonic() + self._seconds
+        began = time.monotonic()
         scores = (self._projected(model) - self._targets).abs().double().numpy()
-        time.sleep(max(0.0, until - time.monotonic()))
+        self._wait(time.monotonic() - began)
         yield np.arange(EXAMPLES), scores
 
     def value(self, scores: np.ndarray) -> float:
@@ -80,6 +80,26 @@ class Slow:
         if self._rows is None:
             self._rows = torch.randn(EXAMPLES, len(weights), generator=self._rng)
         return self._rows @ weights
+
+
+class Clock:
+    """Lets an evaluation take its time, really or by putting itself forward."""
+
+    def __init__(self, seconds: float, simulated: bool) -> None:
+        self._seconds, self._simulated = seconds, simulated
+        self.waited = 0.0
+
+    def wait(self, spent: float) -> None:
+        """The rest of an evaluation."""
+        rest = max(0.0, self._seconds - spent)
+        if self._simulated:
+            self.waited += rest
+        else:
+            time.sleep(rest)
+
+    def monotonic(self) -> float:
+        """Seconds, as ``time.monotonic``."""
+        return time.monotonic() + self.waited
 
 
 def main() -> None:
@@ -103,9 +123,9 @@ def _measured(
 ) -> dict[str, Any]:
     folder = root / f"{kind}-{scheme}-{n}"
     folder.mkdir()
-    off_seconds = options.seconds if options.off_seconds is None else options.off_seconds
-    off, before = _run(kind, models, n, off_seconds, f"{scheme}:///{folder}/off", False)
-    on, after = _run(kind, models, n, options.seconds, f"{scheme}:///{folder}/on", True)
+    at_once, clock = Clock(0, simulated=False), Clock(options.seconds, options.simulate)
+    off, before = _run(kind, models, n, at_once, f"{scheme}:///{folder}/off", False)
+    on, after = _run(kind, models, n, clock, f"{scheme}:///{folder}/on", True)
     found = [[(t.params, t.values) for t in study.trials] for study in (before, after)]
     if found[0] != found[1]:
         raise SystemExit(f"{kind} on {scheme}: reports have changed the search.")
@@ -134,27 +154,28 @@ def _attrs(study: optuna.Study) -> list[tuple[str, Any]]:
 
 
 def _run(
-    kind: str, models: list[mo.Checkpoint], n: int, seconds: float, url: str, reports: bool
+    kind: str, models: list[mo.Checkpoint], n: int, clock: Clock, url: str, reports: bool
 ) -> tuple[dict[str, float], optuna.Study]:
-    search = _search(kind, models, n, seconds, reports)
+    search = _search(kind, models, n, clock, reports)
+    _budget.time = clock  # type: ignore[assignment]
     spent, restore = _timed()
     began, processor = time.perf_counter(), time.process_time()
     try:
         study = search.run(mo.storage(url), progress=False)
     finally:
         restore()
-    took = time.perf_counter() - began, time.process_time() - processor
+    took = time.perf_counter() - began + clock.waited, time.process_time() - processor
     _settle(study)
     return {"seconds": took[0], "processor": took[1], **spent}, study
 
 
 def _search(
-    kind: str, models: list[mo.Checkpoint], n: int, seconds: float, reports: bool
+    kind: str, models: list[mo.Checkpoint], n: int, clock: Clock, reports: bool
 ) -> mo.MergeStudy:
     base, *experts = models
     free = {"weight": mo.free(0, 1, per="layer"), "density": mo.free(0.1, 1, per="layer")}
     recipe = mo.recipes.dare_ties(base, experts, **free)
-    evaluator, options = Slow(recipe, seconds), {"reports": reports, "baselines": ["base"]}
+    evaluator, options = Slow(recipe, clock.wait), {"reports": reports, "baselines": ["base"]}
     if kind == "evolved":
         return mo.presets.m2n2(base, experts, evaluator, n_trials=n, **options)
     return mo.MergeStudy("free", mo.MergeObjective(recipe, evaluator), n, **options)
@@ -212,7 +233,7 @@ def _options() -> Any:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 2000])
     parser.add_argument("--seconds", type=float, default=0.5, help="of an evaluation")
-    parser.add_argument("--off-seconds", type=float, help="of one without reports")
+    parser.add_argument("--simulate", action="store_true", help="put clocks forward instead")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--storages", nargs="+", default=["sqlite", "journal"])
     parser.add_argument("--json", type=Path, help="a file to which a line per row is added")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -16,6 +18,9 @@ from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 from merge_optuna import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+import _commands as commands
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -89,6 +94,8 @@ def led_to_pages(text: str) -> str:
 def on_source(app: Sphinx, name: str, source: list[str]) -> None:
     """Each page, as it is read."""
     source[0] = led_to_pages(source[0])
+    if name == "reference/cli":
+        source[0] += commands.markdown()
 
 
 def on_include(app: Sphinx, path: object, parent: str, source: list[str]) -> None:

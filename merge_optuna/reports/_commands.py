@@ -64,7 +64,7 @@ def _commands(view: View, url: str) -> Iterator[Command]:
             _line(needs, ["export-front", url, "merged", *study]),
         )
     yield Command("Look at all trials in the browser", _line([], ["dashboard", url]))
-    yield Command("Make this page again", _line([], ["report", url, "report.html", *study]))
+    yield Command("Write one page of all this", _line([], ["report", url, "report.html", *study]))
 
 
 def _line(recipes: Sequence[Recipe], arguments: Sequence[str]) -> str:

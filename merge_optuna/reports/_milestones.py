@@ -13,6 +13,8 @@ from merge_optuna._records import violation_of
 from merge_optuna._schema import SURPLUS
 from merge_optuna.study import failure
 
+_LONGEST = 200
+_SILENT = "stopped or killed"
 _KINDS = 20
 """Failures that are told apart; a search that fails in more ways is told by its first."""
 
@@ -91,7 +93,9 @@ def failures_of(trials: Sequence[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
 def kind_of(trial: FrozenTrial) -> str:
     """How a trial has failed: the last line of what it said, whatever numbers are in it.
 
-    Empty if that is not known, or no fault of its candidate.
+    Empty if that is no fault of its candidate.
     """
-    reason = "" if SURPLUS in trial.system_attrs else (failure(trial) or "").strip()
-    return re.sub(r"\d+", "#", reason.splitlines()[-1]) if reason else ""
+    if SURPLUS in trial.system_attrs:
+        return ""
+    lines = (failure(trial) or "").strip().splitlines()
+    return re.sub(r"\d+", "#", lines[-1])[:_LONGEST] if lines else _SILENT

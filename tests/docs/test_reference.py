@@ -12,8 +12,9 @@ import merge_optuna as mo
 
 PAGES = Path(mo.__file__).parents[1] / "docs" / "reference"
 MODULE = re.compile(r"automodule:: ([\w.]+)\n(?:   :members: (.*)\n)?")
+CLASS = re.compile(r"autoclass:: (\w+)")
 SHOWN = {
-    module: names.split(", ")
+    module: [*names.split(", "), *CLASS.findall(page.read_text())]
     for page in PAGES.glob("*.md")
     for module, names in MODULE.findall(page.read_text())
 }
@@ -36,3 +37,7 @@ def test_every_method_is_in_the_reference() -> None:
     assert (
         set(mo.methods.METHODS) - set(SHOWN["merge_optuna.recipes"]) <= mo.methods.EVOLVED.keys()
     )
+
+
+def test_every_sampler_is_in_the_reference() -> None:
+    assert set(mo.samplers.__all__) == set(filter(None, SHOWN["merge_optuna.samplers"]))

@@ -84,7 +84,7 @@ def test_cards_and_notes_are_there_when_a_search_is_over(storage: BaseStorage) -
     assert made
     assert cards(study) == {key: json.loads(figure.to_json()) for key, figure in made.items()}
     best = min(study.trials, key=lambda trial: trial.value)
-    assert f"**Trial {best.number}**" in get_note(study)
+    assert f"Trial {best.number} is the best" in get_note(study)
     assert f"{best.value:.4g}" in get_note(study)
     assert sorted(notes(study)) == new_bests(study)
     assert all("**New best**" in note for note in notes(study).values())
@@ -138,7 +138,7 @@ def test_a_search_that_fails_all_the_time_says_in_its_note_why(sqlite: BaseStora
     study = create(sqlite)
     with pytest.raises(mo.errors.StudyError, match="in a row"):
         mo.optimize(study, objective, 20, progress=False)
-    assert "10 × `OSError: disk # is full`, first in trial 0" in get_note(study)
+    assert "10 × OSError: disk # is full (first: trial 0)" in get_note(study)
 
 
 # -- what others have written stays -------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_what_is_added_below_a_note_stays_and_a_changed_note_is_not_touched(
     save_note(study, get_note(study) + "Mine.")
     mo.optimize(study, sphere, 9, progress=False)
     best = min(study.trials, key=lambda trial: trial.value)
-    assert f"**Trial {best.number}**" in get_note(study)
+    assert f"Trial {best.number} is the best" in get_note(study)
     assert get_note(study).endswith("\nMine.")
     save_note(study, "All mine.")
     mo.reports.refresh(study)
