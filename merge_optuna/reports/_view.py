@@ -238,11 +238,17 @@ def _point(claim: Claim) -> NDArray[np.float64] | None:
 
 
 def _cost(trial: FrozenTrial, unit: str) -> float:
-    attrs = trial.user_attrs
     if unit == "examples":
-        return float(attrs.get(EXAMPLES, 0))
-    if unit == "seconds" and SECONDS_EVALUATE not in attrs:  # not one of a MergeObjective
+        return _number(trial, EXAMPLES)
+    if unit == "seconds" and SECONDS_EVALUATE not in trial.user_attrs:  # none of a MergeObjective
         return trial.duration.total_seconds() if trial.duration else 0.0
     if unit == "seconds":
-        return float(attrs.get(SECONDS_MERGE, 0) + attrs[SECONDS_EVALUATE])
-    return float(SAME_AS not in attrs)  # what has taken over a result was not evaluated
+        return _number(trial, SECONDS_MERGE) + _number(trial, SECONDS_EVALUATE)
+    # What has taken over a result was not evaluated.
+    return float(SAME_AS not in trial.user_attrs)
+
+
+def _number(trial: FrozenTrial, key: str) -> float:
+    """A user attribute; 0 if it is no number, as it may be in studies of others."""
+    value = trial.user_attrs.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0
