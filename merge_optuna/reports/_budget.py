@@ -13,17 +13,21 @@ JOURNAL = 0.1
 
 
 class Budget:
-    """Seconds spent so far, and whether there are some left."""
+    """Seconds spent so far, and whether there are some left for cards."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._spent = 0.0
-        self._last = 0.0
+        self._cards: float | None = None  # seconds that they took the last time
 
     def allows(self) -> bool:
-        """Whether as much again as the last time is within the share."""
-        elapsed = time.monotonic() - self._started
-        return self._spent + self._last <= SHARE * elapsed
+        """Whether cards that take as long as the last time are within the share.
+
+        The first may take what they do: who looks at a search that has begun wants to see it.
+        """
+        if self._cards is None:
+            return True
+        return self._spent + self._cards <= SHARE * (time.monotonic() - self._started)
 
     @contextlib.contextmanager
     def spending(self) -> Iterator[None]:
@@ -32,5 +36,13 @@ class Budget:
         try:
             yield
         finally:
-            self._last = time.monotonic() - began
-            self._spent += self._last
+            self._spent += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """The part of such a block that makes cards."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._cards = time.monotonic() - began

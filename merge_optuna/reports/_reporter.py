@@ -132,7 +132,7 @@ class _Reporter:
         self._due = self._said = False
 
     def evaluated(self, trial: optuna.Trial, value: Any) -> None:
-        with self._harmless():
+        with self._paid():
             values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
             if any(map(math.isnan, values)):
                 self._look_at_failure(trial)
@@ -140,7 +140,7 @@ class _Reporter:
                 self._look_at_best(trial, values)
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        with self._harmless():
+        with self._paid():
             if trial.number in self._marked:
                 self._marked.remove(trial.number)
                 self._note(trial)
@@ -148,7 +148,7 @@ class _Reporter:
                 self._refresh()
 
     def finish(self) -> None:
-        with self._harmless():
+        with self._paid():
             if posted(self._study).get(FINISHED) != _finished(compat.all_trials(self._study)):
                 self._refresh()
 
@@ -184,7 +184,7 @@ class _Reporter:
             self._due = True
 
     def _refresh(self) -> None:
-        with self._budget.spending():
+        with self._budget.drawing():
             self._due = False
             view, cards = self._view, {}
             for card in CARDS:
@@ -200,6 +200,12 @@ class _Reporter:
     @property
     def _view(self) -> View:
         return View(self._study, self._sources, self._space)
+
+    @contextlib.contextmanager
+    def _paid(self) -> Iterator[None]:
+        """All that a search has to pay for."""
+        with self._budget.spending(), self._harmless():
+            yield
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:

@@ -200,14 +200,17 @@ def test_what_is_due_waits_until_it_costs_a_small_share(monkeypatch: pytest.Monk
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     budget, spent, refreshed = _budget.Budget(), 0.0, 0
     for _ in range(2000):
+        with budget.spending():
+            now[0] += 0.01  # a note
         now[0] += 0.5
         if budget.allows():
             refreshed += 1
-            with budget.spending():
+            with budget.spending(), budget.drawing():
                 now[0] += 0.4
             spent += 0.4
         assert spent <= max(0.4, _budget.SHARE * now[0])
-    assert refreshed > 60
+        assert refreshed > 0, "the first time at once"
+    assert refreshed > 10
 
 
 def test_a_journal_grows_little_by_what_is_shown(tmp_path: Path, monkeypatch: Any) -> None:

@@ -23,6 +23,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 import merge_optuna as mo
 from merge_optuna import _optuna_compat as compat
@@ -292,3 +293,40 @@ def test_the_url_that_is_shown(server: Server) -> None:
         study = optuna.create_study(study_name="url", storage=mo.storage(server.url()))
     shown = compat.url_of(study)
     assert shown == f"postgresql+psycopg://me:***@127.0.0.1:{server.port}/postgres"
+
+
+# -- what the dashboard shows ---------------------------------------------------------------------
+
+
+def test_cards_of_several_processes_are_written_at_once(server: Server) -> None:
+    study = optuna.create_study(study_name="shown", storage=mo.storage(server.url()))
+    mo.optimize(study, sphere, 3, progress=False)
+    made = mo.reports.figures(study)
+    attrs = compat.study_system_attrs(study)
+    shown = get_plotly_graph_objects(attrs)
+    assert shown == {key: figure.to_json() for key, figure in made.items()}
+
+    keys, torn, stop = [f"merge_optuna:test:{i}" for i in range(9)], [], threading.Event()
+
+    def write(mark: str) -> None:
+        own = optuna.load_study(study_name="shown", storage=mo.storage(server.url()))
+        for _ in range(10):
+            compat.replace_study_system_attrs(own, dict.fromkeys(keys, mark), ["merge_optuna:t"])
+
+    def read() -> None:
+        own = optuna.load_study(study_name="shown", storage=mo.storage(server.url()))
+        while not stop.is_set():
+            found = compat.study_system_attrs(own)
+            marks = {found.get(key) for key in keys}
+            torn.extend([marks] if len(marks) > 1 else [])
+
+    threads = [threading.Thread(target=write, args=(mark,)) for mark in "abc"]
+    reader = threading.Thread(target=read)
+    for thread in (*threads, reader):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    reader.join()
+    assert not torn
+    assert {compat.study_system_attrs(study)[key] for key in keys} < {"a", "b", "c"}
