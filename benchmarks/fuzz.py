@@ -56,6 +56,17 @@ ODD: tuple[Any, ...] = (
     *("1", "yes", "12:30:00", "module:x", "A0-B1", "A[0:99]", "depth(3)", "x" * 5000, [1] * 300),
     *NUMBERS,
 )
+CARD = """---
+license: other
+license_name: llama3
+license_link: https://example.org/licence
+tags:
+- merge
+base_model: [org/a, org/b]
+---
+
+# A model
+"""
 WORDS = (
     "[",
     "]",
@@ -228,6 +239,7 @@ class Models:
 def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
     """What to draw and what reads it, by a name."""
     import merge_optuna as mo
+    from merge_optuna.checkpoints import licence_of
     from merge_optuna.recipes import LayerPath, Recipe
     from merge_optuna.spaces import Declaration, read
 
@@ -298,6 +310,17 @@ def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
         study.add_trial(optuna.trial.create_trial(value=1.0, system_attrs=attributes))
         return mo.scores(study, 0)
 
+    def divided(stored: Any) -> object:
+        import optuna
+
+        from merge_optuna.study.plumbing import stored_parts
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study()
+        study._storage.set_study_system_attr(study._study_id, "merge_optuna:parts", stored)
+        return stored_parts(study)
+
+    parts = {"names": ["mr", "subj"], "n": 4, "data": "eJxjYGAEQgYGAAASAAM="}
     packed = {"n": 4, "type": "f4", "data": "eAFjYGBgAAAABAAB"}
     return {
         "recipe": (document, lambda data: used(Recipe.from_json(json.dumps(data)))),
@@ -334,6 +357,10 @@ def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
                 models.folder(pytorch_model__bin=raw, config__json=json.dumps(models.config))
             ),
         ),
+        "licence": (
+            lambda rng: damaged_text(CARD, rng),
+            lambda text: licence_of(mo.Checkpoint(models.folder(README__md=text), name="x")),
+        ),
         "config": (
             lambda rng: in_json(rng, models.config),
             lambda text: models.opened(models.folder(config__json=text)),
@@ -352,6 +379,7 @@ def readers(models: Models) -> dict[str, tuple[Draw, Reader]]:
             lambda text: len(mo.evaluators.Classification(in_file("dev.jsonl", text))),
         ),
         "scores": (lambda rng: damaged(packed, rng), scores),
+        "parts": (lambda rng: damaged(parts, rng), divided),
     }
 
 
@@ -493,7 +521,7 @@ def main() -> None:
 
 NAMES = (
     *("recipe", "yaml", "mergekit", "space", "path", "params", "free", "header", "safetensors"),
-    *("bin", "config", "index", "adapter", "jsonl", "scores"),
+    *("bin", "config", "index", "adapter", "jsonl", "scores", "parts"),
 )
 
 if __name__ == "__main__":

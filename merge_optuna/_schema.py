@@ -160,7 +160,7 @@ ATTRIBUTES: Mapping[tuple[Level, Kind], Sequence[Attribute]] = {
             "a line of at most 200 characters, e.g. `ties: ja weight 0.62 density 0.41, math "
             "weight 0.3 density 0.52`",
             _OBJECTIVE,
-            _PEOPLE,
+            f"the notes of its study and of trials, {_PEOPLE}",
         ),
         Attribute(
             FIRST,

@@ -28,7 +28,7 @@ from merge_optuna import methods
 from merge_optuna.recipes._documents import mergekit
 from merge_optuna.recipes._fisher_and_gram import KEY as STATISTICS
 from merge_optuna.recipes._functions import PerModel, Setting, Source, Tokenizer, function_of
-from merge_optuna.recipes._panels import Panel, panels_of, summary_of
+from merge_optuna.recipes._panels import ALL, Panel, panels_of, summary_of
 from merge_optuna.recipes._params import check_params
 from merge_optuna.recipes._path import path
 from merge_optuna.recipes._picture import range_of, route_panels, svg_of
@@ -69,6 +69,7 @@ def __dir__() -> list[str]:
 LayerPath = Route  # its name before mo.spaces.LayerPath
 
 __all__ = [
+    "ALL",
     "MOST_HOPS",
     "STATISTICS",
     "ByName",

@@ -74,8 +74,8 @@ class Boards:
 
     # -- as tables -------------------------------------------------------------------------------
 
-    def tables(self) -> Iterator[Table]:
-        """All there are."""
+    def on_dev(self) -> Iterator[Table]:
+        """On the data by which the search has chosen."""
         if self.dev is not None:
             yield table_of(
                 "On the dev data, by which the search has chosen", self.dev, self.notes()
@@ -84,6 +84,9 @@ class Boards:
             yield from self._baselines()
         else:
             yield self._front()
+
+    def on_held_out(self) -> Iterator[Table]:
+        """On the data that the search has not seen, if results were scored there."""
         if self.test is not None:
             yield table_of("On held-out data, which the search has not seen", self.test)
         elif self.held_out:

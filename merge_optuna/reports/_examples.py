@@ -195,9 +195,9 @@ def _differences(change: _Change) -> dict[str, object]:
 
 def _title(change: _Change, baseline: str) -> str:
     better, worse, n = (change.by > 0).sum(), (change.by < 0).sum(), len(change.by)
-    against = f"of {n} examples against the best baseline, {baseline}"
+    against = f"of {n} examples against {baseline}"
     if not better and not worse:
-        return f"All {n} examples are as good as with the best baseline, {baseline}"
+        return f"All {n} examples are as good as with {baseline}"
     if change.is_right:
         return f"Gained {better}, lost {worse} {against}"
     return f"Better on {better}, worse on {worse} {against}"
@@ -215,7 +215,7 @@ def _subtitle(change: _Change, parts: dict[str, _Change]) -> str:
         told += f"Gained {number(change.gained)}, lost {number(change.lost)} on average. "
     if np.count_nonzero(change.by) > _MOST_MARKS:
         told += f"Below {_MOST_MARKS} of them. "
-    return f"{told}These examples have chosen the winner, which flatters it."
+    return f"Against the best baseline. {told}These examples chose the winner, which flatters it."
 
 
 def _signed(mean: float, change: _Change) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,9 +34,7 @@ def places(view: View) -> dict[str, Place]:
     ``/``.
     """
     known = _known(view)
-    spaces: dict[str, BaseDistribution] = {}
-    for trial in view.paid:
-        spaces.update(trial.distributions)
+    spaces = _spaces(view.paid)
     names = [name for name in known if name in spaces]  # in the order of the recipe
     names += [name for name in spaces if name not in known]
     return {
@@ -65,31 +63,40 @@ def _known(view: View) -> dict[str, Place]:
 def numbers(
     trials: Sequence[FrozenTrial], names: Sequence[str]
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Parameters as numbers: shape (trials, names), NaN where one is absent, and who has an order.
+    """Parameters as numbers, and who has an order.
 
     Choices are numbered, and have an order if they are numbers.
+
+    Args:
+        trials: The trials.
+        names: Of parameters that some of them have.
+
+    Returns:
+        Shape (trials, names), NaN where one is absent, and shape (names,).
     """
-    spaces: dict[str, BaseDistribution] = {}
+    spaces = _spaces(trials)
+    params = [trial.params for trial in trials]
+    values, ordered = np.empty((len(trials), len(names))), np.ones(len(names), bool)
+    for i, name in enumerate(names):
+        column = [one.get(name, np.nan) for one in params]
+        if (choices := _unordered(spaces[name])) is not None:
+            ordered[i] = False
+            column = [choices.index(one) if one in choices else np.nan for one in column]
+        values[:, i] = column
+    return values, ordered
+
+
+def _spaces(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """The distribution of every parameter, in the order in which they first come."""
+    found: dict[str, BaseDistribution] = {}
     for trial in trials:
-        spaces.update(trial.distributions)
-    coded = {name: _codes(spaces[name]) for name in names}
-    rows = [[_number(trial.params, name, coded[name]) for name in names] for trial in trials]
-    ordered = [codes is None for codes in coded.values()]
-    return np.array(rows, np.float64).reshape(len(trials), len(names)), np.array(ordered, bool)
+        found.update(trial.distributions)
+    return found
 
 
-def _codes(distribution: BaseDistribution) -> list[object] | None:
+def _unordered(distribution: BaseDistribution) -> list[object] | None:
     """The choices that have no order."""
     if not isinstance(distribution, CategoricalDistribution):
         return None
     real = all(isinstance(one, int | float) for one in distribution.choices)
     return None if real else [*distribution.choices]
-
-
-def _number(params: Mapping[str, object], name: str, codes: list[object] | None) -> float:
-    if name not in params:
-        return float("nan")
-    value = params[name]
-    if codes is None:
-        return float(value)  # type: ignore[arg-type]
-    return float(codes.index(value)) if value in codes else float("nan")

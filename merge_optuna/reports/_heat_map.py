@@ -7,17 +7,24 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from merge_optuna.recipes import Panel, range_of
-from merge_optuna.reports._style import DIVERGING, SCALE, finished, number, rounded
+from merge_optuna.reports._style import finished, number, rounded
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _TALLEST = 450  # pixels that the dashboard shows of a card
-_ROW, _HEAD, _BOTTOM = 19, 44, 12  # pixels
+_ROW, _HEAD, _BOTTOM = 30, 44, 12  # pixels
 _NARROWEST = 12  # pixels of a row, on which a number can be read
 _COLUMNS = 8, 16  # side by side: what a telephone has room for; and if that gets too high
 _MOST_LAYERS = 50  # side by side, with their numbers
 _BETWEEN = 0.4  # columns
+
+
+_INK = "#101820"
+# Pale enough for the same ink on all cells: plotly has one colour for all numbers of a map.
+_BLUE, _RED, _NONE = "#6ea6d8", "#e8907f", "#fbfdff"
+_SCALE = [[0, _NONE], [1, _BLUE]]
+_DIVERGING = [[0, _RED], [0.5, _NONE], [1, _BLUE]]
 
 
 class Placed(NamedTuple):
@@ -36,27 +43,29 @@ class Placed(NamedTuple):
     is_first: bool
 
 
-def drawn(panels: Sequence[Panel], title: str, subtitle: str) -> Figure:
+def drawn(panels: Sequence[Panel], title: str, subtitle: str, *, rows: str = "layer") -> Figure:
     """The figure of panels.
 
     Args:
         panels: At least one; those with the same layers stand side by side, while there is room.
         title: What they say.
         subtitle: How to read them.
+        rows: What a row is.
     """
     from plotly.graph_objects import Figure
 
     single = [panel for panel in panels if panel.values.size == 1]
     if len(single) < len(panels):  # a number for all needs no map
         panels = [panel for panel in panels if panel.values.size > 1]
-        subtitle = "; ".join([subtitle, *map(_in_words, single)])
+        own = (panel for panel in single if "/" not in panel.parameter)  # not of fixed sources
+        subtitle = "; ".join([subtitle, *map(_in_words, own)])
     figure = Figure()
     top = finished(figure, title, subtitle).layout.margin.t  # what the title takes
     lines, row = _arranged(panels, _TALLEST - top - _BOTTOM)
     placed = list(_placed(lines, row))
     height = max(one.y[1] for one in placed)
     for place, one in enumerate(placed, 1):
-        _add(figure, one, height, place)
+        _add(figure, one, height, place, rows)
     finished(figure, title, subtitle, height=round(height) + top + _BOTTOM)
     return figure.update_layout(margin={"l": 10, "r": 10, "b": _BOTTOM})
 
@@ -112,7 +121,7 @@ def _lines(panels: Sequence[Panel], most: int) -> Iterator[list[Panel]]:
         yield line
 
 
-def _add(figure: Figure, one: Placed, height: float, place: int) -> None:
+def _add(figure: Figure, one: Placed, height: float, place: int, rows: str) -> None:
     """Adds the trace, the axes and the name of a panel."""
     panel, axis = one.panel, "" if place == 1 else str(place)
     low, high = range_of(panel.values)
@@ -122,7 +131,8 @@ def _add(figure: Figure, one: Placed, height: float, place: int) -> None:
         y=panel.rows,
         zmin=low,
         zmax=high,
-        colorscale=DIVERGING if low < 0 else SCALE,
+        colorscale=_DIVERGING if low < 0 else _SCALE,
+        textfont={"color": _INK},
         showscale=False,
         xgap=2,
         ygap=2,
@@ -135,17 +145,15 @@ def _add(figure: Figure, one: Placed, height: float, place: int) -> None:
     domain = [max(0.0, 1 - one.y[1] / height), 1 - one.y[0] / height]
     axes = {f"xaxis{axis}": _columns(one, axis), f"yaxis{axis}": _rows(one, axis, domain)}
     figure.update_layout(axes)
-    figure.add_annotation(
-        text=f"<b>{panel.parameter}</b>",
-        x=one.x[0],
-        y=domain[1],
-        xref="paper",
-        yref="paper",
-        yshift=15,
-        xanchor="left",
-        yanchor="bottom",
-        showarrow=False,
-    )
+    _name(figure, f"<b>{panel.parameter}</b>", one.x[0], domain[1], yshift=17, xanchor="left")
+    if one.is_first and len(panel.rows) > 1:
+        _name(figure, rows, 0, domain[1], yshift=1, xanchor="right", xshift=-4)
+
+
+def _name(figure: Figure, text: str, x: float, y: float, **place: Any) -> None:
+    """Writes something above a map."""
+    paper = {"xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False}
+    figure.add_annotation(text=text, x=x, y=y, font={"size": 12}, **paper, **place)
 
 
 def _digits(panel: Panel, high: float) -> str | None:

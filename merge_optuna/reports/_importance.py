@@ -19,8 +19,8 @@ from merge_optuna.reports._view import View
 if TYPE_CHECKING:
     from plotly.graph_objects import Bar, Figure, Scatter
 
-_MOST_ROWS = 40
-_ROW, _HEAD = 24, 18  # pixels
+_MOST_LAYERS, _MOST_ROWS = 80, 6
+_HEIGHT = 450
 _CHANCE = "#39434d"
 _WHOLE = {"model": "all models", "layer": "all layers"}
 
@@ -69,96 +69,101 @@ def _losses(view: View, trial: FrozenTrial) -> list[float]:
 
 
 def _panels(places: Sequence[Place], found: Explained) -> dict[str, list[_Row]]:
-    """The rows of each panel, by what they are; only of what differs."""
+    """The groups of each kind, of kinds in which there are several."""
     panels = {}
-    for kind in ("model", "layer", "parameter"):
+    for kind in ("layer", "model", "parameter"):
         groups: dict[str, list[int]] = {}
         for i, place in enumerate(places):
             label = getattr(place, kind) or _WHOLE.get(kind, "")
             groups.setdefault(label, []).append(i)
         if len(groups) > 1:
-            panels[kind] = _rows(kind, groups, found)
+            panels[kind] = _layers(groups, found) if kind == "layer" else _rows(groups, found)
     return panels
 
 
-def _rows(kind: str, groups: dict[str, list[int]], found: Explained) -> list[_Row]:
-    """Layers first to last, neighbours together where there are many; others largest first."""
-    if kind == "layer":
-        labels, k = [*groups], math.ceil(len(groups) / _MOST_ROWS)
-        runs = [labels[i : i + k] for i in range(0, len(labels), k)]
-        merged = {_run(run): [i for one in run for i in groups[one]] for run in runs}
-        return [_Row(label, *found.of(group)) for label, group in merged.items()]
+def _layers(groups: dict[str, list[int]], found: Explained) -> list[_Row]:
+    """First to last, neighbours together where there are very many."""
+    labels, k = [*groups], math.ceil(len(groups) / _MOST_LAYERS)
+    runs = [labels[i : i + k] for i in range(0, len(labels), k)]
+    names = [run[0] if k == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    merged = [[i for label in run for i in groups[label]] for run in runs]
+    return [_Row(name, *found.of(group)) for name, group in zip(names, merged, strict=True)]
+
+
+def _rows(groups: dict[str, list[int]], found: Explained) -> list[_Row]:
+    """Largest first, small ones together where there are many."""
     rows = [_Row(label, *found.of(group)) for label, group in groups.items()]
     rows.sort(key=lambda row: -row.share)
     if len(rows) <= _MOST_ROWS:
         return rows
-    kept = {row.label for row in rows[: _MOST_ROWS - 1]}
-    rest = [i for label, group in groups.items() if label not in kept for i in group]
-    return [*rows[: len(kept)], _Row(f"{len(rows) - len(kept)} others", *found.of(rest))]
-
-
-def _run(labels: Sequence[str]) -> str:
-    return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+    kept = rows[: _MOST_ROWS - 1]
+    named = {row.label for row in kept}
+    rest = [i for label, group in groups.items() if label not in named for i in group]
+    return [*kept, _Row(f"{len(rows) - len(kept)} others", *found.of(rest))]
 
 
 # -- figure -------------------------------------------------------------------------------------
 
 
 def _drawn(panels: dict[str, list[_Row]]) -> Figure:
+    """Layers from left to right, and below them a row for each model and parameter."""
     from plotly.subplots import make_subplots
 
-    heights = [len(rows) + 1.0 for rows in panels.values()]
-    plot = _ROW * sum(heights) + 40 * len(panels)
-    figure = make_subplots(
-        rows=len(panels),
-        cols=1,
-        row_heights=heights,
-        shared_xaxes=True,
-        vertical_spacing=40 / plot,
-        subplot_titles=[f"by {kind}" for kind in panels],
-    )
-    for place, rows in enumerate(panels.values(), 1):
-        figure.add_traces(_bars(rows, first=place == 1), rows=place, cols=1)
-    figure.update_yaxes(autorange="reversed", type="category", dtick=1)
-    figure.update_xaxes(rangemode="tozero", ticksuffix=" %")
-    title = _title(panels)
-    top = finished(figure, title, _SUBTITLE).layout.margin.t
-    finished(figure, title, _SUBTITLE, height=int(plot) + top + _HEAD + 50)
-    figure.update_layout(bargap=0.25, margin={"t": top + _HEAD})
-    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
+    layers = panels.get("layer", [])
+    rows = {kind: panels[kind] for kind in panels if kind != "layer"}
+    weights = ([4.0] if layers else []) + [len(one) + 0.5 for one in rows.values()]
+    figure = make_subplots(rows=len(panels), cols=1, row_heights=weights, vertical_spacing=0.11)
+    if layers:
+        figure.add_traces(_traces(layers, upright=True), rows=1, cols=1)
+        figure.update_yaxes(rangemode="tozero", ticksuffix=" %", nticks=4, row=1)
+        figure.update_yaxes(title=_heading("layer"), row=1)
+        figure.update_xaxes(type="category", tickangle=0, nticks=12, tickfont={"size": 10}, row=1)
+    for place, (kind, one) in enumerate(rows.items(), 1 + bool(layers)):
+        figure.add_traces(_traces(one, upright=False), rows=place, cols=1)
+        figure.update_yaxes(autorange="reversed", type="category", dtick=1, row=place)
+        figure.update_yaxes(title=_heading(kind), row=place)
+        figure.update_xaxes(rangemode="tozero", ticksuffix=" %", nticks=5, row=place)
+    finished(figure, _title(panels), _SUBTITLE, _HEIGHT)
+    figure.update_layout(bargap=0.25, showlegend=False)
     return figure
 
 
 _SUBTITLE = (
-    f"How much each tells of who is in the best third of every {WINDOW} trials in a row. Marks: "
-    "what chance alone surpasses once in 20. What parameters do only together is not counted."
+    f"What tells the best third of every {WINDOW} trials in a row: share explained by each alone. "
+    "Marks: chance surpasses them once in 20."
 )
 
 
-def _bars(rows: Sequence[_Row], *, first: bool) -> tuple[Bar, Scatter]:
+def _heading(kind: str) -> dict[str, object]:
+    return {"text": kind, "font": {"size": 12}, "standoff": 4}
+
+
+def _traces(rows: Sequence[_Row], *, upright: bool) -> tuple[Bar, Scatter]:
+    """The bars, and marks at what chance gives."""
     from plotly.graph_objects import Bar, Scatter
 
     labels = [row.label for row in rows]
+    along, across = ("y", "x") if upright else ("x", "y")
     percent = rounded(100 * max(0.0, row.share) for row in rows)
     bars = Bar(
-        x=percent,
-        y=labels,
-        orientation="h",
+        {along: percent, across: labels},
+        orientation="v" if upright else "h",
         marker={"color": [SEARCH if _stands_out(row) else PALE for row in rows]},
-        text=[f"{x:.0f} %" if x >= 1 else "" for x in percent],
-        textposition="auto",
-        hovertemplate="%{y}: %{x:.3g} %<extra></extra>",
+        text=None if upright else [f"{share:.0f} %" if share >= 1 else "" for share in percent],
+        textangle=0,
+        hovertemplate=f"%{{{across}}}: %{{{along}:.3g}} %<extra></extra>",
         name="explained",
-        showlegend=False,
     )
     marks = Scatter(
-        x=rounded(100 * row.chance for row in rows),
-        y=labels,
+        {along: rounded(100 * row.chance for row in rows), across: labels},
         mode="markers",
-        marker={"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": _CHANCE}},
-        hovertemplate="by chance up to %{x:.3g} %<extra></extra>",
+        marker={
+            "symbol": "line-ew" if upright else "line-ns",
+            "size": 7 if upright else 12,
+            "line": {"width": 2, "color": _CHANCE},
+        },
+        hovertemplate=f"by chance up to %{{{along}:.3g}} %<extra></extra>",
         name="by chance up to",
-        showlegend=first,
     )
     return bars, marks
 

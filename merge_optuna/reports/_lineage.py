@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from merge_optuna.reports._style import MARKED, PALE, SEARCH, better, finished, rounded, thinned
+from merge_optuna.reports._style import (
+    MARKED,
+    PALE,
+    SEARCH,
+    around,
+    better,
+    finished,
+    rounded,
+    thinned,
+)
 from merge_optuna.reports._view import View
 
 if TYPE_CHECKING:
@@ -162,11 +169,10 @@ def _words(one: Ancestor) -> str:
 
 def _range(view: View, shown: Sequence[Ancestor]) -> list[float]:
     """Of the scores: everybody in the lineage, and most of the others, whatever outliers do."""
-    family = view.sign * np.array([one.value for one in _scored(shown).values()])
-    everybody = view.sign * np.array([trial.values[0] for trial in view.complete])
-    low, high = min(family.min(), np.quantile(everybody, 0.1)), everybody.max()
-    room = 0.08 * (high - low) or 1.0
-    return sorted(rounded(view.sign * np.array([low - room, high + room])))
+    everybody = sorted(trial.values[0] for trial in view.complete)
+    outliers = len(everybody) // 10
+    most = everybody[outliers:] if view.sign > 0 else everybody[: len(everybody) - outliers]
+    return around([*most, *(one.value for one in _scored(shown).values())])
 
 
 def _title(lineage: Lineage) -> str:

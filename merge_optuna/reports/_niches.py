@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from merge_optuna.reports._style import SEARCH, better, finished, number, rounded
+from merge_optuna.reports._style import MARKED, SEARCH, better, finished, number, rounded
 from merge_optuna.reports._view import View
 from merge_optuna.samplers.breeding import CHILD, ORIGIN
 
@@ -23,6 +24,9 @@ _READ = 2_000_000
 """Scores that are compared; of more, those of the last trials."""
 _LEAST = 0.02
 """What another row must add, as a share of what all trials add to the best one."""
+_PARTS = 6
+"""Tasks or groups that are told apart, at most."""
+_BETWEEN = {"color": MARKED, "width": 2}
 _COLOURS = [[0, "#eef2f7"], [1, SEARCH]]
 
 
@@ -34,11 +38,13 @@ class Niches(NamedTuple):
         scores: Shape (trials, examples), larger is better.
         gains: What each adds to those before: mean over the examples of the best score so far.
             Of the first it is its own mean.
+        examples: Which these are, shape (examples,).
     """
 
     trials: Sequence[FrozenTrial]
     scores: NDArray[np.float32]
     gains: Sequence[float]
+    examples: NDArray[np.intp]
 
     @property
     def binary(self) -> bool:
@@ -54,7 +60,8 @@ def draw(view: View) -> Figure | None:
         return None
     from plotly.graph_objects import Figure, Heatmap
 
-    z, x = _columns(niches)
+    parts = _parts(view, niches)
+    z, x = _columns(niches, parts)
     heat = Heatmap(
         z=[rounded(row) for row in z],
         x=x,
@@ -70,9 +77,10 @@ def draw(view: View) -> Figure | None:
     figure.update_xaxes(
         title="examples, by who is best at them", range=[0, niches.scores.shape[1]]
     )
+    if parts is not None and view.parts is not None:
+        _name_parts(figure, parts, view.parts.names)
     figure.update_yaxes(autorange="reversed", automargin=True, tickfont={"size": 11})
-    rows = len(niches.trials)
-    return finished(figure, *_words(view, niches), height=190 + 44 * rows)
+    return finished(figure, *_words(view, niches), height=190 + 44 * len(niches.trials))
 
 
 def niches_of(view: View) -> Niches | None:
@@ -83,13 +91,18 @@ def niches_of(view: View) -> Niches | None:
     best = None if view.best is None else view.scores(view.best)
     if view.best is None or best is None:
         return None
+    examples = np.flatnonzero(np.isfinite(best))
+    if not len(examples):
+        return None
     trials, raw = _compared(view, view.best, len(best))
-    scores = np.float32(view.sign) * raw[:, ~np.isnan(best)]
-    scores = np.where(np.isnan(scores), np.nanmin(scores, axis=0), scores)  # was not evaluated
+    scores = np.float32(view.sign) * raw[:, examples]
+    known = np.isfinite(scores)
+    worst = np.min(scores, axis=0, where=known, initial=np.inf)  # who was not evaluated has that
+    scores = np.where(known, scores, worst)
     rows, gains = _greedy(scores)
     if len(rows) < 2:
         return None
-    return Niches([trials[i] for i in rows], scores[rows], gains)
+    return Niches([trials[i] for i in rows], scores[rows], gains, examples)
 
 
 def _crosses(view: View) -> bool:
@@ -124,22 +137,46 @@ def _greedy(scores: NDArray[np.float32]) -> tuple[list[int], list[float]]:
     return rows, gains
 
 
-def _columns(niches: Niches) -> tuple[NDArray[np.float64], list[float]]:
-    """Shape (trials, columns) from 0 to 1, sorted by who is first the best, and their places."""
+def _parts(view: View, niches: Niches) -> NDArray[np.intp] | None:
+    """Of which task or group each example is, shape (examples,); None if of too many, or none."""
+    if view.parts is None or len(view.parts.numbers) <= niches.examples.max():
+        return None
+    parts = view.parts.numbers[niches.examples]
+    return parts if len(np.unique(parts)) <= _PARTS else None
+
+
+def _columns(
+    niches: Niches, parts: NDArray[np.intp] | None
+) -> tuple[NDArray[np.float64], list[float]]:
+    """Scores from 0 to 1, shape (trials, columns), and the places of the columns.
+
+    Examples are sorted by their part, then by who is first the best. What all solve stands on the
+    left, what nobody does on the right.
+    """
     scores = niches.scores.astype(float)
     low, high = scores.min(axis=0), scores.max(axis=0)
     if not niches.binary:
         scores = np.where(high > low, (scores - low) / np.where(high > low, high - low, 1), 1)
-    differ = high > low
-    # What all solve stands on the left, what nobody does on the right.
-    owner = np.where(
-        differ, niches.scores.argmax(axis=0), np.where(scores[0] > 0.5, -1, len(scores))
-    )
-    order = np.lexsort((-scores.mean(axis=0), owner))
-    parts = np.array_split(order, min(_COLUMNS, len(order)))
-    places = np.array_split(np.arange(len(order)) + 0.5, len(parts))
-    z = np.array([scores[:, part].mean(axis=1) for part in parts]).T
+    alike = np.where(scores[0] > 0.5, -1, len(scores))
+    owner = np.where(high > low, niches.scores.argmax(axis=0), alike)
+    part = np.zeros_like(owner) if parts is None else parts
+    order = np.lexsort((-scores.mean(axis=0), owner, part))
+    columns = np.array_split(order, min(_COLUMNS, len(order)))
+    places = np.array_split(np.arange(len(order)) + 0.5, len(columns))
+    z = np.array([scores[:, column].mean(axis=1) for column in columns]).T
     return z, rounded(float(place.mean()) for place in places)
+
+
+def _name_parts(figure: Figure, parts: NDArray[np.intp], names: Sequence[str]) -> None:
+    """Names below the examples of each part, and lines between them."""
+    which, counts = np.unique(parts, return_counts=True)
+    ends = np.cumsum(counts)
+    for end in ends[:-1].tolist():
+        figure.add_shape(type="line", x0=end, x1=end, y0=0, y1=1, yref="paper", line=_BETWEEN)
+    figure.update_xaxes(
+        tickvals=(ends - counts / 2).tolist(),
+        ticktext=[textwrap.shorten(names[part], 16, placeholder="…") for part in which],
+    )
 
 
 def _labels(niches: Niches) -> list[str]:

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from optuna.trial import FrozenTrial
 
 from merge_optuna import _markdown as markdown
-from merge_optuna._schema import DEV, EXAMPLES
-from merge_optuna.errors import MergeOptunaError
-from merge_optuna.recipes import Recipe, summary_of
+from merge_optuna._schema import DEV, EXAMPLES, SUMMARY
 from merge_optuna.reports._commands import Command
 from merge_optuna.reports._style import number
 from merge_optuna.reports._tables import Fact
@@ -48,7 +46,7 @@ def trial_note(view: View, trial: FrozenTrial) -> str:
     values = _values(view, trial.values)
     what = "**New best**" if view.single else "**New on the front**"
     found = f"{what} after {_evaluations(view, trial)}: {values}{_beside(view, trial)}."
-    blocks = [found + _recipe(view.recipe(trial))]
+    blocks = [found + _recipe(trial)]
     if held := in_words(view.study, trial):
         blocks.append("\n".join(f"- {name}: {words}" for name, words in held.items()))
     return markdown.page(blocks)
@@ -70,17 +68,13 @@ def _winner(view: View, told: Told) -> str:
     front = [] if view.single or not view.complete else [_front(view)]
     held = {} if view.best is None else in_words(view.study, view.best)
     kept = ["\n".join(f"- {name}: {words}" for name, words in held.items())] if held else []
-    return "\n\n".join([" ".join(told.sentences), *front, *kept]) + _recipe(view.winner)
+    return "\n\n".join([" ".join(told.sentences), *front, *kept]) + _recipe(view.best)
 
 
-def _recipe(recipe: Recipe | None) -> str:
-    """A recipe in words, where there are any."""
-    if recipe is None:
-        return ""
-    try:
-        return f"\n\nRecipe: {summary_of(recipe)}."
-    except MergeOptunaError:  # its sources are gone
-        return ""
+def _recipe(trial: FrozenTrial | None) -> str:
+    """What a trial has merged, in words, where it says so: no weight is read for a note."""
+    summary = None if trial is None else trial.user_attrs.get(SUMMARY)
+    return f"\n\nRecipe: {summary}." if summary else ""
 
 
 def _front(view: View) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import optuna
 
+from merge_optuna import _optuna_compat as compat
 from merge_optuna._version import __version__
 from merge_optuna.errors import ReportError, StudyError, shown
 from merge_optuna.reports._boards import compared
@@ -98,7 +99,7 @@ def _checked(path: Path) -> Path:
 
 
 def _named(studies: Studies) -> dict[str, optuna.Study]:
-    """Studies by name; of several of one name each with its number.
+    """Studies by the names that they get on the page.
 
     Raises:
         StudyError: If there is none, or something else is among them.
@@ -108,13 +109,20 @@ def _named(studies: Studies) -> dict[str, optuna.Study]:
     else:
         listed = [studies] if isinstance(studies, optuna.Study) else [*studies]
         _check(listed)
-        names = [study.study_name for study in listed]
-        found = {
-            name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})": study
-            for i, (name, study) in enumerate(zip(names, listed, strict=True))
-        }
+        found = dict(zip(_told_apart(listed), listed, strict=True))
     _check([*found.values()])
     return found
+
+
+def _told_apart(studies: Sequence[optuna.Study]) -> list[str]:
+    """The names of studies; where they are the same with their files, or else with numbers."""
+    names = [study.study_name for study in studies]
+    longer = [f"{s.study_name} in {Path(compat.url_of(s) or '').name}" for s in studies]
+    if len({*longer}) < len(longer):
+        longer = [f"{name} ({names[: i + 1].count(name)})" for i, name in enumerate(names)]
+    return [
+        name if names.count(name) == 1 else full for name, full in zip(names, longer, strict=True)
+    ]
 
 
 def _check(studies: Sequence[object]) -> None:

@@ -85,7 +85,8 @@ def _few(groups: dict[int, list[int]]) -> list[tuple[int, list[int]]]:
 
 
 def _generation(view: View, at: int, numbers: Sequence[int]) -> Generation:
-    values = [view.feasible[n].values for n in numbers if n in view.feasible]
+    scored = [view.feasible[n].values for n in numbers if n in view.feasible]
+    values = [one for one in scored if np.isfinite(one).all()]
     points = [] if view.pedigree else [view.points[n] for n in numbers if n in view.points]
     return Generation(at, np.array(values, float), _spread_of(points))
 

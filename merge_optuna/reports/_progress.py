@@ -31,6 +31,8 @@ _TITLES = {
     "examples": "examples that were scored",
     "seconds": "seconds of merging and scoring",
 }
+_HEIGHT, _GAP = 450, 0.08
+_LINE = 13  # pixels of a label
 _SPAN = 12.0  # how many times as far from the best as most trials the worst that is shown may be
 
 
@@ -60,18 +62,18 @@ def draw(view: View) -> Figure | None:
 
     units = [unit for unit in COSTS if view.costs(unit)[-1] > 0]
     panels = len(view.directions)
-    figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=_GAP)
     figure.update_xaxes(rangemode="tozero")
     for objective in range(panels):
         figure.add_traces(_traces(view, objective), rows=objective + 1, cols=1)
         figure.update_yaxes(_axis(view, objective), row=objective + 1, col=1)
     figure.update_xaxes(title=_TITLES[units[0]], row=panels, col=1)
-    height = 260 + 200 * panels + 20 * len(figure.data) // panels  # a line each on a telephone
-    finished(figure, _title(view), _subtitle(view), height)
-    below = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
-    figure.update_layout(hovermode="closest", legend=below)
+    finished(figure, _title(view), _subtitle(view), _HEIGHT)
+    figure.update_layout(showlegend=False)
     if len(units) > 1:
         _offer(figure, view, units)
+    for objective in range(panels):
+        _label(figure, view, objective)
     return figure
 
 
@@ -102,39 +104,31 @@ def _traces(view: View, objective: int) -> list[Scatter]:
     """All trials, the baselines and the best so far, over evaluations."""
     from plotly.graph_objects import Scatter
 
-    curve, first = _curve(view, objective), objective == 0
+    curve = _curve(view, objective)
     x = view.costs(COSTS[0])
     dots = _dots(curve)
     trials = Scatter(
         x=rounded(x[curve.places[dots]]),
         y=rounded(curve.values[dots]),
-        name="a trial" if len(dots) == len(curve.values) else f"{len(dots)} of all trials",
-        legendrank=2,
+        name="a trial",
         mode="markers",
         marker={"color": PALE, "size": 5},
-        legendgroup="trials",
-        showlegend=first,
     )
     best = Scatter(
         x=rounded([*x[curve.places[curve.best]], x[-1]]),
         y=rounded([*curve.values[curve.best], curve.values[curve.best[-1]]]),
         name="best so far",
-        legendrank=1,
         mode="lines",
         line={"color": SEARCH, "width": 3, "shape": "hv"},
-        legendgroup="best",
-        showlegend=first,
     )
     return [trials, *_lines(view, objective, float(x[-1])), best]
 
 
 def _lines(view: View, objective: int, end: float) -> list[Scatter]:
-    """A line per baseline, the best first; the legend tells its value."""
+    """A line per baseline, the best first."""
     from plotly.graph_objects import Scatter
 
-    rows = _scored(view, objective)
-    styles = zip(itertools.cycle(BASELINES), itertools.cycle(_DASHES))  # 30 of them
-    looks = dict(zip([row.name for row in view.baselines.headlines], styles, strict=False))
+    rows, looks = _scored(view, objective), _looks(view)
     return [
         Scatter(
             x=rounded([0, end]),
@@ -145,6 +139,48 @@ def _lines(view: View, objective: int, end: float) -> list[Scatter]:
         )
         for row, value in rows
     ]
+
+
+def _looks(view: View) -> dict[str, tuple[str, str]]:
+    """Colour and dashes of every baseline, the same in all panels."""
+    styles = zip(itertools.cycle(BASELINES), itertools.cycle(_DASHES))  # 30 of them
+    return dict(zip([row.name for row in view.baselines.headlines], styles, strict=False))
+
+
+def _label(figure: Figure, view: View, objective: int) -> None:
+    """Names and values of the baselines at the right ends of their lines, none above another."""
+    panels = len(view.directions)
+    margin, axis = figure.layout.margin, "" if objective == 0 else objective + 1
+    pixels = (_HEIGHT - margin.t - margin.b) * (1 - _GAP * (panels - 1)) / panels
+    low, high = figure.layout[f"yaxis{axis}"].range
+    rows = sorted(_scored(view, objective), key=lambda pair: -pair[1])
+    rows = list(thinned(rows, max(1, int(pixels / _LINE))))
+    wanted = np.array([(value - low) / (high - low) * pixels for _, value in rows])
+    looks = _looks(view)
+    for (row, value), at in zip(rows, _apart(wanted, pixels), strict=True):
+        figure.add_annotation(
+            text=f"{row.name} {number(value)}{', infeasible' if row.violation else ''}",
+            x=1,
+            xref=f"x{axis} domain",
+            xanchor="right",
+            y=low + at / pixels * (high - low),
+            yref=f"y{axis}",
+            showarrow=False,
+            font={"size": 10, "color": looks[row.name][0]},
+            bgcolor="rgba(255, 255, 255, 0.75)",
+            borderpad=0,
+        )
+
+
+def _apart(wanted: NDArray[np.float64], pixels: float) -> NDArray[np.float64]:
+    """Places near those wanted, falling, a line apart, inside of [0, pixels]."""
+    places, half = wanted.clip(_LINE / 2, pixels - _LINE / 2), _LINE / 2
+    for i in range(1, len(places)):
+        places[i] = min(places[i], places[i - 1] - _LINE)
+    for i in reversed(range(len(places))):  # what was pushed out at the bottom comes back
+        floor = half if i == len(places) - 1 else places[i + 1] + _LINE
+        places[i] = max(places[i], floor)
+    return places
 
 
 def _scored(view: View, objective: int) -> list[tuple[Baseline, float]]:
@@ -164,7 +200,7 @@ def _axis(view: View, objective: int) -> dict[str, object]:
     margin = 0.06 * (bottom - top) or 0.5
     ends = sorted(-sign * np.array([top - margin, bottom + margin]))
     title = f"{view.metrics[objective]}<br>({better(view.directions[objective])})"
-    return {"title": title, "range": rounded(ends)}
+    return {"title": {"text": title, "font": {"size": 12}}, "range": rounded(ends)}
 
 
 def _offer(figure: Figure, view: View, units: list[str]) -> None:
@@ -210,14 +246,15 @@ def _title(view: View) -> str:
     if row is None or gain is None:
         return said
     stands = "better than" if gain > 0 else "worse than" if gain < 0 else "as good as"
-    return f"{said}, {f'{abs(gain):.2g} ' if gain else ''}{stands} the best baseline, {row.name}"
+    return f"{said}, {f'{abs(gain):.2g} ' if gain else ''}{stands} {row.name}"
 
 
 def _subtitle(view: View) -> str:
     if not view.single:
-        return "Card 1 shows which trials are good in several at once."
+        return "Dots: trials. Dashed: what needs no search. Good in both: see card 1."
     curve = _curve(view, 0)
     x = view.costs(COSTS[0])[curve.places].astype(int)
-    said = f"Found at evaluation {x[curve.best[-1]]} of {int(view.costs(COSTS[0])[-1])}."
+    found = f"Found at evaluation {x[curve.best[-1]]} of {int(view.costs(COSTS[0])[-1])}"
     passed = [i for i in curve.best if (view.baselines.gain([curve.values[i]]) or 0) > 0]
-    return f"{said} The best baseline was passed at {x[passed[0]]}." if passed else said
+    first = f"; the best baseline was passed at {x[passed[0]]}" if passed else ""
+    return f"{found}{first}. Dots: trials. Dashed: what needs no search."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from merge_optuna.reports._style import (
     BAND,
     MARKED,
     SEARCH,
+    around,
     band,
     better,
     duration,
@@ -35,7 +37,7 @@ _DOTS = 500
 def draw(view: View) -> Figure | None:
     """Intermediate values as a band, and how many trials went on; None if none was pruned."""
     race = Race(view)
-    if not (race.complete and race.stopped):
+    if not (race.stopped and any(map(race.curve, race.complete))):
         return None
     from plotly.subplots import make_subplots
 
@@ -78,7 +80,7 @@ class Race:
     @property
     def counts_examples(self) -> bool:
         """Whether trials say on how many examples they were evaluated."""
-        return all(EXAMPLES in trial.user_attrs for trial in [*self.complete, *self.stopped])
+        return self._all_say(EXAMPLES)
 
     @property
     def unit(self) -> str:
@@ -98,15 +100,21 @@ class Race:
     @property
     def saved_seconds(self) -> float | None:
         """How long they would have taken; None if trials do not say how long theirs took."""
-        if not all(SECONDS_EVALUATE in t.user_attrs for t in [*self.complete, *self.stopped]):
+        if not self._all_say(SECONDS_EVALUATE):
             return None
         full = float(np.mean([*map(_seconds, self.complete)]))
         return sum(max(0.0, full - _seconds(trial)) for trial in self.stopped)
 
+    def _all_say(self, key: str) -> bool:
+        """Whether a user attribute of all of them is a number; in other studies it may be any."""
+        said = (trial.user_attrs.get(key) for trial in [*self.complete, *self.stopped])
+        return all(isinstance(value, int | float) for value in said)
+
     def curve(self, trial: FrozenTrial) -> Mapping[int, float]:
-        """The value so far by step, of batches that of their means."""
-        steps = sorted(trial.intermediate_values)
-        values = np.array([trial.intermediate_values[step] for step in steps], float)
+        """The value so far by step, of batches that of their means; where it is finite."""
+        reports = trial.intermediate_values
+        steps = sorted(step for step in reports if np.isfinite(reports[step]))
+        values = np.array([reports[step] for step in steps], float)
         if self.batches:
             values = np.cumsum(values) / np.arange(1, len(values) + 1)
         return dict(zip(steps, values.tolist(), strict=True))
@@ -137,11 +145,12 @@ def _complete(race: Race) -> list[Any]:
 
 def _best(race: Race, best: FrozenTrial | None) -> list[Any]:
     """Nothing if the best trial has reported nothing."""
-    if best is None or not best.intermediate_values:
+    curve = {} if best is None else race.curve(best)
+    if not curve:
         return []
     from plotly.graph_objects import Scatter
 
-    steps, values = zip(*thinned([*race.curve(best).items()], _STEPS), strict=True)
+    steps, values = zip(*thinned([*curve.items()], _STEPS), strict=True)
     line = {"color": SEARCH, "width": 3}
     return [Scatter(x=steps, y=rounded(values), name="best", mode="lines", line=line)]
 
@@ -149,11 +158,12 @@ def _best(race: Race, best: FrozenTrial | None) -> list[Any]:
 def _stopped(race: Race) -> Any:
     from plotly.graph_objects import Scatter
 
-    shown = thinned(race.stopped, _DOTS)
+    ends = [(trial.number, *one) for trial in race.stopped for one in _end(race.curve(trial))]
+    numbers, steps, values = zip(*thinned(ends, _DOTS), strict=True) if ends else ((), (), ())
     return Scatter(
-        x=[_last(trial) for trial in shown],
-        y=rounded(race.curve(trial)[_last(trial)] for trial in shown),
-        text=[trial.number for trial in shown],
+        x=steps,
+        y=rounded(values),
+        text=numbers,
         mode="markers",
         name="pruned",
         marker={"color": MARKED, "symbol": "x", "size": 6, "opacity": 0.5},
@@ -173,12 +183,16 @@ def _going_on(race: Race) -> Any:
     return Scatter(x=steps, y=rounded(share), line=line, name="trials that went on", **style)
 
 
+def _end(curve: Mapping[int, float]) -> list[tuple[int, float]]:
+    """Its last step and value, if it has any."""
+    return [*curve.items()][-1:]
+
+
 def _range(figure: Figure) -> list[float]:
     """Of the values: all that is drawn, but the outermost of the pruned trials."""
-    *drawn, pruned, _ = [np.array(trace.y, float) for trace in figure.data]
-    values = np.concatenate([*drawn, np.quantile(pruned, (0.02, 0.98))])
-    room = 0.05 * float(np.ptp(values)) or 1.0
-    return rounded((values.min() - room, values.max() + room))
+    *drawn, pruned, _ = [sorted(trace.y) for trace in figure.data]
+    outliers = len(pruned) // 50
+    return around([*chain(*drawn), *pruned[outliers : len(pruned) - outliers]])
 
 
 def _words(view: View, race: Race) -> tuple[str, str]:

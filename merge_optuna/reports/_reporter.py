@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._records import violation_of
+from merge_optuna.recipes import Recipe
 from merge_optuna.reports._artifacts import Artifacts
 from merge_optuna.reports._budget import JOURNAL, Budget
 from merge_optuna.reports._cards import CARDS
@@ -25,6 +26,7 @@ from merge_optuna.reports._note import failure_note, study_note, trial_note
 from merge_optuna.reports._post import post, post_note, posted, written
 from merge_optuna.reports._reports import as_reports
 from merge_optuna.reports._view import View
+from merge_optuna.spaces import Space
 from merge_optuna.study import failure
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Reporter(Protocol):
 def reporter(
     study: optuna.Study,
     reports: object,
-    sources: Mapping[str, Checkpoint],
+    space: Recipe | Space | None,
     replies: Replies,
     say: Callable[[str], None],
 ) -> Reporter:
@@ -62,7 +64,7 @@ def reporter(
     Args:
         study: Of the search.
         reports: As a search is given it: True, False or :class:`mo.reports.Reports`.
-        sources: The checkpoints of its space, which are open already.
+        space: That it searches, if it is declared.
         replies: What the model that was scored last has written, a mapping per example.
         say: Prints a line.
     """
@@ -71,7 +73,7 @@ def reporter(
         return _Silent()
     folder = declared.folder(compat.url_of(study))
     artifacts = None if folder is None else Artifacts(folder, declared.limit_mb * 1e6)
-    return _Reporter(study, sources, replies, artifacts, say)
+    return _Reporter(study, space, replies, artifacts, say)
 
 
 def refresh(
@@ -116,12 +118,13 @@ class _Reporter:
     def __init__(
         self,
         study: optuna.Study,
-        sources: Mapping[str, Checkpoint],
+        space: Recipe | Space | None,
         replies: Replies,
         artifacts: Artifacts | None,
         say: Callable[[str], None],
     ) -> None:
-        self._study, self._sources, self._say = study, sources, say
+        self._study, self._space, self._say = study, space, say
+        self._sources = {} if space is None else {one.name: one for one in space.leaves()}
         self._replies, self._artifacts = replies, artifacts
         self._bests, self._failures = Bests(study.directions), Failures()
         self._budget = Budget()
@@ -196,7 +199,7 @@ class _Reporter:
 
     @property
     def _view(self) -> View:
-        return View(self._study, self._sources)
+        return View(self._study, self._sources, self._space)
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:

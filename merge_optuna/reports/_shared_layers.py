@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _LEAST = 20  # paths, so that two of them are good
 _GOOD = 0.1
-_ROW = 22  # pixels
+_HEIGHT = 450
+_MOST_NUMBERS = 16  # layers: of more, cells are too low for them
 
 
 def has_paths(view: View) -> bool:
@@ -92,7 +93,7 @@ def _drawn(
                 x=names,
                 y=[str(layer) for layer in range(depth)],
                 text=percent.astype(int).tolist(),
-                texttemplate="%{text}",
+                texttemplate="%{text}" if depth <= _MOST_NUMBERS else "",
                 zmin=0,
                 zmax=100,
                 colorscale=SCALE,
@@ -106,7 +107,7 @@ def _drawn(
     figure.update_yaxes(title="layer", col=1)
     figure.update_xaxes(type="category")
     subtitle = "Percent of the paths that go through a layer, however often."
-    finished(figure, _title(good, every, names), subtitle, height=230 + _ROW * depth)
+    finished(figure, _title(good, every, names), subtitle, _HEIGHT)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,8 +27,6 @@ BAND = "rgba(31, 95, 168, 0.18)"
 """Where most of many are."""
 SCALE = "Blues"
 """Of heat maps that begin at 0."""
-DIVERGING = "RdBu"
-"""Of heat maps with values of both signs, 0 in the middle."""
 
 
 def number(value: float) -> str:
@@ -37,8 +36,9 @@ def number(value: float) -> str:
 
 HEIGHT = 450
 """Pixels that the dashboard gives a figure: it cuts off what is higher."""
-_BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale"]
-"""Which are left out, since all of them cover titles: dragging zooms, a double click resets."""
+_BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale"]
+_BUTTONS += ["resetscale", "toimage"]
+"""Which are left out, since they cover titles: dragging zooms, a double click resets."""
 _TITLE, _SUBTITLE = 38, 54
 """Characters that fit into a line of 317 pixels, the width of the dashboard on a telephone."""
 
@@ -80,6 +80,14 @@ def band(x: Sequence[Any], low: Iterable[float], high: Iterable[float], name: st
         Scatter(y=rounded(low), showlegend=False, **line),
         Scatter(y=rounded(high), **filled, **line),
     ]
+
+
+def around(values: Iterable[float]) -> list[float]:
+    """The range of an axis: all of these values that are finite, and some room."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    room = 0.07 * (high - low) or 1.0
+    return rounded((low - room, high + room))
 
 
 def better(direction: str) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from optuna.trial import FrozenTrial
 
-from merge_optuna._schema import DEV, EXAMPLES, SAME_AS, SPACE
+from merge_optuna._schema import DEV, EXAMPLES, RECIPE, SAME_AS, SPACE
 from merge_optuna.errors import MergeOptunaError, few
 from merge_optuna.recipes import Panel, summary_of
 from merge_optuna.reports._boards import Boards
@@ -19,7 +19,7 @@ from merge_optuna.reports._style import better, duration, number
 from merge_optuna.reports._tables import Fact, Table, count
 from merge_optuna.reports._view import View
 from merge_optuna.reports._winner import winning_panels
-from merge_optuna.study import counts, front_of, in_words, infeasible
+from merge_optuna.study import counts, front_of, in_words, infeasible, recipe_of
 
 _REASONS = 5
 
@@ -54,17 +54,44 @@ class Told:
 
     @property
     def sentences(self) -> Iterator[str]:
-        """What has come out, most important first."""
+        """What was done and what has come out of it."""
         best = self.view.best
+        if self.view.leaves:
+            yield f"{self._method()}: which merge of them has the best {self._metrics}?"
         if not self.view.complete:
             yield f"No trial is complete yet: {self._trials()}."
         elif best is not None:
             yield f"Trial {best.number} is the best of {len(self.view.complete)} complete ones."
             if said := infeasible(self.view.study, best):
                 yield said
+        if not self.view.complete:
+            return
+        if self._merges:
             yield from self.boards.verdict()
-        if self.view.complete and not self._merges:
+        else:
             yield "This study merges no models, so that there is none to write."
+
+    def tables(self, *, besides: Table | None = None) -> Iterator[Table]:
+        """With what it is compared.
+
+        Args:
+            besides: A table that has all studies; then theirs are left out.
+        """
+        if self._merges or len(self.view.baselines):
+            if besides is None or not self.view.complete:
+                yield from self.boards.on_dev()
+            yield from self.boards.on_held_out()
+
+    @property
+    def missing(self) -> str:
+        """Why there is no recipe although something is merged; empty if there is one."""
+        if self.view.best is None or self.view.winner is not None or not self._merges:
+            return ""
+        try:
+            recipe_of(self.view.study, self.view.best, sources=self.view.sources)
+        except MergeOptunaError as error:
+            return str(error)
+        return ""
 
     @property
     def line(self) -> str:
@@ -195,7 +222,12 @@ class Told:
 
     @property
     def _merges(self) -> bool:
-        return bool(self.view.leaves) or SPACE in self.view.study.user_attrs
+        kept = SPACE in self.view.study.user_attrs
+        return kept or any(RECIPE in trial.system_attrs for trial in self.view.complete)
+
+    @property
+    def _metrics(self) -> str:
+        return " and ".join(self.view.metrics)
 
     def _method(self) -> str:
         names = [leaf.name for leaf in self.view.leaves]

@@ -17,6 +17,7 @@ from merge_optuna._scores import unpack
 from merge_optuna.errors import MergeOptunaError
 from merge_optuna.recipes import Recipe
 from merge_optuna.samplers.plumbing import own_claim
+from merge_optuna.spaces import Space
 from merge_optuna.study import (
     Baselines,
     Lineage,
@@ -48,14 +49,17 @@ class View:
     Args:
         study: Any study of Optuna, also one that merges nothing.
         sources: Checkpoints by name, as for :func:`mo.recipe_of`.
+        space: That of the search, if it runs in this process: it knows its individuals and the
+            angles between its models, for which all weights would be read again.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         sources: Mapping[str, Checkpoint | str | Path] | None = None,
+        space: Recipe | Space | None = None,
     ) -> None:
-        self.study, self.sources = study, dict(sources or {})
+        self.study, self.sources, self.space = study, dict(sources or {}), space
         self.name = study.study_name
         self.directions = [direction.name.lower() for direction in study.directions]
         self.metrics: Sequence[str] = metric_names(study) or ["value"] * len(self.directions)
@@ -133,6 +137,10 @@ class View:
     def recipe(self, trial: FrozenTrial) -> Recipe | None:
         """The recipe of a trial; None in studies that merge nothing, or if sources are gone."""
         try:
+            if isinstance(self.space, Recipe):
+                return self.space.bind(trial.params)
+            if self.space is not None:
+                return self.space.rebuild(self.study, trial)
             return recipe_of(self.study, trial, sources=self.sources)
         except MergeOptunaError:
             return None
@@ -230,11 +238,17 @@ def _point(claim: Claim) -> NDArray[np.float64] | None:
 
 
 def _cost(trial: FrozenTrial, unit: str) -> float:
-    attrs = trial.user_attrs
     if unit == "examples":
-        return float(attrs.get(EXAMPLES, 0))
-    if unit == "seconds" and SECONDS_EVALUATE not in attrs:  # not one of a MergeObjective
+        return _number(trial, EXAMPLES)
+    if unit == "seconds" and SECONDS_EVALUATE not in trial.user_attrs:  # none of a MergeObjective
         return trial.duration.total_seconds() if trial.duration else 0.0
     if unit == "seconds":
-        return float(attrs.get(SECONDS_MERGE, 0) + attrs[SECONDS_EVALUATE])
-    return float(SAME_AS not in attrs)  # what has taken over a result was not evaluated
+        return _number(trial, SECONDS_MERGE) + _number(trial, SECONDS_EVALUATE)
+    # What has taken over a result was not evaluated.
+    return float(SAME_AS not in trial.user_attrs)
+
+
+def _number(trial: FrozenTrial, key: str) -> float:
+    """A user attribute; 0 if it is no number, as it may be in studies of others."""
+    value = trial.user_attrs.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0

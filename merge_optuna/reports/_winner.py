@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from merge_optuna.errors import MergeOptunaError
-from merge_optuna.recipes import Panel, panels_of, route_panels
+from merge_optuna.recipes import ALL, Panel, panels_of, route_panels
 from merge_optuna.reports import _front, _heat_map, _route
 from merge_optuna.reports._style import number
 from merge_optuna.reports._view import View
 from merge_optuna.study import layer_shares
+from merge_optuna.study.plumbing import MEMBERS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -65,9 +67,12 @@ def _shares(view: View, trial: FrozenTrial | None) -> tuple[Panel, ...]:
 def _as_shares(view: View) -> Figure | None:
     if not (panels := _shares(view, view.best)):
         return None
-    return _heat_map.drawn(
-        panels, sentence(view), "Share of each source in the weights of a layer"
-    )
+    if panels[0].parameter == MEMBERS:
+        said = "Share of each source in the members of the merged population"
+        return _heat_map.drawn(panels, sentence(view), said, rows="member")
+    where = "of the model" if len(panels[0].rows) == 1 else "of a layer"
+    said = f"Share of each source in the weights {where}"
+    return _heat_map.drawn(panels, sentence(view), said)
 
 
 def _as_route(view: View) -> Figure | None:
@@ -83,5 +88,33 @@ def _as_panels(view: View) -> Figure | None:
     return _heat_map.drawn(panels, sentence(view), subtitle)
 
 
-_WAYS: tuple[Callable[[View], Figure | None], ...] = (_as_shares, _as_route, _as_panels)
+def _as_parameters(view: View) -> Figure | None:
+    """The free numbers alone, by their names, where the sources are on another machine."""
+    assert view.best is not None
+    if (recipe := view.recipes.get("")) is None:
+        return None
+    panels = tuple(_by_name(view.best.params, recipe.model_names))
+    subtitle = f"{recipe.method} of {', '.join(recipe.model_names)}: what was searched"
+    return _heat_map.drawn(panels, sentence(view), subtitle) if panels else None
+
+
+def _by_name(params: Mapping[str, Any], models: Sequence[str]) -> Iterator[Panel]:
+    """The numbers of a trial by their names: ``parameter/model/group``, the last two if any."""
+    cells: dict[str, dict[tuple[str, str], float]] = {}
+    for name, value in params.items():
+        parameter, *rest = name.split("/")
+        model = rest.pop(0) if rest and rest[0] in models else ALL
+        cells.setdefault(parameter, {})["/".join(rest) or ALL, model] = float(value)
+    for parameter, own in cells.items():
+        rows, columns = (tuple(dict.fromkeys(cell[i] for cell in own)) for i in range(2))
+        values = [[own.get((row, column), np.nan) for column in columns] for row in rows]
+        yield Panel(parameter, rows, columns, np.array(values))
+
+
+_WAYS: tuple[Callable[[View], Figure | None], ...] = (
+    _as_shares,
+    _as_route,
+    _as_panels,
+    _as_parameters,
+)
 """How a winner is shown, the first that has something to show."""

@@ -17,7 +17,7 @@ from merge_optuna.recipes import Recipe
 from merge_optuna.reports import Reports, as_reports
 from merge_optuna.samplers.plumbing import fail_dead_trials
 from merge_optuna.search._first import check_first, enqueue
-from merge_optuna.search._optimize import Callback, check_total, search, sources_of
+from merge_optuna.search._optimize import Callback, check_total, search
 from merge_optuna.spaces import Space, own_sampler
 from merge_optuna.study import KeepBest, MergeObjective, StopRule, remaining
 from merge_optuna.study import storage as open_storage
@@ -171,7 +171,8 @@ class MergeStudy:
 
         Empty if the space is a function.
         """
-        return sources_of(self.objective)
+        space = self.objective.space
+        return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
 
     @property
     def heads(self) -> dict[str, Checkpoint | None]:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -48,9 +48,6 @@ from merge_optuna.study.plumbing import (
     quiet,
     told_plainly,
 )
-
-if TYPE_CHECKING:
-    from merge_optuna.checkpoints import Checkpoint
 
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
 Objective: TypeAlias = Callable[[optuna.Trial], Any]
@@ -140,7 +137,7 @@ def search(
             callback.check(study.directions)
     evaluate, crowds = _prepared(objective, study)
     with interrupt.deferred(), quiet(), Bar(study, n_trials, show=progress) as bar:
-        watcher = reporter(study, reports, sources_of(objective), _replies_of(objective), bar.say)
+        watcher = reporter(study, reports, _space_of(objective), _replies_of(objective), bar.say)
         bounded = _Bounded(evaluate, n_trials, deadline, trial_timeout, watcher)
         first: list[Callback] = [bar.update, _raise_ctrl_c]
         last: list[Callback] = [*(partial(crowd, bar.say) for crowd in crowds)]
@@ -222,10 +219,10 @@ class _Search:
         return next(filter(None, reasons), None)
 
 
-def sources_of(objective: Objective) -> dict[str, Checkpoint]:
-    """The checkpoints that an objective merges, by name; none if its space is a function."""
+def _space_of(objective: Objective) -> Recipe | Space | None:
+    """What an objective searches, if it is data and no function."""
     space = getattr(objective, "space", None)
-    return {c.name: c for c in space.leaves()} if isinstance(space, Recipe | Space) else {}
+    return space if isinstance(space, Recipe | Space) else None
 
 
 def _replies_of(objective: Objective) -> Callable[[], list[dict[str, Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,11 +17,14 @@ from merge_optuna.errors import StudyError
 from merge_optuna.samplers.breeding import ORIGIN
 from merge_optuna.samplers.evolver import MEMBER
 from merge_optuna.samplers.plumbing import own_claim
-from merge_optuna.spaces import family_of, parents_of
+from merge_optuna.spaces import Declaration, family_of, parents_of
 from merge_optuna.study._export import frozen_trial
+from merge_optuna.study._recorded import stored_space
 
 if TYPE_CHECKING:
     import optuna
+
+_ROLES = "target", "donor_a", "donor_b"
 
 
 class Ancestor(NamedTuple):
@@ -55,10 +58,12 @@ class Lineage:
     Attributes:
         study: Name of the study.
         ancestors: Parents before children, the trial itself last.
+        inertia: w, c1 and c2 of a swarm of particles; None in other spaces.
     """
 
     study: str
     ancestors: tuple[Ancestor, ...]
+    inertia: tuple[float, float, float] | None = field(default=None, compare=False)
 
     @property
     def trial(self) -> Ancestor:
@@ -70,7 +75,7 @@ class Lineage:
         """How much of each source is in the weights: mean coefficients, which sum to 1.
 
         As :meth:`shares_between` has them of all of the weights, the largest first. None for the
-        merge of a population and for particles.
+        merge of a population.
         """
         found = self.shares_between((0.0, 1.0))
         if found is None:
@@ -85,7 +90,8 @@ class Lineage:
         share is the mean, over the elements of a stretch, of the coefficient that a source has in
         the trial. It follows from the genealogy alone, without the weights: (1 − t) a + t b for an
         interpolation, also where that is spherical; split points as drawn, before they snap to a
-        layer; target + CR F (a − b) for a crossover, whose mask is known by its rate; no noise.
+        layer; target + CR F (a − b) for a crossover, whose mask is known by its rate; r1 and r2 of
+        a particle by their mean, a half; no noise.
 
         Args:
             places: Borders of the stretches as fractions of the flat model (all merged elements,
@@ -93,31 +99,70 @@ class Lineage:
 
         Returns:
             By source (n,), which sum to 1 in each stretch; of donors they may be negative. None
-            for the merge of a population and for particles.
+            for the merge of a population, see :attr:`members`.
         """
-        if any(name.startswith(MEMBER) or name == "position" for name in self.trial.parents):
+        if self._is_merged or (self._is_particle and self.inertia is None):
             return None
         splits = [a.params["split"] for a in self.ancestors if "split" in a.params]
         borders = np.array(places, np.float64)
         inner = [split for split in splits if borders[0] < split < borders[-1]]
         ends = np.unique([*borders, *inner])
-        found = self._coefficients(ends[:-1])
+        found = self._coefficients(self.trial.trial, ends[:-1])
         stretch = borders.searchsorted(ends[:-1], "right") - 1
         sizes = np.diff(borders)
         parts = {n: np.bincount(stretch, c * np.diff(ends), len(sizes)) for n, c in found.items()}
         return {name: part / sizes for name, part in parts.items()}
 
-    def _coefficients(self, places: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Of each source from each place on, between two of which nothing splits."""
+    @property
+    def members(self) -> dict[str, dict[str, float]] | None:
+        """How much of each model is in each member of the population whose merge was scored.
+
+        By slot, in the order of their names, then by model, as in :attr:`shares`. None where a
+        trial is one individual.
+        """
+        if not self._is_merged:
+            return None
+        known = {one.trial: one for one in self.ancestors}
+        found: dict[str, dict[str, float]] = {}
+        for name, number in sorted(self.trial.parents.items()):
+            slot = name.removeprefix(MEMBER)
+            who = self.trial if slot == self.trial.params["target"] else known[number]
+            if not who.parents:
+                found[slot] = {slot: 1.0}
+                continue
+            own = self._coefficients(who.trial, np.zeros(1))
+            found[slot] = {model: float(share[0]) for model, share in own.items()}
+        return found
+
+    @property
+    def _is_merged(self) -> bool:
+        return any(name.startswith(MEMBER) for name in self.trial.parents)
+
+    @property
+    def _is_particle(self) -> bool:
+        return "position" in self.trial.parents
+
+    def _coefficients(
+        self, of: int, places: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Of each source in a trial, from each place on, between two of which nothing splits."""
         amounts: defaultdict[int, Any] = defaultdict(lambda: np.zeros(len(places)))
-        amounts[self.trial.trial] = np.ones(len(places))
+        amounts[of] = np.ones(len(places))
         found: defaultdict[str, Any] = defaultdict(lambda: np.zeros(len(places)))
+        if not (sources := {one.trial: one.origin for one in self.ancestors if not one.parents}):
+            return {}
         for one in reversed(self.ancestors):  # children first
+            if one.trial not in amounts or one.trial in sources:
+                continue
             amount = amounts.pop(one.trial)
-            if not one.parents:
-                found[one.origin] = found[one.origin] + amount
-            for role, factor in _factors(one, places).items() if one.parents else ():
-                amounts[one.parents[role]] = amounts[one.parents[role]] + factor * amount
+            for role, factor in _factors(one, places, self.inertia).items():
+                parent, slot = _parent(one, role)
+                if parent in sources and slot is not None:  # still the model of that slot
+                    found[slot] = found[slot] + factor * amount
+                else:
+                    amounts[parent] = amounts[parent] + factor * amount
+        for number, amount in amounts.items():
+            found[sources[number]] = found[sources[number]] + amount
         return dict(found)
 
     def tree(self, depth: int | None = None) -> str:
@@ -189,7 +234,8 @@ def lineage(study: optuna.Study, trial: FrozenTrial | int | None = None) -> Line
             {k: v for k, v in one.params.items() if k != ORIGIN and k not in parents},
             1 + max(above) if above else 0,
         )
-    return Lineage(study.study_name, tuple(sorted(found.values())))
+    ancestors = tuple(sorted(found.values()))
+    return Lineage(study.study_name, ancestors, _inertia(study))
 
 
 def _line(one: Ancestor) -> str:
@@ -219,13 +265,37 @@ def _ids(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     return ids
 
 
-def _factors(one: Ancestor, places: NDArray[np.float64]) -> dict[str, Any]:
+def _parent(one: Ancestor, role: str) -> tuple[int, str | None]:
+    """The trial of a parent; where a population is merged also the slot that it is in."""
+    if role in one.parents:
+        return one.parents[role], None
+    slot = one.params[role]
+    return one.parents[MEMBER + slot], slot
+
+
+def _factors(
+    one: Ancestor, places: NDArray[np.float64], inertia: tuple[float, float, float] | None
+) -> dict[str, Any]:
     """How much of each parent is in a child, from each of these places of the flat model on."""
     if "split" in one.params:
         t = np.where(places < one.params["split"], one.params["ratio"], 1 - one.params["ratio"])
         return {"parent_a": 1 - t, "parent_b": t}
-    target, *donors = one.parents
+    if "position" in one.parents:
+        w, c1, c2 = inertia or (0.0, 0.0, 0.0)
+        own, swarm = c1 / 2, c2 / 2
+        here = 1 + w - own - swarm
+        return {"position": here, "before": -w, "pbest": own, "gbest": swarm}
+    target, *donors = [role for role in _ROLES if role in {**one.parents, **one.params}]
     moved = one.params["F"] * one.params["CR"]
     if len(donors) == 1:
         return {target: 1 - moved, donors[0]: moved}
     return {target: 1.0, donors[0]: moved, donors[1]: -moved}
+
+
+def _inertia(study: optuna.Study) -> tuple[float, float, float] | None:
+    """The constants of a swarm, if the study's space has them."""
+    space = stored_space(study)
+    options = space.options if isinstance(space, Declaration) else {}
+    if not {"w", "c1", "c2"} <= options.keys():
+        return None
+    return options["w"], options["c1"], options["c2"]

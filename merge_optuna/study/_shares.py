@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 
 from merge_optuna.recipes import Panel, Recipe
 from merge_optuna.spaces import Declaration
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from merge_optuna.checkpoints import Checkpoint
+
+SHARE, MEMBERS = "share", "share in members"
+"""How the panel is called."""
 
 
 def layer_shares(
@@ -33,13 +37,13 @@ def layer_shares(
     Weights are not read, only the shapes of the tensors.
 
     Args:
-        study: A study of ``mo.spaces.SplitSlerp`` or ``DifferentialCrossover``.
+        study: A study of ``mo.spaces.SplitSlerp``, ``DifferentialCrossover`` or ``ParticleSwarm``.
         trial: A trial or its number; the best one when omitted.
         sources: As for :func:`mo.recipe_of`.
 
     Returns:
-        Empty where shares are not known: of the merge of a population, of particles, and in
-        studies whose space is not in the database.
+        A row for each layer, or one if all have the same; for the merge of a population a row for
+        each of its members. Empty where the space of a study is not in the database.
 
     Raises:
         StudyError: As :func:`mo.lineage`.
@@ -48,18 +52,26 @@ def layer_shares(
     found, models = lineage(study, trial), _models(study, dict(sources or {}))
     if models is None:
         return ()
-    sizes = {
-        layer: sum(part.size for part in parts)
-        for layer, parts in groupby(models.parts.values(), key=lambda part: part.layer)
-    }
-    sizes = {layer: size for layer, size in sizes.items() if size}
-    places = np.cumsum([0, *sizes.values()]) / sum(sizes.values())
+    if (members := found.members) is not None:
+        rows = [[own.get(name, 0.0) for name in models.model_names] for own in members.values()]
+        return (Panel(MEMBERS, tuple(members), models.model_names, np.array(rows)),)
+    layers, places = _borders(models)
     shares = found.shares_between(places.tolist())
-    if shares is None:
-        return ()
-    none = np.zeros(len(sizes))
+    if shares is None or not shares.keys() <= {*models.model_names}:
+        return ()  # it is the merge of the models as they are
+    none = np.zeros(len(layers))
     values = np.stack([shares.get(name, none) for name in models.model_names], axis=1)
-    return (Panel("share", tuple(sizes), models.model_names, values),)
+    if np.allclose(values, values[:1]):  # nothing that is drawn depends on the layer
+        layers, values = ("all",), values[:1]
+    return (Panel(SHARE, layers, models.model_names, values),)
+
+
+def _borders(models: Recipe) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """The layers that have any elements, and where each begins and ends: (n + 1,), from 0 to 1."""
+    parts = groupby(models.parts.values(), key=lambda part: part.layer)
+    sizes = {layer: sum(part.size for part in own) for layer, own in parts}
+    sizes = {layer: size for layer, size in sizes.items() if size}
+    return tuple(sizes), np.cumsum([0, *sizes.values()]) / sum(sizes.values())
 
 
 def _models(study: optuna.Study, sources: dict[str, Any]) -> Recipe | None:

@@ -14,10 +14,12 @@ from merge_optuna.study._outcome import excuse, failed, outcome
 from merge_optuna.study._parts import Parts, stored_parts
 from merge_optuna.study._progress import Bar, Crowd, beaten, quiet
 from merge_optuna.study._recorded import stored_space
+from merge_optuna.study._shares import MEMBERS
 from merge_optuna.study._storage import told_plainly
 
 __all__ = [
     "COUNTED",
+    "MEMBERS",
     "Bar",
     "Crowd",
     "Deadline",

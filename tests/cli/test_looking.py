@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import socket
@@ -9,6 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -20,6 +22,7 @@ import merge_optuna as mo
 from merge_optuna.reports import artifacts_beside, serve
 from tests.cli.conftest import Cli
 from tests.cli.test_commands import words
+from tests.study import test_postgres
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -168,3 +171,32 @@ def test_what_the_command_prints(
     assert f"{tmp_path}/s.db.artifacts is not there. Name its new place with --artifacts" in out
     _, out, _ = cli("dashboard", "s.db", "--artifacts", ".")
     assert "cannot be opened" not in out
+
+
+# -- a database server ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    test_postgres.PROGRAMS is None or find_spec("psycopg") is None,
+    reason="needs PostgreSQL's programs and psycopg",
+)
+def test_a_database_server(cli: Cli, make: Make, served: Callable[..., str]) -> None:
+    """Show, report and dashboard on one server; no password is shown anywhere."""
+    with contextlib.contextmanager(test_postgres.server.__wrapped__)() as server:
+        url = server.url()
+        code, _, err = cli("report", url, "report.html")
+        assert (code, "There is no study in postgresql://me:***@" in err) == (1, True)
+        study = make(url)
+        code, out, _ = cli("show", url)
+        assert (code, f"{study.best_value:.4g}" in out) == (0, True)
+        assert cli("report", url, "report.html")[0] == 0
+        page = Path("report.html").read_text()
+        assert f"dashboard postgresql://me@127.0.0.1:{server.port}/postgres" in page
+        assert test_postgres.SECRET not in page
+        code, _, err = cli("report", url, "report.html", "--study", "other")
+        assert (code, "There is no study other in postgresql://me:***@" in err) == (1, True)
+        address = served(mo.storage(url))
+        assert len(json.loads(get(f"{address}/api/studies/1?after=0"))["trials"]) == 3
+        code, _, err = cli("dashboard", server.url(password="wrong-word"))
+        assert (code, "password authentication failed" in err) == (1, True)
+        assert "wrong-word" not in err

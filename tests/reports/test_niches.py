@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from plotly.graph_objects import Figure
 
 import merge_optuna as mo
-from merge_optuna._schema import CLAIM
+from merge_optuna import _optuna_compat as compat
+from merge_optuna._schema import CLAIM, PARTS
 from tests.reports.handmade import claim, individual, made, study_of
 from tests.spaces.searches import search
 
@@ -141,3 +144,27 @@ def test_nothing_to_tell() -> None:
     trials = [individual(0, 0.9), individual(1, 0.4), individual(2, 0.3, (0, 1))]
     assert KEY not in mo.reports.figures(study_of(trials)), "no scores"
     assert KEY not in mo.reports.figures(search("evolver", None, 8)), "no competition"
+
+
+def test_where() -> None:
+    """Columns of each task stand together, under its name."""
+    study = archive([[1, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0]])
+    numbers = base64.b64encode(zlib.compress(np.array([0, 1, 0, 1, 1, 0], "<u2").tobytes()))
+    parts = {"names": ["ja", "math"], "n": 6, "data": numbers.decode()}
+    compat.set_study_system_attr(study, PARTS, parts)
+    figure = mo.reports.figures(study)[KEY]
+    assert np.array(figure.data[0].z).tolist() == [[1, 1, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0]]
+    axis = figure.layout.xaxis
+    assert (list(axis.ticktext), list(axis.tickvals)) == (["ja", "math"], [1.5, 4.5])
+    assert [(line.x0, line.x1) for line in figure.layout.shapes] == [(3, 3)]
+
+
+def test_scores_that_are_not_finite() -> None:
+    inf = float("inf")
+    losses = [[0.1, inf, 3.0], [5.0, 5.0, 1.0], [inf, 1.0, 9.0]]
+    trials = [
+        individual(i, 1.0 + i, (0, 1) if i > 1 else None, scores=row)
+        for i, row in enumerate(losses)
+    ]
+    figure = mo.reports.figures(study_of(trials, "minimize"))[KEY]
+    assert names(figure) == ["ja, winner: best at 1", "math: best at 1"]

@@ -91,6 +91,33 @@ def test_a_study_of_plain_optuna_has_steps() -> None:
     assert title == f"Pruning saved {saved / 4000:.0%} of all steps"
 
 
+def test_attributes_of_others_that_are_called_like_ours() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr("examples", "a few")
+        return race(trial, attrs=False)
+
+    study = study_with(optuna.pruners.MedianPruner(n_startup_trials=4), objective=objective)
+    assert mo.reports.figures(study)[KEY].layout.meta["title"].endswith("of all steps")
+
+
+def test_values_that_are_not_finite_have_no_place() -> None:
+    inf = float("inf")
+    reports = [{1: 0.2, 2: 0.4}, {1: inf, 2: 0.5}, {1: 0.1}, {1: float("nan")}, {1: -inf}]
+    study = optuna.create_study()
+    for place, values in enumerate(reports):
+        value = 0.1 * place if place < 2 else None
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        trial = optuna.trial.create_trial(
+            state=state, value=value, intermediate_values=dict(values)
+        )
+        study.add_trial(trial)
+    figure = mo.reports.figures(study)[KEY]
+    traces = {trace.name: trace for trace in figure.data}
+    assert list(traces[STOPPED].y) == [0.1]
+    assert "3 of 5 trials" in figure.layout.meta["subtitle"]
+    assert np.isfinite(figure.layout.yaxis.range).all()
+
+
 def test_batches_are_averaged() -> None:
     """What a WilcoxonPruner reads are means of batches, no values so far."""
 

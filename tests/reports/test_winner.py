@@ -82,6 +82,18 @@ def test_every_free_number_is_in_its_cell(tmp_path: Path) -> None:
     assert beaten.name in title
 
 
+def test_another_machine_has_no_sources(tmp_path: Path) -> None:
+    """What was searched is in the names of the parameters."""
+    base, *experts = toys.family(tmp_path / "m", experts=2)
+    weight, lambda_ = mo.free(0, 1, per="layer"), mo.free(0.5, 1)
+    recipe = mo.recipes.task_arithmetic(base, experts, weight=weight, lambda_=lambda_)
+    study = optuna.create_study(direction="maximize")
+    study.optimize(mo.MergeObjective(recipe, size), n_trials=2)
+    here = heat_maps(card(study))
+    (tmp_path / "m").rename(tmp_path / "away")
+    assert heat_maps(card(study)) == here
+
+
 def test_the_coefficients_of_a_swarm() -> None:
     models = nets()
     space = mo.spaces.AffineSwarm(models[0], models[1:], sparsified=False)
@@ -160,7 +172,9 @@ def test_shares_of_crossed_layers() -> None:
     study = search("evolver", None, 12)
     child = max(t.number for t in study.trials if t.params["origin"] == "child")
     [panel] = layer_shares(study, child, sources=NETS)
-    np.testing.assert_allclose(panel.values, by_layer(mo.lineage(study, child), mix), atol=0.05)
+    assert panel.rows == ("all",), "nothing that is drawn depends on the layer"
+    for row in by_layer(mo.lineage(study, child), mix):
+        np.testing.assert_allclose(panel.values[0], row, atol=0.05)
 
 
 def test_shares_are_of_the_weights_that_were_merged() -> None:
@@ -178,10 +192,33 @@ def test_shares_are_of_the_weights_that_were_merged() -> None:
     np.testing.assert_allclose(panel.values, of_layers, atol=0.1)
 
 
+def test_shares_in_the_members_of_a_population() -> None:
+    study = search("evolver-merged", None, 12)
+    child = max(t.number for t in study.trials if t.params["origin"] == "child")
+    [panel] = layer_shares(study, child, sources=NETS)
+    members = mo.lineage(study, child).members
+    assert members is not None
+    assert panel.rows == panel.columns == (*NETS,)
+    for row, slot in zip(panel.values, NETS, strict=True):
+        assert [*row] == [members[slot].get(name, 0) for name in NETS]
+    assert layer_shares(study, 0, sources=NETS) == (), "the merge of the models as they are"
+
+
+def test_no_tensor_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rebuilding a trial reads all models, for angles or the weights of parents."""
+    studies = [search(kind, None, 25) for kind in ("niches", "niches-noise", "evolver", "swarm")]
+
+    def read(store: Any, name: str) -> Any:
+        raise AssertionError(f"{name} is read")
+
+    monkeypatch.setattr(type(nets()[0].store), "tensor", read)
+    for study in studies:
+        assert heat_maps(card(study, NETS))
+    with pytest.raises(AssertionError, match="is read"):
+        mo.recipe_of(studies[0], len(studies[0].trials) - 1, sources=NETS)
+
+
 def test_shares_that_are_not_known() -> None:
-    merged = search("evolver-merged", None, 6)
-    child = max(t.number for t in merged.trials if t.params["origin"] == "child")
-    assert layer_shares(merged, child, sources=NETS) == ()
     plain = optuna.create_study()
     plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     with pytest.raises(StudyError, match="descends from no other"):
@@ -296,6 +333,8 @@ def test_sources_that_are_gone(tmp_path: Path) -> None:
     study = optuna.create_study(direction="maximize")
     study.optimize(mo.MergeObjective(recipe, size), n_trials=1)
     (tmp_path / "models").rename(tmp_path / "moved")
-    assert _winner.draw(View(study)) is None
+    [(rows, columns, z)] = heat_maps(card(study)).values()
+    assert (rows, columns) == (["all"], ["ja", "math"])
+    assert z == [[rounded(study.best_params[f"weight/{name}"]) for name in columns]]
     moved = {name: tmp_path / "moved" / name for name in ("base", "ja", "math")}
     assert "weight" in heat_maps(card(study, moved))

@@ -106,10 +106,62 @@ def test_shares_of_crossed_models(mutation: str) -> None:
     assert {name: shares.get(name, 0) for name in NETS} == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize("kind", ["evolver-merged", "swarm"])
-def test_shares_that_are_not_known(kind: str) -> None:
-    study = search(kind, None, 6)
-    assert mo.lineage(study, child(study)).shares is None
+def test_shares_of_particles() -> None:
+    rng, size = np.random.default_rng(0), 200_000
+    w, c1, c2 = 0.2, 2.0, 2.0  # of the paper
+
+    def mix(one: Ancestor, parents: Mapping[str, Any]) -> Any:
+        x = parents["position"]
+        r1, r2 = rng.random((2, size, 1))
+        pulls = c1 * r1 * (parents["pbest"] - x) + c2 * r2 * (parents["gbest"] - x)
+        return x + w * (x - parents["before"]) + pulls
+
+    study = search("swarm", None, 14)
+    found = mo.lineage(study, child(study))
+    assert found.trial.generation > 2
+    shares = found.shares
+    assert shares is not None
+    expected = dict(zip(NETS, spread(found, mix, size).mean(axis=0), strict=True))
+    assert {name: shares.get(name, 0) for name in NETS} == pytest.approx(expected, abs=0.02)
+    assert math.isclose(sum(shares.values()), 1)
+
+
+def test_shares_of_the_members_of_a_population() -> None:
+    study = search("evolver-merged", None, 25)
+    trials = study.trials
+
+    def member(number: int, slot: str) -> dict[str, np.ndarray]:
+        """The models of a trial's population, as vectors of what they have of each model."""
+        params = trials[number].params
+        if params["origin"] != "child":
+            return {name: np.array(NETS) == name for name in NETS}[slot].astype(float)
+        if slot != params["target"]:
+            return child_in(params[f"member/{slot}"], slot)
+        target, a, b = (
+            child_in(params[f"member/{params[role]}"], params[role])
+            for role in ("target", "donor_a", "donor_b")
+        )
+        return target + params["CR"] * params["F"] * (a - b)
+
+    def child_in(number: int, slot: str) -> Any:
+        """What a trial has made; the model itself, if it is the merge of the models."""
+        params = trials[number].params
+        return member(number, params.get("target", slot))
+
+    last = max(t.number for t in trials if t.params["origin"] == "child" and _has_moved(t.params))
+    found = mo.lineage(study, last)
+    assert found.shares is None
+    members = found.members
+    assert members is not None
+    for slot in NETS:
+        own = [members[slot].get(name, 0.0) for name in NETS]
+        np.testing.assert_allclose(own, member(last, slot), atol=1e-12)
+    assert mo.lineage(search("niches", None, 6)).members is None
+
+
+def _has_moved(params: Mapping[str, Any]) -> bool:
+    """Whether somebody in the population is no model any more, beside the child."""
+    return any(params[f"member/{slot}"] for slot in NETS)
 
 
 # -- text -------------------------------------------------------------------------------------
