@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import plotly
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
@@ -43,6 +44,7 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # parts of CONTRIBUTING.md are pages of their own
 
 default_role = "code"
+smartquotes = False  # --option stays what it is
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}
@@ -52,7 +54,8 @@ napoleon_use_ivar = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "merge_optuna"
-html_static_path = ["_static"]
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"  # for the gallery
+html_static_path = ["_static", str(PLOTLY)]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_sidebars = {name: [] for name in ("index", "choose", "scorecard")}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 PIXELS, LABELS = (torch.tensor(part) for part in load_digits(return_X_y=True))
 PIXELS = PIXELS.float() / 16
+torch.set_num_threads(1)  # the networks are tiny: more threads only get in each other's way
 TRAIN, DEV, TEST = slice(0, 1000), slice(1000, 1400), slice(1400, None)
 
 
@@ -56,3 +59,15 @@ def right(model: nn.Module, part: slice = DEV) -> list[bool]:
     """Which digits of a part of the data a model reads."""
     with torch.inference_mode():
         return (model(PIXELS[part]).argmax(1) == LABELS[part]).tolist()
+
+
+class Shown:
+    """A figure of plotly as a page of this site shows it; in a notebook it shows itself."""
+
+    def __init__(self, figure: Any) -> None:
+        self.figure = figure
+
+    def _repr_html_(self) -> str:
+        return self.figure.to_html(
+            full_html=False, include_plotlyjs="../_static/plotly.min.js", default_width="100%"
+        )

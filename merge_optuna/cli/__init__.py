@@ -6,6 +6,7 @@ import os
 import sys
 
 from merge_optuna import _supervision as supervision
+from merge_optuna.cli import catalogue as _catalogue  # noqa: F401 - which adds its command
 from merge_optuna.cli import comparing as _comparing  # noqa: F401 - which adds its command
 from merge_optuna.cli import fronts as _fronts  # noqa: F401 - which adds its commands
 from merge_optuna.cli import looking as _looking  # noqa: F401 - which adds its commands

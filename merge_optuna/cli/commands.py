@@ -6,13 +6,12 @@ Nothing heavy is imported before a command needs it, so that ``--help`` is there
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     import optuna
 
     from merge_optuna.checkpoints import Checkpoint
-    from merge_optuna.methods import Method
 
 _BEST = 10
 _GENERATIONS = 3
@@ -210,7 +208,8 @@ def show(
     chosen = studies.named(opened, storage, study)
     if trial is None:
         won = studies.winner(chosen, sources_of(source))
-        result = {**studies.result(chosen, best=_BEST), **won, **studies.reasons(chosen)}
+        about = {**won, **studies.tested(chosen), **studies.reasons(chosen)}
+        result = {**studies.result(chosen, best=_BEST), **about}
         printing.show(result, printing.study, as_json=as_json)
         return
     recipe = recipe_of(chosen, trial, sources=sources_of(source))
@@ -350,48 +349,6 @@ def check(
     if not no_trial:
         facts |= files.costs(declared)
     printing.show(facts, printing.facts, as_json=as_json)
-
-
-@app.command()
-def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this one.")] = None,
-    as_json: Json = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print a page of documentation.")
-    ] = False,
-) -> None:
-    """List the merge methods with their parameters, ranges, defaults and papers."""
-    from merge_optuna.methods import METHODS, get, load_installed, markdown
-
-    load_installed()
-    chosen = METHODS.values() if name is None else [get(name)]
-    if as_markdown:
-        print(markdown(chosen), end="")
-        return
-    facts = {method.name: _method_facts(method) for method in chosen}
-    printing.show(facts, printing.methods, as_json=as_json)
-
-
-def _method_facts(method: Method) -> dict[str, Any]:
-    return {
-        "summary": method.summary,
-        "source": method.source,
-        "base": method.base,
-        "sources": method.sources_in_words,
-        "models": [method.models[0], None if method.models[1] == math.inf else method.models[1]],
-        "statistics": method.statistics,
-        "parameters": {
-            p.name: {
-                "range": p.range,
-                "default": p.default,
-                "per_model": p.per_model,
-                "can_be_free": p.numeric,
-                "search": p.search_in_words or None,
-                "summary": p.summary,
-            }
-            for p in method.parameters
-        },
-    }
 
 
 # -- what commands share ----------------------------------------------------------------------

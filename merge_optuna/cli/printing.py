@@ -98,6 +98,8 @@ def study(result: dict[str, Any]) -> None:
         say(*result["front"]["notes"], "")
     _infeasible(result)
     beside(result)
+    if "held_out" in result:
+        _scores("on held-out data", result["held_out"], "name")
     winner(result.get("winner"))
     if "front" not in result:
         _best(result)
@@ -213,9 +215,14 @@ def _numbers(row: dict[str, Any], parts: Sequence[str]) -> list[Any]:
 
 def evaluated(result: dict[str, Any]) -> None:
     """What models score."""
-    columns = list(dict.fromkeys(name for row in result["models"] for name in row["values"]))
-    rows = [(r["model"], *(r["values"].get(c, "") for c in columns)) for r in result["models"]]
-    table(["model", *columns], rows)
+    _scores("model", result["models"], "model")
+
+
+def _scores(title: str, found: Sequence[dict[str, Any]], name: str) -> None:
+    """The values of each, a column for each of them that one has."""
+    columns = list(dict.fromkeys(column for row in found for column in row["values"]))
+    rows = [(row[name], *(row["values"].get(c, "") for c in columns)) for row in found]
+    table([title, *columns], rows)
 
 
 def lineage(found: Lineage, depth: int) -> None:

@@ -35,6 +35,7 @@ from merge_optuna.study import (
     why_empty,
 )
 from merge_optuna.study import storage as open_storage
+from merge_optuna.study.plumbing import held_out
 
 if TYPE_CHECKING:
     from merge_optuna.checkpoints import Checkpoint
@@ -128,6 +129,19 @@ def winner(
         is_merge = SUMMARY in best.user_attrs or SPACE in study.user_attrs
         return {"winner": {**about, "missing": str(error)}} if is_merge else {}
     return {"winner": {**about, "panels": [_panel(panel) for panel in panels]}}
+
+
+def tested(study: optuna.Study) -> dict[str, Any]:
+    """What the winner and baselines score on held-out data, as far as somebody has kept it."""
+    rows = [
+        {
+            "name": who,
+            "examples": one.examples,
+            "values": dict(zip(one.metrics, one.values, strict=True)),
+        }
+        for who, one in held_out(study).items()
+    ]
+    return {"held_out": rows} if rows else {}
 
 
 def _shares(

@@ -69,7 +69,7 @@ def table(
         for i, (head, *cells) in enumerate(zip(heads, *texts, strict=True))
     ]
     shown = [one for one in columns if one.head or any(one.cells)]
-    print(title, end="\n" if title else "")
+    print(title, end="\n\n" if title else "")
     for part in _parts(shown, columns_of_terminal()):
         print("\n".join([*_lines(part, columns_of_terminal()), ""]))
 

@@ -71,7 +71,7 @@ def drawn(panels: Sequence[Panel], title: str, subtitle: str, *, rows: str = "la
 
 
 def _in_words(panel: Panel) -> str:
-    return f"{panel.parameter} {number(panel.values.item())}"
+    return f"{panel.parameter}\u00a0{number(panel.values.item())}"  # in one line
 
 
 def _arranged(panels: Sequence[Panel], room: float) -> tuple[list[list[Panel]], float]:
@@ -145,8 +145,10 @@ def _add(figure: Figure, one: Placed, height: float, place: int, rows: str) -> N
     domain = [max(0.0, 1 - one.y[1] / height), 1 - one.y[0] / height]
     axes = {f"xaxis{axis}": _columns(one, axis), f"yaxis{axis}": _rows(one, axis, domain)}
     figure.update_layout(axes)
-    _name(figure, f"<b>{panel.parameter}</b>", one.x[0], domain[1], yshift=17, xanchor="left")
-    if one.is_first and len(panel.rows) > 1:
+    is_turned = len(panel.columns) > _COLUMNS[1]
+    name = f"<b>{panel.parameter}</b>" + (f" by {rows}" if is_turned else "")
+    _name(figure, name, one.x[0], domain[1], yshift=17, xanchor="left")
+    if one.is_first and len(panel.rows) > 1 and not is_turned:
         _name(figure, rows, 0, domain[1], yshift=1, xanchor="right", xshift=-4)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ROWS = 8
 _COLUMNS = 120
 """Of more examples, neighbours are taken together."""
-_READ = 2_000_000
+_READ = 1_000_000
 """Scores that are compared; of more, those of the last trials."""
 _LEAST = 0.02
 """What another row must add, as a share of what all trials add to the best one."""

@@ -72,6 +72,7 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
     ):
         assert expected in words(out)
     assert f"The study 'toy' is kept in {tmp_path}/toy.db" in err
+    assert "\r" not in out + err, "this is no terminal"
     assert "4/4" in err
     assert mo.Recipe.from_yaml("merged/recipe.yaml") == recipe
     card = Path("merged/README.md").read_text()
@@ -97,6 +98,8 @@ def test_run(task: Task, cli: Cli, tmp_path: Path) -> None:
         ],
         "test": test,
     }
+    shown = words(cli("show", "sqlite:///toy.db")[1].replace("─", ""))
+    assert f"on held-out data accuracy trial {study.best_trial.number} {test:.4g}" in shown
     code, out, err = cli("run", file, "--storage", "sqlite:///toy.db", "--n-trials", 6)
     assert (code, len(study.trials)) == (0, 6)
 

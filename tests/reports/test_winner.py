@@ -113,7 +113,7 @@ def test_many_layers_stand_side_by_side() -> None:
     panels = [Panel(name, rows, ("a", "b", "c"), values) for name, values in given.items()]
     scale = Panel("lambda_", ("all",), ("all",), np.array([[1.25]]))
     figure = _heat_map.drawn([*panels, scale], "title", "how").to_plotly_json()
-    assert figure["layout"]["meta"]["subtitle"] == "how; lambda_ 1.25"
+    assert figure["layout"]["meta"]["subtitle"] == "how; lambda_\u00a01.25"
     assert figure["layout"]["height"] <= 450, "what the dashboard shows of a card"
     found = heat_maps(figure)
     assert found.keys() == given.keys()

@@ -155,7 +155,7 @@ def test_callbacks_and_timeout(capfd: pytest.CaptureFixture[str]) -> None:
     assert len(study.trials) == 4
     err = capfd.readouterr().err
     assert "Stopped with 16 of 20 trials to go: trial 0 is the best for 3 trials." in err
-    assert "toy:  20%" in err
+    assert "toy: 4/20 [" in err
     assert "best=1" in err
     seen: list[int] = []
 
