@@ -23,13 +23,18 @@ torch.set_num_threads(1)  # the models are tiny: more threads only get in each o
 transformers.logging.disable_progress_bar()
 base, ja, math = (mo.Checkpoint(f"models/{name}", name=name) for name in small_models.STEPS)
 
-columns = {"question": "question", "answer": "answer", "groups": "skill"}
-nats = mo.evaluators.NegativeLogLikelihood("dev.jsonl", **columns)
-recipe = mo.recipes.ties(
-    base, [ja, math], weight=mo.free(0, 1.5, per="layer"), density=mo.free(0.1, 1)
+columns = {"question": "question", "answer": "answer", "group": "skill"}
+dev, test = (
+    mo.evaluators.NegativeLogLikelihood(f"{part}.jsonl", **columns) for part in ("dev", "test")
 )
-declared = mo.MergeStudy("seen", mo.MergeObjective(recipe, nats), n_trials=200)
+recipe = mo.recipes.task_arithmetic(base, [ja, math], weight=mo.free(0, 1.5, per="layer"))
+declared = mo.MergeStudy("seen", mo.MergeObjective(recipe, dev), n_trials=200, test=test)
 study = declared.run("sqlite:///seen.db")
+
+# What is scored on test data is kept with the study, and shown beside the dev data.
+best = mo.baselines(study).best.name
+for model in (mo.recipe_of(study), mo.recipe_of(study, baseline=best)):
+    declared.test_value(study, model)
 
 # One file, to read without a server, on a telephone or on paper, and to send to somebody.
 page = mo.reports.save_html(study, "seen.html")
