@@ -128,10 +128,7 @@ def _drawn(panels: dict[str, list[_Row]]) -> Figure:
     return figure
 
 
-_SUBTITLE = (
-    f"What tells the best third of every {WINDOW} trials in a row: share explained by each alone. "
-    "Marks: chance surpasses them once in 20."
-)
+_SUBTITLE = "Share of what tells good trials from others. Below its mark it may be chance."
 
 
 def _heading(kind: str) -> dict[str, object]:

@@ -33,6 +33,7 @@ _TITLES = {
 }
 _HEIGHT, _GAP = 450, 0.08
 _LINE = 13  # pixels of a label
+_FILLED = 0.6  # of the height, by labels: of more, some would stand far from their lines
 _SPAN = 12.0  # how many times as far from the best as most trials the worst that is shown may be
 
 
@@ -154,7 +155,7 @@ def _label(figure: Figure, view: View, objective: int) -> None:
     pixels = (_HEIGHT - margin.t - margin.b) * (1 - _GAP * (panels - 1)) / panels
     low, high = figure.layout[f"yaxis{axis}"].range
     rows = sorted(_scored(view, objective), key=lambda pair: -pair[1])
-    rows = list(thinned(rows, max(1, int(pixels / _LINE))))
+    rows = list(thinned(rows, max(2, int(pixels / _LINE * _FILLED))))
     wanted = np.array([(value - low) / (high - low) * pixels for _, value in rows])
     looks = _looks(view)
     for (row, value), at in zip(rows, _apart(wanted, pixels), strict=True):

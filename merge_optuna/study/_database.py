@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -283,7 +284,10 @@ def opened(
 
 
 def _no_url(place: str) -> StorageError:
-    return StorageError(f"{place!r} is not a storage URL. Use e.g. sqlite:///search.db.")
+    said = f"{place!r} is not a storage URL"
+    if "://" not in place:
+        said += f", and there is no file {Path(place).absolute()}"
+    return StorageError(f"{said}. Use e.g. sqlite:///search.db.")
 
 
 def _made(

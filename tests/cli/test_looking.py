@@ -23,6 +23,7 @@ from merge_optuna.reports import artifacts_beside, serve
 from tests.cli.conftest import Cli
 from tests.cli.test_commands import words
 from tests.study import test_postgres
+from tests.trained import Task, read_rows, right
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -58,6 +59,26 @@ def test_report_of_a_url_and_of_a_file(url: str, file: str, cli: Cli, make: Make
         assert "merges no models" in Path("report.html").read_text()
 
 
+def test_what_run_scores_on_test_data_is_on_the_page(task: Task, cli: Cli) -> None:
+    """The best trial and, so that its number says something, the best baseline."""
+    file = task.file(Path("search.py"), n_trials=3, baselines=["base", "source"])
+    code, out, err = cli("run", file, "--json")
+    assert code == 0, err
+    study = optuna.load_study(study_name="toy", storage="sqlite:///toy.db")
+    best = max(mo.baselines(study), key=lambda row: row.values or ())
+    data, result = read_rows(task.test), json.loads(out)
+    for value, recipe in (
+        (result["test"], mo.recipe_of(study)),
+        (result["test_baseline"]["value"], mo.recipe_of(study, baseline=best.name)),
+    ):
+        assert value == right(mo.Engine().load(recipe), data).mean()
+    assert result["test_baseline"]["name"] == best.name
+    assert cli("report", "toy.db", "report.html")[0] == 0
+    page = Path("report.html").read_text()
+    assert f"On held-out data its accuracy is {result['test']:.3f} [" in page
+    assert f"against the best baseline, {best.name}" in page
+
+
 def test_report_says_what_is_wrong(cli: Cli, make: Make) -> None:
     make("sqlite:///s.db")
     Path("notes.txt").write_text("no storage")
@@ -87,7 +108,7 @@ def test_dashboard_says_what_is_wrong(cli: Cli, make: Make, busy: int) -> None:
     for argv, told in [
         (["s.db", "--port", busy], f"Port {busy} of 127.0.0.1 is in use"),
         (["s.db", "--artifacts", "none"], "there is no folder"),
-        (["none.db"], "is not a storage URL"),
+        (["none.db"], "'none.db' is not a storage URL, and there is no file /"),
     ]:
         code, out, err = cli("dashboard", *argv)
         assert (code != 0, out) == (True, "")
