@@ -17,7 +17,7 @@ import yaml
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
 import merge_optuna as mo
-from merge_optuna.reports import _artifacts
+from merge_optuna.reports import _artifacts, _view
 from tests import toys
 from tests.trained import Task, task  # noqa: F401
 from tests.vocabularies import word_level
@@ -75,6 +75,29 @@ def test_scores_stand_beside_those_of_the_best_baseline(
     right = np.array([float(row["base"]) for row in rows])
     system = study._storage.get_study_system_attrs(study._study_id)
     assert right.mean() == pytest.approx(system["merge_optuna:baseline:base"]["values"][0])
+
+
+def test_a_search_rebuilds_recipes_by_its_own_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One from the database would read all weights again, for the angles between models."""
+
+    def from_the_database(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(_view, "recipe_of", from_the_database)
+    base, one, two = toys.family(tmp_path, experts=2)
+    space = mo.spaces.SplitSlerp([base, one, two])
+    search = mo.MergeStudy(
+        "s",
+        mo.MergeObjective(space, lambda model: 1.0),
+        4,
+        sampler=space.sampler(seed=0, alpha=0, attraction=False),
+        baselines=False,
+    )
+    study = search.run(f"sqlite:///{tmp_path}/s", progress=False)
+    written = of(study, 0, tmp_path / "s.artifacts")["recipe.yaml"]
+    assert mo.Recipe.from_yaml(written).digest == mo.recipe_of(study, 0).digest
 
 
 def test_a_failure_has_its_traceback(tmp_path: Path) -> None:
