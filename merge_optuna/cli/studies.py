@@ -180,7 +180,7 @@ def add_test(result: dict[str, Any], declared: MergeStudy, study: optuna.Study) 
 def _add_baseline(result: dict[str, Any], declared: MergeStudy, study: optuna.Study) -> None:
     best = stored_baselines(study).best
     if best is not None and best.recipe is not None:
-        recipe = recipe_of(study, baseline=best.name, sources=declared.sources)
+        recipe = recipe_of(study, baseline=best.name, sources=best.own(declared.sources))
         value = declared.test_value(study, recipe)
         result["test_baseline"] = {"name": best.name, "value": value}
 

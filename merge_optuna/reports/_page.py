@@ -32,7 +32,8 @@ Studies: TypeAlias = optuna.Study | Sequence[optuna.Study] | Mapping[str, optuna
 
 _PAGES = ".html", ".htm"
 _TAG = re.compile(r"</?(?:b|i|em|sub|sup|span|br)\b[^>]*>", re.IGNORECASE)
-_MARGIN = 36  # pixels above a figure: titles of its parts stand there, that of the page is text
+_MARGIN, _MARGIN_OF_BUTTONS = 36, 76
+"""Pixels above a figure: its title has become text of the page, those of its parts stand there."""
 
 
 class Picture(NamedTuple):
@@ -194,8 +195,9 @@ def _picture(study: str, key: str, figure: Figure) -> Picture:
     whole = figure.layout.meta or {}  # the words before they were broken into lines
     title, subtitle = whole.get("title", title), whole.get("subtitle", subtitle)
     top = figure.layout.margin.t
-    if not figure.layout.updatemenus and (top is None or top > _MARGIN):
-        figure.update_layout(margin_t=_MARGIN)
+    needed = _MARGIN_OF_BUTTONS if figure.layout.updatemenus else _MARGIN
+    if top is None or top > needed:
+        figure.update_layout(margin_t=needed)
     figure.update_layout(title_text="", autosize=True, width=None)
     height = figure.layout.height or 420
     return Picture(study, key, _plain(title), _plain(subtitle), height, _within_html(figure))

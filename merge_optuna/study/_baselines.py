@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import optuna
@@ -18,6 +18,8 @@ from merge_optuna._scores import pack, unpack
 from merge_optuna.errors import StudyError, few, short
 from merge_optuna.recipes import Recipe
 from merge_optuna.study._baseline_recipes import ARITHMETIC, ENSEMBLE
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Baseline:
             return None
         with decoding(f"recipe of the baseline {self.name!r}"):
             return Recipe.from_json(self.document)
+
+    def own(self, sources: Mapping[str, T]) -> dict[str, T]:
+        """Those of the sources of its study that it is made of, by name."""
+        called = () if self.recipe is None else self.recipe.called()
+        return {name: source for name, source in sources.items() if name in called}
 
     @property
     def is_checkpoint(self) -> bool:

@@ -219,7 +219,7 @@ def _of_baseline(
         seed,
         dev,
         cost,
-        lambda sources: recipe_of(study, baseline=row.name, sources=sources),
+        lambda sources: recipe_of(study, baseline=row.name, sources=row.own(sources)),
         None if scores is None else scores.astype(np.float64),
         row.document,
     )

@@ -89,8 +89,7 @@ def recipe_of(
     """
     if baseline is not None:
         recipe = _recipe_of_baseline(baseline_of(study, trial, baseline))
-        own = {leaf.name for leaf in recipe.leaves()}  # others of the study have no part in it
-        return recipe.with_sources({n: s for n, s in (sources or {}).items() if n in own})
+        return recipe.with_sources(sources or {})
     frozen = frozen_trial(study, trial)
     written = frozen.system_attrs.get(RECIPE)
     if written is not None:

@@ -364,7 +364,7 @@ def test_the_recipe_of_one_and_its_checkpoint(task: Task, tmp_path: Path) -> Non
     best = mo.export(study, tmp_path / "best", score={"accuracy (test)": 0.5})
     card = (best / "README.md").read_text()
     for one in found:
-        assert f"| accuracy (dev) of the baseline {one.name} | {one.value} |" in card
+        assert f"| {one.name} | baseline | {one.value:.4f} [" in card
     with pytest.raises(StudyError, match="Give trial= or baseline=, not both"):
         mo.export(study, tmp_path / "x", trial=0, baseline="base")
     with pytest.raises(StudyError, match=r"No baseline is called 'avg'; there are base, source"):
@@ -373,3 +373,6 @@ def test_the_recipe_of_one_and_its_checkpoint(task: Task, tmp_path: Path) -> Non
     assert mo.recipe_of(study, baseline="source a", sources=moved).leaves()[0].ref == moved["a"]
     with pytest.raises(RecipeError):
         mo.recipe_of(study, baseline="source a", sources={"b": task.folders[2]})
+    every = dict(zip(("base", "a", "b"), task.folders, strict=True))
+    board = mo.leaderboard(study, test=evaluator, sources=every)
+    assert {row.name for row in board.rows} == {"toy", *(one.name for one in found)}
