@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "searches"
     made = Path(os.environ.get("MERGE_OPTUNA_SEARCHES", made))
-    made.mkdir(exist_ok=True)
+    made.mkdir(parents=True, exist_ok=True)
     return made
 
 
