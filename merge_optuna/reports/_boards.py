@@ -175,6 +175,7 @@ def _scores(found: HeldOut) -> NDArray[np.float64] | float:
 def table_of(title: str, board: Leaderboard, notes: Sequence[str] = ()) -> Table:
     """A leaderboard."""
     head, rows = board.table(_digits(board))
+    head = ["against the best baseline" if one == "− best baseline" else one for one in head]
     return Table(title, head, rows, [*board.notes, *notes])
 
 

@@ -34,7 +34,8 @@ _TITLES = {
 _HEIGHT, _GAP = 450, 0.08
 _LINE = 13  # pixels of a label
 _FILLED = 0.6  # of the height, by labels: of more, some would stand far from their lines
-_SPAN = 12.0  # how many times as far from the best as most trials the worst that is shown may be
+_SPAN = 12.0
+"""How many times as far from the best as most trials, or the best baseline, the worst shown is."""
 
 
 class _Curve(NamedTuple):
@@ -159,8 +160,9 @@ def _label(figure: Figure, view: View, objective: int) -> None:
     wanted = np.array([(value - low) / (high - low) * pixels for _, value in rows])
     looks = _looks(view)
     for (row, value), at in zip(rows, _apart(wanted, pixels), strict=True):
+        off = "" if low <= value <= high else " (off the axis)"
         figure.add_annotation(
-            text=f"{row.name} {number(value)}{', infeasible' if row.violation else ''}",
+            text=f"{row.name} {number(value)}{', infeasible' if row.violation else ''}{off}",
             x=1,
             xref=f"x{axis} domain",
             xanchor="right",
@@ -168,7 +170,7 @@ def _label(figure: Figure, view: View, objective: int) -> None:
             yref=f"y{axis}",
             showarrow=False,
             font={"size": 10, "color": looks[row.name][0]},
-            bgcolor="rgba(255, 255, 255, 0.75)",
+            bgcolor="white",
             borderpad=0,
         )
 
@@ -191,13 +193,17 @@ def _scored(view: View, objective: int) -> list[tuple[Baseline, float]]:
 
 
 def _axis(view: View, objective: int) -> dict[str, object]:
-    """Name and range of an axis of values: what is far worse than most is not shown."""
+    """Name and range of an axis of values: what is far worse than most is not shown.
+
+    The best baseline and the base always are: that the search is compared with them is the point.
+    """
     curve = _curve(view, objective)
     sign = _sign(view, objective)
     trials, lines = -sign * curve.values, [-sign * value for _, value in _scored(view, objective)]
-    top, middle = min([trials.min(), *lines]), np.median(trials)
-    bottom = max([np.quantile(trials, 0.9), *lines])
-    bottom = min(bottom, top + _SPAN * (middle - top)) if middle > top else bottom
+    top, bottom = min([trials.min(), *lines]), max([np.quantile(trials, 0.9), *lines])
+    shown = [-sign * value for row, value in _scored(view, objective) if row.kind == "base"]
+    reach = max(np.median(trials), *lines[:1], trials.min()) - top
+    bottom = min(bottom, max([top + _SPAN * reach, *shown])) if reach > 0 else bottom
     margin = 0.06 * (bottom - top) or 0.5
     ends = sorted(-sign * np.array([top - margin, bottom + margin]))
     title = f"{view.metrics[objective]}<br>({better(view.directions[objective])})"
@@ -247,7 +253,7 @@ def _title(view: View) -> str:
     if row is None or gain is None:
         return said
     stands = "better than" if gain > 0 else "worse than" if gain < 0 else "as good as"
-    return f"{said}, {f'{abs(gain):.2g} ' if gain else ''}{stands} {row.name}"
+    return f"{said}, {f'{number(abs(gain))} ' if gain else ''}{stands} {row.name}"
 
 
 def _subtitle(view: View) -> str:

@@ -332,14 +332,17 @@ def _notes(rows: Sequence[Row], best: str | None, on: Part, direction: str) -> I
     alone = [row.name for row in rows if row.seeds == 1]
     if alone:
         yield (
-            "One seed only, so that seeds cannot be drawn, and another seed may differ by more "
-            f"than the interval says: {'; '.join(alone)}."
+            "Run with one seed: another seed may give a result outside of this interval: "
+            f"{'; '.join(alone)}."
         )
     if blind := [row.name for row, part in zip(rows, parts, strict=True) if not part.examples]:
         whose = "" if len(blind) == len(rows) else f" of {'; '.join(blind)}"
         yield f"Scores of single {on} examples{whose} are not there, so they are not drawn."
     if on == "dev":
-        yield "Searches have chosen by these values, which are too good therefore: give test=."
+        yield (
+            "Searches have chosen by these values, so they look better than they are: score the "
+            "winner on held-out data, test=."
+        )
     if best is not None:
         yield from _about_the_best(rows, best, on, direction)
 

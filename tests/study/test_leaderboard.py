@@ -76,7 +76,7 @@ def test_rows_are_the_best_trials_on_test(task: Task, studies: list[optuna.Study
     seconds = sum(a["seconds_merge"] + a["seconds_evaluate"] for a in attrs) / 3
     assert row.cost.seconds == pytest.approx(seconds)
     assert (row.cost.tokens, row.difference, board.best_baseline) == (None, None, None)
-    assert any("One seed only" in note and "other" in note for note in board.notes)
+    assert any("Run with one seed" in note and "other" in note for note in board.notes)
 
     # the same numbers from scores that are there already
     runs = [
@@ -404,7 +404,7 @@ def test_baselines_are_rows_and_the_best_on_test_is_the_best(
     difference = rows["arithmetic"].difference
     assert difference is not None
     assert (difference.seeds, difference.examples) == (2, 160)
-    assert any("One seed only" in note and note.endswith(": ties.") for note in found.notes)
+    assert any("Run with one seed" in note and note.endswith(": ties.") for note in found.notes)
 
 
 def test_several_tasks_over_a_base_without_a_head(tmp_path: Path) -> None:
