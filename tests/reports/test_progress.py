@@ -94,7 +94,7 @@ def test_baselines_are_lines_with_their_values_best_first(study: optuna.Study) -
 def test_title_says_by_how_much(study: optuna.Study) -> None:
     best = running_best(study, "evaluations")[-1][1]
     title = card(study).layout.meta["title"]
-    assert title == f"Best accuracy: {best:.4g}, {best - 0.7:.2g} better than source a"
+    assert title == f"Best accuracy: {best:.4g}, {best - 0.7:.4g} better than source a"
 
 
 def test_lower_is_better() -> None:
