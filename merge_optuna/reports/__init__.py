@@ -5,7 +5,7 @@ from __future__ import annotations
 from merge_optuna.reports._cards import figures
 from merge_optuna.reports._dashboard import serve
 from merge_optuna.reports._page import save_html
-from merge_optuna.reports._reporter import Reporter, refresh, reporter
+from merge_optuna.reports._reporter import Reporter, note_again, refresh, reporter
 from merge_optuna.reports._reports import Reports, artifacts_beside, as_reports
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "artifacts_beside",
     "as_reports",
     "figures",
+    "note_again",
     "refresh",
     "reporter",
     "save_html",

@@ -212,9 +212,11 @@ def _subtitle(change: _Change, parts: dict[str, _Change]) -> str:
         told = f"Most gained in {where[0]} ({_signed(means[where[0]], change)}), "
         told += f"least in {where[-1]} ({_signed(means[where[-1]], change)}). "
     if not change.is_right:
-        told += f"Gained {number(change.gained)}, lost {number(change.lost)} on average. "
+        told += (
+            f"Gained {number(change.gained)}, lost {number(change.lost)}, both as means over all. "
+        )
     if np.count_nonzero(change.by) > _MOST_MARKS:
-        told += f"Below {_MOST_MARKS} of them. "
+        told += f"The lower plot shows {_MOST_MARKS} of them. "
     return f"Against the best baseline. {told}These examples chose the winner, which flatters it."
 
 

@@ -258,10 +258,10 @@ def _title(view: View) -> str:
 
 def _subtitle(view: View) -> str:
     if not view.single:
-        return "Dots: trials. Dashed: what needs no search. Good in both: see card 1."
+        return "Dots: trials. Dashed: baselines. Good in both: see card 1."
     curve = _curve(view, 0)
     x = view.costs(COSTS[0])[curve.places].astype(int)
     found = f"Found at evaluation {x[curve.best[-1]]} of {int(view.costs(COSTS[0])[-1])}"
     passed = [i for i in curve.best if (view.baselines.gain([curve.values[i]]) or 0) > 0]
     first = f"; the best baseline was passed at {x[passed[0]]}" if passed else ""
-    return f"{found}{first}. Dots: trials. Dashed: what needs no search."
+    return f"{found}{first}. Dots: trials. Dashed: baselines."

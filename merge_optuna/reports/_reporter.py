@@ -92,6 +92,23 @@ def refresh(
     _post(view, {card.key: card.draw(view) for card in CARDS}, posted(study).get(RESUME))
 
 
+def note_again(study: optuna.Study, space: Recipe | Space | None) -> None:
+    """Writes the note of a study anew, if it has one of ours: its cards stay as they are.
+
+    Args:
+        study: The study.
+        space: That it searches, if it is declared.
+    """
+    if known := posted(study):
+        view = View(study, _sources_of(space), space)
+        facts = {key: known[key] for key in (FINISHED, RESUME) if key in known}
+        post(study, {}, study_note(view, known.get(RESUME)), facts)
+
+
+def _sources_of(space: Recipe | Space | None) -> dict[str, Checkpoint]:
+    return {} if space is None else {one.name: one for one in space.leaves()}
+
+
 def _post(view: View, cards: Mapping[str, Figure | None], resume: str | None) -> None:
     facts = {FINISHED: _finished(view.trials), **({RESUME: resume} if resume else {})}
     post(view.study, cards, study_note(view, resume), facts)
@@ -124,7 +141,7 @@ class _Reporter:
         say: Callable[[str], None],
     ) -> None:
         self._study, self._space, self._say = study, space, say
-        self._sources = {} if space is None else {one.name: one for one in space.leaves()}
+        self._sources = _sources_of(space)
         self._replies, self._artifacts = replies, artifacts
         self._bests, self._failures = Bests(study.directions), Failures()
         self._budget = Budget()

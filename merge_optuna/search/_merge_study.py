@@ -14,7 +14,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.evaluators import Evaluator, LmEval, as_evaluator, has_lm_eval
 from merge_optuna.mergekit import Genome, read_genome
 from merge_optuna.recipes import Recipe
-from merge_optuna.reports import Reports, as_reports
+from merge_optuna.reports import Reports, as_reports, note_again
 from merge_optuna.samplers.plumbing import fail_dead_trials
 from merge_optuna.search._first import check_first, enqueue
 from merge_optuna.search._optimize import Callback, check_total, search
@@ -288,6 +288,8 @@ class MergeStudy:
             raise StudyError(f"The study {study.study_name!r} was declared without test=.")
         found = score_held_out(self.test, self.objective.engine, recipe)
         keep_held_out(study, recipe, found, self.sources)
+        space = self.objective.space
+        note_again(study, space if isinstance(space, Recipe | Space) else None)
         return found.value
 
 

@@ -332,16 +332,19 @@ def _notes(rows: Sequence[Row], best: str | None, on: Part, direction: str) -> I
     alone = [row.name for row in rows if row.seeds == 1]
     if alone:
         yield (
-            "Run with one seed: another seed may give a result outside of this interval: "
+            "Run with one seed, and another may give another result, also outside of an interval: "
             f"{'; '.join(alone)}."
         )
     if blind := [row.name for row, part in zip(rows, parts, strict=True) if not part.examples]:
         whose = "" if len(blind) == len(rows) else f" of {'; '.join(blind)}"
-        yield f"Scores of single {on} examples{whose} are not there, so they are not drawn."
+        yield (
+            f"No interval over {on} examples{whose}: there are no scores of single examples whose "
+            "mean is the value."
+        )
     if on == "dev":
         yield (
-            "Searches have chosen by these values, so they look better than they are: score the "
-            "winner on held-out data, test=."
+            "Searches have chosen by these values, so they look better than they are; held-out "
+            "data tell (test=)."
         )
     if best is not None:
         yield from _about_the_best(rows, best, on, direction)
@@ -352,8 +355,15 @@ def _about_the_best(rows: Sequence[Row], best: str, on: Part, direction: str) ->
     yield f"The best baseline is {best}, of all {baselines} the best on {on}."
     searches = [row for row in rows if row.kind == SEARCH and row.difference is not None]
     better = [row.name for row in searches if is_better(row.difference, direction)]
-    if searches and not better:
+    known = [row for row in searches if row.difference and _has_interval(row.difference)]
+    if known and not better:
         yield "No search beats it beyond chance."
+    elif searches and not known:
+        yield "Whether a search beats it beyond chance cannot be told without intervals."
+
+
+def _has_interval(difference: Estimate) -> bool:
+    return bool(difference.examples or difference.seeds)
 
 
 def is_better(difference: Estimate | None, direction: str) -> bool:

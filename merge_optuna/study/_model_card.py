@@ -17,6 +17,7 @@ from merge_optuna.study._baselines import Baseline, stored_baselines
 from merge_optuna.study._constraints import words_for
 from merge_optuna.study._counts import COUNTED
 from merge_optuna.study._export import baseline_of, frozen_trial
+from merge_optuna.study._held_out import held_out
 from merge_optuna.study._leaderboard import leaderboard
 
 _COSTS = "seeds", "evaluations", "examples", "tokens", "seconds"
@@ -71,12 +72,15 @@ def scores_of(study: optuna.Study, one: Exported, more: Mapping[str, Any]) -> di
     Args:
         study: Of the trial or baseline.
         one: What is exported.
-        more: Further results, e.g. on test data.
+        more: Further results, e.g. on test data; when empty, what the study keeps of such.
     """
     values = {**dict(zip(_metrics(study), one.values, strict=False)), **one.breakdown}
     dev = {f"{name} (dev)": value for name, value in values.items()}
     kept = words_for(study, one.constrained, one.violations)
-    return {**dev, **more, "study": study.study_name, one.kind: one.name, **kept}
+    test = held_out(study).get(f"{one.kind} {one.name}")
+    kept_test = {} if test is None else dict(zip(test.metrics, test.values, strict=True))
+    unseen = {f"{name} (held-out data)": value for name, value in kept_test.items()}
+    return {**dev, **(more or unseen), "study": study.study_name, one.kind: one.name, **kept}
 
 
 def comparison_of(study: optuna.Study, one: Exported) -> str | None:
@@ -127,9 +131,9 @@ def _in_words(study: optuna.Study, *, with_intervals: bool) -> str:
     trials = sum(trial.state in COUNTED for trial in compat.all_trials(study))
     drawn = "[95 % intervals] over the dev examples. " if with_intervals else ""
     return (
-        f"{'; '.join(which)}. {drawn}All values are on the dev data, by which the search has "
-        f"chosen among {trials:,} trials: they flatter the trial, and what it is worth is told by "
-        "data that it has not seen."
+        f"{'; '.join(which)}. {drawn}All values of this table are on the dev data, by which "
+        f"the search has chosen among {trials:,} trials: they flatter the trial, and what it is "
+        "worth is told by data that it has not seen."
     )
 
 
