@@ -45,7 +45,7 @@ suppress_warnings = ["myst.header"]  # parts of CONTRIBUTING.md are pages of the
 
 default_role = "code"
 smartquotes = False  # --option stays what it is
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"  # docstrings say what is taken; pydantic's are unreadable
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}
 napoleon_numpy_docstring = False

@@ -78,6 +78,7 @@ def studies(results: dict[str, Any]) -> None:
     ]
     states = ("complete", "pruned", "failed", "running")
     table(["study", "metric", *states, "best"], rows)
+    say("More of one: --study NAME.")
 
 
 def _values_of_best(result: dict[str, Any]) -> Any:

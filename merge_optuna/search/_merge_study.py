@@ -50,7 +50,8 @@ class MergeStudy:
         sampler: Of Optuna or of ``mo.samplers``; the space's own with seed 0 when omitted, for
             several objectives NSGA-II.
         pruner: Of Optuna; none when omitted. With several objectives there is none.
-        test: Scores the result on data that the search does not see.
+        test: Scores the result on data that the search does not see: at the end of
+            ``merge-optuna run``, else by :meth:`test_value`.
         timeout: Seconds after which a run starts no further trial; every start has as many.
         trial_timeout: Seconds after which a trial is ended from outside; it fails, the search
             goes on, see :func:`mo.optimize`.
@@ -138,7 +139,8 @@ class MergeStudy:
             evaluator: Scores a model on dev data in place of the tasks.
             name: Of the study; that of the file when omitted.
             n_trials: Budget; 100 is mergekit-evolve's.
-            test: Scores the result on data that the search does not see.
+            test: Scores the result on data that the search does not see: at the end of
+                ``merge-optuna run``, else by :meth:`test_value`.
             seed: Of the search.
             device: Of the live model.
             dtype: Of the live model.
