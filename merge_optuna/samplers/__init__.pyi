@@ -18,6 +18,7 @@ from merge_optuna.samplers._bounds import Clip as Clip
 from merge_optuna.samplers._bounds import Midpoint as Midpoint
 from merge_optuna.samplers._bounds import Reflect as Reflect
 from merge_optuna.samplers._bounds import Resample as Resample
+from merge_optuna.samplers._protocol.claim import Claim as Claim
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler as ArchiveSampler
 from merge_optuna.samplers._protocol.sampler import PopulationSampler as PopulationSampler
 from merge_optuna.samplers._protocol.sampler import StoredSampler as StoredSampler
@@ -87,6 +88,7 @@ __all__ = [
     "Box",
     "Breeding",
     "Candidate",
+    "Claim",
     "Clip",
     "ClipPosition",
     "CmaEs",
