@@ -21,6 +21,8 @@ from tests.reports import searches, truths
 from tests.reports.browser import WIDTHS, Browser
 from tests.reports.serving import dashboard
 
+pytestmark = pytest.mark.browser
+
 PICTURES = os.environ.get("MERGE_OPTUNA_SCREENSHOTS")
 PATIENCE = 60
 
