@@ -8,12 +8,14 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.methods._affine import Matrix, combine, gram
 from merge_optuna.methods._rows import combine_rows, row_grams
 from merge_optuna.methods._spec import Method, Parameter
 from merge_optuna.methods._sphere import OPPOSITE, Array, around_base, lengths_and_cosines
 
 _NO_SUM = 1e-6  # as in mergekit
+_MOST = 10.0  # a model, times
 _PARALLEL = 1 - 1e-12  # beyond it sin ω is noise, and linear and spherical are the same
 
 
@@ -28,9 +30,20 @@ def _shares(products: Matrix, *, t: float) -> Array:
 
 
 def _t(weight: Sequence[float]) -> float:
-    """The second one's share of the sum, of any sign; the middle where there is no sum."""
+    """The second one's share of the sum, of any sign; the middle where there is no sum.
+
+    Raises:
+        InfeasibleRecipe: If it leads so far beyond a model that parallel ones would be amplified
+            more than tenfold.
+    """
     total = sum(weight)
-    return weight[1] / total if abs(total) > _NO_SUM else 0.5
+    t = weight[1] / total if abs(total) > _NO_SUM else 0.5
+    if max(abs(t), abs(1 - t)) > _MOST * (1 + 1e-9):
+        raise InfeasibleRecipe(
+            f"The weights {[round(w, 6) for w in weight]} nearly cancel: they lead {t:.3g} times "
+            "the way from the first model to the second. Use weights of one sign."
+        )
+    return t
 
 
 def coefficients(

@@ -69,6 +69,6 @@ def test_without_test_data_and_without_studies(
 ) -> None:
     code, out, _ = cli("leaderboard", storage)
     assert code == 0
-    assert "too good" in words(out)
+    assert "better than they are" in words(out)
     code, _, err = cli("leaderboard", storage, "--study", "other")
     assert (code, "There is no study other in sqlite" in err) == (1, True)
