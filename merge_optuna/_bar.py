@@ -8,12 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-_SECONDS = 60.0  # between lines
+_SECONDS = 1.0, 60.0  # between lines: at first, and at most, as they become twice as far apart
 _LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class ProgressBar(tqdm):  # type: ignore[misc]
-    """A progress bar on standard error; where that is no terminal, a line a minute.
+    """A progress bar on standard error; where that is no terminal, lines, a minute apart at last.
 
     A bar goes back to the start of its line, so in a file or a pipe hours of it would be one line
     of megabytes.
@@ -25,7 +25,8 @@ class ProgressBar(tqdm):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._is_drawn = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook
-        self._printed = -float("inf")
+        self._begun = time.monotonic()
+        self._next = 0.0  # seconds from the beginning
         if not self._is_drawn:
             options |= {"file": _Nowhere(), "bar_format": _LINE}
         super().__init__(*args, **options)
@@ -34,7 +35,10 @@ class ProgressBar(tqdm):  # type: ignore[misc]
         """Draws the bar; or prints it, if the last time is long ago."""
         if self._is_drawn:
             return super().display(msg, pos)
-        if msg is None and time.monotonic() - self._printed >= _SECONDS:
+        seconds = time.monotonic() - self._begun
+        if msg is None and seconds >= self._next:
+            least, most = _SECONDS
+            self._next = seconds + min(most, max(least, seconds))
             self._print()
         return True
 
@@ -45,7 +49,6 @@ class ProgressBar(tqdm):  # type: ignore[misc]
         super().close()
 
     def _print(self) -> None:
-        self._printed = time.monotonic()
         print(self, file=sys.stderr, flush=True)
 
 

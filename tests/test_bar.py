@@ -47,7 +47,7 @@ def test_a_line_comes_after_a_while(
             bar.set_postfix({"best": 0.5})  # as the bar of a search, after each trial
     lines = capfd.readouterr().err.splitlines()
     counts = [int(re.match(r"toy: (\d+)/1000", line)[1]) for line in lines]  # type: ignore[index]
-    assert counts == [0, *range(60, 1000, 60), 1000]
+    assert counts == [0, 1, 2, 4, 8, 16, 32, *range(64, 1000, 60), 1000]
     assert "best=0.5" in lines[-1]
 
 
