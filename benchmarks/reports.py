@@ -95,7 +95,7 @@ class Clock:
         if self._simulated:
             self.waited += rest
         else:
-            time.sleep(rest)
+            time.sleep(rest)  # the trial of so many seconds that is measured
 
     def monotonic(self) -> float:
         """Seconds, as ``time.monotonic``."""

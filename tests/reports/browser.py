@@ -107,7 +107,7 @@ class Browser:
         """Waits until nothing changes any more."""
         before = None
         while before != (before := (self.text, len(self.figures()))):
-            time.sleep(1)
+            time.sleep(1)  # cards are drawn one by one: unchanged for a second is done
 
     def fetched(self, url: str) -> str:
         """What the page gets from an address."""
