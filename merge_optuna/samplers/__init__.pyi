@@ -44,6 +44,7 @@ from merge_optuna.samplers.box import Box as Box
 from merge_optuna.samplers.breeding import Breeding as Breeding
 from merge_optuna.samplers.breeding import Pedigree as Pedigree
 from merge_optuna.samplers.breeding import SplitCrossover as SplitCrossover
+from merge_optuna.samplers.catcma import CatCmaEs as CatCmaEs
 from merge_optuna.samplers.cmaes import CmaEs as CmaEs
 from merge_optuna.samplers.cross_entropy import CrossEntropy as CrossEntropy
 from merge_optuna.samplers.de import Best as Best
@@ -88,6 +89,8 @@ __all__ = [
     "Box",
     "Breeding",
     "Candidate",
+    "CatCmaEs",
+    "CatCmaEsSampler",
     "Claim",
     "Clip",
     "ClipPosition",
@@ -148,6 +151,50 @@ __all__ = [
     "UniformSBX",
     "Variation",
 ]
+
+class CatCmaEsSampler(ArchiveSampler):
+    """CatCMA with margin: CMA-ES that learns choices, steps and numbers at once.
+
+    For spaces that mix kinds: which layer to take at each depth and how strongly, which method
+    and which weights. Where all parameters are continuous :class:`CmaEsSampler` is the same
+    without what the others need. OptunaHub's ``CatCmawmSampler`` uses the same engine; how this
+    one differs is what :class:`CmaEsSampler` says of Optuna's, and conditional parameters are
+    not guessed: what a trial has not suggested teaches nothing.
+
+    With λ = ``population_size(n)``, generation g is told results gλ … (g+1)λ-1 of the log,
+    whichever generation they were drawn from: nothing waits and nothing is wasted. An archive has
+    λ = 1.
+
+    A search that is killed and started again goes on exactly as if nothing had happened. One
+    worker gets the textbook algorithm bit for bit; several share one population and never wait
+    for each other's evaluations. Only candidates of this sampler count: enqueued trials, trials of
+    other samplers and added ones are evaluated as usual and teach the algorithm nothing. A failed
+    candidate is proposed again.
+
+    Every parameter is mapped to [0, 1], logarithmic ones in log space; those with a step and
+    categorical ones as cells of equal width, whose point moves on continuously.
+
+    Args:
+        search_space: parameter name -> distribution, e.g. ``recipe.distributions()``. Without
+            it the space is inferred from finished trials: the first trial is uniform, and a
+            changed space starts another population.
+        x0: start of numeric parameters, name -> value in its own units; 0.5 in the unit box where
+            not given.
+        sigma0: standard deviation of the start in unit-box units, 1/6 by default; one number or
+            parameter name -> number (1/6 where not given).
+        probabilities: start of categorical parameters, name -> probability of each choice in the
+            order of its choices, all above 0; the same for every choice where not given.
+        population_size: candidates per generation, by default 4 + ⌊3 ln n⌋ for n parameters.
+        seed: a non-negative integer. None takes the seed of the study's first trial, or draws
+            one.
+        max_attempts: how often a candidate is proposed until its trial does not fail; after that
+            it ranks last. Deaths of the process do not count, up to twenty.
+
+    Raises:
+        StudyError: for options that are out of range or do not fit the search space, and later
+            for a study of more objectives than it can search or a Hyperband pruner.
+    """
+    def __init__(self, search_space: Mapping[str, BaseDistribution] | None = ..., *, x0: Mapping[str, float] | None = ..., sigma0: float | Mapping[str, float] | None = ..., probabilities: Mapping[str, Sequence[float]] | None = ..., population_size: int | None = ..., seed: int | None = ..., max_attempts: int = ...) -> None: ...
 
 class CmaEsSampler(ArchiveSampler):
     """CMA-ES whose state is nothing but the stored trials.

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import math
-import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from optuna.distributions import CategoricalDistribution
-from threadpoolctl import ThreadpoolController
 
-from merge_optuna import _optuna_compat as compat
 from merge_optuna.errors import StudyError
-from merge_optuna.samplers._numbers import check_at_least
+from merge_optuna.samplers._gaussian import GaussianAlgorithm, one_blas_thread
 from merge_optuna.samplers._protocol.sampler import ArchiveSampler
-from merge_optuna.samplers.algorithm import Candidate, DistributionAlgorithm
+from merge_optuna.samplers.algorithm import Candidate
 from merge_optuna.samplers.box import Box
 
 if TYPE_CHECKING:
@@ -30,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CmaEs", "CmaEsSampler"]
 
-_SIGMA = 1 / 6
 _CLIPPED = 0.2  # share of clipped samples above which the start is too close to the bounds
 
 
@@ -57,7 +49,7 @@ class _Memory:
 
 
 @dataclass(frozen=True)
-class CmaEs(DistributionAlgorithm):
+class CmaEs(GaussianAlgorithm):
     """The covariance matrix adaptation evolution strategy (Hansen, arXiv 1604.00772).
 
     Works in the unit box; a dimension with its own sigma is measured in units of that sigma, so
@@ -80,54 +72,24 @@ class CmaEs(DistributionAlgorithm):
     def __post_init__(self) -> None:
         if self.variant not in ("full", "separable", "margin"):
             raise StudyError(f"variant must be full, separable or margin, got {self.variant!r}.")
-        if self.size is not None:
-            check_at_least(4, "population_size", self.size)
-        sigma0: Any = _SIGMA if self.sigma0 is None else self.sigma0
-        several = isinstance(sigma0, Mapping | tuple)
-        sigmas = dict(sigma0) if several else {"sigma0": sigma0}
-        for name, sigma in sigmas.items():
-            if not 0 < sigma < math.inf:
-                raise StudyError(f"sigma0 must be positive, got {sigma} for {name!r}.")
-        object.__setattr__(self, "sigma0", _items(sigmas) if several else float(sigma0))
-        object.__setattr__(self, "x0", _items(dict(self.x0 or ())))
-
-    def for_space(self, space: Mapping[str, BaseDistribution] | None) -> CmaEs:
-        """Itself, if its start lies in the space."""
-        if space is not None:
-            x0 = dict(self.x0 or ())
-            _check_names("x0", x0, space)
-            _check_names("sigma0", self._sigmas, space)
-            _check_values(x0, space)
-        return self
+        super().__post_init__()
 
     def box(self, space: Mapping[str, BaseDistribution]) -> Box:
         """Without categorical parameters."""
         return Box(space)
-
-    @property
-    def _sigmas(self) -> dict[str, float]:
-        """The sigmas of single parameters."""
-        return {} if isinstance(self.sigma0, float) else dict(self.sigma0 or ())
-
-    def population_size(self, n: int) -> int:
-        """λ = 4 + ⌊3 ln n⌋ (eq. 48) unless given."""
-        return self.size or 4 + math.floor(3 * math.log(n))
 
     def start(self, box: Box) -> _Memory:
         """An engine at x0."""
         import cmaes  # imports scipy.stats: 0.5 s
 
         n = len(box)
-        scale, sigma = np.ones(n), self.sigma0
-        if not isinstance(sigma, float):
-            scale = np.array([self._sigmas.get(name, _SIGMA) for name in box.names])
-            sigma = 1.0
+        mean, sigma, scale = self._first(box)
         low, high = np.zeros(n), np.ones(n)
         if self.variant == "margin":  # its grid runs through the middles of the cells
             low, high = low + box.widths / 2, high - box.widths / 2
         bounds = np.stack([low, high], axis=1) / scale[:, None]
         options: dict[str, Any] = {
-            "mean": box.point(dict(self.x0 or ())) / scale,
+            "mean": mean,
             "sigma": sigma,
             "bounds": bounds,
             "population_size": self.population_size(n),
@@ -144,7 +106,7 @@ class CmaEs(DistributionAlgorithm):
     def ask(self, memory: _Memory, rng: np.random.Generator) -> Candidate:
         """One sample; resampled by the engine while outside the box, then clipped."""
         memory.engine.reseed_rng(int(rng.integers(2**32)))
-        with _one_blas_thread():
+        with one_blas_thread():
             sample = memory.engine.ask()
         rounded, raw = sample if isinstance(sample, tuple) else (sample, sample)
         self._count(memory, rounded)
@@ -155,7 +117,7 @@ class CmaEs(DistributionAlgorithm):
         """Update the distribution; start again at x0 once it has collapsed to a point."""
         # The engine looks at nothing but the order of the values.
         told = [(m.hidden.get("raw", m.x), float(i)) for i, m in enumerate(ranked)]
-        with _one_blas_thread():
+        with one_blas_thread():
             memory.engine.tell(told)
             return self.start(memory.box) if memory.engine.should_stop() else memory
 
@@ -201,37 +163,3 @@ class CmaEsSampler(ArchiveSampler, algorithm=CmaEs, without=("initial_population
     parameters are drawn uniformly: CMA-ES cannot learn them. When the distribution has collapsed
     (the engine's own stopping rule) a new one starts at ``x0``.
     """
-
-
-def _items(values: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-    """Hashable, and with the same repr whatever the order and the type of the numbers."""
-    return tuple(sorted((name, float(value)) for name, value in values.items()))
-
-
-def _check_names(option: str, given: Mapping[str, float], space: Mapping[str, Any]) -> None:
-    numeric = {n for n, d in space.items() if not isinstance(d, CategoricalDistribution)}
-    unknown = sorted(given.keys() - numeric)
-    if unknown:
-        raise StudyError(
-            f"{option} names {len(unknown)} of {len(given)} parameters that are not numeric ones "
-            f"of the search space: {', '.join(unknown[:5])}. "
-            f"Its numeric ones are {', '.join(sorted(numeric)[:5])}{', …' * (len(numeric) > 5)}"
-        )
-
-
-def _check_values(x0: Mapping[str, float], space: Mapping[str, BaseDistribution]) -> None:
-    for name, value in x0.items():
-        if not compat.contains(space[name], value):
-            raise StudyError(f"x0 has {name} = {value}, which is not in {space[name]}.")
-
-
-_blas_lock = threading.Lock()
-_blas_controller = functools.cache(ThreadpoolController)
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """At 204 dimensions the samples of one and of two BLAS threads differ."""
-    # The number of threads is the process's: two threads that nest here would restore it wrongly.
-    with _blas_lock, _blas_controller().limit(limits=1, user_api="blas"):
-        yield

@@ -24,6 +24,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from merge_optuna.samplers import (
+    CatCmaEsSampler,
     CmaEsSampler,
     DESampler,
     GASampler,
@@ -51,6 +52,7 @@ WRITES = {
 GRID = {"x": (-1, 2, 4)}
 SAMPLERS: dict[str, Callable[[], StoredSampler]] = {
     "cmaes": lambda: CmaEsSampler(SPACE, seed=1),
+    "catcma": lambda: CatCmaEsSampler(SPACE, population_size=5, seed=1),
     "de": lambda: DESampler(SPACE, population_size=5, seed=1),
     "pso": lambda: PSOSampler(SPACE, population_size=5, seed=1),
     "ga": lambda: GASampler(SPACE, population_size=5, seed=1),

@@ -13,6 +13,7 @@ from optuna.distributions import FloatDistribution
 import merge_optuna as mo
 from merge_optuna.samplers import (
     Candidate,
+    CatCmaEsSampler,
     Clip,
     CmaEsSampler,
     DESampler,
@@ -43,6 +44,7 @@ OPTIONS = {
         "bounds",
         "raw",
     ],
+    CatCmaEsSampler: ["x0", "sigma0", "probabilities", "population_size"],
     CmaEsSampler: ["variant", "x0", "sigma0", "population_size"],
     NichesSampler: [
         "archive_size",
@@ -87,14 +89,17 @@ class FurtherSampler(WalkSampler):
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_the_arguments_are_the_options_and_those_of_all_samplers(kind: type) -> None:
     parameters = inspect.signature(kind).parameters
-    common = ["initial_population"] * (kind is not CmaEsSampler) + ["seed", "max_attempts"]
+    common = ["initial_population"] * (kind not in (CmaEsSampler, CatCmaEsSampler)) + [
+        "seed",
+        "max_attempts",
+    ]
     assert list(parameters) == ["search_space", *OPTIONS[kind], *common]
     assert parameters["search_space"].default is None
     assert (parameters["seed"].default, parameters["max_attempts"].default) == (None, 3)
     for name in [*OPTIONS[kind], *common]:
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     algorithm = kind(SPACE)._algorithm
-    for name in set(OPTIONS[kind]) - {"x0", "sigma0"}:
+    for name in set(OPTIONS[kind]) - {"x0", "sigma0", "probabilities"}:
         holder = algorithm if hasattr(algorithm, name) else getattr(algorithm, "niches", algorithm)
         kept = getattr(holder, "size" if name == "population_size" else name)
         assert parameters[name].default == kept

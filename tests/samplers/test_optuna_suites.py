@@ -18,6 +18,7 @@ from merge_optuna.samplers import (
     JDE,
     SHADE,
     Best,
+    CatCmaEsSampler,
     CmaEsSampler,
     CurrentToPBest,
     DESampler,
@@ -39,6 +40,12 @@ class TestCmaEs(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySampler
     @pytest.fixture(params=["full", "separable", "margin"])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return lambda: CmaEsSampler(variant=request.param, seed=0)
+
+
+class TestCatCmaEs(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    @pytest.fixture(params=[None, 0.5], ids=["default", "wide"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return lambda: CatCmaEsSampler(sigma0=request.param, population_size=4, seed=0)
 
 
 class TestDE(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
