@@ -261,20 +261,18 @@ class Method:
     part: int = 1
 
 
-# A depth is a choice of a model or none: to exchange one layer for another is one change. Among
-# real indicators it is several, as all layers of one model come before those of the next.
-CHOICES = {"indicators": "categorical"}
+PAPER = {"layout": "paper", "repeats": 3}
 METHODS = {
     "ta": Method("task arithmetic, CMA-ES", ta, part=10),
     "ps": Method("PS: DARE-TIES, CMA-ES", ps),
     "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task)), part=2),
-    "dfs": Method("DFS: path and scales, CMA-ES", dfs()),
-    "dfs_base": Method("DFS with the base as second model", dfs(BASE)),
-    "dfs_none": Method("DFS without scales", dfs(scales="none")),
-    "ps_dfs": Method("PS + DFS, half each", ps_dfs()),
-    "dfs_ga": Method("DFS, genetic algorithm", dfs(**CHOICES)),
-    "dfs_ga_none": Method("DFS without scales, genetic algorithm", dfs(**CHOICES, scales="none")),
-    "ps_dfs_ga": Method("PS + DFS, genetic algorithm", ps_dfs(**CHOICES)),
+    "dfs": Method("DFS: path and scales, CMA-ES", dfs(**PAPER)),
+    "dfs_base": Method("DFS with the base as second model", dfs(BASE, **PAPER)),
+    "dfs_none": Method("DFS without scales", dfs(scales="none", **PAPER)),
+    "ps_dfs": Method("PS + DFS, half each", ps_dfs(**PAPER)),
+    "dfs_ga": Method("DFS, genetic algorithm", dfs(repeats=3)),
+    "dfs_ga_none": Method("DFS without scales, genetic algorithm", dfs(repeats=3, scales="none")),
+    "ps_dfs_ga": Method("PS + DFS, genetic algorithm", ps_dfs(repeats=3)),
 }
 
 

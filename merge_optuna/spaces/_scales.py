@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Hop
-from merge_optuna.spaces._indicators import Slot, Visit, letter
+from merge_optuna.spaces._layouts import Slot, Visit, letter
 
 LOW, HIGH = 0.4, 1.5
 _MATRIX = 12  # layers, so 144 scales
@@ -42,6 +42,10 @@ class Scales(ABC):
     @abstractmethod
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distribution of every parameter."""
+
+    def needed(self, visits: Sequence[Visit]) -> list[str]:
+        """Names of the parameters that a path depends on."""
+        return list(self.distributions())
 
     def start(self, taken: Mapping[str, Hop]) -> dict[str, float]:
         """The parameters with which all scales are 1.
@@ -81,6 +85,9 @@ class HopScales(Scales):
     def distributions(self) -> dict[str, BaseDistribution]:
         return {f"scale/{slot.label}": FloatDistribution(LOW, HIGH) for slot in self.slots}
 
+    def needed(self, visits: Sequence[Visit]) -> list[str]:
+        return [f"scale/{visit.label}" for visit in visits]
+
     def start(self, taken: Mapping[str, Hop]) -> dict[str, float]:
         scales = {label: hop.scale for label, hop in taken.items()}
         if any(not LOW <= scale <= HIGH for scale in scales.values()):
@@ -111,9 +118,14 @@ class MatrixScales(Scales):
         }
 
     def values(self, params: Mapping[str, Any], visits: Sequence[Visit]) -> list[float]:
+        return [1.0, *(params[name] for name in self._pairs(visits))][: len(visits)]
+
+    def needed(self, visits: Sequence[Visit]) -> list[str]:
+        return list(dict.fromkeys(self._pairs(visits)))
+
+    def _pairs(self, visits: Sequence[Visit]) -> list[str]:
         names = [f"{letter(visit.model)}{visit.layer}" for visit in visits]
-        pairs = itertools.pairwise(names)
-        return [1.0, *(params[f"scale/{one}/{other}"] for one, other in pairs)][: len(visits)]
+        return [f"scale/{one}/{other}" for one, other in itertools.pairwise(names)]
 
 
 class NetworkScales(Scales):

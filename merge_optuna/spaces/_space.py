@@ -20,6 +20,7 @@ from merge_optuna import _optuna_compat as compat
 from merge_optuna._documents import load_yaml
 from merge_optuna.errors import NotImported, RecipeError, few, shown
 from merge_optuna.recipes import Recipe
+from merge_optuna.spaces._layouts import renewed
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -192,6 +193,8 @@ class Declaration:
         kind, recipes = options.pop("space", None), options.pop("recipes", None)
         if not isinstance(kind, str) or not isinstance(recipes, Mapping):
             raise RecipeError(f"Not a space, which has a name and recipes: {shown(dict(data))}.")
+        if kind == "layer_path":
+            options = renewed(options)
         return cls(kind, {name: Recipe.from_data(one) for name, one in recipes.items()}, options)
 
     def open(self, sources: Mapping[str, Checkpoint | str | Path] | None = None) -> Space:

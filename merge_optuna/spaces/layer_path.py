@@ -5,11 +5,12 @@ Akiba et al.: Evolutionary Optimization of Model Merging Recipes, arXiv 2403.131
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 
+from merge_optuna import _optuna_compat as compat
 from merge_optuna import recipes
 from merge_optuna.checkpoints import Checkpoint
 from merge_optuna.engine import branches_of
@@ -18,53 +19,67 @@ from merge_optuna.recipes import (
     MOST_HOPS,
     Hop,
     Recipe,
+    Route,
     ScaleTarget,
     check_params,
     check_sources,
     frame_of,
 )
-from merge_optuna.samplers import CmaEsSampler, GASampler, NSGA2Sampler
-from merge_optuna.spaces._indicators import INDICATORS
+from merge_optuna.samplers import CatCmaEsSampler, CmaEsSampler, NSGA2Sampler
+from merge_optuna.spaces._blocks import Blocks
+from merge_optuna.spaces._layouts import LAYOUTS, Odds
 from merge_optuna.spaces._scales import SCALES
 from merge_optuna.spaces._space import ParameterSpace
 
 if TYPE_CHECKING:
+    from optuna import Trial
     from optuna.distributions import BaseDistribution
 
 ScaleForm = Literal["hop", "matrix", "network", "none"]
-IndicatorForm = Literal["real", "categorical"]
-FIRST_MODEL = "first-model"
+LayoutForm = Literal["depth", "paper", "blocks"]
+FIRST = "first"
+_BLOCKS = 3
+_NUMBER = 1 / 6  # standard deviation of a block's numbers in the first generation, of their range
 
 
 class LayerPath(ParameterSpace):
     """The data-flow space of evolutionary model merge: paths through the layers of some models.
 
-    All layers of all models are laid out in order, ``repeats`` times. For every one an indicator
-    says whether it is on the path, and a scale how strongly the layer before hands on to it. A
-    trial's path is its user attribute ``path``, e.g. ``A0-A1-B1×0.8-A2``, A the first model; a
-    trial whose path is empty or too long is pruned. Evaluating one copies no weight, and
-    :func:`mo.export` writes an ordinary model of the same architecture.
+    Depth by depth a trial chooses the layer of one of the models, or none, ``repeats`` times over,
+    and how strongly the layer before hands on to it. A trial's path is its user attribute
+    ``path``, e.g. ``A0-A1-B1×0.8-A2``, A the first model; a trial whose path is empty or too long
+    is pruned. Evaluating one copies no weight, and :func:`mo.export` writes an ordinary model of
+    the same architecture.
 
-    The parameters are ``on/<repetition>/<layer>`` and ``scale/<repetition>/<layer>``, or those of
-    the other forms.
+    The parameters are ``on/<repetition>/<depth>``, a model's letter or ``"skip"``, and
+    ``scale/<repetition>/<depth>`` of the layers that are on the path, or those of the other forms.
 
     Args:
         models: Of one architecture (llama, mistral, qwen2, qwen3, gpt2, bert, roberta,
-            xlm-roberta) and width; their depths may differ. A recipe without free numbers can be
-            one: of :func:`mo.recipe_of` after a search in parameter space.
+            xlm-roberta) and width; their depths may differ. One is enough. A recipe without free
+            numbers can be one: of :func:`mo.recipe_of` after a search in parameter space.
         repeats: How often the layers are laid out.
-        scales: ``"hop"``, one scale for every indicator; ``"matrix"``, one for every pair of
-            layers, which is for 12 layers in all; ``"network"``, a small network of the two layers
-            and the number of the hop, whose 41 weights are searched; or ``"none"``, all are 1.
+        scales: ``"hop"``, one scale for every layer on the path; ``"matrix"``, one for every pair
+            of layers, which is for 12 layers in all; ``"network"``, a small network of the two
+            layers and the number of the hop, whose 41 weights are searched; or ``"none"``, all are
+            1. When omitted ``"hop"``, and ``"none"`` with ``layout="blocks"``.
         scale_target: What a scale is about, see :class:`mo.recipes.Route`.
         embeddings_from: Number of the model that has embedding, config and tokenizer.
         head_from: Number of the model that has the final norm and head.
         max_hops: Longer paths are infeasible; as long as they like when omitted.
-        init: The path that a search begins with: all layers of the first model, or any text, e.g.
-            ``"A[0:5] B[3:8]"``. Layers on it begin at +2σ, others at −2σ, scales at 1.
-        indicators: ``"real"``, numbers in [−6σ, 6σ], on above 0, for CMA-ES; or
-            ``"categorical"``, for every depth and repetition a choice of a model or none, for
-            genetic algorithms, TPE and others.
+        start: The path that a search begins with: ``"first"``, all layers of the first model; any
+            text, e.g. ``"A[0:5] B[3:8]"``; a :class:`mo.recipes.Route`; or a recipe that is a path
+            through these models, e.g. ``mo.recipe_of(mo.greedy_path(objective))``.
+        layout: ``"depth"``; ``"paper"``, a number for every layer and repetition, all layers of a
+            model before those of the next, on above 0, for CMA-ES, as in the paper; or
+            ``"blocks"``: the path ``start`` stays, and blocks of layers are put into it.
+        blocks: How many blocks may be put into the path; when omitted 3 with ``layout="blocks"``,
+            else none. For block i there are ``block/<i>/times`` and, if that is not 0, its
+            ``source`` (if there are several models), ``start``, ``length``, and ``at``: behind how
+            many layers of the path it is put.
+        keep: First probability of the layer that the path ``start`` has at a depth.
+        drop: First probability of none there; the other models share the rest.
+        insert: First probability of any layer where it has none.
         config: Whose config counts where those of the models give weights another meaning:
             ``"base"``, the model of the embedding, or the name of a source.
 
@@ -84,66 +99,86 @@ class LayerPath(ParameterSpace):
         "repeats": (int,),
         "scales": (str,),
         "max_hops": (int, type(None)),
-        "indicators": (str,),
+        "layout": (str,),
+        "blocks": (int,),
+        "keep": (float,),
+        "drop": (float,),
+        "insert": (float,),
     }
 
     def __init__(
         self,
         models: Sequence[Checkpoint | Recipe],
-        repeats: int = 3,
-        scales: ScaleForm = "hop",
+        repeats: int = 2,
+        scales: ScaleForm | None = None,
         scale_target: ScaleTarget = "branch",
         embeddings_from: int = 0,
         head_from: int = 0,
         max_hops: int | None = None,
-        init: str = FIRST_MODEL,
-        indicators: IndicatorForm = "real",
+        start: str | Route | Recipe = FIRST,
+        layout: LayoutForm = "depth",
+        blocks: int | None = None,
+        keep: float = 0.6,
+        drop: float = 0.05,
+        insert: float = 0.08,
         config: str | None = None,
     ) -> None:
         check_sources("LayerPath", None, models)
         if not models:
             raise RecipeError("LayerPath needs at least one model: LayerPath([a, b]).")
-        _check_options(scales, indicators, init, repeats, max_hops)
+        _check_word("layout", layout, get_args(LayoutForm))
         _check_bound(models)
         depths = [frame_of(model).depth for model in models]
-        text = f"A[0:{depths[0]}]" if init == FIRST_MODEL else init
-        start = recipes.Route.parse(
-            text, scale_target, embeddings_from=embeddings_from, head_from=head_from
-        )
-        recipe = recipes.path(start, models, config=config)
+        ends: dict[str, Any] = {"embeddings_from": embeddings_from, "head_from": head_from}
+        hops = _first_path(start, depths[0], scale_target, models)
+        recipe = recipes.path(Route(hops, scale_target, **ends), models, config=config)
         branches_of(recipe.models)
-        self._set(recipe, depths, repeats, scales, max_hops, indicators)
+        apart = layout == "blocks"
+        self._set(
+            recipe,
+            depths=depths,
+            repeats=repeats,
+            scales=("none" if apart else "hop") if scales is None else scales,
+            max_hops=max_hops,
+            layout=layout,
+            blocks=_BLOCKS * apart if blocks is None else blocks,
+            odds=Odds(keep, drop, insert),
+        )
         self.start()  # finds that the path does not fit
-        if max_hops is not None and len(start.hops) > max_hops:
+        if max_hops is not None and len(hops) > max_hops:
             raise RecipeError(
-                f"The path that a search begins with has {len(start.hops)} layers, more than "
+                f"The path that a search begins with has {len(hops)} layers, more than "
                 f"max_hops={max_hops}."
             )
 
     def _set(
         self,
         start: Recipe,
+        *,
         depths: Sequence[int],
         repeats: int,
         scales: str,
         max_hops: int | None,
-        indicators: str,
+        layout: str,
+        blocks: int,
+        odds: Odds,
     ) -> None:
         if start.path is None:
             raise RecipeError(f"LayerPath starts with a path, not with a {start.method}.")
+        _check_word("scales", scales, get_args(ScaleForm))
+        _check_count("repeats", repeats)
+        _check_count("max_hops", 1 if max_hops is None else max_hops)
+        _check_count("blocks", blocks, least=0)
         _check_depths(depths, len(start.models), repeats)
         self.recipe = start
         self.depths, self.repeats, self.max_hops = list(depths), repeats, max_hops
-        self.scales, self.indicators = scales, indicators
-        self._indicators = INDICATORS[indicators](tuple(depths), repeats)
-        self._scales = SCALES[scales](tuple(depths), self._indicators.slots)
-        self._distributions = {**self._indicators.distributions(), **self._scales.distributions()}
-
-    @property
-    def init(self) -> recipes.Route:
-        """The path that a search begins with."""
-        assert self.recipe.path is not None
-        return self.recipe.path
+        self.scales, self.layout, self.blocks = scales, layout, blocks
+        self.keep, self.drop, self.insert = odds.keep, odds.drop, odds.insert
+        self._layout = LAYOUTS[layout](tuple(depths), repeats, start.path.hops, odds)
+        self._scales = SCALES[scales](tuple(depths), self._layout.slots)
+        self._blocks = Blocks(blocks, tuple(depths), len(self._layout.slots))
+        parts = self._layout, self._blocks, self._scales
+        self._distributions = {n: d for part in parts for n, d in part.distributions().items()}
 
     @property
     def template(self) -> Recipe:
@@ -159,18 +194,18 @@ class LayerPath(ParameterSpace):
         return dict(self._distributions)
 
     def start(self) -> dict[str, Any]:
-        """The parameters at which a search begins."""
-        taken = self._indicators.places(self.init.hops)
-        return {**self._indicators.start(taken), **self._scales.start(taken)}
+        """The parameters of the path that a search begins with, and of what it does not need."""
+        scales = self._scales.start(self._layout.taken)
+        return {**self._layout.start(), **self._blocks.start(), **scales}
 
     def sampler(
         self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
-    ) -> CmaEsSampler | GASampler | NSGA2Sampler:
-        """CMA-ES from the start; a genetic algorithm around it for categorical indicators.
+    ) -> CatCmaEsSampler | CmaEsSampler | NSGA2Sampler:
+        """CatCMA around the start; CMA-ES for ``layout="paper"``.
 
         For several objectives NSGA-II, with the start in its first population.
 
-        The first path of CMA-ES is near the start but not it, which can be enqueued:
+        The first path is near the start but not it, which can be enqueued:
         ``study.enqueue_trial(space.start())``.
 
         Args:
@@ -178,63 +213,125 @@ class LayerPath(ParameterSpace):
             objectives: How many the study has.
             overrides: Further arguments of the sampler, e.g. ``population_size=128``, the paper's.
         """
-        categorical = any(
-            not isinstance(d, FloatDistribution) for d in self._distributions.values()
-        )
-        if objectives > 1 or categorical:
-            kind = NSGA2Sampler if objectives > 1 else GASampler
+        if objectives > 1:
             around: dict[str, Any] = {"initial_population": [self.start()], **overrides}
-            return kind(self.distributions(), seed=seed, **around)
-        parts = self._indicators, self._scales
-        sigmas = {name: part.sigma for part in parts for name in part.distributions()}
+            return NSGA2Sampler(self.distributions(), seed=seed, **around)
+        numbers, start = self._numbers(), self.start()
         arguments: dict[str, Any] = {
-            "x0": self.start(),
-            "sigma0": {
-                name: sigmas[name] / (distribution.high - distribution.low)
-                for name, distribution in self._distributions.items()
-                if isinstance(distribution, FloatDistribution)
-            },
+            "x0": {name: start[name] for name in numbers},
+            "sigma0": numbers,
             **overrides,
         }
-        return CmaEsSampler(self.distributions(), seed=seed, **arguments)
+        if self.layout == "paper" and not self.blocks:
+            return CmaEsSampler(self.distributions(), seed=seed, **arguments)
+        arguments = {"probabilities": self._layout.probabilities(), **arguments}
+        return CatCmaEsSampler(self.distributions(), seed=seed, **arguments)
+
+    def _numbers(self) -> dict[str, float]:
+        """Standard deviation of each number in the first generation, in units of its range."""
+        parts = self._layout, self._scales
+        sigmas = {name: part.sigma for part in parts for name in part.distributions()}
+        return {
+            name: sigmas[name] / (one.high - one.low) if name in sigmas else _NUMBER
+            for name, one in self._distributions.items()
+            if isinstance(one, FloatDistribution | IntDistribution)
+        }
 
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
-        _check_options(**{name: options[name] for name in options if name != "depths"}, init="")
+        others = dict(options)
+        odds = Odds(*(others.pop(name) for name in ("keep", "drop", "insert")))
+        _check_word("layout", options["layout"], tuple(LAYOUTS))
         made = cls.__new__(cls)
-        made._set(recipes["start"], **options)
+        made._set(recipes["start"], odds=odds, **others)
         return made
+
+    def __call__(self, trial: Trial) -> Recipe:
+        """See :meth:`Space.__call__`; only what the path depends on is suggested."""
+        params: dict[str, Any] = {}
+        for name in self._needed(params):
+            params[name] = compat.suggest(trial, name, self._distributions[name])
+        return self._recipe(params)
 
     def bind(self, params: Mapping[str, Any]) -> Recipe:
         """See :meth:`ParameterSpace.bind`; a path that is empty or too long is infeasible."""
-        check_params(self._distributions, params)
-        visits = self._indicators.visits(params)
-        if not visits:
-            raise InfeasibleRecipe("The path is empty: no layer is on.")
-        if self.max_hops is not None and len(visits) > self.max_hops:
-            raise InfeasibleRecipe(
-                f"The path has {len(visits)} layers, more than max_hops={self.max_hops}."
+        check_params(self._layout.distributions(), params)
+        taken: dict[str, Any] = {}
+        for name in self._needed(taken):
+            check_params({name: self._distributions[name]}, params)
+            taken[name] = params[name]
+        return self._recipe(taken)
+
+    def _needed(self, params: Mapping[str, Any]) -> Iterator[str]:
+        """Names of the parameters that a path depends on, ``params`` those named so far."""
+        yield from self._layout.distributions()
+        yield from self._blocks.needed(params)
+        if self._layout.absent_scales:
+            yield from self._scales.distributions()
+        elif self._infeasible(self._hops(params)) is None:
+            yield from self._scales.needed(self._layout.visits(params))
+
+    def _hops(self, params: Mapping[str, Any], scales: Sequence[float] = ()) -> list[Hop]:
+        visits = self._layout.visits(params)
+        weights = scales or [1.0] * len(visits)
+        hops = [Hop(v.model, v.layer, w) for v, w in zip(visits, weights, strict=True)]
+        return self._blocks.put_into(hops, params)
+
+    def _infeasible(self, hops: Sequence[Hop]) -> str | None:
+        """Why there is no such path; None if there is."""
+        if not hops:
+            return "The path is empty: no layer is on."
+        if self.max_hops is not None and len(hops) > self.max_hops:
+            return f"The path has {len(hops)} layers, more than max_hops={self.max_hops}."
+        return None
+
+    def _recipe(self, params: Mapping[str, Any]) -> Recipe:
+        if (reason := self._infeasible(self._hops(params))) is not None:
+            raise InfeasibleRecipe(reason)
+        scales = self._scales.values(params, self._layout.visits(params))
+        assert self.recipe.path is not None
+        path = self.recipe.path.through(self._hops(params, scales))
+        return self.recipe.with_fields(path=path)
+
+
+def _first_path(
+    start: str | Route | Recipe,
+    depth: int,
+    scale_target: ScaleTarget,
+    models: Sequence[Checkpoint | Recipe],
+) -> tuple[Hop, ...]:
+    """The layers of the path that a search begins with."""
+    if isinstance(start, Recipe):
+        names = recipes.path("A0", models).model_names
+        if start.path is None or start.model_names != names:
+            raise RecipeError(
+                f"start must be a path through the models {few(names)}, and this recipe is "
+                f"{start} of {few(start.model_names)}."
             )
-        scales = self._scales.values(params, visits)
-        hops = [Hop(v.model, v.layer, w) for v, w in zip(visits, scales, strict=True)]
-        return self.recipe.with_fields(path=self.init.through(hops))
+        start = start.path
+    if isinstance(start, str):
+        return Route.parse(f"A[0:{depth}]" if start == FIRST else start, scale_target).hops
+    if not isinstance(start, Route):
+        raise RecipeError(f"start must be {FIRST!r}, the text of a path or a path, not {start!r}.")
+    if start.is_scaled and start.scale_target != scale_target:
+        raise RecipeError(
+            f"The scales of the path at the start are about the {start.scale_target}: give "
+            f"scale_target={start.scale_target!r}."
+        )
+    return start.hops
 
 
-def _check_options(
-    scales: str, indicators: str, init: str, repeats: int, max_hops: int | None
-) -> None:
-    for name, value, known in (
-        ("scales", scales, get_args(ScaleForm)),
-        ("indicators", indicators, get_args(IndicatorForm)),
-    ):
-        if value not in known:
-            raise RecipeError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
-    if not isinstance(init, str):
-        raise RecipeError(f"init must be 'first-model' or the text of a path, not {init!r}.")
-    for name, number in (("repeats", repeats), ("max_hops", 1 if max_hops is None else max_hops)):
-        if type(number) is not int or number < 1:
-            raise RecipeError(f"{name} must be a whole number of at least 1, not {shown(number)}.")
+def _check_word(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise RecipeError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+
+
+def _check_count(name: str, number: Any, least: int = 1) -> None:
+    if type(number) is not int or number < least:
+        raise RecipeError(
+            f"{name} must be a whole number of at least {least}, not {shown(number)}."
+        )
 
 
 def _check_depths(depths: Sequence[int], models: int, repeats: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,15 @@ def drawn(space: LayerPath, seed: int) -> dict[str, Any]:
     return study.ask(space.distributions()).params
 
 
-def hops_by_hand(params: dict[str, Any], scales: str, indicators: str) -> list[tuple[Any, ...]]:
+def hops_by_hand(params: dict[str, Any], scales: str, layout: str) -> list[tuple[Any, ...]]:
     """Two rounds through A0 A1 B0 B1 B2."""
     order = [("A", 0), ("A", 1), ("B", 0), ("B", 1), ("B", 2)]
     found: list[tuple[str, int, str]] = []
     for r in (1, 2):
-        if indicators == "real":
+        if layout == "paper":
             found += [(m, i, f"{r}/{m}{i}") for m, i in order if params[f"on/{r}/{m}{i}"] > 0]
         else:
-            chosen = [(params[f"layer/{r}/{i}"], i) for i in range(3)]
+            chosen = [(params[f"on/{r}/{i}"], i) for i in range(3)]
             found += [(m, i, f"{r}/{i}") for m, i in chosen if m != "skip"]
     made = []
     before = -1
@@ -67,7 +68,7 @@ def hops_by_hand(params: dict[str, Any], scales: str, indicators: str) -> list[t
             w = 1.0 if before < 0 else params[f"scale/{one}/{m}{i}"]
         elif scales == "network":
             x = [2 * (before + 1) / 5 - 1, 2 * number / 5 - 1]
-            x.append(2 * t / (10 if indicators == "real" else 6) - 1)
+            x.append(2 * t / (10 if layout == "paper" else 6) - 1)
             z = params["network/40"]
             for unit in range(8):
                 inner = sum(x[k] * params[f"network/{8 * k + unit}"] for k in range(3))
@@ -83,11 +84,11 @@ def hops_by_hand(params: dict[str, Any], scales: str, indicators: str) -> list[t
     return made
 
 
-@pytest.mark.parametrize("indicators", ["real", "categorical"])
+@pytest.mark.parametrize("layout", ["paper", "depth"])
 @pytest.mark.parametrize("scales", ["hop", "matrix", "network", "none"])
-def test_paths_of_parameters(models: list[mo.Checkpoint], scales: Any, indicators: Any) -> None:
-    space = LayerPath(models, 2, scales, "stream", 1, 1, indicators=indicators)
-    slots = {"real": 10, "categorical": 6}[indicators]
+def test_paths_of_parameters(models: list[mo.Checkpoint], scales: Any, layout: Any) -> None:
+    space = LayerPath(models, 2, scales, "stream", 1, 1, layout=layout)
+    slots = {"paper": 10, "depth": 6}[layout]
     counts = {"hop": slots, "matrix": 25, "network": 41, "none": 0}
     assert len(space.distributions()) == slots + counts[scales]
     lengths = set()
@@ -95,7 +96,7 @@ def test_paths_of_parameters(models: list[mo.Checkpoint], scales: Any, indicator
         params = drawn(space, seed)
         recipe = space(FixedTrial(params))  # type: ignore[arg-type]
         assert recipe.path is not None
-        assert list(map(tuple, recipe.path.hops)) == hops_by_hand(params, scales, indicators)
+        assert list(map(tuple, recipe.path.hops)) == hops_by_hand(params, scales, layout)
         ends = recipe.path.scale_target, recipe.path.embeddings_from, recipe.path.head_from
         assert ends == ("stream", 1, 1)
         lengths.add(len(recipe.path.hops))
@@ -109,16 +110,16 @@ def test_paths_of_parameters(models: list[mo.Checkpoint], scales: Any, indicator
 
 def test_a_path_to_begin_with(models: list[mo.Checkpoint]) -> None:
     for text in ("A0-B1×0.8-B2", "B2-A1-A1", "A0-A1×1.2-A0-B2"):
-        space = LayerPath(models, 3, init=text)
+        space = LayerPath(models, 3, start=text)
         assert str(space.bind(space.start())) == text
-    space = LayerPath(models, 2, indicators="categorical", init="A[0:2] B[0:3]")
+    space = LayerPath(models, 2, start="A[0:2] B[0:3]")
     assert str(space.bind(space.start())) == "A0-A1-B0-B1-B2"
 
 
 def test_the_first_generation(models: list[mo.Checkpoint]) -> None:
     """At the paper's size: 32 layers in two models, three times, so 384 parameters."""
     deep = [mo.Checkpoint.from_module(toys.llama(s, layers=32), name=f"m{s}") for s in (0, 1)]
-    space = LayerPath(deep)
+    space = LayerPath(deep, 3, layout="paper")
     sampler = space.sampler(seed=0, population_size=64)
     study = optuna.create_study(sampler=sampler)
     trials = [study.ask(space.distributions()) for _ in range(64)]
@@ -142,6 +143,143 @@ def test_the_first_generation(models: list[mo.Checkpoint]) -> None:
     assert off.mean() == pytest.approx(norm.sf(2), abs=0.01)
 
 
+def test_the_first_generation_of_choices(models: list[mo.Checkpoint]) -> None:
+    space = LayerPath(models, 2, start="A0-B1", keep=0.7, drop=0.1, insert=0.2)
+    sampler = space.sampler(seed=0, population_size=500)
+    study = optuna.create_study(sampler=sampler)
+    drawn = [study.ask(space.distributions()).params for _ in range(500)]
+    expected = {  # the third layer is of B alone, and not on the path
+        "on/1/0": {"A": 0.7, "B": 0.2, "skip": 0.1},
+        "on/1/1": {"A": 0.2, "B": 0.7, "skip": 0.1},
+        "on/1/2": {"B": 0.2, "skip": 0.8},
+        "on/2/0": {"A": 0.1, "B": 0.1, "skip": 0.8},
+    }
+    for name, row in expected.items():
+        for choice, p in row.items():
+            share = np.mean([params[name] == choice for params in drawn])
+            assert share == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 500))
+    scales = np.array([params["scale/1/0"] for params in drawn])
+    assert scales.mean() == pytest.approx(1, abs=0.03)
+    assert scales.std() == pytest.approx(0.125, rel=0.15)
+    one = LayerPath(models[:1], 1).sampler(seed=0)
+    assert dict(one._algorithm.probabilities)["on/1/0"] == pytest.approx((0.95, 0.05))
+
+
+def test_a_trial_has_no_scales_of_absent_layers(models: list[mo.Checkpoint]) -> None:
+    space = LayerPath(models, 2, max_hops=4)
+    study = optuna.create_study(sampler=space.sampler(seed=0, population_size=8))
+    study.optimize(mo.MergeObjective(space, routes.Logits()), n_trials=40)
+    for trial in study.trials:
+        on = {n[3:] for n, choice in trial.params.items() if n[:3] == "on/" and choice != "skip"}
+        scales = {name[6:] for name in trial.params if name.startswith("scale/")}
+        assert scales == (on if 0 < len(on) <= 4 else set())
+        if scales:
+            assert mo.recipe_of(study, trial).path == space.bind(trial.params).path
+
+
+def test_a_path_as_the_start(models: list[mo.Checkpoint]) -> None:
+    route = mo.recipes.Route.parse("B0-A1×0.9", "stream")
+    recipe = mo.recipes.path(route, models)
+    for start in (route, recipe):
+        space = LayerPath(models, 2, scale_target="stream", start=start)
+        assert space.bind(space.start()).path == route
+        with pytest.raises(RecipeError, match="about the stream: give scale_target='stream'"):
+            LayerPath(models, start=start)
+    with pytest.raises(RecipeError, match="must be a path through the models math, ja"):
+        LayerPath(models[::-1], start=recipe)
+    with pytest.raises(RecipeError, match="must be a path through the models ja, math"):
+        LayerPath(models, start=mo.recipes.linear(models[:1]))
+
+
+def test_spaces_of_former_databases(models: list[mo.Checkpoint]) -> None:
+    """As 0.1.0.dev stored them."""
+    for word, layout, name in (("real", "paper", "on/1/A0"), ("categorical", None, "layer/1/0")):
+        space = LayerPath(models, 2, layout=layout or "depth")  # type: ignore[arg-type]
+        stored = space.declaration()
+        kept = {k: stored.options[k] for k in ("depths", "repeats", "scales", "max_hops")}
+        text = replace(stored, options={**kept, "indicators": word}).to_yaml()
+        read = mo.spaces._space.read(text)
+        assert isinstance(read, mo.spaces._space.Declaration)
+        again = read.open()
+        assert name in again.distributions()
+        assert str(again.bind(again.start())) == "A0-A1"  # type: ignore[attr-defined]
+        assert (read.digest == stored.digest) == (layout == "paper")
+
+
+def test_identical_paths_are_scored_once(models: list[mo.Checkpoint]) -> None:
+    class Counted(routes.Logits):
+        calls = 0
+        deterministic, digest = True, {"dev": "00"}
+
+        def __call__(self, model: torch.nn.Module) -> Any:
+            Counted.calls += 1
+            return super().__call__(model)
+
+    space = LayerPath(models, 2, scales="none")
+    pruner = optuna.pruners.NopPruner()
+    study = optuna.create_study(sampler=space.sampler(seed=0), pruner=pruner)
+    study.optimize(mo.MergeObjective(space, Counted()), n_trials=60)
+    values: dict[str, set[float]] = {}
+    for trial in study.trials:
+        if trial.state == TrialState.COMPLETE:
+            values.setdefault(trial.user_attrs["path"], set()).add(trial.value)  # type: ignore[arg-type]
+    assert Counted.calls == len(values) < 50
+    assert all(len(found) == 1 for found in values.values())
+
+
+# -- Blocks -------------------------------------------------------------------------------
+
+
+def test_blocks_by_hand(models: list[mo.Checkpoint]) -> None:
+    space = LayerPath(models, layout="blocks", blocks=2, start="A0-A1-B2")
+    sampler = space.sampler(seed=1, sigma0=0.4)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    seen = set()
+    for _ in range(200):
+        trial = study.ask()
+        recipe = space(trial)
+        params = trial.params
+        path = ["A0", "A1", "B2"]
+        pieces: dict[int, list[str]] = {}
+        for i in (1, 2):
+            if params[f"block/{i}/times"]:
+                gene = {n: params[f"block/{i}/{n}"] for n in ("source", "start", "length", "at")}
+                layers = [f"{gene['source']}{n}" for n in range({"A": 2, "B": 3}[gene["source"]])]
+                first = min(gene["start"], len(layers) - 1)
+                block = layers[first : first + gene["length"]] * params[f"block/{i}/times"]
+                pieces[gene["at"]] = pieces.get(gene["at"], []) + block
+            else:
+                assert [n for n in params if n.startswith(f"block/{i}/")] == [f"block/{i}/times"]
+        for at in sorted(pieces, reverse=True):
+            path[at:at] = pieces[at]
+        assert str(recipe) == "-".join(path)
+        seen.add(len(path))
+        study.tell(trial, float(len(path)))
+    assert len(seen) > 5
+    assert str(space.bind(space.start())) == "A0-A1-B2"
+
+
+def test_blocks_beside_choices_and_of_one_model(models: list[mo.Checkpoint]) -> None:
+    both = LayerPath(models, 1, blocks=1)
+    params = {**both.start(), "block/1/times": 2, "block/1/start": 1, "block/1/length": 2}
+    params |= {"block/1/source": "B", "block/1/at": 1, "scale/1/1": 0.5}
+    assert str(both.bind(params)) == "A0-B1-B2-B1-B2-A1×0.5"
+    one = LayerPath(models[1:], layout="blocks")
+    assert "block/3/at" in one.distributions()
+    assert not [n for n in one.distributions() if n.endswith("source") or "scale" in n]
+    study = optuna.create_study(sampler=one.sampler(seed=0))
+    objective = mo.MergeObjective(one, routes.Logits())
+    study.optimize(objective, n_trials=30)
+    paths = {trial.user_attrs["path"] for trial in study.trials}
+    assert "A0-A1-A2" in paths
+    assert len(paths) > 5
+    best = mo.recipe_of(study)
+    assert objective.score(best) == study.best_value
+    assert LayerPath(models[1:], layout="blocks").digest == one.digest
+    again = mo.spaces._space.read(one.to_yaml())
+    assert again.open().bind(study.best_params).path == best.path  # type: ignore[union-attr]
+
+
 # -- Trials -------------------------------------------------------------------------------
 
 
@@ -150,7 +288,7 @@ def test_infeasible_paths_are_pruned_with_the_reason(models: list[mo.Checkpoint]
     objective = mo.MergeObjective(space, routes.Logits())
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(space.start())
-    study.enqueue_trial({name: -1 if "on" in name else 1 for name in space.distributions()})
+    study.enqueue_trial({name: "skip" for name in space.distributions() if "on" in name})
     study.optimize(objective, n_trials=12)
     fine, empty, *others = study.trials
     assert fine.state == TrialState.COMPLETE
@@ -158,7 +296,7 @@ def test_infeasible_paths_are_pruned_with_the_reason(models: list[mo.Checkpoint]
     assert empty.state == TrialState.PRUNED
     assert empty.user_attrs["reason"] == "The path is empty: no layer is on."
     reasons = {trial.user_attrs.get("reason") for trial in others}
-    assert "The path has 8 layers, more than max_hops=5." in reasons
+    assert "The path has 6 layers, more than max_hops=5." in reasons
     assert objective.engine.views == {}  # the models of the path are the only ones
     with pytest.raises(InfeasibleRecipe, match="The path is empty"):
         mo.recipe_of(study, 1)
@@ -168,7 +306,7 @@ def test_a_search_finds_a_better_path_and_exports_it(folder: Path, tmp_path: Pat
     declared = routes.declared(folder)
     url = f"sqlite:///{tmp_path}/s.db"
     study = declared.run(url, progress=False)
-    assert isinstance(declared.sampler, mo.samplers.CmaEsSampler)
+    assert isinstance(declared.sampler, mo.samplers.CatCmaEsSampler)
     first = declared.objective.score(routes.models(folder)[0])
     assert study.best_value < first
     stored = optuna.load_study(study_name="dfs", storage=mo.storage(url))
@@ -225,13 +363,14 @@ def test_pruners_see_batches(models: list[mo.Checkpoint]) -> None:
         assert "MedianPruner at step" in trial.user_attrs["reason"]
 
 
-@pytest.mark.parametrize("sampler", ["own", "tpe", "nsga"])
-def test_categorical_indicators_are_for_other_samplers(
-    models: list[mo.Checkpoint], sampler: str
-) -> None:
-    space = LayerPath(models, 2, indicators="categorical")
+@pytest.mark.parametrize("sampler", ["own", "ga", "tpe", "nsga"])
+def test_choices_are_for_other_samplers_too(models: list[mo.Checkpoint], sampler: str) -> None:
+    space = LayerPath(models, 2)
     made = {
         "own": space.sampler(seed=0, population_size=8),
+        "ga": mo.samplers.GASampler(
+            space.distributions(), initial_population=[space.start()], population_size=8, seed=0
+        ),
         "tpe": optuna.samplers.TPESampler(seed=0),
         "nsga": optuna.samplers.NSGAIISampler(seed=0, population_size=8),
     }
@@ -239,13 +378,13 @@ def test_categorical_indicators_are_for_other_samplers(
     study.optimize(mo.MergeObjective(space, routes.Logits()), n_trials=24)
     paths = [trial.user_attrs.get("path") for trial in study.trials]
     assert len(set(paths)) > 12
-    assert (paths[0] == "A0-A1") == (sampler == "own")
+    assert (paths[0] == "A0-A1") == (sampler == "ga")
 
 
 def test_first_trials_are_tried_once(models: list[mo.Checkpoint], tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     space = LayerPath(models, 2)
-    other = {**space.start(), "scale/1/A1": 0.5}
+    other = {**space.start(), "scale/1/1": 0.5}
     search = mo.MergeStudy(
         "s",
         mo.MergeObjective(space, routes.Logits()),
@@ -269,7 +408,7 @@ def test_the_preset(models: list[mo.Checkpoint]) -> None:
     assert isinstance(space, LayerPath)
     assert space.recipe.model_names == ("ja", "math")
     assert len(space.distributions()) == 2 * 15
-    begun = mo.presets.data_flow(None, models, routes.Logits(), init="B1-A0", repeats=3)
+    begun = mo.presets.data_flow(None, models, routes.Logits(), start="B1-A0", repeats=3)
     assert str(begun.objective.space.recipe) == "B1-A0"
     small = mo.presets.data_flow(
         None, models, routes.Logits(), generations=2, population_size=4, scales="none"
@@ -336,18 +475,21 @@ def test_workers(folder: Path, tmp_path: Path) -> None:
     [
         ({"scales": "hops"}, "scales must be one of hop, matrix, network, none, not 'hops'"),
         ({"scale_target": "tree"}, "scale_target must be 'branch' or 'stream', not 'tree'"),
-        ({"indicators": "binary"}, "indicators must be one of real, categorical"),
+        ({"layout": "wide"}, "layout must be one of depth, paper, blocks, not 'wide'"),
         ({"repeats": 0}, "repeats must be a whole number of at least 1, not 0"),
         ({"max_hops": 0}, "max_hops must be a whole number of at least 1, not 0"),
         ({"max_hops": 1}, "begins with has 2 layers, more than max_hops=1"),
         ({"repeats": 1.5}, "repeats must be a whole number of at least 1, not 1.5"),
-        ({"init": ["A0"]}, "init must be 'first-model' or the text of a path, not"),
+        ({"start": ["A0"]}, "start must be 'first', the text of a path or a path, not"),
+        ({"blocks": -1}, "blocks must be a whole number of at least 0, not -1"),
+        ({"keep": 1.5}, "keep must be a probability between 0 and 1, not 1.5"),
+        ({"keep": 0.9, "drop": 0.1}, r"keep=0.9 and drop=0.1 leave nothing .* below 1"),
         ({"head_from": 2}, r"wants model 2; there are 0 \(A\), 1 \(B\)"),
         ({"head_from": "B"}, r"wants model 'B'; there are 0 \(A\), 1 \(B\)"),
-        ({"init": "A7"}, "wants layer 7 of 'ja', which has 2, 0 to 1"),
-        ({"init": "B1-A1", "repeats": 1}, "more than repeats=1 rounds .* its layer 1 none is"),
-        ({"init": "A0×0.8", "scales": "none"}, "other than 1 only with scales='hop'"),
-        ({"init": "A0×0.1"}, r"begins with are in \[0.4, 1.5\]"),
+        ({"start": "A7"}, "wants layer 7 of 'ja', which has 2, 0 to 1"),
+        ({"start": "B1-A1", "repeats": 1}, "more than repeats=1 rounds .* its layer 1 none is"),
+        ({"start": "A0×0.8", "scales": "none"}, "other than 1 only with scales='hop'"),
+        ({"start": "A0×0.1"}, r"begins with are in \[0.4, 1.5\]"),
     ],
 )
 def test_options(models: list[mo.Checkpoint], options: dict[str, Any], message: str) -> None:
@@ -394,4 +536,4 @@ def test_another_space(models: list[mo.Checkpoint], tmp_path: Path) -> None:
     with pytest.raises(mo.errors.StudyError, match="max_hops=None, now 9"):
         search(max_hops=9).run(url, progress=False)
     with pytest.raises(mo.errors.StudyError, match=r"another space: path A\[?0.*, now A0-B1"):
-        search(init="A0-B1").run(url, progress=False)
+        search(start="A0-B1").run(url, progress=False)

@@ -74,8 +74,8 @@ def test_an_affine_swarm() -> None:
     assert not np.allclose(rows[12:].sum(axis=1), 1, atol=1e-3)
 
 
-@pytest.mark.parametrize("indicators", ["real", "categorical"])
-def test_layer_paths(indicators: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["depth", "paper"])
+def test_layer_paths(layout: str, tmp_path: Path) -> None:
     class FarAndLong(routes.Logits):
         directions = ("minimize", "minimize")
         metric_names = ("distance", "hops")
@@ -89,7 +89,7 @@ def test_layer_paths(indicators: str, tmp_path: Path) -> None:
 
     for seed, name in enumerate(("ja", "math")):
         toys.save(toys.noised(toys.llama(seed, layers=2), seed), tmp_path / name)
-    space = mo.spaces.LayerPath(routes.models(tmp_path), 2, indicators=indicators)  # type: ignore[arg-type]
+    space = mo.spaces.LayerPath(routes.models(tmp_path), 2, layout=layout)  # type: ignore[arg-type]
     study = search(space, FarAndLong(), 24, population_size=8)
     assert study.trials[0].user_attrs["path"] == "A0-A1"
     assert len({t.user_attrs.get("path") for t in study.trials}) > 10
