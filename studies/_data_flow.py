@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from _encodings import by_depth, largest, one_plus_one
 from _path_picture import Drawn, picture
 from _rows import by_rows
 from numpy.typing import NDArray
@@ -70,6 +72,11 @@ def passages(data: Path, domain: str, split: str, tokenizer: Any) -> torch.Tenso
     return torch.tensor(ids)
 
 
+def sha256(content: bytes) -> str:
+    """Its hexadecimal digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
 class Nats(mo.evaluators.Evaluator):
     """Nats per token, the mean over the domains: an evaluator, a passage is an example.
 
@@ -79,9 +86,11 @@ class Nats(mo.evaluators.Evaluator):
 
     directions = ("minimize",)
     metric_names = ("nats",)
+    deterministic = True  # so that a path found again is not scored again
 
     def __init__(self, domains: dict[str, torch.Tensor]) -> None:
         self.domains = domains
+        self.digest = {name: sha256(ids.numpy().tobytes()) for name, ids in domains.items()}
 
     def __len__(self) -> int:
         return sum(map(len, self.domains.values()))
@@ -160,6 +169,7 @@ class Result:
         models: The models that the letters of the path stand for, and their depths.
         evaluations: How many models were scored.
         seconds: They took.
+        reached: The best dev value after so many evaluations, those of the last search.
     """
 
     dev: float
@@ -168,21 +178,27 @@ class Result:
     models: tuple[tuple[str, int], ...] = ()
     evaluations: int = 1
     seconds: float = 0.0
+    reached: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run of one method."""
+    """One run of one method.
+
+    Attributes:
+        values: What its last search has found, evaluation by evaluation.
+    """
 
     pool: Pool
     method: str
     seed: int
     evaluations: int
+    values: list[float] = field(default_factory=list, compare=False)
 
     @property
     def budget(self) -> int:
         """The evaluations of this method."""
-        return self.evaluations // METHODS[self.method].part
+        return round(self.evaluations * METHODS[self.method].share)
 
     @property
     def place(self) -> Path:
@@ -194,27 +210,37 @@ class Task:
         """Whether it was run, and with all seeds before, so that seeds can be paired."""
         return all(replace(self, seed=seed).place.exists() for seed in range(self.seed + 1))
 
-    def run(self, space: Any, name: str, evaluations: int) -> optuna.Study:
-        """A search in memory: a database would be written to for every parameter."""
+    def run(self, space: Any, evaluations: int, sampler: Any = None) -> mo.Recipe:
+        """The best of a search in memory: a database would be written to for every parameter."""
         objective = mo.MergeObjective(space, self.pool.evaluator("dev"))
         search = mo.MergeStudy(
-            f"{name}-{evaluations}-{self.seed}",
+            f"{self.method}-{evaluations}-{self.seed}",
             objective,
             n_trials=evaluations,
-            sampler=space.sampler(seed=self.seed),
+            sampler=sampler or space.sampler(seed=self.seed),
             baselines=False,  # all searches have the same: they are scored once, for the tables
         )
-        return search.run(progress=False)
+        study = search.run(progress=False)
+        self.values[:] = [t.value if t.value is not None else np.inf for t in study.trials]
+        return mo.recipe_of(study)
+
+    def value(self, recipe: mo.Recipe) -> float:
+        """Nats per token on dev, of loops that are no Optuna studies."""
+        return float(self.pool.score(recipe, "dev").mean())
 
 
-def ps(task: Task) -> mo.Recipe:
+def weights(task: Task) -> mo.Recipe:
     """DARE-TIES, a weight and a density for every expert and layer, as in the paper."""
     base, *_ = task.pool.checkpoints.values()
     free = mo.free(0, 1, per="layer")
-    space = mo.recipes.dare_ties(
+    return mo.recipes.dare_ties(
         base, task.pool.experts, weight=free, density=free, seed=task.seed, name="merged"
     )
-    return mo.recipe_of(task.run(space, "ps", task.evaluations))
+
+
+def ps(task: Task) -> mo.Recipe:
+    """A search in parameter space."""
+    return task.run(weights(task), task.evaluations)
 
 
 def half(task: Task) -> Task:
@@ -226,19 +252,61 @@ def ta(task: Task) -> mo.Recipe:
     """Task arithmetic, a weight for every expert: few numbers, so it gets a part of the budget."""
     base, *_ = task.pool.checkpoints.values()
     space = mo.recipes.task_arithmetic(base, task.pool.experts, weight=mo.free(0, 1))
-    return mo.recipe_of(task.run(space, task.method, task.budget))
+    return task.run(space, task.budget)
 
 
-def dfs(other: str | None = None, **options: Any) -> Callable[[Task], mo.Recipe]:
-    """A path through the best expert, from which it begins, and another or the second best."""
+def pair(task: Task) -> list[mo.Checkpoint]:
+    """The models of a path: the best expert, from which it begins, and the second best."""
+    return task.pool.experts[:2]
+
+
+Sampled = Callable[[mo.spaces.LayerPath, int], Any]
+
+
+def dfs(sampler: Sampled | None = None, **options: Any) -> Callable[[Task], mo.Recipe]:
+    """A path, searched by the space's own sampler or another."""
 
     def search(task: Task) -> mo.Recipe:
-        best, second, *_ = task.pool.experts
-        models = [best, task.pool.checkpoints[other] if other else second]
-        space = mo.spaces.LayerPath(models, **options)
-        return mo.recipe_of(task.run(space, task.method, task.evaluations))
+        space = mo.spaces.LayerPath(pair(task), **options)
+        own = None if sampler is None else sampler(space, task.seed)
+        return task.run(space, task.budget, own)
 
     return search
+
+
+def genetic(space: mo.spaces.LayerPath, seed: int) -> Any:
+    """A genetic algorithm around the start."""
+    around = [space.start()]
+    return mo.samplers.GASampler(space.distributions(), initial_population=around, seed=seed)
+
+
+def tpe(space: mo.spaces.LayerPath, seed: int) -> Any:
+    """Optuna's, as it is."""
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def encoded(encoding: Callable[..., Any], repeats: int) -> Callable[[Task], mo.Recipe]:
+    """A path in another encoding."""
+
+    def search(task: Task) -> mo.Recipe:
+        space, sampler = encoding(pair(task), repeats)
+        return task.run(space, task.budget, sampler(task.seed))
+
+    return search
+
+
+def evolved(task: Task) -> mo.Recipe:
+    """A path by the (1+1)-EA."""
+    space = mo.spaces.LayerPath(pair(task))
+    recipe, task.values[:] = one_plus_one(space, task.value, task.seed, task.budget)
+    return recipe
+
+
+def from_exchange(task: Task) -> mo.Recipe:
+    """A path that begins with the greedy exchange, whose evaluations are part of the budget."""
+    start, used = exchanged(task.pool)
+    space = mo.spaces.LayerPath(pair(task), start=start)
+    return task.run(space, task.budget - used)
 
 
 def ps_dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
@@ -246,34 +314,65 @@ def ps_dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
 
     def search(task: Task) -> mo.Recipe:
         space = mo.spaces.LayerPath([ps(half(task)), task.pool.experts[0]], **options)
-        rest = task.evaluations - task.evaluations // 2
-        return mo.recipe_of(task.run(space, task.method, rest))
+        return task.run(space, task.evaluations - task.evaluations // 2)
 
     return search
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: a search, which has one ``part``-th of the evaluations."""
+    """One row of the table.
+
+    Attributes:
+        label: What it is called.
+        search: What it does.
+        seeds: How many it is run with.
+        share: Its evaluations as a share of those of all rows.
+        pools: The studies that have it; all if there are none.
+    """
 
     label: str
-    search: Callable[[Task], mo.Recipe | mo.Checkpoint]
-    part: int = 1
+    search: Callable[[Task], mo.Recipe]
+    seeds: int = 3
+    share: float = 1.0
+    pools: tuple[str, ...] = ()
 
 
 PAPER = {"layout": "paper", "repeats": 3}
+STORIES = ("dfs_stories",)
 METHODS = {
-    "ta": Method("task arithmetic, CMA-ES", ta, part=10),
-    "ps": Method("PS: DARE-TIES, CMA-ES", ps),
-    "ps_half": Method("PS, half of the evaluations", lambda task: ps(half(task)), part=2),
-    "dfs": Method("DFS: path and scales, CMA-ES", dfs(**PAPER)),
-    "dfs_base": Method("DFS with the base as second model", dfs(BASE, **PAPER)),
-    "dfs_none": Method("DFS without scales", dfs(scales="none", **PAPER)),
-    "ps_dfs": Method("PS + DFS, half each", ps_dfs(**PAPER)),
-    "dfs_ga": Method("DFS, genetic algorithm", dfs(repeats=3)),
-    "dfs_ga_none": Method("DFS without scales, genetic algorithm", dfs(repeats=3, scales="none")),
-    "ps_dfs_ga": Method("PS + DFS, genetic algorithm", ps_dfs(repeats=3)),
+    "path": Method("DFS: choices by depth, CatCMA", dfs(), 5),
+    "dfs": Method("DFS: path and scales, CMA-ES", dfs(**PAPER), 5),
+    "ps": Method("PS: DARE-TIES, CMA-ES", ps, 5),
+    "ps_path": Method("PS + DFS, half each, CatCMA", ps_dfs(), 5),
+    "ta": Method("task arithmetic, CMA-ES", ta, share=0.1),
+    "by_depth": Method("DFS: numbers laid out by depth, CMA-ES", encoded(by_depth, 3)),
+    "largest": Method("DFS: three numbers per depth, CMA-ES", encoded(largest, 3)),
+    "ea": Method("DFS: choices by depth, (1+1)-EA", evolved),
+    "path_ga": Method("DFS: choices by depth, genetic algorithm", dfs(genetic)),
+    "path_tpe": Method("DFS: choices by depth, TPE", dfs(tpe)),
+    "path_three": Method("DFS: choices by depth, three rounds, CatCMA", dfs(repeats=3)),
+    "path_none": Method("DFS: choices by depth without scales, CatCMA", dfs(scales="none")),
+    "path_blocks": Method("DFS: choices by depth and two blocks, CatCMA", dfs(blocks=2)),
+    "from_greedy": Method("DFS: from the greedy exchange, CatCMA", from_exchange),
+    "dfs_128": Method(
+        "DFS: as in the paper, 128 × 100",
+        dfs(lambda space, seed: space.sampler(seed=seed, population_size=128), **PAPER),
+        1,
+        16.0,
+        STORIES,
+    ),
 }
+FORMER = {
+    "ps_half": "PS, half of the evaluations",
+    "dfs_base": "DFS with the base as second model",
+    "dfs_none": "DFS without scales",
+    "ps_dfs": "PS + DFS, half each",
+    "dfs_ga": "DFS, genetic algorithm",
+    "dfs_ga_none": "DFS without scales, genetic algorithm",
+    "ps_dfs_ga": "PS + DFS, genetic algorithm",
+}
+METHODS |= {name: Method(label, ps, seeds=0) for name, label in FORMER.items()}
 
 
 def baselines(pool: Pool) -> dict[str, mo.Recipe | mo.Checkpoint]:
@@ -325,10 +424,17 @@ def made(task: Task) -> Result:
     recipe = METHODS[task.method].search(task)
     seconds = time.perf_counter() - started
     result = scored(task.pool, recipe, task.budget, seconds)
+    result = replace(result, reached=reached(task.values))
     task.place.parent.mkdir(parents=True, exist_ok=True)
     task.place.write_text(json.dumps(asdict(result)))
     print(f"{task.method} {task.seed}: dev {result.dev:.3f} {result.path}", flush=True)
     return result
+
+
+def reached(values: Sequence[float]) -> dict[str, float]:
+    """The best value after 25, 50, 100, … evaluations."""
+    counts = [25 * 2**i for i in range(10) if 25 * 2**i < len(values)]
+    return {str(n): min(values[:n]) for n in (*counts, len(values)) if n}
 
 
 def scored(
@@ -353,22 +459,31 @@ def finish(pool: Pool, arguments: argparse.Namespace, out: Path, title: str) -> 
     """Runs everything, if wanted, and writes the tables."""
     if not arguments.tables:
         compare(pool, arguments, out)
-    report(pool, out, title)
+    if not arguments.rows:
+        report(pool, out, title)
+
+
+def tasks_of(pool: Pool, arguments: argparse.Namespace) -> list[Task]:
+    """Every run: the rows with most seeds first, of these all with a seed before the next."""
+    rows = arguments.rows.split(",") if arguments.rows else list(METHODS)
+    tasks = [
+        Task(pool, name, seed, arguments.evaluations)
+        for name in rows
+        if pool.name in (METHODS[name].pools or (pool.name,))
+        for seed in range(min(METHODS[name].seeds, arguments.seeds))
+    ]
+    return sorted(tasks, key=lambda task: (-METHODS[task.method].seeds, task.seed))
 
 
 def compare(pool: Pool, arguments: argparse.Namespace, out: Path) -> None:
     """Runs every method with every seed, and writes what they have come to."""
-    tasks = [
-        Task(pool, method, seed, arguments.evaluations)
-        for seed in range(arguments.seeds)
-        for method in METHODS
-    ]
-    if arguments.kept:
-        tasks = [task for task in tasks if task.kept]
-        results = list(map(made, tasks))
-    else:
+    if not arguments.kept:
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as workers:
-            results = list(workers.map(made, tasks))
+            list(workers.map(made, tasks_of(pool, arguments)))
+        if arguments.rows:
+            return
+    tasks = [task for task in tasks_of(pool, arguments) if task.kept]
+    results = list(map(made, tasks))
     found = {
         method: [r for task, r in zip(tasks, results, strict=True) if task.method == method]
         for method in METHODS
@@ -400,8 +515,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--data", type=Path, default=data, help=f"folder of texts (default: ${DATA})"
     )
-    made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--evaluations", type=int, default=1500)
+    made.add_argument("--rows", help="run these only, and write no tables: path,dfs,…")
+    made.add_argument("--seeds", type=int, default=5, help="at most")
+    made.add_argument("--evaluations", type=int, default=800)
     made.add_argument("--jobs", type=int, default=1, help="runs at once, with a thread each")
     made.add_argument("--kept", action="store_true", help="report the runs that are there only")
     made.add_argument(
