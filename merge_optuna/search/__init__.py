@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from merge_optuna.search._greedy_path import greedy_path
 from merge_optuna.search._merge_study import MergeStudy
 from merge_optuna.search._optimize import optimize
 
-__all__ = ["MergeStudy", "optimize"]
+__all__ = ["MergeStudy", "greedy_path", "optimize"]
