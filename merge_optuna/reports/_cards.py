@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from merge_optuna.reports import (
+    _blocks,
     _examples,
     _importance,
     _lineage,
@@ -44,6 +45,7 @@ CARDS = (
     Card("2-progress", "How much better is it, and what did that cost?", _progress.draw),
     Card("3-importance", "Which models, layers and parameters matter?", _importance.draw),
     Card("4-examples", "Which examples has it gained, and which lost?", _examples.draw),
+    Card("5-blocks", "Which block of layers is worth running again?", _blocks.draw),
     Card("5-lineage", "Whom does the winner descend from?", _lineage.draw),
     Card("5-niches", "Which trials are the best at which examples?", _niches.draw),
     Card("5-population", "How did the population change?", _population.draw),

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._whole import whole
 from merge_optuna.errors import StudyError, shown
-from merge_optuna.search._merge_study import MergeStudy
+from merge_optuna.search._planned import Plan, carried_out
 from merge_optuna.spaces import LayerPath
-from merge_optuna.study import MergeObjective, StopRule
+from merge_optuna.study import MergeObjective
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -78,20 +77,19 @@ def greedy_path(
     for option, number in (("beam", beam), ("max_evaluations", max_evaluations or 1)):
         if (whole(number) or 0) < 1:
             raise StudyError(f"{option} must be a whole number of at least 1, not {number!r}.")
-    exchange = Exchange.of(space, beam)
-    search = MergeStudy(
-        name,
+    return carried_out(
+        Exchange.of(space, beam),
+        space,
         objective,
-        n_trials=max_evaluations or exchange.most,
-        sampler=_ExchangeSampler(exchange, space),
-        callbacks=[_NoneHelps(exchange)],
-        baselines=False,
+        name=name,
+        n_trials=max_evaluations,
+        storage=storage,
+        progress=progress,
     )
-    return search.run(storage, progress=progress)
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Exchange(Plan):
     """The algorithm, which sees what is known and says what to evaluate next.
 
     Attributes:
@@ -105,6 +103,8 @@ class Exchange:
     start: Choices
     others: tuple[Choices, ...] = field(repr=False)
     beam: int = 1
+
+    end = "no exchange of a layer is better"
 
     @classmethod
     def of(cls, space: LayerPath, beam: int) -> Exchange:
@@ -121,13 +121,13 @@ class Exchange:
         return cls(tuple(chosen), start, others, beam)
 
     @property
-    def most(self) -> int:
-        """A bound on the evaluations of a search in which every layer is exchanged once."""
+    def most(self) -> int:  # type: ignore[override]
+        """If every layer was exchanged once, a round for each and one in which none helps."""
         exchanges = [max(len(choices) - 1, 0) for choices in self.others]
         rounds = sum(count > 0 for count in exchanges) + 1
         return 1 + rounds * self.beam * sum(exchanges)
 
-    def following(self, known: Mapping[Choices, float], taken: set[Choices]) -> Choices | None:
+    def exchange(self, known: Mapping[Choices, float], taken: set[Choices]) -> Choices | None:
         """What to evaluate next; None if no exchange helps any more.
 
         Args:
@@ -153,63 +153,22 @@ class Exchange:
                 if other != choices[i]:
                     yield (*choices[:i], other, *choices[i + 1 :])
 
-    def of_trial(self, trial: FrozenTrial) -> Choices:
-        """What a trial has chosen, or is about to."""
-        fixed = trial.system_attrs.get(compat.FIXED_PARAMS, {})
-        params = {**fixed, **trial.params}
-        return tuple(params.get(name, "") for name in self.names)
-
-    def next_of(self, study: optuna.Study, but: int | None = None) -> Choices | None:
-        """What to evaluate next in a study; None if it is over."""
+    def following(self, study: optuna.Study, but: int | None = None) -> dict[str, str] | None:
+        """See :meth:`Plan.following`."""
         sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
         known: dict[Choices, float] = {}
         taken = set[Choices]()
         for trial in compat.all_trials(study):
-            choices = self.of_trial(trial)
+            choices = self._of(trial)
             if trial.state == TrialState.COMPLETE and trial.value is not None:
                 known[choices] = sign * trial.value
             elif trial.state == TrialState.PRUNED:
                 known.setdefault(choices, math.inf)
             elif trial.state == TrialState.RUNNING and trial.number != but:
                 taken.add(choices)
-        return self.following(known, taken)
+        found = self.exchange(known, taken)
+        return None if found is None else dict(zip(self.names, found, strict=True))
 
-
-class _NoneHelps(StopRule):
-    """Ends the search when no exchange helps."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def reason(self, study: optuna.Study) -> str | None:
-        """See :meth:`StopRule.reason`."""
-        over = self._exchange.next_of(study) is None
-        return "no exchange of a layer is better" if over else None
-
-
-class _ExchangeSampler(BaseSampler):
-    """Proposes what :class:`Exchange` says, from the stored trials."""
-
-    def __init__(self, exchange: Exchange, space: LayerPath) -> None:
-        self._exchange = exchange
-        self._space = space
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._space.distributions()
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        choices = self._exchange.next_of(study, trial.number) or self._exchange.start
-        return {**self._space.start(), **dict(zip(self._exchange.names, choices, strict=True))}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._space.start()[param_name]  # a trial that others have enqueued in part
+    def _of(self, trial: FrozenTrial) -> Choices:
+        """What a trial has chosen."""
+        return tuple(trial.params.get(name, "") for name in self.names)

@@ -177,6 +177,7 @@ STAGES: dict[str, Callable[..., Names]] = {
     "docs/howto/adapters.md": adapters,
     "docs/howto/command_line.md": search_file,
     "docs/howto/resume.md": language,
+    "docs/howto/scan.md": paths,
     "docs/howto/see_a_search.md": language,
     "docs/start/from_mergekit.md": mergekit,
     "docs/start/from_optuna.md": language,

@@ -75,7 +75,7 @@ def test_a_wide_beam_is_brute_force() -> None:
     def run(beam: int) -> tuple[float, int]:
         exchange = Exchange(names, start, (("A", "B", "C"),) * 3, beam)
         known: dict[Any, float] = {}
-        while (choices := exchange.following(known, set())) is not None:
+        while (choices := exchange.exchange(known, set())) is not None:
             assert choices not in known
             known[choices] = values[choices]
         return min(known.values()), len(known)
@@ -87,11 +87,11 @@ def test_a_wide_beam_is_brute_force() -> None:
 
 def test_other_processes_get_something_else() -> None:
     exchange = Exchange(("a", "b"), ("A", "A"), (("A", "B"), ("A", "B")))
-    assert exchange.following({}, set()) == ("A", "A")
+    assert exchange.exchange({}, set()) == ("A", "A")
     known = {("A", "A"): 1.0}
-    assert exchange.following(known, set()) == ("B", "A")
-    assert exchange.following(known, {("B", "A")}) == ("A", "B")
-    assert exchange.following(known, {("B", "A"), ("A", "B")}) == ("B", "A")
+    assert exchange.exchange(known, set()) == ("B", "A")
+    assert exchange.exchange(known, {("B", "A")}) == ("A", "B")
+    assert exchange.exchange(known, {("B", "A"), ("A", "B")}) == ("B", "A")
 
 
 def run(folder: str, kill: int | None = None) -> None:

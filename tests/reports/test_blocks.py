@@ -1,0 +1,67 @@
+"""The card ``5-blocks`` of a scan whose values are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import IntDistribution
+
+from merge_optuna.reports import figures
+from tests.reports import stored
+
+KEY = "5-blocks"
+SPACE = {f"block/1/{name}": IntDistribution(0, 9) for name in ("times", "start", "length", "at")}
+
+
+def scanned(sign: float = 1.0, **others: int) -> optuna.Study:
+    """The best block has three layers from the second on; without any it is 0."""
+    study = stored.study("maximize" if sign > 0 else "minimize")
+    add(study, 0.0, {"times": 0})
+    for start in range(6):
+        for length in range(1, 7 - start):
+            block = {"times": 1, "start": start, "length": length, "at": start + length}
+            add(study, sign * (1.0 - abs(start - 2) - abs(length - 3)), {**block, **others})
+    return study
+
+
+def add(study: optuna.Study, value: float, gene: Mapping[str, int]) -> None:
+    params = {f"block/1/{name}": number for name, number in gene.items()}
+    stored.trial(study, value, params=params, space={name: SPACE[name] for name in params})
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_map_has_every_value_and_its_best(sign: float) -> None:
+    figure = figures(scanned(sign))[KEY]
+    heat, mark = figure.data
+    values = np.array(heat.z, dtype=float)
+    for start in range(6):
+        for length in range(1, 7):
+            expected = sign * (1.0 - abs(start - 2) - abs(length - 3))
+            found = values[list(heat.y).index(start), list(heat.x).index(length)]
+            assert np.isnan(found) if start + length > 6 else found == expected
+    assert (mark.y[0], mark.x[0]) == (2, 3)
+    title = figure.layout.title.text.replace("<br>", " ")
+    assert "layers 2 to 4 is worth repeating" in title
+    assert "of 21 blocks; without any 0" in title
+
+
+def test_a_block_that_does_not_help_is_said_to_hurt() -> None:
+    study = scanned()
+    better = stored.study("maximize")
+    add(better, 2.0, {"times": 0})
+    better.add_trials(study.trials[1:])
+    title = figures(better)[KEY].layout.title.text.replace("<br>", " ")
+    assert "layers 2 to 4 hurts least when repeated" in title
+    assert "without any 2" in title
+
+
+def test_other_searches_have_no_such_map() -> None:
+    assert KEY not in figures(scanned(at=0))
+    study = scanned()
+    extra = {**SPACE, "other": IntDistribution(0, 9)}
+    params = {"block/1/times": 0, "other": 1}
+    stored.trial(study, 0.0, params=params, space={name: extra[name] for name in params})
+    assert KEY not in figures(study)
