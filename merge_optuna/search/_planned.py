@@ -74,9 +74,7 @@ def carried_out(
     opened = open_storage(storage) if isinstance(storage, str) else storage
     opened = InMemoryStorage() if opened is None else opened
     total = plan.total(search.open(opened))
-    return search.run(
-        opened, n_trials=total if n_trials is None else n_trials, progress=progress
-    )
+    return search.run(opened, n_trials=total if n_trials is None else n_trials, progress=progress)
 
 
 class _IsOver(StopRule):

@@ -90,7 +90,7 @@ def test_a_narrower_scan_is_whole(folder: Path, tmp_path: Path) -> None:
 def test_other_times_need_a_study_of_their_own(folder: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     scan(folder, storage=url, n_trials=2)
-    with pytest.raises(StudyError, match="'scan' repeats each block 1 times, not 2: .* name="):
+    with pytest.raises(StudyError, match=r"'scan' repeats each block 1 times, not 2: .*, name="):
         scan(folder, storage=url, times=2)
     assert len(scan(folder, storage=url, n_trials=2, times=2, name="twice").trials) == 2
 
