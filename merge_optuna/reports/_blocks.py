@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _GENE = "block/1"
 _LEAST = 3  # blocks
 _MOST_NUMBERS = 12  # starts and lengths: cells of more are too small for numbers
+_PALEST = 0.05  # of what is lost: a gain of so much is as blue as can be
 _DIVERGING = "#e8907f", "#eef1f5", "#6ea6d8"  # worse, as it is, better; as pale as other maps
 
 Block: TypeAlias = tuple[int, int]
@@ -100,18 +101,22 @@ def _text(trial: FrozenTrial | None, plain: float | None) -> str:
 
 
 def _colors(view: View, found: Mapping[Block, FrozenTrial], plain: float | None) -> dict[str, Any]:
-    """Blue what is better than the model as it is, red what is worse.
+    """Blue what is better than the model as it is, red what is worse, each with its own end.
 
-    The ends of the scale are three times the median difference: a block that breaks the model
-    would make all others look alike.
+    Red ends at three times the median difference: a block that breaks the model would make all
+    others look alike. Blue ends at the largest gain, which is small beside what most blocks lose;
+    but one that is nothing beside that stays pale.
     """
     if plain is None:
         return {"colorscale": SCALE if view.sign > 0 else f"{SCALE}_r"}
-    differences = [abs(trial.value - plain) for trial in found.values() if trial.value is not None]
-    end = 3 * float(np.median(differences)) or max(differences) or 1.0
+    gains = [view.sign * (t.value - plain) for t in found.values() if t.value is not None]
+    worse = 3 * float(np.median(np.abs(gains))) or max(map(abs, gains)) or 1.0
+    better = max(*gains, _PALEST * worse)
+    below, above = (worse, better) if view.sign > 0 else (better, worse)
     colors = _DIVERGING if view.sign > 0 else _DIVERGING[::-1]
-    scale = [[place, color] for place, color in zip((0, 0.5, 1), colors, strict=True)]
-    return {"colorscale": scale, "zmin": plain - end, "zmax": plain + end}
+    places = 0.0, below / (below + above), 1.0
+    scale = [[place, color] for place, color in zip(places, colors, strict=True)]
+    return {"colorscale": scale, "zmin": plain - below, "zmax": plain + above}
 
 
 def _told(
@@ -124,7 +129,7 @@ def _told(
     if plain is None:
         return f"Repeating {layers} is best", counted
     does = "helps most" if view.sign * (value - plain) > 0 else "hurts least"
-    subtitle = f"{counted}; {number(plain)} as it is. Cells: difference from that, blue is better"
+    subtitle = f"{counted}; {number(plain)} as it is. Difference from that, blue is better"
     return f"Repeating {layers} {does}", subtitle
 
 

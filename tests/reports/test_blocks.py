@@ -44,7 +44,9 @@ def test_the_map_has_every_value_and_its_best(sign: float) -> None:
             assert np.isnan(found) if start + length > 6 else found == expected
     assert (mark.y0, mark.y1, mark.x0, mark.x1) == (1.5, 2.5, 2.5, 3.5)
     assert heat.text[2][2] == f"{sign:+.2g}"  # without any it is 0
-    assert (heat.zmin + heat.zmax) / 2 == 0
+    share = heat.colorscale[1][0]  # of the scale, where the model as it is has its colour
+    assert heat.zmin + share * (heat.zmax - heat.zmin) == pytest.approx(0, abs=1e-9)
+    assert (heat.zmax if sign > 0 else -heat.zmin) == 1  # the largest gain is the bluest
     blue = heat.colorscale[2 if sign > 0 else 0][1]
     assert int(blue[5:], 16) > int(blue[1:3], 16)
     title = figure.layout.title.text.replace("<br>", " ")
