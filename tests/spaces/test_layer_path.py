@@ -523,6 +523,19 @@ def test_killed_and_started_again(folder: Path, tmp_path: Path) -> None:
     assert complete["claimed"] == complete["suggesting"] == complete["whole"]
 
 
+def test_blocks_go_on(folder: Path, tmp_path: Path) -> None:
+    """Numbers of absent blocks are absent: what was learned of others is in the storage, too."""
+    found = []
+    for name, stops in (("whole", [26]), ("parts", [7, 15, 26])):
+        for stop in stops:
+            search = routes.declared(folder, layout="blocks")
+            url = f"sqlite:///{tmp_path}/{name}.db"
+            study = search.run(url, n_trials=stop, progress=False)
+        found.append([(trial.params, trial.value) for trial in study.trials])
+    assert found[0] == found[1]
+    assert len({len(params) for params, _ in found[0]}) > 1
+
+
 def test_workers(folder: Path, tmp_path: Path) -> None:
     for model in ("ja", "math"):
         (tmp_path / model).symlink_to(folder / model)
