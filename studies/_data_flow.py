@@ -319,6 +319,16 @@ def ps_dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
     return search
 
 
+def joint(**options: Any) -> Callable[[Task], mo.Recipe]:
+    """Weights and path at once: a path through the merged model, whose weights are free."""
+
+    def search(task: Task) -> mo.Recipe:
+        models = [weights(task), task.pool.experts[0]]
+        return task.run(mo.spaces.LayerPath(models, **options), task.budget)
+
+    return search
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table.
@@ -355,6 +365,7 @@ METHODS = {
     "path_none": Method("DFS: choices by depth without scales, CatCMA", dfs(scales="none")),
     "path_blocks": Method("DFS: choices by depth and two blocks, CatCMA", dfs(blocks=2)),
     "from_greedy": Method("DFS: from the greedy exchange, CatCMA", from_exchange),
+    "joint": Method("PS and DFS at once, CatCMA", joint(keep=0.9), 5),
     "dfs_128": Method(
         "DFS: as in the paper, 128 × 100",
         dfs(lambda space, seed: space.sampler(seed=seed, population_size=128), **PAPER),

@@ -57,7 +57,7 @@ class Engine:
         self._compute_dtype = compute_dtype
         self._live = Refilled(self.device, self.dtype, compute_dtype)
         self._loan = Loan()
-        self._routed: tuple[Any, LivePath] | None = None
+        self._routed: tuple[torch.dtype | None, LivePath] | None = None
 
     @property
     def place(self) -> str:
@@ -124,8 +124,11 @@ class Engine:
 
     def _load(self, recipe: Source, user: str, body: bool) -> nn.Module:
         if isinstance(recipe, Recipe) and recipe.path is not None and _shares_layers(recipe):
-            paths = self._paths(recipe.models, wanted_dtype(recipe, self.dtype))
-            return paths.load(recipe.path, user=user)
+            routed = self._paths(recipe.models, wanted_dtype(recipe, self.dtype))
+            self._routed = None  # where a merge fails, a model is half of one and half of another
+            routed[1].refill(recipe.models)
+            self._routed = routed
+            return routed[1].load(recipe.path, user=user)
         return self._live.fill(recipe, body=body)
 
     def put_back(self) -> list[str]:
@@ -136,14 +139,14 @@ class Engine:
         """
         return self._live.put_back()
 
-    def _paths(self, models: tuple[Source, ...], dtype: torch.dtype | None) -> LivePath:
-        """What puts paths through these models in place; those of a search are the same."""
-        if self._routed is None or self._routed[0] != (models, dtype):
-            paths = LivePath(
-                models, device=self.device, dtype=dtype, compute_dtype=self._compute_dtype
-            )
-            self._routed = (models, dtype), paths
-        return self._routed[1]
+    def _paths(
+        self, models: tuple[Source, ...], dtype: torch.dtype | None
+    ) -> tuple[torch.dtype | None, LivePath]:
+        """What puts paths through these models in place; those of a search are alike."""
+        if (routed := self._routed) and routed[0] == dtype and routed[1].takes(models):
+            return routed
+        numbers: dict[str, Any] = {"dtype": dtype, "compute_dtype": self._compute_dtype}
+        return dtype, LivePath(models, device=self.device, **numbers)
 
 
 def _shares_layers(recipe: Recipe) -> bool:

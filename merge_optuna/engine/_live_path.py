@@ -19,7 +19,7 @@ from merge_optuna.engine._frame import Source, checkpoints_of, frame_of
 from merge_optuna.engine._original import CALLER, Loan, Original
 from merge_optuna.engine._refilled import Refilled
 from merge_optuna.errors import RecipeError
-from merge_optuna.recipes import Route
+from merge_optuna.recipes import Recipe, Route
 from merge_optuna.recipes.route import SCALED, Branches, check_layers
 
 _LANGUAGE = "language_model"  # what transformers calls the one inside of another model
@@ -69,6 +69,20 @@ class LivePath:
             dtype = dtype or self._models[0].module.dtype
         self._shell: tuple[tuple[int, int], _Shell] | None = None
         self._loan = Loan()
+
+    def takes(self, models: Sequence[Source]) -> bool:
+        """Whether :meth:`refill` does with these models: merges of the same, or the same."""
+        if len(models) != len(self._models):
+            return False
+        return all(own.takes(model) for own, model in zip(self._models, models, strict=True))
+
+    def refill(self, models: Sequence[Source]) -> None:
+        """Fills in other merges of the same models; what is the same already is left alone.
+
+        A search that chooses path and weights at once merges in every trial.
+        """
+        for own, model in zip(self._models, models, strict=True):
+            own.refill(model)
 
     def load(self, path: Route | str, *, user: str = CALLER) -> nn.Module:
         """Puts a path in place.
@@ -153,6 +167,21 @@ class _Model:
         self._types = getattr(_text(self.module.config), "layer_types", None)
         self._memory = self._memory_by_part()
         self._checksums = self._summed(self._memory)
+
+    def takes(self, source: Source) -> bool:
+        """Whether it can be filled with that: itself, or another merge of the same frame."""
+        if source == self._source:
+            return True
+        merges = isinstance(source, Recipe) and isinstance(self._source, Recipe)
+        return merges and frame_of(source) == frame_of(self._source)
+
+    def refill(self, source: Source) -> None:
+        """Fills it with that, unless it is."""
+        if source != self._source:
+            self._live.put_back()
+            self._source = source
+            self._filled()
+            self._checksums = self._summed(self._memory)
 
     def put_back(self, parts: Iterable[int | None]) -> list[str]:
         """Makes the structure of the model and the numbers of some parts of it what they were.

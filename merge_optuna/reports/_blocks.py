@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 _GENE = "block/1"
 _LEAST = 3  # blocks
 _MOST_NUMBERS = 12  # starts and lengths: cells of more are too small for numbers
+_PALEST = 0.05  # of what is lost: a gain of so much is as blue as can be
+_DIVERGING = "#e8907f", "#eef1f5", "#6ea6d8"  # worse, as it is, better; as pale as other maps
+
+Block: TypeAlias = tuple[int, int]
 
 
 def draw(view: View) -> Figure | None:
@@ -43,7 +48,7 @@ def _is_scan(view: View) -> bool:
     return names == known and repeated
 
 
-def _block(trial: FrozenTrial) -> tuple[int, int] | None:
+def _block(trial: FrozenTrial) -> Block | None:
     """Start and length; None for the model as it is."""
     params = trial.params
     if not params[f"{_GENE}/times"]:
@@ -51,43 +56,81 @@ def _block(trial: FrozenTrial) -> tuple[int, int] | None:
     return params[f"{_GENE}/start"], params[f"{_GENE}/length"]
 
 
-def _drawn(view: View, found: dict[tuple[int, int], FrozenTrial]) -> Figure:
+def _drawn(view: View, found: Mapping[Block, FrozenTrial]) -> Figure:
     from plotly.graph_objects import Figure
 
-    starts = range(max(start for start, _ in found) + 1)
-    lengths = range(min(length for _, length in found), max(length for _, length in found) + 1)
-    values = np.full((len(starts), len(lengths)), np.nan)
-    for (start, length), trial in found.items():
-        values[start, length - lengths[0]] = trial.value
-    (start, length), best = max(found.items(), key=lambda one: view.sign * (one[1].value or 0.0))
     plain = next((t.value for t in view.complete if _block(t) is None), None)
-    scale = SCALE if view.sign > 0 else f"{SCALE}_r"
-    small = max(len(starts), len(lengths)) <= _MOST_NUMBERS
+    best = max(found, key=lambda block: view.sign * (found[block].value or 0.0))
+    starts, lengths = _range(start for start, _ in found), _range(length for _, length in found)
     figure = Figure()
     figure.add_heatmap(
-        z=[[None if np.isnan(value) else float(value) for value in row] for row in values],
+        z=[[_value(found.get((start, length))) for length in lengths] for start in starts],
         x=[*lengths],
         y=[*starts],
-        colorscale=scale,
-        texttemplate="%{z:.3~g}" if small else "",
+        xgap=1,
+        ygap=1,
+        text=[[_text(found.get((s, length)), plain) for length in lengths] for s in starts],
+        texttemplate="%{text}" if max(len(starts), len(lengths)) <= _MOST_NUMBERS else "",
         colorbar={"title": view.metrics[0]},
         hovertemplate=f"layers %{{y}} on, %{{x}} of them: {view.metrics[0]} %{{z}}<extra></extra>",
+        **_colors(view, found, plain),
     )
-    mark = {"symbol": "square-open", "size": 16, "color": MARKED, "line": {"width": 2}}
-    figure.add_scatter(
-        x=[length], y=[start], mode="markers", marker=mark, hoverinfo="skip", showlegend=False
-    )
-    figure.update_yaxes(
-        title="first layer of the block", autorange="reversed", dtick=_tick(starts)
-    )
-    figure.update_xaxes(title="layers in the block", dtick=_tick(lengths))
-    better = plain is not None and view.sign * (best.value - plain) > 0  # type: ignore[operator]
-    told = "is worth repeating" if better else "hurts least when repeated"
-    title = f"The block of layers {start} to {start + length - 1} {told}"
-    subtitle = f"{view.metrics[0]} {number(best.value or 0.0)}, of {len(found)} blocks"
-    if plain is not None:
-        subtitle += f"; without any {number(plain)}"
-    return finished(figure, title, subtitle)
+    (start, length), edge = best, {"color": MARKED, "width": 3}
+    cell = {"x0": length - 0.5, "x1": length + 0.5, "y0": start - 0.5, "y1": start + 0.5}
+    figure.add_shape(type="rect", line=edge, **cell)
+    axis = {"autorange": "reversed", "dtick": _tick(starts), "showgrid": False}
+    figure.update_yaxes(title="first layer of the block", **axis)
+    figure.update_xaxes(title="layers in the block", dtick=_tick(lengths), showgrid=False)
+    return finished(figure, *_told(view, best, found, plain))
+
+
+def _range(values: Iterable[int]) -> range:
+    known = set(values)
+    return range(min(known), max(known) + 1)
+
+
+def _value(trial: FrozenTrial | None) -> float | None:
+    return None if trial is None else trial.value
+
+
+def _text(trial: FrozenTrial | None, plain: float | None) -> str:
+    """What stands in a cell: how much more than the model as it is."""
+    if trial is None or trial.value is None:
+        return ""
+    return number(trial.value) if plain is None else f"{trial.value - plain:+.2g}"
+
+
+def _colors(view: View, found: Mapping[Block, FrozenTrial], plain: float | None) -> dict[str, Any]:
+    """Blue what is better than the model as it is, red what is worse, each with its own end.
+
+    Red ends at three times the median difference: a block that breaks the model would make all
+    others look alike. Blue ends at the largest gain, which is small beside what most blocks lose;
+    but one that is nothing beside that stays pale.
+    """
+    if plain is None:
+        return {"colorscale": SCALE if view.sign > 0 else f"{SCALE}_r"}
+    gains = [view.sign * (t.value - plain) for t in found.values() if t.value is not None]
+    worse = 3 * float(np.median(np.abs(gains))) or max(map(abs, gains)) or 1.0
+    better = max(*gains, _PALEST * worse)
+    below, above = (worse, better) if view.sign > 0 else (better, worse)
+    colors = _DIVERGING if view.sign > 0 else _DIVERGING[::-1]
+    places = 0.0, below / (below + above), 1.0
+    scale = [[place, color] for place, color in zip(places, colors, strict=True)]
+    return {"colorscale": scale, "zmin": plain - below, "zmax": plain + above}
+
+
+def _told(
+    view: View, best: Block, found: Mapping[Block, FrozenTrial], plain: float | None
+) -> tuple[str, str]:
+    """Title and subtitle."""
+    (start, length), value, metric = best, found[best].value or 0.0, view.metrics[0]
+    layers = f"layer {start}" if length == 1 else f"layers {start} to {start + length - 1}"
+    counted = f"{metric} {number(value)}, the best of {len(found)} blocks"
+    if plain is None:
+        return f"Repeating {layers} is best", counted
+    does = "helps most" if view.sign * (value - plain) > 0 else "hurts least"
+    subtitle = f"{counted}; {number(plain)} as it is. Difference from that, blue is better"
+    return f"Repeating {layers} {does}", subtitle
 
 
 def _tick(values: range) -> int:

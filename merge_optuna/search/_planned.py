@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 
 from merge_optuna.search._merge_study import MergeStudy
 from merge_optuna.study import StopRule
+from merge_optuna.study import storage as open_storage
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -41,6 +43,14 @@ class Plan(ABC):
             but: The number of the trial that asks.
         """
 
+    def total(self, study: Study) -> int:
+        """How many trials the study has when everything is evaluated.
+
+        Raises:
+            StudyError: If the plan does not go on with what the study has.
+        """
+        return self.most
+
 
 def carried_out(
     plan: Plan,
@@ -56,12 +66,15 @@ def carried_out(
     search = MergeStudy(
         name,
         objective,
-        n_trials=plan.most if n_trials is None else n_trials,
+        n_trials=plan.most,
         sampler=_PlannedSampler(plan, space),
         callbacks=[_IsOver(plan)],
         baselines=False,
     )
-    return search.run(storage, progress=progress)
+    opened = open_storage(storage) if isinstance(storage, str) else storage
+    opened = InMemoryStorage() if opened is None else opened
+    total = plan.total(search.open(opened))
+    return search.run(opened, n_trials=total if n_trials is None else n_trials, progress=progress)
 
 
 class _IsOver(StopRule):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._whole import whole
@@ -15,6 +15,7 @@ from merge_optuna.errors import StudyError
 from merge_optuna.search._planned import Plan, carried_out
 from merge_optuna.spaces import LayerPath
 from merge_optuna.study import MergeObjective
+from merge_optuna.study.plumbing import COUNTED
 
 if TYPE_CHECKING:
     import optuna
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _GENE = "block/1"
 _GOLDEN = 0.6180339887498949
+
+Block: TypeAlias = tuple[int, int]
+UNKNOWN: Block = (-1, -1)
 
 
 def scan(
@@ -123,7 +127,7 @@ class Scan(Plan):
         return 1 + len(self.blocks)
 
     @cached_property
-    def blocks(self) -> tuple[tuple[int, int], ...]:
+    def blocks(self) -> tuple[Block, ...]:
         """Start and length of every block: those of a coarse grid come before those of finer ones.
 
         A grid of step 2^k has the starts and the lengths, from the shortest on, that 2^k divides.
@@ -142,20 +146,37 @@ class Scan(Plan):
         both = start | (length - self.shortest)
         return min(both & -both, self.depth) if both else self.depth
 
+    def total(self, study: optuna.Study) -> int:
+        """See :meth:`Plan.total`; what the study has twice or of other lengths counts, too."""
+        found = [t for t in compat.all_trials(study) if t.state in COUNTED]
+        for trial in found:
+            if trial.params.get(f"{_GENE}/times", 0) not in (0, self.times):
+                raise StudyError(
+                    f"The study {study.study_name!r} repeats each block "
+                    f"{trial.params[f'{_GENE}/times']} times, not {self.times}: give this scan a "
+                    "name of its own, name=."
+                )
+        own = {block_of(trial) for trial in found}.intersection((None, *self.blocks))
+        return self.most + len(found) - len(own)
+
     def following(self, study: optuna.Study, but: int | None = None) -> dict[str, Any] | None:
-        """See :meth:`Plan.following`."""
-        done, taken = set[tuple[int, int] | None](), set[tuple[int, int] | None]()
-        for trial in compat.all_trials(study):
-            if trial.number == but or f"{_GENE}/times" not in trial.params:
-                continue
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                done.add(block_of(trial.params))
-            elif trial.state == TrialState.RUNNING:
-                taken.add(block_of(trial.params))
+        """See :meth:`Plan.following`.
+
+        A trial that is running and has no parameters yet takes what comes first when it began.
+        """
+        trials = [t for t in compat.all_trials(study) if t.number != but]
+        done = {block_of(trial) for trial in trials if trial.state in COUNTED}
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        taken = {block_of(trial) for trial in running}
+        before = sum(block_of(t) is UNKNOWN and t.number < (but or 0) for t in running)
         left = [block for block in (None, *self.blocks) if block not in done]
         if not left:
             return None
-        block = next((one for one in left if one not in taken), left[0])
+        free = [block for block in left if block not in taken]
+        return self._gene((free[before:] or free or left)[0])
+
+    def _gene(self, block: Block | None) -> dict[str, int]:
+        """The parameters of a block."""
         if block is None:
             return {f"{_GENE}/times": 0}
         start, length = block
@@ -163,8 +184,12 @@ class Scan(Plan):
         return {f"{_GENE}/{key}": value for key, value in gene.items()}
 
 
-def block_of(params: Any) -> tuple[int, int] | None:
+def block_of(trial: FrozenTrial) -> Block | None:
     """Start and length of the block of a trial; None if it has none."""
-    if not params.get(f"{_GENE}/times"):
+    times, start, length = (
+        trial.params.get(f"{_GENE}/{key}") for key in ("times", "start", "length")
+    )
+    if times == 0:
         return None
-    return params.get(f"{_GENE}/start", -1), params.get(f"{_GENE}/length", -1)
+    # They are stored one by one.
+    return UNKNOWN if start is None or length is None else (start, length)

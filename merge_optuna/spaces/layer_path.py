@@ -6,6 +6,7 @@ Akiba et al.: Evolutionary Optimization of Model Merging Recipes, arXiv 2403.131
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -29,7 +30,7 @@ from merge_optuna.samplers import CatCmaEsSampler, CmaEsSampler, NSGA2Sampler
 from merge_optuna.spaces._blocks import Blocks
 from merge_optuna.spaces._layouts import LAYOUTS, Odds
 from merge_optuna.spaces._scales import SCALES
-from merge_optuna.spaces._space import ParameterSpace
+from merge_optuna.spaces._space import Declaration, ParameterSpace
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -56,8 +57,10 @@ class LayerPath(ParameterSpace):
 
     Args:
         models: Of one architecture (llama, mistral, qwen2, qwen3, gpt2, bert, roberta,
-            xlm-roberta) and width; their depths may differ. One is enough. A recipe without free
-            numbers can be one: of :func:`mo.recipe_of` after a search in parameter space.
+            xlm-roberta) and width; their depths may differ. One is enough. A recipe can be one:
+            of :func:`mo.recipe_of` after a search in parameter space, or with free numbers, which
+            are then searched together with the path, each under its own name; those of a layer
+            only while it is on the path.
         repeats: How often the layers are laid out.
         scales: ``"hop"``, one scale for every layer on the path; ``"matrix"``, one for every pair
             of layers, which is for 12 layers in all; ``"network"``, a small network of the two
@@ -127,7 +130,6 @@ class LayerPath(ParameterSpace):
         if not models:
             raise RecipeError("LayerPath needs at least one model: LayerPath([a, b]).")
         _check_word("layout", layout, get_args(LayoutForm))
-        _check_bound(models)
         depths = [frame_of(model).depth for model in models]
         ends: dict[str, Any] = {"embeddings_from": embeddings_from, "head_from": head_from}
         hops = _first_path(start, depths[0], scale_target, models)
@@ -170,14 +172,15 @@ class LayerPath(ParameterSpace):
         _check_count("max_hops", 1 if max_hops is None else max_hops)
         _check_count("blocks", blocks, least=0)
         _check_depths(depths, len(start.models), repeats)
-        self.recipe = start
+        self._free, self._numbers_of = start, _numbers_of(start)
+        self.recipe = start.bind(start.start()) if start.slots else start
         self.depths, self.repeats, self.max_hops = list(depths), repeats, max_hops
         self.scales, self.layout, self.blocks = scales, layout, blocks
         self.keep, self.drop, self.insert = odds.keep, odds.drop, odds.insert
         self._layout = LAYOUTS[layout](tuple(depths), repeats, start.path.hops, odds)
         self._scales = SCALES[scales](tuple(depths), self._layout.slots)
         self._blocks = Blocks(blocks, tuple(depths), len(self._layout.slots))
-        parts = self._layout, self._blocks, self._scales
+        parts = self._layout, self._blocks, self._scales, start
         self._distributions = {n: d for part in parts for n, d in part.distributions().items()}
 
     @property
@@ -196,7 +199,7 @@ class LayerPath(ParameterSpace):
     def start(self) -> dict[str, Any]:
         """The parameters of the path that a search begins with, and of what it does not need."""
         scales = self._scales.start(self._layout.taken)
-        return {**self._layout.start(), **self._blocks.start(), **scales}
+        return {**self._layout.start(), **self._blocks.start(), **scales, **self._free.start()}
 
     def sampler(
         self, *, seed: int | None = None, objectives: int = 1, **overrides: Any
@@ -237,6 +240,10 @@ class LayerPath(ParameterSpace):
             if isinstance(one, FloatDistribution | IntDistribution)
         }
 
+    def declaration(self) -> Declaration:
+        """See :meth:`Space.declaration`."""
+        return replace(super().declaration(), recipes={"start": self._free})
+
     @classmethod
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
@@ -269,8 +276,12 @@ class LayerPath(ParameterSpace):
         yield from self._blocks.needed(params)
         if self._layout.absent_scales:
             yield from self._scales.distributions()
-        elif self._infeasible(self._hops(params)) is None:
-            yield from self._scales.needed(self._layout.visits(params))
+        hops = self._hops(params)
+        if self._infeasible(hops) is None:
+            if not self._layout.absent_scales:
+                yield from self._scales.needed(self._layout.visits(params))
+            on = {hop[:2] for hop in hops}
+            yield from (name for name, layer in self._numbers_of.items() if layer in {None, *on})
 
     def _hops(self, params: Mapping[str, Any], scales: Sequence[float] = ()) -> list[Hop]:
         visits = self._layout.visits(params)
@@ -292,7 +303,19 @@ class LayerPath(ParameterSpace):
         scales = self._scales.values(params, self._layout.visits(params))
         assert self.recipe.path is not None
         path = self.recipe.path.through(self._hops(params, scales))
-        return self.recipe.with_fields(path=path)
+        weights = {name: params.get(name, start) for name, start in self._free.start().items()}
+        return self._free.with_fields(path=path).bind(weights)
+
+
+def _numbers_of(path: Recipe) -> dict[str, tuple[int, int] | None]:
+    """Of every free number of its models the (model, layer) that it is about; None if several."""
+    found: dict[str, tuple[int, int] | None] = dict.fromkeys(path.distributions())
+    for prefix, one in path.nested:
+        model = next(i for i, source in enumerate(path.models) if source is one)
+        for slot in one.slots:
+            if slot.layer.isdigit():
+                found[f"{prefix}/{slot.name}"] = model, int(slot.layer)
+    return found
 
 
 def _first_path(
@@ -344,12 +367,3 @@ def _check_depths(depths: Sequence[int], models: int, repeats: int) -> None:
             f"{sum(depths)} layers in all, repeats={repeats} times, are more than the "
             f"{MOST_HOPS:,} that a path may have. Choose a smaller repeats."
         )
-
-
-def _check_bound(models: Sequence[Checkpoint | Recipe]) -> None:
-    for model in models:
-        if isinstance(model, Recipe) and model.slots:
-            raise RecipeError(
-                f"A model of the path has free numbers: {few([s.name for s in model.slots], 5)}. "
-                "Bind them first, e.g. mo.recipe_of(study) after a search for them."
-            )

@@ -7,6 +7,7 @@ learn bytes of Python's own modules. A folder of trained checkpoints of one arch
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import os
@@ -16,19 +17,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import merge_optuna as mo
+from merge_optuna.errors import InfeasibleRecipe
 from merge_optuna.recipes import Hop, LayerPath
 from tests import toys
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 pytestmark = pytest.mark.slow
 
 PATHS, TOKENS, CLOSE = 50, 64, 1e-4
 GIVEN = os.environ.get("MERGE_OPTUNA_PATHS")
+FORMS: list[dict[str, Any]] = [{}, {"repeats": 1, "blocks": 2}, {"layout": "blocks"}]
+ENDS = "embeddings_from", "head_from"
 SIZE: dict[str, Any] = {
     "vocab_size": 256,
     "hidden_size": 48,
@@ -95,12 +101,32 @@ def models(
 
 
 def random_path(rng: random.Random, models: list[mo.Checkpoint], number: int) -> LayerPath:
-    """Repeats, skips, scales in [0.4, 1.5], both targets, any ends."""
+    """Any, and those of spaces: layers by depth, with blocks beside them, blocks of one model."""
+    target = ("branch", "stream")[number % 2]
+    ends = rng.randrange(len(models)), rng.randrange(len(models))
+    if number % 5 > 1:
+        form = FORMS[number % 5 - 2]
+        one = number % 5 == 4
+        options: dict[str, Any] = {} if one else dict(zip(ENDS, ends, strict=True))
+        space = mo.spaces.LayerPath(
+            models[:1] if one else models, max_hops=14, scale_target=target, **form, **options
+        )
+        return drawn(space, rng)
     places = [(m, i) for m, model in enumerate(models) for i in range(model.depth)]
     length = rng.randint(2, 2 * models[0].depth)
     hops = tuple(Hop(*rng.choice(places), rng.uniform(0.4, 1.5)) for _ in range(length))
-    ends = rng.randrange(len(models)), rng.randrange(len(models))
-    return LayerPath(hops, ("branch", "stream")[number % 2], *ends)  # type: ignore[arg-type]
+    return LayerPath(hops, target, *ends)  # type: ignore[arg-type]
+
+
+def drawn(space: mo.spaces.LayerPath, rng: random.Random) -> LayerPath:
+    """The first path of random parameters that is none too long."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(rng.randrange(2**32)))
+    while True:
+        with contextlib.suppress(InfeasibleRecipe):
+            path = space(study.ask()).path
+            assert path is not None
+            if len(path.hops) > 1:
+                return path
 
 
 def test_fifty_paths(models: list[mo.Checkpoint], tmp_path: Path) -> None:

@@ -35,17 +35,23 @@ def add(study: optuna.Study, value: float, gene: Mapping[str, int]) -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_map_has_every_value_and_its_best(sign: float) -> None:
     figure = figures(scanned(sign))[KEY]
-    heat, mark = figure.data
+    (heat,), (mark,) = figure.data, figure.layout.shapes
     values = np.array(heat.z, dtype=float)
     for start in range(6):
         for length in range(1, 7):
             expected = sign * (1.0 - abs(start - 2) - abs(length - 3))
             found = values[list(heat.y).index(start), list(heat.x).index(length)]
             assert np.isnan(found) if start + length > 6 else found == expected
-    assert (mark.y[0], mark.x[0]) == (2, 3)
+    assert (mark.y0, mark.y1, mark.x0, mark.x1) == (1.5, 2.5, 2.5, 3.5)
+    assert heat.text[2][2] == f"{sign:+.2g}"  # without any it is 0
+    share = heat.colorscale[1][0]  # of the scale, where the model as it is has its colour
+    assert heat.zmin + share * (heat.zmax - heat.zmin) == pytest.approx(0, abs=1e-9)
+    assert (heat.zmax if sign > 0 else -heat.zmin) == 1  # the largest gain is the bluest
+    blue = heat.colorscale[2 if sign > 0 else 0][1]
+    assert int(blue[5:], 16) > int(blue[1:3], 16)
     title = figure.layout.title.text.replace("<br>", " ")
-    assert "layers 2 to 4 is worth repeating" in title
-    assert "of 21 blocks; without any 0" in title
+    assert "Repeating layers 2 to 4 helps most" in title
+    assert "the best of 21 blocks; 0 as it is" in title
 
 
 def test_a_block_that_does_not_help_is_said_to_hurt() -> None:
@@ -54,8 +60,8 @@ def test_a_block_that_does_not_help_is_said_to_hurt() -> None:
     add(better, 2.0, {"times": 0})
     better.add_trials(study.trials[1:])
     title = figures(better)[KEY].layout.title.text.replace("<br>", " ")
-    assert "layers 2 to 4 hurts least when repeated" in title
-    assert "without any 2" in title
+    assert "Repeating layers 2 to 4 hurts least" in title
+    assert "2 as it is" in title
 
 
 def test_other_searches_have_no_such_map() -> None:

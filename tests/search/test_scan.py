@@ -79,6 +79,34 @@ def test_options_and_further_trials(folder: Path, tmp_path: Path) -> None:
     assert len(scan(folder, storage=url, max_length=2, times=2).trials) == len(paths)
 
 
+def test_a_narrower_scan_is_whole(folder: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    scan(folder, storage=url, n_trials=3)  # the model, and blocks of one layer
+    study = scan(folder, storage=url, min_length=4)
+    assert len(study.trials) == 4
+    assert study.trials[-1].user_attrs["path"] == "-".join(f"A{i}" for i in (0, 1, 2, 3) * 2)
+
+
+def test_other_times_need_a_study_of_their_own(folder: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    scan(folder, storage=url, n_trials=2)
+    with pytest.raises(StudyError, match=r"'scan' repeats each block 1 times, not 2: .*, name="):
+        scan(folder, storage=url, times=2)
+    assert len(scan(folder, storage=url, n_trials=2, times=2, name="twice").trials) == 2
+
+
+def test_trials_that_begin_together_take_different_blocks() -> None:
+    plan, study = Scan(depth=4, shortest=1, longest=4, times=1), optuna.create_study()
+    began = [study.ask() for _ in range(3)]  # none has written what it takes
+    found = [plan.following(study, trial.number) for trial in began]
+    assert found[0] == {"block/1/times": 0}
+    assert [(one["block/1/start"], one["block/1/length"]) for one in found[1:] if one] == [
+        *plan.blocks[:2]
+    ]
+    began[1].suggest_int("block/1/times", 0, 3)  # only in part
+    assert plan.following(study, 2) == found[2]
+
+
 def run(folder: str, kill: int | None = None) -> None:
     from merge_optuna.testing import kill_at, on_write
 

@@ -346,8 +346,6 @@ def test_after_a_search_in_parameter_space(models: list[mo.Checkpoint], tmp_path
     written = AutoModelForCausalLM.from_pretrained(mo.write(recipe, tmp_path / "out"))
     scores = np.concatenate([scores for _, scores in routes.Logits()(written.eval())])
     assert scores.mean() == pytest.approx(study.trials[-1].value, rel=1e-4)
-    with pytest.raises(RecipeError, match=r"has free numbers: .* Bind them first"):
-        LayerPath([ps.space, models[1]])
 
 
 def test_pruners_see_batches(models: list[mo.Checkpoint]) -> None:
@@ -419,6 +417,83 @@ def test_the_preset(models: list[mo.Checkpoint]) -> None:
     assert len(study.trials[1].params) == 15
 
 
+# -- Path and weights at once -------------------------------------------------------------
+
+
+def joint(folder: Path, **options: Any) -> LayerPath:
+    """Paths through an average of two models, whose weights are free, and one of them."""
+    one, other = (mo.Checkpoint(folder / name, name=name) for name in ("math", "other"))
+    weight = mo.free(0, 1, per="layer")
+    merged = mo.recipes.linear([one, other], weight=weight, normalize=False, name="merged")
+    return LayerPath([merged, one], 1, **options)
+
+
+@pytest.fixture(scope="module")
+def three(folder: Path) -> Path:
+    toys.save(toys.noised(toys.llama(1, layers=3), 7), folder / "other")
+    return folder
+
+
+def test_numbers_of_a_layer_are_there_while_it_is_on_the_path(three: Path) -> None:
+    space = joint(three)
+    study = optuna.create_study(sampler=space.sampler(seed=0, population_size=8))
+    objective = mo.MergeObjective(space, routes.Logits())
+    study.optimize(objective, n_trials=40)
+    for trial in study.trials:
+        on = {int(n[5:]) for n, choice in trial.params.items() if n[:3] == "on/" and choice == "A"}
+        weights = {name for name in trial.params if name.startswith("merged/weight/math/")}
+        places = {"embed", "head", *(f"{layer:02}" for layer in on)}
+        known = {name.rpartition("/")[2] for name in weights}
+        anywhere = any(choice != "skip" for n, choice in trial.params.items() if n[:3] == "on/")
+        assert known == (places if anywhere else set())
+    free = space.declaration().recipes["start"]
+    assert free.slots
+    for trial in study.trials[::9]:
+        if trial.state != TrialState.COMPLETE:
+            continue
+        recipe = mo.recipe_of(study, trial)
+        assert not recipe.slots
+        assert objective.score(recipe) == trial.value
+        merged = recipe.models[0]
+        assert isinstance(merged, mo.Recipe)
+        by_hand = mo.recipes.path(recipe.path, [merged, recipe.models[1]])  # type: ignore[arg-type]
+        fresh = mo.MergeObjective(LayerPath([merged, recipe.models[1]], 1), routes.Logits())
+        assert fresh.score(by_hand) == trial.value
+
+
+def test_the_start_of_both_is_that_of_each(three: Path) -> None:
+    space = joint(three, start="A0-B1-A2", scales="none")
+    recipe = space.bind(space.start())
+    assert str(recipe) == "A0-B1-A2"
+    weights = {n: v for n, v in space.start().items() if n.startswith("merged/")}
+    assert len(weights) == 2 * 5
+    assert recipe == space.untuned()
+    sampler = space.sampler(seed=0, population_size=200)
+    study = optuna.create_study(sampler=sampler)
+    drawn = [study.ask(space.distributions()).params for _ in range(200)]
+    values = np.array([params["merged/weight/math/01"] for params in drawn])
+    assert values.mean() == pytest.approx(weights["merged/weight/math/01"], abs=0.05)
+    assert values.std() == pytest.approx(1 / 6, rel=0.2)
+
+
+def test_an_exported_path_of_both_scores_the_same(three: Path, tmp_path: Path) -> None:
+    space = joint(three)
+    objective = mo.MergeObjective(space, routes.Logits())
+    search = mo.MergeStudy("joint", objective, n_trials=12, baselines=False)
+    url = f"sqlite:///{tmp_path}/s.db"
+    search.run(url, n_trials=5, progress=False)
+    study = search.run(url, progress=False)
+    whole = search.run(progress=False)
+    assert [(t.params, t.value) for t in study.trials] == [
+        (t.params, t.value) for t in whole.trials
+    ]
+    written = AutoModelForCausalLM.from_pretrained(mo.export(study, tmp_path / "out"))
+    scores = np.concatenate([scores for _, scores in routes.Logits()(written.eval())])
+    assert scores.mean() == pytest.approx(study.best_value, rel=1e-4)
+    again = optuna.load_study(study_name="joint", storage=mo.storage(url))
+    assert mo.recipe_of(again).digest == mo.recipe_of(study).digest
+
+
 # -- Processes ----------------------------------------------------------------------------
 
 
@@ -446,6 +521,19 @@ def test_killed_and_started_again(folder: Path, tmp_path: Path) -> None:
         assert len(study.trials) == routes.TRIALS + (name != "whole")
     assert len(complete["whole"]) == routes.TRIALS
     assert complete["claimed"] == complete["suggesting"] == complete["whole"]
+
+
+def test_blocks_go_on(folder: Path, tmp_path: Path) -> None:
+    """Numbers of absent blocks are absent: what was learned of others is in the storage, too."""
+    found = []
+    for name, stops in (("whole", [26]), ("parts", [7, 15, 26])):
+        for stop in stops:
+            search = routes.declared(folder, layout="blocks")
+            url = f"sqlite:///{tmp_path}/{name}.db"
+            study = search.run(url, n_trials=stop, progress=False)
+        found.append([(trial.params, trial.value) for trial in study.trials])
+    assert found[0] == found[1]
+    assert len({len(params) for params, _ in found[0]}) > 1
 
 
 def test_workers(folder: Path, tmp_path: Path) -> None:
