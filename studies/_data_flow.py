@@ -437,7 +437,9 @@ def made(task: Task) -> Result:
     result = scored(task.pool, recipe, task.budget, seconds)
     result = replace(result, reached=reached(task.values))
     task.place.parent.mkdir(parents=True, exist_ok=True)
-    task.place.write_text(json.dumps(asdict(result)))
+    half = task.place.with_suffix(".part")  # a kill leaves no broken file that reads as done
+    half.write_text(json.dumps(asdict(result)))
+    half.replace(task.place)
     print(f"{task.method} {task.seed}: dev {result.dev:.3f} {result.path}", flush=True)
     return result
 
