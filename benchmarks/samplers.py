@@ -4,6 +4,7 @@
     python benchmarks/samplers.py --part workers
     python benchmarks/samplers.py --part overhead
     python benchmarks/samplers.py --part fronts
+    python benchmarks/samplers.py --part mixed [--hub FOLDER]
 
 --quick runs a small version of a part. Prints a table and writes everything to --json.
 """
@@ -22,6 +23,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: one core per process
 
 import _fronts
+import _mixed
 import _optimisers
 import _overhead
 import _workers
@@ -32,6 +34,7 @@ PARTS = {
     "workers": _workers.measure,
     "overhead": _overhead.measure,
     "fronts": _fronts.measure,
+    "mixed": _mixed.measure,
 }
 
 
@@ -73,12 +76,15 @@ def main() -> None:
     fronts = parser.add_argument_group("fronts")
     fronts.add_argument("--fronts-at", type=int, nargs="+", default=[250, 1000])
     fronts.add_argument("--fronts-samplers", nargs="+", default=list(_fronts.SAMPLERS))
+    mixed = parser.add_argument_group("mixed")
+    mixed.add_argument("--mixed-at", type=int, nargs="+", default=[100, 300])
+    mixed.add_argument("--hub", type=Path, help="package/samplers of OptunaHub's registry")
     options = parser.parse_args()
     if options.quick:
         options.dimensions, options.evaluations, options.seeds = [5, 20], [40, 20], 5
         options.optuna, options.optuna_dimensions, options.optuna_seeds = 40, [5], 1
         options.workers_seeds, options.workers_evaluations = 5, 100
-        options.fronts_at = [100, 200]
+        options.fronts_at, options.mixed_at = [100, 200], [50, 100]
         options.parameters, options.at, options.rounds = [10, 64], [200, 1000], 25
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from merge_optuna.search import greedy_path as greedy_path
     from merge_optuna.search import optimize as optimize
     from merge_optuna.search import scan as scan
+    from merge_optuna.spaces import layer_prior as layer_prior
     from merge_optuna.study import MergeObjective as MergeObjective
     from merge_optuna.study import baselines as baselines
     from merge_optuna.study import export as export
@@ -63,6 +64,7 @@ _NAMES = {
     **dict.fromkeys(("adamerging", "greedy_soup"), "fitted"),
     **dict.fromkeys(("Recipe", "depth", "free", "per_group"), "recipes"),
     **dict.fromkeys(("MergeObjective", "export", "lineage"), "study"),
+    "layer_prior": "spaces",
     **dict.fromkeys(("MergeStudy", "greedy_path", "optimize", "scan"), "search"),
     **dict.fromkeys(("baselines", "export_front", "leaderboard", "pareto"), "study"),
     **dict.fromkeys(("recipe_of", "remaining", "scores", "set_scores", "storage"), "study"),

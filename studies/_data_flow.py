@@ -302,6 +302,13 @@ def evolved(task: Task) -> mo.Recipe:
     return recipe
 
 
+def informed(task: Task) -> mo.Recipe:
+    """A path whose first probabilities come from one pass over dev."""
+    models = pair(task)
+    prior = mo.layer_prior(models, task.pool.evaluator("dev"))
+    return task.run(mo.spaces.LayerPath(models, prior=prior), task.budget)
+
+
 def from_exchange(task: Task) -> mo.Recipe:
     """A path that begins with the greedy exchange, whose evaluations are part of the budget."""
     start, used = exchanged(task.pool)
@@ -364,6 +371,8 @@ METHODS = {
     "path_three": Method("DFS: choices by depth, three rounds, CatCMA", dfs(repeats=3)),
     "path_none": Method("DFS: choices by depth without scales, CatCMA", dfs(scales="none")),
     "path_blocks": Method("DFS: choices by depth and two blocks, CatCMA", dfs(blocks=2)),
+    "prior": Method("DFS: choices by depth, with a prior, CatCMA", informed),
+    "ps_path_kept": Method("PS + DFS, half each, keep 0.9, CatCMA", ps_dfs(keep=0.9)),
     "from_greedy": Method("DFS: from the greedy exchange, CatCMA", from_exchange),
     "joint": Method("PS and DFS at once, CatCMA", joint(keep=0.9), 5),
     "dfs_128": Method(
@@ -437,7 +446,9 @@ def made(task: Task) -> Result:
     result = scored(task.pool, recipe, task.budget, seconds)
     result = replace(result, reached=reached(task.values))
     task.place.parent.mkdir(parents=True, exist_ok=True)
-    task.place.write_text(json.dumps(asdict(result)))
+    half = task.place.with_suffix(".part")  # a kill leaves no broken file that reads as done
+    half.write_text(json.dumps(asdict(result)))
+    half.replace(task.place)
     print(f"{task.method} {task.seed}: dev {result.dev:.3f} {result.path}", flush=True)
     return result
 

@@ -7,7 +7,7 @@ from merge_optuna.engine._arrays import Inputs, gram
 from merge_optuna.engine._build import build
 from merge_optuna.engine._frame import check_finite
 from merge_optuna.engine._live import Engine
-from merge_optuna.engine._live_path import LivePath, branches_of
+from merge_optuna.engine._live_path import LivePath, branches_of, layers_of
 from merge_optuna.engine._served_model import ServedModel
 from merge_optuna.engine._tensors import Merger, tensors
 from merge_optuna.engine._vllm import VLLM
@@ -25,6 +25,7 @@ __all__ = [
     "build",
     "check_finite",
     "gram",
+    "layers_of",
     "tensors",
     "write",
 ]

@@ -148,6 +148,11 @@ def branches_of(models: Sequence[Source]) -> Branches:
     return SCALED[str((frames[0].config or {})["model_type"])]
 
 
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of a live model, or of the language model in it, in their order."""
+    return list(model.get_submodule(_stack_of(model)).children())
+
+
 class _Model:
     """A live source.
 

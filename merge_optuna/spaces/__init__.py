@@ -7,7 +7,9 @@ sampler: ``space.sampler(seed=0)``.
 from __future__ import annotations
 
 from merge_optuna.spaces._genealogy import Genealogy, check_families, family_of, parents_of
+from merge_optuna.spaces._prior import LayerPrior
 from merge_optuna.spaces._space import KINDS, Declaration, ParameterSpace, Space, own_sampler, read
+from merge_optuna.spaces._streams import layer_prior
 from merge_optuna.spaces._swarm import DROP_RATE
 from merge_optuna.spaces.affine_swarm import AffineSwarm
 from merge_optuna.spaces.differential_crossover import DifferentialCrossover
@@ -23,12 +25,14 @@ __all__ = [
     "DifferentialCrossover",
     "Genealogy",
     "LayerPath",
+    "LayerPrior",
     "ParameterSpace",
     "ParticleSwarm",
     "Space",
     "SplitSlerp",
     "check_families",
     "family_of",
+    "layer_prior",
     "own_sampler",
     "parents_of",
     "read",

@@ -5,6 +5,7 @@ Akiba et al.: Evolutionary Optimization of Model Merging Recipes, arXiv 2403.131
 
 from __future__ import annotations
 
+import math
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from merge_optuna.errors import RecipeError
 from merge_optuna.recipes import Hop
+from merge_optuna.spaces._prior import LayerPrior
 
 LIMIT, START = 6.0, 2.0  # in units of sigma: nearly all first samples are inside of ± LIMIT
 SKIP = "skip"
@@ -55,11 +57,14 @@ class Odds:
         keep: The layer that the path a search begins with has there.
         drop: None where it has one.
         insert: Any layer where it has none.
+        prior: What is known of the layers: one that changes little is dropped more easily, and
+            the layers of a model whose stream is like that of the first are taken more easily.
     """
 
     keep: float = 0.6
     drop: float = 0.05
     insert: float = 0.08
+    prior: LayerPrior | None = None
 
     def __post_init__(self) -> None:
         for name in ("keep", "drop", "insert"):
@@ -81,7 +86,19 @@ class Odds:
         others = len(models) - 1
         keep = self.keep if others else 1 - self.drop
         switch = (1 - keep - self.drop) / max(others, 1)
-        return (*(keep if model == kept.model else switch for model in models), self.drop)
+        row = [keep if model == kept.model else switch for model in models]
+        return tuple(self._informed([*row, self.drop], slot, kept))
+
+    def _informed(self, row: list[float], slot: Slot, kept: Hop) -> list[float]:
+        """With what is known of the layers."""
+        if self.prior is None:
+            return row
+        weights = [
+            p * (1.0 if model == kept.model else self.prior.likeness(model, layer))
+            for p, (model, layer) in zip(row, slot.layers, strict=False)
+        ]
+        weights.append(row[-1] * self.prior.idleness(kept.model, kept.layer))
+        return [weight / sum(weights) for weight in weights]
 
 
 @dataclass(frozen=True)
@@ -125,6 +142,14 @@ class Layout(ABC):
     def probabilities(self) -> dict[str, tuple[float, ...]]:
         """The first probabilities of every categorical parameter."""
         return {}
+
+    def scale_sigmas(self, prior: LayerPrior, sigmas: Mapping[str, float]) -> dict[str, float]:
+        """Spreads of the scales by hop: the wider, the less the layer of the path changes."""
+        return {
+            name: sigmas[name] * math.sqrt(prior.idleness(*hop[:2]))
+            for label, hop in self.taken.items()
+            if (name := f"scale/{label}") in sigmas
+        }
 
     @cached_property
     def taken(self) -> dict[str, Hop]:
@@ -265,7 +290,7 @@ def renewed(options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     odds = Odds()
     probabilities = {"keep": odds.keep, "drop": odds.drop, "insert": odds.insert}
-    return {**former, "layout": word, "blocks": 0, **probabilities}
+    return {**former, "layout": word, "blocks": 0, **probabilities, "prior": None}
 
 
 def letter(model: int) -> str:

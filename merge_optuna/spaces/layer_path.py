@@ -29,6 +29,7 @@ from merge_optuna.recipes import (
 from merge_optuna.samplers import CatCmaEsSampler, CmaEsSampler, NSGA2Sampler
 from merge_optuna.spaces._blocks import Blocks
 from merge_optuna.spaces._layouts import LAYOUTS, Odds
+from merge_optuna.spaces._prior import LayerPrior
 from merge_optuna.spaces._scales import SCALES
 from merge_optuna.spaces._space import Declaration, ParameterSpace
 
@@ -83,6 +84,8 @@ class LayerPath(ParameterSpace):
         keep: First probability of the layer that the path ``start`` has at a depth.
         drop: First probability of none there; the other models share the rest.
         insert: First probability of any layer where it has none.
+        prior: What :func:`mo.layer_prior` has found of the models: first probabilities and spreads
+            of scales layer by layer, around these.
         config: Whose config counts where those of the models give weights another meaning:
             ``"base"``, the model of the embedding, or the name of a source.
 
@@ -107,6 +110,7 @@ class LayerPath(ParameterSpace):
         "keep": (float,),
         "drop": (float,),
         "insert": (float,),
+        "prior": (dict, type(None)),
     }
 
     def __init__(
@@ -124,6 +128,7 @@ class LayerPath(ParameterSpace):
         keep: float = 0.6,
         drop: float = 0.05,
         insert: float = 0.08,
+        prior: LayerPrior | None = None,
         config: str | None = None,
     ) -> None:
         check_sources("LayerPath", None, models)
@@ -144,7 +149,7 @@ class LayerPath(ParameterSpace):
             max_hops=max_hops,
             layout=layout,
             blocks=_BLOCKS * apart if blocks is None else blocks,
-            odds=Odds(keep, drop, insert),
+            odds=Odds(keep, drop, insert, prior),
         )
         self.start()  # finds that the path does not fit
         if max_hops is not None and len(hops) > max_hops:
@@ -177,11 +182,19 @@ class LayerPath(ParameterSpace):
         self.depths, self.repeats, self.max_hops = list(depths), repeats, max_hops
         self.scales, self.layout, self.blocks = scales, layout, blocks
         self.keep, self.drop, self.insert = odds.keep, odds.drop, odds.insert
+        self._prior = odds.prior
+        if self._prior is not None:
+            self._prior.check(depths)
         self._layout = LAYOUTS[layout](tuple(depths), repeats, start.path.hops, odds)
         self._scales = SCALES[scales](tuple(depths), self._layout.slots)
         self._blocks = Blocks(blocks, tuple(depths), len(self._layout.slots))
         parts = self._layout, self._blocks, self._scales, start
         self._distributions = {n: d for part in parts for n, d in part.distributions().items()}
+
+    @property
+    def prior(self) -> dict[str, Any] | None:
+        """What is known of the layers, as plain numbers."""
+        return None if self._prior is None else self._prior.to_data()
 
     @property
     def template(self) -> Recipe:
@@ -234,6 +247,8 @@ class LayerPath(ParameterSpace):
         """Standard deviation of each number in the first generation, in units of its range."""
         parts = self._layout, self._scales
         sigmas = {name: part.sigma for part in parts for name in part.distributions()}
+        if self._prior is not None:
+            sigmas |= self._layout.scale_sigmas(self._prior, sigmas)
         return {
             name: sigmas[name] / (one.high - one.low) if name in sigmas else _NUMBER
             for name, one in self._distributions.items()
@@ -248,7 +263,9 @@ class LayerPath(ParameterSpace):
     def declared(cls, recipes: Mapping[str, Recipe], options: Mapping[str, Any]) -> Self:
         """See :meth:`Space.declared`."""
         others = dict(options)
-        odds = Odds(*(others.pop(name) for name in ("keep", "drop", "insert")))
+        keep, drop, insert, prior = (others.pop(n) for n in ("keep", "drop", "insert", "prior"))
+        known = None if prior is None else LayerPrior.from_data(prior)
+        odds = Odds(keep, drop, insert, known)
         _check_word("layout", options["layout"], tuple(LAYOUTS))
         made = cls.__new__(cls)
         made._set(recipes["start"], odds=odds, **others)
