@@ -3,7 +3,8 @@
 What is compared is log10 of f - f_opt, not below 1e-8: the mean over the seeds of ours minus the
 other's, a paired difference of geometric means, with a 95 % bootstrap interval over the seeds.
 Seed s meets instance s of a function, the same for all. OptunaHub's ``CatCmawmSampler``, by the
-same engine, takes part where ``--hub`` is a copy of its registry's ``package/samplers``.
+same engine, takes part where ``--hub`` is a copy of its registry's ``package/samplers``, with its
+names and numbers put right.
 """
 
 from __future__ import annotations
@@ -206,7 +207,20 @@ FUNCTIONS: dict[str, Callable[[int], Function]] = {
 
 
 def _hub(space: dict[str, BaseDistribution], seed: int) -> Any:
-    return importlib.import_module("catcmawm").CatCmawmSampler(space, seed=seed)
+    """OptunaHub's, mended: at ee68019 it hands Optuna numbers as names, so they are uniform."""
+    kind: Any = importlib.import_module("catcmawm").CatCmawmSampler
+
+    class Mended(kind):  # type: ignore[misc]
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            found = super().sample_relative(study, trial, search_space)
+            params = {name: value for name, value in found.items() if name in search_space}
+            for key, of in (("x", FloatDistribution), ("z", IntDistribution)):
+                names = [name for name, one in search_space.items() if isinstance(one, of)]
+                values = trial.user_attrs[key] if names else ()
+                params |= {n: v.item() for n, v in zip(names, values, strict=True)}
+            return params
+
+    return Mended(space, seed=seed)
 
 
 SAMPLERS: dict[str, Callable[[dict[str, BaseDistribution], int], Any]] = {
