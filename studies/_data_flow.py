@@ -413,25 +413,10 @@ def exchanged(pool: Pool) -> tuple[mo.Recipe, int]:
 
     No scales, no layer twice: what a search in data-flow space should find at least.
     """
-    models, evaluator, engine = pool.experts[:2], pool.evaluator("dev"), mo.Engine()
-    scores: dict[str, float] = {}
-
-    def score(letters: str) -> float:
-        if letters not in scores:
-            scores[letters] = float(evaluator.scores(engine.load(through(letters))).mean())
-        return scores[letters]
-
-    def through(letters: str) -> mo.Recipe:
-        hops = "-".join(f"{letter}{layer}" for layer, letter in enumerate(letters))
-        return mo.recipes.path(hops, models)
-
-    best = "A" * models[0].depth
-    while True:
-        others = [f"{best[:i]}{'AB'[x == 'A']}{best[i + 1 :]}" for i, x in enumerate(best)]
-        found = min([best, *others], key=score)
-        if found == best:
-            return through(best), len(scores)
-        best = found
+    space = mo.spaces.LayerPath(pool.experts[:2], scales="none")
+    objective = mo.MergeObjective(space, pool.evaluator("dev"))
+    study = mo.greedy_path(objective, progress=False)
+    return mo.recipe_of(study), len(study.trials)
 
 
 def made(task: Task) -> Result:
@@ -593,7 +578,20 @@ def board(single: dict[str, Result], found: dict[str, list[Result]]) -> Leaderbo
     return Leaderboard.of(entries, value=nats, metric="nats", direction="minimize")
 
 
+PATHS = (
+    *("dfs", GREEDY, "by_depth", "largest", "ea", "path_ga", "path_tpe", "path_three"),
+    *("path_none", "path_blocks", "prior", "from_greedy", "dfs_128"),
+)
 ORDERS = {  # the first is expected to be better
+    "Choices by depth against every other path:": [("path", other) for other in PATHS],
+    "Weights, paths, and both, with the same evaluations:": [
+        ("ps_path", "ps"),
+        ("ps_path_kept", "ps"),
+        ("joint", "ps"),
+        ("ps", "path"),
+        ("path", BEST),
+        ("path", SIMPLE),
+    ],
     "The orderings of the paper, with CMA-ES:": [
         ("ps_dfs", "ps"),
         ("ps_dfs", "ps_half"),
@@ -669,6 +667,7 @@ def tables(
     for heading, pairs in ORDERS.items():
         if judgements := judged(pairs, table, best):
             lines += ["", heading, "", *judgements]
+    lines += ["", *early(found)]
     lines += ["", "Paths of the searches, seed by seed:", ""]
     lines += [f"- {name}: `{result.path}`" for name, result in single.items() if result.path]
     for method, results in found.items():
@@ -677,6 +676,24 @@ def tables(
                 names = ", ".join(f"{'ABC'[i]} {n}" for i, (n, _) in enumerate(result.models))
                 lines.append(f"- {METHODS[method].label}, seed {seed} ({names}): `{result.path}`")
     return "\n".join([*lines, "", "![paths](paths.svg)", ""])
+
+
+def early(found: dict[str, list[Result]]) -> list[str]:
+    """Lines of a table: the best on dev after so many evaluations, the mean over seeds."""
+    rows = {name: results for name, results in found.items() if all(r.reached for r in results)}
+    counts = sorted({int(n) for results in rows.values() for r in results for n in r.reached})
+    counts = [n for n in counts if n % 25 == 0 and n <= 400]
+    if not rows or not counts:
+        return []
+    lines = [
+        f"| best on dev after | {' | '.join(map(str, counts))} |",
+        "|---" * (1 + len(counts)) + "|",
+    ]
+    for name, results in rows.items():
+        means = [np.mean([r.reached.get(str(n), np.nan) for r in results]) for n in counts]
+        cells = " | ".join("" if np.isnan(mean) else f"{mean:.3f}" for mean in means)
+        lines.append(f"| {METHODS[name].label} | {cells} |")
+    return lines
 
 
 def by_domain(pool: Pool, single: dict[str, Result], found: dict[str, list[Result]]) -> list[str]:

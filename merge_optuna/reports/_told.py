@@ -231,7 +231,8 @@ class Told:
 
     def _method(self) -> str:
         names = [leaf.name for leaf in self.view.leaves]
-        return f"{len(names)} models ({few(names)}) by {self.view.made_of[0].method}"
+        models = "1 model" if len(names) == 1 else f"{len(names)} models"
+        return f"{models} ({few(names)}) by {self.view.made_of[0].method}"
 
 
 def _of_panel(panel: Panel) -> Table:
