@@ -2,7 +2,7 @@
 
     python studies/dfs_deep.py --data DIR --evaluations 600 [--jobs 2]
 
-DIR has texts of four domains (see ``_data_flow.py``). A small Llama (12 layers, 706,112
+DIR has texts of four domains (see ``_passages.py``). A small Llama (12 layers, 706,112
 parameters, a vocabulary of 512 tokens made from the texts) is trained on TinyStories, and from it
 three experts are fine-tuned on one of the other domains each; ten minutes on one thread. Models
 and finished runs are kept in ``runs/dfs_deep`` and not made again. Table, paths and their picture
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _data_flow import BASE, TEXTS, Pool, data_of, finish, parser, text_of
+from _data_flow import data_of, finish, parser
+from _passages import BASE, TEXTS, Pool, text_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm

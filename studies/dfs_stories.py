@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _data_flow import BASE, Pool, data_of, finish, parser
+from _data_flow import data_of, finish, parser
+from _passages import BASE, Pool
 
 MODELS = {
     BASE: "stories260K",

@@ -2,7 +2,7 @@
 
     python studies/scan.py --data DIR NAME=FOLDER [NAME=FOLDER ...] [--trials N] [--passages N]
 
-DIR has texts of four domains (see ``_data_flow.py``). A model is scored by its nats per token on
+DIR has texts of four domains (see ``_passages.py``). A model is scored by its nats per token on
 held-out passages, the mean over the domains. The scan (``mo.scan``) sees the dev passages; of its
 blocks the best is scored on the test passages in the end, beside the model as it is and beside the
 middle third repeated, which nobody has chosen. A scan is kept in ``runs/scan/NAME.db`` and gone
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from _data_flow import DATA, TEXTS, Nats, passages
+from _passages import DATA, TEXTS, Nats, passages
 from _rows import by_rows
 from numpy.typing import NDArray
 from transformers import AutoTokenizer

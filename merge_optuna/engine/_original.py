@@ -69,6 +69,7 @@ class Original:
 
         # The same once more, in the form that is compared fastest: see _is_itself.
         self._attributes = self._saved[: len(owners)]
+        self._configs = [(o, vars(o)["config"]) for o in self._owners if "config" in vars(o)]
         self._empty = [one for one in self._containers if not one]
         self._sets = [one for one in self._containers if one and isinstance(one, set)]
         self._saved_sets = list(map(_copied, self._sets))
@@ -93,11 +94,13 @@ class Original:
         """In C as far as possible: a model has ten thousand attributes and entries.
 
         Attributes are compared by value, which is three times as fast as by identity: one that is
-        another object of equal value computes the same.
+        another object of equal value computes the same. Configs are shared, and what is changed in
+        one, such as the number of layers of a path, must be changed for all modules.
         """
         return (
             list(map(type, self._with_classes)) == self._classes
             and self._has_its_attributes()
+            and all(vars(owner).get("config") is own for owner, own in self._configs)
             and not any(self._empty)
             and self._sets == self._saved_sets
             and list(map(len, self._filled)) == self._lengths

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -65,3 +67,16 @@ def test_what_an_evaluator_changes_is_put_back(models: list[mo.Checkpoint]) -> N
     live.model.layers[0].mlp.up_proj.weight.data.zero_()
     other = recipe(models, [0.9, 0.1], "A0-A1-B2")  # filled in anyway
     assert torch.equal(logits(engine.load(other)), logits(mo.Engine().load(other)))
+
+
+def test_a_config_of_equal_value_in_its_place(models: list[mo.Checkpoint]) -> None:
+    """Modules that no longer share theirs would be told of another number of layers one by one."""
+    engine = mo.Engine()
+    live: Any = engine.load(recipe(models, [0.5, 0.5], "A0-A1"))
+    live.config = copy.deepcopy(live.config)
+    longer = recipe(models, [0.5, 0.5], "A0-A1-B2-A2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: Any = engine.load(longer)
+    assert found.model.config.num_hidden_layers == found.config.num_hidden_layers == 4
+    assert torch.equal(logits(found), logits(mo.Engine().load(longer)))

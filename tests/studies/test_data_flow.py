@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,16 +24,17 @@ MODELS = ("base", "shakespeare", "wizardofoz", "gsm8k")
 
 
 @pytest.fixture
-def flow(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def flow(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Everything that the files of these studies have, by name."""
     monkeypatch.syspath_prepend(str(STUDIES))
-    for name in ("_data_flow", "_path_picture"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import _data_flow
+    files = ("_path_picture", "_rows", "_passages", "_path_methods", "_path_tables", "_data_flow")
+    found: dict[str, Any] = {}
+    for name in files:
+        found |= vars(importlib.import_module(name))
+    return SimpleNamespace(**found)
 
-    return _data_flow
 
-
-def test_dev_and_test_are_parts_of_their_own(flow: ModuleType, tmp_path: Path) -> None:
+def test_dev_and_test_are_parts_of_their_own(flow: Any, tmp_path: Path) -> None:
     text = "".join(chr(0x4E00 + i) for i in range(1005))
     place = tmp_path / flow.TEXTS["shakespeare"]
     place.parent.mkdir()
@@ -43,7 +44,7 @@ def test_dev_and_test_are_parts_of_their_own(flow: ModuleType, tmp_path: Path) -
     assert min(map(len, parts)) >= 100
 
 
-def test_the_score_is_the_loss_of_transformers(flow: ModuleType) -> None:
+def test_the_score_is_the_loss_of_transformers(flow: Any) -> None:
     model = toys.llama(0).eval()
     ids = torch.randint(model.config.vocab_size, (6, 12), generator=torch.manual_seed(0))
     nats = flow.Nats({"one": ids[:3], "other": ids[3:]})
@@ -54,14 +55,14 @@ def test_the_score_is_the_loss_of_transformers(flow: ModuleType) -> None:
     assert nats.value(nats.scores(model)) == pytest.approx(np.mean(expected), rel=1e-4)
 
 
-def test_an_ordering_needs_the_whole_interval(flow: ModuleType) -> None:
+def test_an_ordering_needs_the_whole_interval(flow: Any) -> None:
     assert flow.verdict(Estimate(-0.2, -0.3, -0.1, 3, 240)) == "holds"
     assert flow.verdict(Estimate(-0.1, -0.3, 0.1, 3, 240)).startswith("not shown")
     assert flow.verdict(Estimate(-0.2, -0.3, -0.1, 0, 240)) == "one seed only: holds"
     assert flow.verdict(Estimate(0.2, 0.1, 0.3, 3, 240)).startswith("does not hold")
 
 
-def test_differences_are_paired_by_seed_and_passage(flow: ModuleType) -> None:
+def test_differences_are_paired_by_seed_and_passage(flow: Any) -> None:
     rng = np.random.default_rng(0)
     hard = rng.normal(0, 5, (2, 3, 40))  # of seeds and passages: far more than the difference
     results: dict[str, Any] = {
@@ -77,7 +78,7 @@ def test_differences_are_paired_by_seed_and_passage(flow: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", ["dfs_stories", "dfs_deep"])
-def test_the_tables_are_those_of_the_results(flow: ModuleType, name: str) -> None:
+def test_the_tables_are_those_of_the_results(flow: Any, name: str) -> None:
     data = json.loads((STUDIES / name / "results.json").read_text())
     single = {key: flow.Result(**result) for key, result in data["baselines"].items()}
     found = {key: [flow.Result(**one) for one in runs] for key, runs in data["searches"].items()}
@@ -100,7 +101,7 @@ def test_the_tables_are_those_of_the_results(flow: ModuleType, name: str) -> Non
         assert f"by {gain.value:.3f} nats [{gain.low:.3f}, {gain.high:.3f}]" in page
 
 
-def test_the_picture_has_every_layer_and_every_hop(flow: ModuleType) -> None:
+def test_the_picture_has_every_layer_and_every_hop(flow: Any) -> None:
     path = "A0-A1×0.90-B0-A1×1.20-B1"
     result = flow.Result(dev=0, test=[[0]], path=path, models=(("a<b", 4), ("other", 2)))
     svg = flow.picture(flow.drawn({"dfs": [result], "ps": [flow.Result(dev=0, test=[[0]])]}))
@@ -113,7 +114,7 @@ def test_the_picture_has_every_layer_and_every_hop(flow: ModuleType) -> None:
     assert {"A a<b", "B other", "2: ×0.90; 4: ×1.20", "3", "5"} <= set(texts)
 
 
-def test_figures_that_are_known(flow: ModuleType) -> None:
+def test_figures_that_are_known(flow: Any) -> None:
     """Experts beat the base, their average beats them all, each is best in its own domain."""
     if DATA is None or not (Path(DATA) / "checkpoints").exists():
         pytest.skip("MERGE_OPTUNA_DATA is no folder with texts and checkpoints/stories260K*")
@@ -133,7 +134,7 @@ def test_figures_that_are_known(flow: ModuleType) -> None:
 
 
 def test_a_small_run_is_kept_and_reported(
-    flow: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     models = {"base": "base", "one": "one", "two": "two", "three": "three"}
