@@ -5,7 +5,8 @@
 Experts, texts and the score are those of ``emotions.py``, whose models in ``runs/emotions`` are
 used again or trained. Of the five experts the two that are best on dev are merged in parameter
 space (a weight for every layer), in data-flow space, as in the paper with and without scales and
-by depth, and in both; beside a greedy exchange of layers. The table and the paths go to ``studies/dfs_emotions``.
+by depth, and in both; beside a greedy exchange of layers. The table and the paths go to
+``studies/dfs_emotions``.
 """
 
 from __future__ import annotations
