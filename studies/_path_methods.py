@@ -77,11 +77,6 @@ def ps(task: Task) -> mo.Recipe:
     return task.run(weights(task), task.evaluations)
 
 
-def half(task: Task) -> Task:
-    """With half of the evaluations."""
-    return replace(task, evaluations=task.evaluations // 2)
-
-
 def ta(task: Task) -> mo.Recipe:
     """Task arithmetic, a weight for every expert: few numbers, so it gets a part of the budget."""
     base, *_ = task.pool.checkpoints.values()
@@ -150,12 +145,14 @@ def from_exchange(task: Task) -> mo.Recipe:
     return task.run(space, task.budget - used)
 
 
-def ps_dfs(**options: Any) -> Callable[[Task], mo.Recipe]:
-    """Half of the budget for PS, the other for a path through its result and the best expert."""
+def ps_dfs(share: float = 0.5, **options: Any) -> Callable[[Task], mo.Recipe]:
+    """PS, and with a share of the budget a path through its result and the best expert."""
 
     def search(task: Task) -> mo.Recipe:
-        space = mo.spaces.LayerPath([ps(half(task)), task.pool.experts[0]], **options)
-        return task.run(space, task.evaluations - task.evaluations // 2)
+        rest = round(task.evaluations * share)
+        merged = ps(replace(task, evaluations=task.evaluations - rest))
+        space = mo.spaces.LayerPath([merged, task.pool.experts[0]], **options)
+        return task.run(space, rest)
 
     return search
 
@@ -208,6 +205,7 @@ METHODS = {
     "prior": Method("DFS: choices by depth, with a prior, CatCMA", informed),
     "ps_path_kept": Method("PS + DFS, half each, keep 0.9, CatCMA", ps_dfs(keep=0.9)),
     "from_greedy": Method("DFS: from the greedy exchange, CatCMA", from_exchange),
+    "ps_path_last": Method("PS + DFS, 7/8 and 1/8, keep 0.9, CatCMA", ps_dfs(1 / 8, keep=0.9), 5),
     "joint": Method("PS and DFS at once, CatCMA", joint(keep=0.9), 5),
     "dfs_128": Method(
         "DFS: as in the paper, 128 × 100",

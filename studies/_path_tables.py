@@ -82,6 +82,7 @@ ORDERS = {  # the first is expected to be better
     "Weights, paths, and both, with the same evaluations:": [
         ("ps_path", "ps"),
         ("ps_path_kept", "ps"),
+        ("ps_path_last", "ps"),
         ("joint", "ps"),
         ("ps", "path"),
         ("path", BEST),

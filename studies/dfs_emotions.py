@@ -4,8 +4,9 @@
 
 Experts, texts and the score are those of ``emotions.py``, whose models in ``runs/emotions`` are
 used again or trained. Of the five experts the two that are best on dev are merged in parameter
-space (a weight for every layer), in data-flow space with and without scales, and in both. The
-table and the paths go to ``studies/dfs_emotions``.
+space (a weight for every layer), in data-flow space, as in the paper with and without scales and
+by depth, and in both; beside a greedy exchange of layers. The table and the paths go to
+``studies/dfs_emotions``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import transformers
 from _comparison import Results, tables
 from emotions import (
     DOMAINS,
+    DTYPE,
     ENCODER,
     OUT,
     Key,
@@ -43,7 +45,9 @@ from merge_optuna.study import Kind
 RESULTS = Path(__file__).with_suffix("")
 BEST, SECOND, AVERAGE = "the best expert", "the second", "their average"
 PS, DFS, PLAIN, BOTH = "PS", "DFS", "DFS without scales", "PS + DFS"
-BEGINS = {PS: AVERAGE, DFS: BEST, PLAIN: BEST}
+DEPTH, GREEDY, DEPTH_BOTH = "DFS by depth", "greedy exchange of layers", "PS + DFS by depth"
+BEGINS = {PS: AVERAGE, DFS: BEST, PLAIN: BEST, DEPTH: BEST, GREEDY: BEST}
+PAPER = {"layout": "paper", "repeats": 3}
 
 
 def found_in(setting: Setting, name: str, space: Any, n_trials: int, storage: str) -> mo.Recipe:
@@ -57,12 +61,25 @@ def searched(setting: Setting, n: int, storage: str) -> dict[str, mo.Recipe]:
     pair = setting.experts
     weights = mo.recipes.linear(pair, weight=mo.free(0, 1, per="layer"), name="merged")
     half = found_in(setting, PS, weights, n // 2, storage)
+    both = [half, pair[0]]
+    path, rest = mo.spaces.LayerPath, n - n // 2
     return {
         PS: found_in(setting, PS, weights, n, storage),
-        DFS: found_in(setting, DFS, mo.spaces.LayerPath(pair), n, storage),
-        PLAIN: found_in(setting, PLAIN, mo.spaces.LayerPath(pair, scales="none"), n, storage),
-        BOTH: found_in(setting, BOTH, mo.spaces.LayerPath([half, pair[0]]), n - n // 2, storage),
+        DFS: found_in(setting, DFS, path(pair, **PAPER), n, storage),
+        PLAIN: found_in(setting, PLAIN, path(pair, scales="none", **PAPER), n, storage),
+        BOTH: found_in(setting, BOTH, path(both, **PAPER), rest, storage),
+        DEPTH: found_in(setting, DEPTH, path(pair), n, storage),
+        DEPTH_BOTH: found_in(setting, DEPTH_BOTH, path(both), rest, storage),
+        GREEDY: exchanged(setting, storage),
     }
+
+
+def exchanged(setting: Setting, storage: str) -> mo.Recipe:
+    """Layers of the best expert exchanged for the second's as long as it helps."""
+    space = mo.spaces.LayerPath(setting.experts, scales="none")
+    objective = mo.MergeObjective(space, setting.dev, dtype=DTYPE)
+    name = f"{GREEDY}, seed {setting.seed}"
+    return mo.recipe_of(mo.greedy_path(objective, storage=storage, name=name))
 
 
 def main() -> None:
