@@ -1,29 +1,23 @@
-"""Layers of a path exchanged one by one, as long as it helps: what a search has to beat."""
+"""A greedy exchange of layers as a study."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from merge_optuna import _optuna_compat as compat
 from merge_optuna._whole import whole
 from merge_optuna.errors import StudyError, shown
 from merge_optuna.search._planned import Plan, carried_out
-from merge_optuna.spaces import LayerPath
+from merge_optuna.spaces import Choices, Exchange, LayerPath
 from merge_optuna.study import MergeObjective
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-
-Choices: TypeAlias = tuple[str, ...]
-_SKIP = "skip"  # as mo.spaces.LayerPath calls no layer
 
 
 def greedy_path(
@@ -78,7 +72,7 @@ def greedy_path(
         if (whole(number) or 0) < 1:
             raise StudyError(f"{option} must be a whole number of at least 1, not {number!r}.")
     return carried_out(
-        Exchange.of(space, beam),
+        _Exchanges(Exchange.of(space, beam)),
         space,
         objective,
         name=name,
@@ -88,70 +82,14 @@ def greedy_path(
     )
 
 
-@dataclass(frozen=True)
-class Exchange(Plan):
-    """The algorithm, which sees what is known and says what to evaluate next.
-
-    Attributes:
-        names: Of the parameters that layers are chosen by.
-        start: Their values on the first path.
-        others: For every one, what its layer can be exchanged for.
-        beam: How many paths a round goes on with.
-    """
-
-    names: tuple[str, ...]
-    start: Choices
-    others: tuple[Choices, ...] = field(repr=False)
-    beam: int = 1
+class _Exchanges(Plan):
+    """The algorithm on what a study holds."""
 
     end = "no exchange of a layer is better"
 
-    @classmethod
-    def of(cls, space: LayerPath, beam: int) -> Exchange:
-        """Of the layers on the path that a space starts with."""
-        begin = space.start()
-        chosen = {
-            name: tuple(str(choice) for choice in one.choices if choice != _SKIP)
-            for name, one in space.distributions().items()
-            if isinstance(one, CategoricalDistribution) and name.startswith("on/")
-        }
-        start = tuple(begin[name] for name in chosen)
-        layers = zip(chosen.values(), start, strict=True)
-        others = tuple(choices if own != _SKIP else () for choices, own in layers)
-        return cls(tuple(chosen), start, others, beam)
-
-    @property
-    def most(self) -> int:  # type: ignore[override]
-        """If every layer was exchanged once, a round for each and one in which none helps."""
-        exchanges = [max(len(choices) - 1, 0) for choices in self.others]
-        rounds = sum(count > 0 for count in exchanges) + 1
-        return 1 + rounds * self.beam * sum(exchanges)
-
-    def exchange(self, known: Mapping[Choices, float], taken: set[Choices]) -> Choices | None:
-        """What to evaluate next; None if no exchange helps any more.
-
-        Args:
-            known: What is known of paths, smaller is better.
-            taken: Paths that other processes evaluate; one of them if there is nothing else.
-        """
-        front = [self.start]
-        while True:
-            reached = dict.fromkeys(front)
-            reached.update(dict.fromkeys(c for one in front for c in self._exchanged(one)))
-            unknown = [choices for choices in reached if choices not in known]
-            if unknown:
-                return next((c for c in unknown if c not in taken), unknown[0])
-            best = sorted(reached, key=known.__getitem__)[: self.beam]
-            if set(best) == set(front[: self.beam]):
-                return None
-            front = best
-
-    def _exchanged(self, choices: Choices) -> Iterator[Choices]:
-        """All paths with one layer exchanged."""
-        for i, others in enumerate(self.others):
-            for other in others:
-                if other != choices[i]:
-                    yield (*choices[:i], other, *choices[i + 1 :])
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.most = exchange.most
 
     def following(self, study: optuna.Study, but: int | None = None) -> dict[str, str] | None:
         """See :meth:`Plan.following`."""
@@ -159,16 +97,12 @@ class Exchange(Plan):
         known: dict[Choices, float] = {}
         taken = set[Choices]()
         for trial in compat.all_trials(study):
-            choices = self._of(trial)
+            choices = tuple(trial.params.get(name, "") for name in self._exchange.names)
             if trial.state == TrialState.COMPLETE and trial.value is not None:
                 known[choices] = sign * trial.value
             elif trial.state == TrialState.PRUNED:
                 known.setdefault(choices, math.inf)
             elif trial.state == TrialState.RUNNING and trial.number != but:
                 taken.add(choices)
-        found = self.exchange(known, taken)
-        return None if found is None else dict(zip(self.names, found, strict=True))
-
-    def _of(self, trial: FrozenTrial) -> Choices:
-        """What a trial has chosen."""
-        return tuple(trial.params.get(name, "") for name in self.names)
+        found = self._exchange.following(known, taken)
+        return None if found is None else self._exchange.params(found)

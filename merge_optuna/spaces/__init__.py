@@ -6,6 +6,7 @@ sampler: ``space.sampler(seed=0)``.
 
 from __future__ import annotations
 
+from merge_optuna.spaces._exchange import Choices, Exchange
 from merge_optuna.spaces._genealogy import Genealogy, check_families, family_of, parents_of
 from merge_optuna.spaces._prior import LayerPrior
 from merge_optuna.spaces._space import KINDS, Declaration, ParameterSpace, Space, own_sampler, read
@@ -21,8 +22,10 @@ __all__ = [
     "DROP_RATE",
     "KINDS",
     "AffineSwarm",
+    "Choices",
     "Declaration",
     "DifferentialCrossover",
+    "Exchange",
     "Genealogy",
     "LayerPath",
     "LayerPrior",

@@ -18,8 +18,11 @@ from merge_optuna.spaces import Space
 
 BASE, SOURCE, AVERAGE, UNTUNED = "base", "source", "uniform average", "untuned operator"
 ARITHMETIC, SOUP, ENSEMBLE = "task arithmetic", "greedy soup", "ensemble"
-KINDS = BASE, SOURCE, AVERAGE, UNTUNED, ARITHMETIC, SOUP, ENSEMBLE
+PATH = "greedy path"
+KINDS = BASE, SOURCE, AVERAGE, UNTUNED, ARITHMETIC, SOUP, ENSEMBLE, PATH
 """The kinds of baselines, in the order in which they are scored."""
+ASKED_FOR = (PATH,)
+"""Those that cost as much as a small search, and are scored only where they are named."""
 LAMBDAS = tuple(i / 10 for i in range(1, 11))
 """Scaling coefficients of task arithmetic (Ilharco et al. 2023, arXiv 2212.04089)."""
 _DRAWS = 10
@@ -183,7 +186,7 @@ def check_kinds(kinds: bool | Sequence[str]) -> tuple[str, ...]:
         StudyError: If there is no such kind.
     """
     if isinstance(kinds, bool):
-        return KINDS if kinds else ()
+        return tuple(kind for kind in KINDS if kinds and kind not in ASKED_FOR)
     given = [kinds] if isinstance(kinds, str) else [*kinds]
     if unknown := [kind for kind in given if kind not in KINDS]:
         raise StudyError(

@@ -28,10 +28,12 @@ from merge_optuna.evaluators import (
 )
 from merge_optuna.fitted import chosen_greedily
 from merge_optuna.recipes import Recipe
+from merge_optuna.spaces import Choices, Exchange, LayerPath
 from merge_optuna.study import _interrupt as interrupt
 from merge_optuna.study._baseline_book import Book, InMemory, InStudy
 from merge_optuna.study._baseline_recipes import (
     ENSEMBLE,
+    PATH,
     SOUP,
     SOURCE,
     UNTUNED,
@@ -136,9 +138,9 @@ def baselines(
         study: Keeps what is scored: what is there already is not scored again, unless it has
             failed; several processes share the work, and a killed one loses at most the one that
             it was at.
-        kinds: Which to score; all of them when omitted: ``"base"``, ``"source"``, ``"uniform
-            average"``, ``"untuned operator"``, ``"task arithmetic"``, ``"greedy soup"``,
-            ``"ensemble"``.
+        kinds: Which to score: ``"base"``, ``"source"``, ``"uniform average"``, ``"untuned
+            operator"``, ``"task arithmetic"``, ``"greedy soup"``, ``"ensemble"``; all of these
+            when omitted. Of layer paths also ``"greedy path"``, see :func:`mo.greedy_path`.
         progress: Whether to show a progress bar if it takes more than two seconds.
 
     Returns:
@@ -178,7 +180,7 @@ def keep(
 def baseline_evaluations(objective: MergeObjective, kinds: bool | Sequence[str]) -> int | None:
     """How many evaluations baselines take; None if there are none, or nobody knows before."""
     wanted = check_kinds(kinds)
-    if not wanted or not isinstance(objective.space, DECLARED):
+    if not wanted or PATH in wanted or not isinstance(objective.space, DECLARED):
         return None
     family = family_of(objective.space)
     alone = sum(c.kind in wanted for c in candidates(objective.space, family))
@@ -294,6 +296,8 @@ class _Scorer:
             made.append((SOUP, SOUP, True, partial(self._soup, family, of)))
         if _has_ensemble(self._objective, family):
             made.append((ENSEMBLE, ENSEMBLE, False, partial(self._ensemble, family)))
+        if (exchange := _exchange_of(self._objective)) is not None:
+            made.append((PATH, PATH, True, partial(self._exchanged, exchange)))
         return [
             _Task(kind, name, tuned, place, of, partial(self._held, family, kind, name, run))
             for place, (kind, name, tuned, run) in enumerate(made)
@@ -341,6 +345,29 @@ class _Scorer:
                 return -math.inf
 
         best = tried[tuple(chosen_greedily(family.experts, safely))]
+        return replace(best, examples=examples)
+
+    def _exchanged(self, exchange: Exchange) -> Found:
+        """The greedy path, see ``mo.greedy_path``."""
+        space: Any = self._objective.space
+        sign = 1.0 if self._objective.directions[0] == "minimize" else -1.0
+        known: dict[Choices, float] = {}
+        best: Found | None = None
+        examples = 0
+        while (choices := exchange.following(known, set())) is not None:
+            recipe = space.bind({**space.start(), **exchange.params(choices)})
+            try:
+                found = self._measured(recipe, own=True)
+            except (InfeasibleRecipe, EvaluationError):
+                known[choices] = math.inf
+                continue
+            examples += found.examples
+            value = sign * found.values[0]
+            if value < min(known.values(), default=math.inf):
+                best = found
+            known[choices] = value
+        if best is None:
+            raise EvaluationError("No path has a score.")
         return replace(best, examples=examples)
 
     def _ensemble(self, family: Family) -> Found:
@@ -413,6 +440,13 @@ def _is_own(family: Family, kind: str) -> bool:
 
 def _has_soup(objective: MergeObjective, family: Family) -> bool:
     return len(objective.directions) == 1 and len(family.experts) > 1
+
+
+def _exchange_of(objective: MergeObjective) -> Exchange | None:
+    """How layers are exchanged, of a search of paths by depth for one objective."""
+    space = objective.space
+    by_depth = isinstance(space, LayerPath) and space.layout == "depth"
+    return Exchange.of(space, 1) if by_depth and len(objective.directions) == 1 else None  # type: ignore[arg-type]
 
 
 def _has_ensemble(objective: MergeObjective, family: Family) -> bool:

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 import merge_optuna as mo
 from merge_optuna.errors import StudyError
-from merge_optuna.search._greedy_path import Exchange
+from merge_optuna.spaces import Exchange
 from tests import processes, toys
 from tests.samplers.storages import make_storage
 from tests.spaces import routes
@@ -66,6 +66,21 @@ def test_it_is_the_plain_loop(folder: Path) -> None:
     assert begun.bind(begun.start()).path == mo.recipe_of(study).path
 
 
+def test_as_a_baseline(folder: Path, tmp_path: Path) -> None:
+    one = objective(folder)
+    study = mo.greedy_path(one, progress=False)
+    (row,) = mo.baselines(one, kinds=["greedy path"], progress=False)
+    assert (row.value, row.tuned, row.examples) == (study.best_value, True, 6 * len(study.trials))
+    assert row.recipe is not None
+    assert row.recipe.path == mo.recipe_of(study).path
+    assert "greedy path" not in [row.kind for row in mo.baselines(one, progress=False)]
+    paper = objective(folder, layout="paper")
+    assert not list(mo.baselines(paper, kinds=["greedy path"], progress=False))
+    search = mo.MergeStudy("s", one, n_trials=3, baselines=["source", "greedy path"])
+    kept = mo.baselines(search.run(f"sqlite:///{tmp_path}/s.db", progress=False))
+    assert kept["greedy path"].value == study.best_value
+
+
 def test_a_wide_beam_is_brute_force() -> None:
     """On a function with a trap, whose best paths no single exchange leads to."""
     names, start = ("a", "b", "c"), ("A", "A", "A")
@@ -75,7 +90,7 @@ def test_a_wide_beam_is_brute_force() -> None:
     def run(beam: int) -> tuple[float, int]:
         exchange = Exchange(names, start, (("A", "B", "C"),) * 3, beam)
         known: dict[Any, float] = {}
-        while (choices := exchange.exchange(known, set())) is not None:
+        while (choices := exchange.following(known, set())) is not None:
             assert choices not in known
             known[choices] = values[choices]
         return min(known.values()), len(known)
@@ -87,11 +102,11 @@ def test_a_wide_beam_is_brute_force() -> None:
 
 def test_other_processes_get_something_else() -> None:
     exchange = Exchange(("a", "b"), ("A", "A"), (("A", "B"), ("A", "B")))
-    assert exchange.exchange({}, set()) == ("A", "A")
+    assert exchange.following({}, set()) == ("A", "A")
     known = {("A", "A"): 1.0}
-    assert exchange.exchange(known, set()) == ("B", "A")
-    assert exchange.exchange(known, {("B", "A")}) == ("A", "B")
-    assert exchange.exchange(known, {("B", "A"), ("A", "B")}) == ("B", "A")
+    assert exchange.following(known, set()) == ("B", "A")
+    assert exchange.following(known, {("B", "A")}) == ("A", "B")
+    assert exchange.following(known, {("B", "A"), ("A", "B")}) == ("B", "A")
 
 
 def run(folder: str, kill: int | None = None) -> None:
